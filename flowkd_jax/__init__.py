@@ -1,0 +1,3 @@
+"""Knowledge distillation by information-flow matching, for JAX."""
+
+__version__ = "0.1.0"

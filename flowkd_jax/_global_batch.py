@@ -1,0 +1,70 @@
+"""The global batch: the rows on this device against the rows of all devices.
+
+A pairwise loss is a function of the whole batch, so under data parallelism each
+device holds some rows and needs the columns of all. Every function takes an
+`axis_name`: the mapped axis (of `pmap`, `shard_map` or `vmap`) over which the
+batch is split, or None when the array is the whole batch already.
+
+A loss built from these is the loss of the global batch, the same on every
+device. Its gradient is exact when the training step averages gradients over the
+axis (`lax.pmean`), as every data-parallel step does.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
+
+
+def gather_rows(
+  array: Shaped[Array, "batch ..."], axis_name: str | None
+) -> Shaped[Array, "global_batch ..."]:
+  """Rows of all devices, in device order; gradients flow back to their owners."""
+  if axis_name is None:
+    return array
+  return lax.all_gather(array, axis_name, tiled=True)
+
+
+def row_positions(batch: int, axis_name: str | None) -> Int[Array, " batch"]:
+  """Positions of this device's rows within the gathered batch."""
+  positions = jnp.arange(batch, dtype=jnp.int32)
+  if axis_name is None:
+    return positions
+  return positions + lax.axis_index(axis_name) * batch
+
+
+def global_sum(
+  value: Float[Array, "..."], axis_name: str | None
+) -> Float[Array, "..."]:
+  """Sum over devices of per-device sums."""
+  return value if axis_name is None else lax.psum(value, axis_name)
+
+
+def global_mean(
+  rows: Float[Array, " batch"],
+  mask: Shaped[Array, " batch"] | None,
+  axis_name: str | None,
+) -> Float[Array, ""]:
+  """Mean over the valid rows of all devices; 0 when no row is valid.
+
+  Masked rows contribute neither value nor gradient, whatever they hold.
+  """
+  valid = jnp.ones(rows.shape, bool) if mask is None else mask.astype(bool)
+  total = global_sum(jnp.where(valid, rows, 0).sum(), axis_name)
+  count = global_sum(valid.sum(dtype=rows.dtype), axis_name)
+  return total / jnp.maximum(count, 1)
+
+
+def stop_gradient_mean(
+  columns: Float[Array, "batch dim"], mask: Shaped[Array, " batch"] | None
+) -> Float[Array, " dim"]:
+  """Mean of the valid rows of a gathered batch, as a constant."""
+  columns = jax.lax.stop_gradient(columns)
+  if mask is None:
+    return columns.mean(0)
+  valid = mask.astype(bool)[:, None]
+  count = jnp.maximum(valid.sum(dtype=columns.dtype), 1)
+  return jnp.where(valid, columns, 0).sum(0) / count
