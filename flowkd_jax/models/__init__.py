@@ -1,0 +1,7 @@
+"""Networks that name their activations, and the weights the authors trained."""
+
+from flowkd_jax.models._normalization import BatchNorm
+
+__all__ = [
+  "BatchNorm",
+]
