@@ -1,0 +1,118 @@
+"""The small network of the paper: student and auxiliary teacher."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+
+from flowkd_jax._checks import check_choice
+from flowkd_jax.models._layers import convolution
+from flowkd_jax.models._layers import dense
+from flowkd_jax.models._layers import prepare_images
+from flowkd_jax.models._normalization import BatchNorm
+
+
+class CNN(nn.Module):
+  """Blocks of convolution, BatchNorm, ReLU, pooling; then two dense layers.
+
+  `CNN()` is the paper's CNN1 (15,050 parameters for CIFAR-10), `CNN(width=16)`
+  its auxiliary CNN1-A (57,994). For the 8x8 digits take `CNN(num_blocks=2,
+  padding="SAME")`. Activations are sown under the names in `taps`: the pooled
+  maps of each block and the representation before the classifier.
+
+  Attributes:
+    width: channels of the first block; they double from block to block. The
+      representation has 8 * width entries.
+    num_blocks: number of blocks.
+    num_classes: number of logits.
+    padding: "VALID" (as in the paper) or "SAME", of the convolutions.
+    dtype: compute dtype and that of the taps; parameters, statistics and logits
+      are float32.
+    axis_name: mapped axis over which BatchNorm takes statistics in training.
+  """
+
+  width: int = 8
+  num_blocks: int = 3
+  num_classes: int = 10
+  padding: str = "VALID"
+  dtype: DTypeLike = jnp.float32
+  axis_name: str | None = None
+
+  @property
+  def taps(self) -> tuple[str, ...]:
+    """Names of the sown activations, from input to output."""
+    return (*(f"block_{i + 1}" for i in range(self.num_blocks)), "dense")
+
+  @nn.compact
+  def __call__(
+    self,
+    images: Float[Array, "batch height width channels"],
+    train: bool = False,
+    mask: Bool[Array, " batch"] | None = None,
+  ) -> Float[Array, "batch classes"]:
+    """Logits of a batch of images.
+
+    Args:
+      images: normalised images.
+      train: whether BatchNorm uses (and records) the statistics of the batch.
+      mask: rows that are valid; none means all.
+
+    Raises:
+      ValueError: if the images are too small for the blocks.
+    """
+    x = prepare_images(
+      images,
+      mask,
+      smallest=smallest_image(self.num_blocks, self.padding),
+      network=f"CNN(num_blocks={self.num_blocks}, padding={self.padding!r})",
+      dtype=self.dtype,
+    )
+    for i in range(self.num_blocks):
+      x = convolution(
+        x,
+        self.width * 2**i,
+        name=f"conv_{i + 1}",
+        padding=self.padding,
+        dtype=self.dtype,
+      )
+      x = BatchNorm(
+        dtype=self.dtype, axis_name=self.axis_name, name=f"norm_{i + 1}"
+      )(x, train=train, mask=mask)
+      # ReLU and maximum commute; in this order ReLU sees a quarter of the map.
+      x = nn.relu(max_pool(x))
+      self.sow("intermediates", f"block_{i + 1}", x)
+    x = x.reshape(x.shape[0], -1)
+    x = nn.relu(dense(x, 8 * self.width, name="hidden", dtype=self.dtype))
+    self.sow("intermediates", "dense", x)
+    return dense(
+      x.astype(jnp.float32),
+      self.num_classes,
+      name="classifier",
+      dtype=jnp.float32,
+    )
+
+
+def max_pool(
+  x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch half_height half_width channels"]:
+  """Maximum over 2x2 windows; an odd last row or column is dropped.
+
+  Written as reshape and maximum because the gradient of a windowed reduction
+  (select-and-scatter) takes longer on CPUs than the rest of the network.
+  """
+  batch, height, width, channels = x.shape
+  x = x[:, : height // 2 * 2, : width // 2 * 2]
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+  return x.max((2, 4))
+
+
+def smallest_image(num_blocks: int, padding: str) -> int:
+  """Height and width below which `num_blocks` blocks leave nothing."""
+  check_choice("padding", padding, ("VALID", "SAME"))
+  lost = 2 if padding == "VALID" else 0
+  size = 1
+  for _ in range(num_blocks):
+    size = 2 * size + lost
+  return size

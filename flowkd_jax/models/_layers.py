@@ -1,0 +1,96 @@
+"""Layers initialised as in PyTorch, and the check of the input."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+
+from flowkd_jax._checks import check_floating
+from flowkd_jax.models._normalization import zero_masked_rows
+
+# Uniform within 1 / sqrt(fan_in): PyTorch's default, with which the networks of
+# the paper were trained (kaiming_uniform with a = sqrt(5)).
+kernel_initializer = nn.initializers.variance_scaling(
+  1 / 3, "fan_in", "uniform"
+)
+
+
+def bias_initializer(fan_in: int) -> jax.nn.initializers.Initializer:
+  """Uniform within 1 / sqrt(`fan_in`), as PyTorch initialises biases."""
+  limit = 1 / math.sqrt(fan_in)
+
+  def initialize(key, shape, dtype=jnp.float32, out_sharding=None):
+    del out_sharding
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+  return initialize
+
+
+def convolution(
+  x: Float[Array, "batch height width channels"],
+  features: int,
+  *,
+  name: str,
+  kernel_size: int = 3,
+  **options: Any,
+) -> Float[Array, "batch new_height new_width features"]:
+  """A square convolution initialised as in PyTorch."""
+  fan_in = kernel_size * kernel_size * x.shape[-1]
+  return nn.Conv(
+    features,
+    (kernel_size, kernel_size),
+    kernel_init=kernel_initializer,
+    bias_init=bias_initializer(fan_in),
+    name=name,
+    **options,
+  )(x)
+
+
+def dense(
+  x: Float[Array, "batch dim"], features: int, *, name: str, dtype: DTypeLike
+) -> Float[Array, "batch features"]:
+  """A dense layer initialised as in PyTorch."""
+  return nn.Dense(
+    features,
+    kernel_init=kernel_initializer,
+    bias_init=bias_initializer(x.shape[-1]),
+    dtype=dtype,
+    name=name,
+  )(x)
+
+
+def prepare_images(
+  images: Float[Array, "batch height width channels"],
+  mask: Bool[Array, " batch"] | None,
+  *,
+  smallest: int,
+  network: str,
+  dtype: DTypeLike,
+) -> Float[Array, "batch height width channels"]:
+  """Checks the input of a network and casts it to its compute dtype.
+
+  Masked images become black: even one full of NaN cannot reach a gradient.
+
+  Raises:
+    ValueError: if `images` is not of rank 4 or below `smallest` in size.
+    TypeError: if `images` is not floating.
+  """
+  check_floating("images", images)
+  if images.ndim != 4 or 0 in images.shape:
+    raise ValueError(
+      "images: expected a non-empty array of shape [batch, height, width, "
+      f"channels], got shape {images.shape}"
+    )
+  if min(images.shape[1:3]) < smallest:
+    raise ValueError(
+      f"images: {network} needs at least {smallest} x {smallest} pixels, got "
+      f"{images.shape[1]} x {images.shape[2]}; enlarge the images or take "
+      "fewer stages"
+    )
+  return zero_masked_rows(images.astype(dtype), mask)

@@ -1,0 +1,175 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax.models import CNN
+from flowkd_jax.models._cnn import max_pool
+from flowkd_jax.models._cnn import smallest_image
+
+
+def images_of(shape=(6, 8, 8, 1), seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def init(model, images):
+  return jax.jit(model.init)(jax.random.key(0), images)
+
+
+DIGITS = CNN(width=2, num_blocks=2, padding="SAME")
+
+
+@pytest.mark.parametrize(
+  ("width", "parameters", "sizes"),
+  [(8, 15050, (1800, 576, 128, 64)), (16, 57994, (3600, 1152, 256, 128))],
+)
+def test_cnn_has_the_sizes_of_the_paper(width, parameters, sizes):
+  model = CNN(width=width)
+  images = jax.ShapeDtypeStruct((5, 32, 32, 3), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  leaves = jax.tree.leaves(variables["params"])
+  assert sum(leaf.size for leaf in leaves) == parameters
+  logits, state = jax.eval_shape(
+    lambda v, x: model.apply(v, x, train=False, mutable=["intermediates"]),
+    variables,
+    images,
+  )
+  assert logits.shape == (5, 10)
+  assert model.taps == ("block_1", "block_2", "block_3", "dense")
+  shapes = [state["intermediates"][tap][0].shape for tap in model.taps]
+  assert [len(shape) for shape in shapes] == [4, 4, 4, 2]
+  assert tuple(int(np.prod(shape[1:])) for shape in shapes) == sizes
+
+
+def test_cnn_takes_digits():
+  variables = init(DIGITS, images_of())
+  assert set(variables) == {"params", "batch_stats"}
+  logits, state = DIGITS.apply(
+    variables, images_of(), train=False, mutable=["intermediates"]
+  )
+  assert logits.shape == (6, 10)
+  assert list(state["intermediates"]) == list(DIGITS.taps)
+  assert state["intermediates"]["block_2"][0].shape == (6, 2, 2, 4)
+
+
+def test_cnn_initialises_as_pytorch():
+  model = CNN(width=32)
+  params = init(model, images_of((1, 22, 22, 3)))["params"]
+  fans = {"conv_1": 27, "conv_2": 288, "conv_3": 576, "hidden": 128}
+  fans |= {"classifier": 256}
+  for name, fan_in in fans.items():
+    for leaf in params[name].values():
+      largest = float(jnp.abs(leaf).max()) * np.sqrt(fan_in)
+      assert 0.7 < largest <= 1, name
+
+
+def test_cnn_computes_in_bfloat16_with_float32_parameters():
+  model = DIGITS.clone(dtype=jnp.bfloat16)
+  variables = init(model, images_of())
+  logits, state = model.apply(
+    variables,
+    images_of(),
+    train=True,
+    mutable=["batch_stats", "intermediates"],
+  )
+  stored = jax.tree.leaves((variables, state["batch_stats"]))
+  assert {leaf.dtype for leaf in stored} == {jnp.dtype("float32")}
+  assert logits.dtype == jnp.float32
+  taps = jax.tree.leaves(state["intermediates"])
+  assert {tap.dtype for tap in taps} == {jnp.dtype("bfloat16")}
+  expected, _ = DIGITS.apply(
+    variables, images_of(), train=True, mutable=["batch_stats"]
+  )
+  np.testing.assert_allclose(logits, expected, atol=0.05)
+
+
+def test_cnn_ignores_masked_images_in_training():
+  variables = init(DIGITS, images_of())
+  mask = jnp.array([True, True, False, True, True, False])
+  spoilt = jnp.where(mask[:, None, None, None], images_of(), jnp.nan)
+
+  def gradient(images, mask):
+    def loss(params):
+      logits, _ = DIGITS.apply(
+        {**variables, "params": params},
+        images,
+        train=True,
+        mask=mask,
+        mutable=["batch_stats"],
+      )
+      rows = jnp.square(logits - 1).sum(1)
+      return rows.sum() if mask is None else jnp.where(mask, rows, 0).sum()
+
+    return jax.jit(jax.value_and_grad(loss))(variables["params"])
+
+  actual = gradient(spoilt, mask)
+  expected = gradient(images_of()[np.array([0, 1, 3, 4])], None)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    actual,
+    expected,
+  )
+
+
+def test_cnn_does_not_depend_on_the_number_of_devices():
+  images = images_of((8, 8, 8, 1))
+  mask = jnp.array([True] * 5 + [False] * 3)
+  variables = init(DIGITS, images)
+
+  def train(axis_name):
+    return lambda x, mask: DIGITS.clone(axis_name=axis_name).apply(
+      variables, x, train=True, mask=mask, mutable=["batch_stats"]
+    )
+
+  expected, expected_state = train(None)(images, mask)
+  logits, state = jax.vmap(
+    train("batch"), axis_name="batch", out_axes=(0, None)
+  )(images.reshape(4, 2, 8, 8, 1), mask.reshape(4, 2))
+  np.testing.assert_allclose(logits.reshape(8, 10)[:5], expected[:5], atol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    state,
+    expected_state,
+  )
+
+
+@pytest.mark.parametrize(
+  ("padding", "num_blocks", "expected"),
+  [("VALID", 3, 22), ("VALID", 1, 4), ("SAME", 2, 4), ("SAME", 3, 8)],
+)
+def test_smallest_image_leaves_one_pixel(padding, num_blocks, expected):
+  assert smallest_image(num_blocks, padding) == expected
+  model = CNN(width=1, num_blocks=num_blocks, padding=padding)
+  images = jnp.zeros((1, expected, expected, 1))
+  _, state = jax.eval_shape(
+    lambda x: model.init_with_output(jax.random.key(0), x, mutable=True), images
+  )
+  assert state["intermediates"][model.taps[-2]][0].shape[1:3] == (1, 1)
+  with pytest.raises(ValueError, match=f"at least {expected} x {expected}"):
+    model.init(jax.random.key(0), images[:, 1:])
+
+
+def test_cnn_rejects_bad_input():
+  with pytest.raises(ValueError, match=r"padding: expected one of 'VALID'"):
+    CNN(padding="same").init(jax.random.key(0), images_of())
+  with pytest.raises(ValueError, match=r"images: expected a non-empty array"):
+    DIGITS.init(jax.random.key(0), images_of((8, 8, 1)))
+  with pytest.raises(TypeError, match=r"images: expected a floating-point"):
+    DIGITS.init(jax.random.key(0), jnp.zeros((6, 8, 8, 1), jnp.uint8))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_max_pool_equals_a_windowed_maximum(size):
+  x = images_of((3, *size, 2))
+
+  def windowed(x):
+    return jax.lax.reduce_window(
+      x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+    )
+
+  np.testing.assert_array_equal(max_pool(x), windowed(x))
+  weights = images_of(windowed(x).shape, seed=1)
+  actual = jax.grad(lambda x: (weights * max_pool(x)).sum())(x)
+  expected = jax.grad(lambda x: (weights * windowed(x)).sum())(x)
+  np.testing.assert_array_equal(actual, expected)
