@@ -1,0 +1,23 @@
+"""Data: loading splits, batches of them, augmentation on the device."""
+
+from flowkd_jax.data._augment import Augmentation
+from flowkd_jax.data._augment import augment
+from flowkd_jax.data._augment import example_keys
+from flowkd_jax.data._augment import normalize
+from flowkd_jax.data._batches import Batches
+from flowkd_jax.data._load import load
+from flowkd_jax.data._memory import MemoryBatches
+from flowkd_jax.data._normalization import normalization
+from flowkd_jax.data._split import Split
+
+__all__ = [
+  "Augmentation",
+  "Batches",
+  "MemoryBatches",
+  "Split",
+  "augment",
+  "example_keys",
+  "load",
+  "normalization",
+  "normalize",
+]

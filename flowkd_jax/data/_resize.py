@@ -1,0 +1,39 @@
+"""Images on the host: decoding and fitting to a size, with Pillow."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def decode_image(
+  encoded: bytes, channels: int
+) -> UInt8[np.ndarray, "height width channels"]:
+  """Pixels of a PNG, JPEG or other file, with 1, 3 or 4 channels."""
+  from PIL import Image
+
+  with Image.open(io.BytesIO(encoded)) as image:
+    # A gray file within a colour data set gets three equal channels.
+    pixels = np.asarray(image.convert(_MODES[channels]))
+  return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def fit_image(
+  image: UInt8[np.ndarray, "height width channels"], size: int
+) -> UInt8[np.ndarray, "size size channels"]:
+  """Resizes the shorter side to `size`, then cuts out the centre."""
+  from PIL import Image
+
+  height, width, channels = image.shape
+  if height == width == size:
+    return image
+  scale = size / min(height, width)
+  resized = (max(size, round(width * scale)), max(size, round(height * scale)))
+  picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+  pixels = np.asarray(picture.resize(resized, Image.Resampling.BILINEAR))
+  top = (pixels.shape[0] - size) // 2
+  left = (pixels.shape[1] - size) // 2
+  centre = pixels[top : top + size, left : left + size]
+  return centre.reshape(size, size, channels)

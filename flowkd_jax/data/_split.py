@@ -1,0 +1,161 @@
+"""The examples of one split, in memory, checked once."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int
+from jaxtyping import Int32
+from jaxtyping import UInt8
+
+# Statistics are exact sums over 256 bins; a chunk bounds the temporary memory.
+_CHUNK = 1024
+
+
+class Source(Protocol):
+  """Examples that can be read in any order, from memory or from disk."""
+
+  @property
+  def name(self) -> str:
+    """Data set, for example "cifar10"."""
+    ...
+
+  @property
+  def split(self) -> str:
+    """Which part, for example "train"."""
+    ...
+
+  @property
+  def num_examples(self) -> int:
+    """Number of examples."""
+    ...
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of every image."""
+    ...
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """One name per class."""
+    ...
+
+  def read(
+    self, indices: Int[np.ndarray, " rows"]
+  ) -> tuple[
+    UInt8[np.ndarray, "rows height width channels"],
+    Int32[np.ndarray, " rows"],
+  ]:
+    """Images and labels of the examples `indices`, in that order."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """A split of an image-classification data set, in host memory.
+
+  Attributes:
+    name: data set, for example "cifar10".
+    split: which part, for example "train" or "train[:10%]".
+    images: uint8 [examples, height, width, channels].
+    labels: int32 [examples], each in 0..num_classes-1.
+    class_names: one per class.
+  """
+
+  name: str
+  split: str
+  images: UInt8[np.ndarray, "examples height width channels"]
+  labels: Int32[np.ndarray, " examples"]
+  class_names: tuple[str, ...]
+
+  def __post_init__(self):
+    title = f"{self.name} {self.split}"
+    check_images(title, self.images)
+    if len(self.images) == 0:
+      raise ValueError(
+        f"{title}: expected at least one example, got none; choose a larger "
+        "split or limit"
+      )
+    if self.labels.shape != self.images.shape[:1]:
+      raise ValueError(
+        f"{title}: expected one label per image, that is shape "
+        f"{self.images.shape[:1]}, got {self.labels.shape}"
+      )
+    check_labels(title, self.labels, len(self.class_names))
+
+  def __len__(self) -> int:
+    return len(self.images)
+
+  @property
+  def num_examples(self) -> int:
+    """Number of examples."""
+    return len(self.images)
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes, those absent from this split included."""
+    return len(self.class_names)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of every image."""
+    height, width, channels = self.images.shape[1:]
+    return height, width, channels
+
+  def read(
+    self, indices: Int[np.ndarray, " rows"]
+  ) -> tuple[
+    UInt8[np.ndarray, "rows height width channels"],
+    Int32[np.ndarray, " rows"],
+  ]:
+    """Images and labels of the examples `indices`, in that order."""
+    return self.images[indices], self.labels[indices]
+
+  def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in units of 0..255.
+
+    Exact over all pixels. A constant channel gets a deviation of 1, so that
+    dividing by it is harmless.
+    """
+    channels = self.image_shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(self), _CHUNK):
+      chunk = self.images[start : start + _CHUNK]
+      for channel in range(channels):
+        pixels = chunk[..., channel].ravel()
+        counts[channel] += np.bincount(pixels, minlength=256)
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    levels = np.arange(256.0)
+    mean = weights @ levels
+    variance = (weights * (levels - mean[:, None]) ** 2).sum(axis=1)
+    deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
+    return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def check_images(name: str, images: np.ndarray) -> None:
+  """Raises unless `images` is uint8 [examples, height, width, channels]."""
+  if images.dtype != np.uint8:
+    raise TypeError(
+      f"{name}: expected uint8 images in 0..255, got dtype {images.dtype}; "
+      "rescale and convert them with .astype(np.uint8)"
+    )
+  if images.ndim != 4:
+    raise ValueError(
+      f"{name}: expected images of shape [examples, height, width, channels], "
+      f"got {images.shape}; give gray images one channel with [..., None]"
+    )
+
+
+def check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
+  """Raises unless `labels` is int32 within 0..num_classes-1."""
+  if labels.dtype != np.int32:
+    raise TypeError(
+      f"{name}: expected int32 labels, got dtype {labels.dtype}; convert them "
+      "with .astype(np.int32)"
+    )
+  if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+    raise ValueError(
+      f"{name}: expected labels in 0..{num_classes - 1}, got labels in "
+      f"{labels.min()}..{labels.max()}; choose a split whose examples are all "
+      "labelled, or name every class"
+    )
