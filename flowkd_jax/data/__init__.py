@@ -6,18 +6,24 @@ from flowkd_jax.data._augment import example_keys
 from flowkd_jax.data._augment import normalize
 from flowkd_jax.data._batches import Batches
 from flowkd_jax.data._load import load
+from flowkd_jax.data._load import open_source
 from flowkd_jax.data._memory import MemoryBatches
 from flowkd_jax.data._normalization import normalization
+from flowkd_jax.data._prepared import DatasetNotPreparedError
+from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
 
 __all__ = [
   "Augmentation",
   "Batches",
+  "DatasetNotPreparedError",
   "MemoryBatches",
+  "Source",
   "Split",
   "augment",
   "example_keys",
   "load",
   "normalization",
   "normalize",
+  "open_source",
 ]

@@ -161,7 +161,7 @@ class PlannedBatches:
   @property
   def num_classes(self) -> int:
     """Classes of the labels."""
-    return len(self.source.class_names)
+    return self.source.num_classes
 
   @property
   def image_shape(self) -> tuple[int, int, int]:

@@ -1,39 +1,118 @@
-"""Loading a split by name."""
+"""Opening and loading a split by name."""
 
+import concurrent.futures
 import dataclasses
+import os
+from collections.abc import Callable
 
 import numpy as np
 
-from flowkd_jax._checks import check_choice
 from flowkd_jax._checks import check_positive
 from flowkd_jax.data._digits import load_digits
 from flowkd_jax.data._resize import fit_image
+from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
+from flowkd_jax.data._tfds import open_tfds
+
+# Examples a thread decodes at a time: enough to read in one go, few enough for a
+# progress bar to move.
+_CHUNK = 256
+
+
+def open_source(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | os.PathLike[str] | None = None,
+  image_size: int | None = None,
+  limit: int | None = None,
+) -> Source:
+  """Opens a split without decoding its images.
+
+  Number of examples, image shape and class names are known at once; images are
+  read on demand. Nothing is downloaded and TensorFlow is not needed.
+
+  Args:
+    name: "digits" (ships with scikit-learn, 8 x 8) or an image-classification
+      data set of tensorflow-datasets, prepared as array_record. A version and a
+      configuration may follow: "cifar10:3.0.2".
+    split: "train", "test", "train[:10%]", "train+test" and so on; for the
+      digits "train" or "test".
+    data_dir: folder of the prepared data sets; None for TFDS_DATA_DIR, or else
+      ~/tensorflow_datasets.
+    image_size: height and width to bring the images to (the shorter side is
+      resized, then the centre cut out); None keeps them. Needed where images
+      differ in size.
+    limit: keep the first `limit` examples only.
+
+  Raises:
+    DatasetNotPreparedError: not on this machine; says what prepares it.
+    ValueError: unknown name or split, no image or label, number out of range.
+  """
+  for argument, value in (("image_size", image_size), ("limit", limit)):
+    if value is not None:
+      check_positive(argument, value)
+  if name == "digits":
+    return _open_digits(split, image_size, limit)
+  return open_tfds(name, split, data_dir=data_dir, image_size=image_size, limit=limit)
 
 
 def load(
   name: str,
   split: str,
   *,
+  data_dir: str | os.PathLike[str] | None = None,
   image_size: int | None = None,
   limit: int | None = None,
+  progress: Callable[[int, int], None] | None = None,
 ) -> Split:
   """Loads the examples of a split into host memory.
 
   Args:
-    name: "digits", the handwritten digits that ship with scikit-learn.
-    split: "train" or "test".
-    image_size: height and width of the images; None keeps what they have.
-      Resizes the shorter side, then cuts out the centre.
-    limit: keep the first `limit` examples only.
+    name: as for `open_source`.
+    split: as for `open_source`.
+    data_dir: as for `open_source`.
+    image_size: as for `open_source`.
+    limit: as for `open_source`.
+    progress: called with (examples done, examples in all) now and then.
 
   Raises:
-    ValueError: an argument is out of its range.
+    DatasetNotPreparedError: not on this machine; says what prepares it.
+    ValueError: unknown name or split, no image or label, number out of range.
   """
-  check_choice("name", name, ("digits",))
-  for argument, value in (("image_size", image_size), ("limit", limit)):
-    if value is not None:
-      check_positive(argument, value)
+  source = open_source(
+    name, split, data_dir=data_dir, image_size=image_size, limit=limit
+  )
+  if isinstance(source, Split):
+    return source
+  return _read_all(source, progress or (lambda done, total: None))
+
+
+def _read_all(source: Source, progress: Callable[[int, int], None]) -> Split:
+  """Reads every example, a chunk per thread at a time."""
+  total = source.num_examples
+  images = np.empty((total, *source.image_shape), np.uint8)
+  labels = np.empty(total, np.int32)
+
+  def read_chunk(start: int) -> int:
+    rows = slice(start, min(start + _CHUNK, total))
+    images[rows], labels[rows] = source.read(np.arange(rows.start, rows.stop))
+    return rows.stop
+
+  # `map` cancels what has not started when a chunk fails.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    for done in pool.map(read_chunk, range(0, total, _CHUNK)):
+      progress(done, total)
+  return Split(
+    name=source.name,
+    split=source.split,
+    images=images,
+    labels=labels,
+    class_names=source.class_names,
+  )
+
+
+def _open_digits(split: str, image_size: int | None, limit: int | None) -> Split:
   loaded = load_digits(split)
   images = loaded.images[:limit]
   if image_size is not None:

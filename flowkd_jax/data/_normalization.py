@@ -1,6 +1,7 @@
 """Means and standard deviations of the channels of known data sets."""
 
-from flowkd_jax.data._split import Split
+from flowkd_jax.data._split import Source
+from flowkd_jax.data._split import channel_statistics
 
 _KNOWN = {
   # The authors' values, in their units.
@@ -12,14 +13,14 @@ _KNOWN = {
 
 
 def normalization(
-  name: str, training: Split | None = None
+  name: str, training: Source | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation per channel, in units of 0..255.
 
   Args:
     name: data set, with or without a version ("cifar10:3.0.2").
     training: its training images, from which the numbers of an unknown data
-      set are computed.
+      set are computed; a few thousand of them do.
 
   Raises:
     ValueError: the data set is not known and `training` is None.
@@ -32,4 +33,4 @@ def normalization(
       f"normalization: expected one of {', '.join(_KNOWN)} or the training "
       f"images to compute it from, got {name!r} alone; pass training=load(...)"
     )
-  return training.statistics()
+  return channel_statistics(training)

@@ -15,8 +15,10 @@ def decode_image(
   from PIL import Image
 
   with Image.open(io.BytesIO(encoded)) as image:
-    # A gray file within a colour data set gets three equal channels.
-    pixels = np.asarray(image.convert(_MODES[channels]))
+    mode = _MODES[channels]
+    # A gray file within a colour data set gets three equal channels. Asking
+    # first saves a copy: `convert` makes one even where nothing changes.
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
   return pixels.reshape(*pixels.shape[:2], channels)
 
 

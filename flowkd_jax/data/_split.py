@@ -40,6 +40,16 @@ class Source(Protocol):
     """One name per class."""
     ...
 
+  @property
+  def num_classes(self) -> int:
+    """Number of classes."""
+    ...
+
+  @property
+  def num_bytes(self) -> int:
+    """Memory that all images take."""
+    ...
+
   def read(
     self, indices: Int[np.ndarray, " rows"]
   ) -> tuple[
@@ -102,6 +112,11 @@ class Split:
     height, width, channels = self.images.shape[1:]
     return height, width, channels
 
+  @property
+  def num_bytes(self) -> int:
+    """Memory that all images take."""
+    return self.images.nbytes
+
   def read(
     self, indices: Int[np.ndarray, " rows"]
   ) -> tuple[
@@ -112,24 +127,32 @@ class Split:
     return self.images[indices], self.labels[indices]
 
   def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in units of 0..255.
+    """See `channel_statistics`."""
+    return channel_statistics(self)
 
-    Exact over all pixels. A constant channel gets a deviation of 1, so that
-    dividing by it is harmless.
-    """
-    channels = self.image_shape[-1]
-    counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(self), _CHUNK):
-      chunk = self.images[start : start + _CHUNK]
-      for channel in range(channels):
-        pixels = chunk[..., channel].ravel()
-        counts[channel] += np.bincount(pixels, minlength=256)
-    weights = counts / counts.sum(axis=1, keepdims=True)
-    levels = np.arange(256.0)
-    mean = weights @ levels
-    variance = (weights * (levels - mean[:, None]) ** 2).sum(axis=1)
-    deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
-    return tuple(mean.tolist()), tuple(deviation.tolist())
+
+def channel_statistics(
+  source: Source,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation of each channel, in units of 0..255.
+
+  Exact over all pixels. A constant channel gets a deviation of 1, so that
+  dividing by it is harmless.
+  """
+  channels = source.image_shape[-1]
+  counts = np.zeros((channels, 256), np.int64)
+  for start in range(0, source.num_examples, _CHUNK):
+    stop = min(start + _CHUNK, source.num_examples)
+    images, _ = source.read(np.arange(start, stop))
+    for channel in range(channels):
+      pixels = images[..., channel].ravel()
+      counts[channel] += np.bincount(pixels, minlength=256)
+  weights = counts / counts.sum(axis=1, keepdims=True)
+  levels = np.arange(256.0)
+  mean = weights @ levels
+  variance = (weights * (levels - mean[:, None]) ** 2).sum(axis=1)
+  deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
+  return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 def check_images(name: str, images: np.ndarray) -> None:

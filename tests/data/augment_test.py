@@ -5,6 +5,8 @@ import pytest
 
 from flowkd_jax import data
 
+augment = jax.jit(data.augment, static_argnames=("flip", "padding"))
+
 
 def images_and_keys(batch=64, epoch=0, size=6):
   rng = np.random.default_rng(0)
@@ -31,13 +33,13 @@ def position(candidates, image):
 
 def test_augment_without_options_changes_nothing():
   images, keys = images_and_keys()
-  same = data.augment(images, keys, flip=False, padding=0)
+  same = augment(images, keys, flip=False, padding=0)
   np.testing.assert_array_equal(same, images)
 
 
 def test_augment_flips_about_half_of_the_rows():
   images, keys = images_and_keys(batch=256)
-  flipped = np.asarray(data.augment(images, keys, flip=True, padding=0))
+  flipped = np.asarray(augment(images, keys, flip=True, padding=0))
   mirrored = np.asarray(images)[:, :, ::-1]
   is_mirrored = (flipped == mirrored).all((1, 2, 3))
   is_same = (flipped == images).all((1, 2, 3))
@@ -47,7 +49,7 @@ def test_augment_flips_about_half_of_the_rows():
 
 def test_augment_crops_every_window_of_the_zero_padded_image():
   images, keys = images_and_keys(batch=256)
-  cropped = np.asarray(data.augment(images, keys, flip=False, padding=1))
+  cropped = np.asarray(augment(images, keys, flip=False, padding=1))
   windows = [
     position(possible_crops(image, 1), crop)
     for image, crop in zip(np.asarray(images), cropped, strict=True)
@@ -60,7 +62,7 @@ def test_augment_crops_every_window_of_the_zero_padded_image():
 
 def test_augment_combines_crop_and_flip():
   images, keys = images_and_keys(batch=32)
-  result = np.asarray(data.augment(images, keys, flip=True, padding=2))
+  result = np.asarray(augment(images, keys, flip=True, padding=2))
   for image, crop in zip(np.asarray(images), result, strict=True):
     windows = possible_crops(image, 2)
     position(windows + [window[:, ::-1] for window in windows], crop)
@@ -70,7 +72,7 @@ def test_augment_depends_on_the_example_and_not_on_the_batch():
   images, keys = images_and_keys(batch=16)
   whole = jax.jit(lambda i, k: data.augment(i, k, flip=True, padding=2))(images, keys)
   order = np.array([7, 3, 3, 12])
-  part = data.augment(images[order], keys[order], flip=True, padding=2)
+  part = augment(images[order], keys[order], flip=True, padding=2)
   np.testing.assert_array_equal(part, whole[order])
 
 

@@ -103,8 +103,9 @@ def test_prepare_augments_an_example_alike_in_any_batch(split):
   def images(batch_size):
     batches = make(split, batch_size=batch_size, augmentation=augmentation)
     found = np.empty((50, 8, 8, 1), np.float32)
+    prepare = jax.jit(batches.prepare)
     for batch in batches.epoch(7):
-      prepared = batches.prepare(batches.resident, batch)
+      prepared = prepare(batches.resident, batch)
       found[batch["index"]] = prepared["image"]
     return found
 
