@@ -5,6 +5,7 @@ from flowkd_jax.data._augment import augment
 from flowkd_jax.data._augment import example_keys
 from flowkd_jax.data._augment import normalize
 from flowkd_jax.data._batches import Batches
+from flowkd_jax.data._evaluation import evaluation_batches
 from flowkd_jax.data._load import load
 from flowkd_jax.data._load import open_source
 from flowkd_jax.data._memory import MemoryBatches
@@ -12,6 +13,7 @@ from flowkd_jax.data._normalization import normalization
 from flowkd_jax.data._prepared import DatasetNotPreparedError
 from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
+from flowkd_jax.data._stream import StreamBatches
 
 __all__ = [
   "Augmentation",
@@ -20,7 +22,9 @@ __all__ = [
   "MemoryBatches",
   "Source",
   "Split",
+  "StreamBatches",
   "augment",
+  "evaluation_batches",
   "example_keys",
   "load",
   "normalization",

@@ -23,6 +23,14 @@ class MemoryBatches(PlannedBatches):
 
   source: Split
 
+  def __post_init__(self):
+    if not isinstance(self.source, Split):
+      raise TypeError(
+        f"source: expected a Split, got {type(self.source).__name__}; use "
+        "load instead of open_source, or StreamBatches"
+      )
+    super().__post_init__()
+
   @property
   def resident(self) -> dict[str, np.ndarray]:
     """All images and labels of the split."""

@@ -1,0 +1,51 @@
+"""Batches for evaluation: every example once, in order, as it is."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flowkd_jax.data._batches import Batches
+from flowkd_jax.data._memory import MemoryBatches
+from flowkd_jax.data._split import Source
+from flowkd_jax.data._split import Split
+from flowkd_jax.data._stream import StreamBatches
+
+
+def evaluation_batches(
+  source: Source,
+  *,
+  batch_size: int,
+  mean: Sequence[float],
+  std: Sequence[float],
+  dtype: DTypeLike = jnp.float32,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Batches:
+  """Batches without shuffle and augmentation, the last one padded and masked.
+
+  Args:
+    source: a `Split`, which then lies on every device, or an opened source,
+      which is streamed.
+    batch_size: rows of a step over all processes.
+    mean: per channel, in units of 0..255.
+    std: per channel, in units of 0..255.
+    dtype: of the prepared images.
+    process_index: this process, in 0..process_count-1.
+    process_count: processes; each yields its contiguous share of every batch.
+
+  Raises:
+    ValueError: a number is out of its range.
+  """
+  kind = MemoryBatches if isinstance(source, Split) else StreamBatches
+  return kind(
+    source,  # pyright: ignore[reportArgumentType] (narrowed by the line above)
+    batch_size=batch_size,
+    seed=0,
+    mean=mean,
+    std=std,
+    shuffle=False,
+    dtype=dtype,
+    process_index=process_index,
+    process_count=process_count,
+  )

@@ -1,0 +1,77 @@
+"""Batches read and decoded while the devices work."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from flowkd_jax._checks import check_positive
+from flowkd_jax.data._batches import PlannedBatches
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamBatches(PlannedBatches):
+  """`Batches` whose images come from the host, step by step.
+
+  For data sets that do not fit on a device. The batches are those of
+  `MemoryBatches` with the same options, row by row.
+  `StreamBatches(open_source(...), batch_size=..., seed=..., mean=..., std=...)`;
+  the other options are those of `PlannedBatches`.
+
+  Attributes:
+    threads: batches decoded at the same time.
+    prefetch: batches decoded ahead; each takes batch_size images of host memory.
+  """
+
+  _: dataclasses.KW_ONLY
+  threads: int = 8
+  prefetch: int = 8
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive("threads", self.threads)
+    check_positive("prefetch", self.prefetch)
+
+  @property
+  def resident(self) -> dict[str, np.ndarray]:
+    """Nothing: the images travel with the batches."""
+    return {}
+
+  def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Index, epoch, mask, image and label of the steps from `start_step` on."""
+    self.plan.check_position(epoch, start_step)
+    return self._stream(epoch, start_step)
+
+  def _stream(self, epoch: int, start_step: int) -> Iterator[dict]:
+    import grain
+
+    if start_step == self.steps_per_epoch:
+      return
+    order = self.plan.order(epoch)
+
+    def read_step(step: int) -> dict[str, np.ndarray]:
+      rows = self.plan.step_rows(order, epoch, step)
+      images, labels = self.source.read(rows["index"])
+      return rows | {"image": images, "label": labels}
+
+    # An element is a batch, not an example: one call reads all its records.
+    steps = grain.MapDataset.range(start_step, self.steps_per_epoch)
+    options = grain.ReadOptions(
+      num_threads=self.threads, prefetch_buffer_size=self.prefetch
+    )
+    batches = iter(steps.map(read_step).to_iter_dataset(options))
+    # Stops the threads when the caller leaves in the middle of an epoch.
+    with contextlib.closing(batches):
+      yield from batches
+
+  def prepare(
+    self, resident: Mapping[str, Array], batch: Mapping[str, Array]
+  ) -> dict[str, Array]:
+    """Augments and normalises the rows of `batch`."""
+    del resident
+    images = jnp.asarray(batch["image"])
+    return self.prepare_rows(images, jnp.asarray(batch["label"]), batch)
