@@ -1,0 +1,11 @@
+"""How good a representation is: classification and retrieval."""
+
+from flowkd_jax.evaluation._classification import accuracy
+from flowkd_jax.evaluation._classification import nearest_centroid_accuracy
+from flowkd_jax.evaluation._rows import Metric
+
+__all__ = [
+  "Metric",
+  "accuracy",
+  "nearest_centroid_accuracy",
+]

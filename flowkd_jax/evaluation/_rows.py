@@ -1,0 +1,110 @@
+"""Labelled feature rows on the host: checked, scaled, normalised."""
+
+from typing import Literal
+from typing import NamedTuple
+from typing import get_args
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from jaxtyping import Int
+
+from flowkd_jax._checks import check_choice
+from flowkd_jax._checks import check_floating
+from flowkd_jax._checks import check_integer
+from flowkd_jax._checks import check_rows
+from flowkd_jax._checks import check_shape
+
+Metric = Literal["euclidean", "cosine"]
+
+
+class Rows(NamedTuple):
+  """Database and queries in one scale, their classes as 0, 1, 2, ...
+
+  `query_classes` is -1 where the database lacks the class of the query.
+  """
+
+  database: Float[np.ndarray, "database dim"]
+  database_classes: Int[np.ndarray, " database"]
+  queries: Float[np.ndarray, "queries dim"]
+  query_classes: Int[np.ndarray, " queries"]
+
+
+def labelled_rows(
+  database, database_labels, queries, query_labels, metric: Metric
+) -> Rows:
+  """The four arrays on the host, after every check that both metrics share.
+
+  Features come in float32, or in float64 if either set has it and x64 is on. Both
+  are multiplied by one power of two, so that squares neither overflow nor vanish;
+  that changes no order.
+  """
+  check_choice("metric", metric, get_args(Metric))
+  database, database_labels = _checked("database", database, database_labels)
+  queries, query_labels = _checked("queries", queries, query_labels, "query_labels")
+  if database.shape[1] != queries.shape[1]:
+    raise ValueError(
+      "expected features of one width, but database has "
+      f"{database.shape[1]} columns and queries has {queries.shape[1]}; "
+      "take both at the same tap of the same model"
+    )
+  classes, database_classes = np.unique(database_labels, return_inverse=True)
+  nearest = np.minimum(np.searchsorted(classes, query_labels), classes.size - 1)
+  found = classes[nearest] == query_labels
+  if not found.any():
+    raise ValueError(
+      "query_labels: expected classes that database_labels contains, got none "
+      f"of them (database from {classes[0]} to {classes[-1]}, queries from "
+      f"{query_labels.min()} to {query_labels.max()}); number the classes of "
+      "both sets alike"
+    )
+  largest = max(np.abs(database).max(), np.abs(queries).max())
+  exponent = -np.frexp(largest)[1]
+  dtype = jax.dtypes.canonicalize_dtype(np.result_type(database, queries))
+  return Rows(
+    np.ldexp(database, exponent).astype(dtype),
+    database_classes,
+    np.ldexp(queries, exponent).astype(dtype),
+    np.where(found, nearest, -1),
+  )
+
+
+def unit_rows(
+  rows: Float[np.ndarray, "rows dim"],
+) -> Float[np.ndarray, "rows dim"]:
+  """Rows of L2 norm 1; rows of zeros stay, at cosine 0 to everything."""
+  squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+  norms = np.sqrt(squares)[:, None]
+  return np.divide(
+    rows,
+    norms,
+    out=np.zeros_like(rows),
+    where=norms > 0,
+    casting="same_kind",
+  )
+
+
+def _checked(
+  name: str, features, labels, labels_name: str = "database_labels"
+) -> tuple[np.ndarray, np.ndarray]:
+  """Features as float32, or float64 if they are, and labels as int64."""
+  features, labels = np.asarray(features), np.asarray(labels)
+  check_floating(name, features)
+  check_rows(name, features)
+  if features.ndim != 2:
+    raise ValueError(
+      f"{name}: expected features of shape [rows, dim], got shape "
+      f"{features.shape}; flatten or pool them first, for example with "
+      ".reshape(len(features), -1)"
+    )
+  check_integer(labels_name, labels)
+  check_shape(labels_name, labels, features.shape[:1])
+  broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+  if broken.size:
+    raise ValueError(
+      f"{name}: expected finite features, got NaN or infinity in {broken.size} "
+      f"of {len(features)} rows, first in row {broken[0]}; look for a diverged "
+      "model or a wrong normalisation of its inputs"
+    )
+  dtype = np.promote_types(np.float32, features.dtype)
+  return features.astype(dtype), labels.astype(np.int64)
