@@ -1,0 +1,185 @@
+"""At which ranks the relevant rows come when a database is sorted by distance.
+
+Distances to relevant rows and to the others are sorted apart and merged by binary
+search. That is exact, needs no sorting of indices, and puts the others before the
+relevant ones at equal distance.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
+
+from flowkd_jax.evaluation._rows import Metric
+from flowkd_jax.evaluation._rows import Rows
+from flowkd_jax.evaluation._rows import unit_rows
+
+_DISTANCES_AT_ONCE = 2**23
+
+
+class Ranking(NamedTuple):
+  """What it takes to rank a chunk of queries.
+
+  Attributes:
+    database: rows sorted by class, on the device.
+    squares: what is added to -2 <query, row> to give a distance.
+    queries: rows sorted by class, without those whose class the database lacks,
+      padded with zeros to whole chunks.
+    order: which queries of the caller these are; padding has no entry.
+    spans: first and past-the-end database row of the class of each.
+    chunk: queries to rank at once.
+  """
+
+  database: Float[Array, "database dim"]
+  squares: Float[Array, " database"]
+  queries: Float[np.ndarray, "padded dim"]
+  order: Int[np.ndarray, " queries"]
+  spans: Int[np.ndarray, "queries 2"]
+  chunk: int
+
+  @property
+  def starts(self) -> range:
+    """The first query of every chunk."""
+    return range(0, len(self.order), self.chunk)
+
+
+class Block(NamedTuple):
+  """Ranked queries of one class.
+
+  Attributes:
+    queries: which queries of the caller these are.
+    positions: ascending 0-based ranks of the relevant rows, for each query.
+  """
+
+  queries: Int[np.ndarray, " block"]
+  positions: Int[np.ndarray, "block relevant"]
+
+
+def prepare_ranking(rows: Rows, metric: Metric) -> Ranking:
+  """Sorts both sets by class and writes the metric as an inner product.
+
+  The squared norm of the query is left out, as it moves no rank. Euclidean rows
+  are centred, which spares digits when features share a large offset.
+  """
+  database, queries = rows.database, rows.queries
+  if metric == "cosine":
+    database, queries = unit_rows(database), unit_rows(queries)
+    squares = np.zeros(len(database))
+  else:
+    centre = database.mean(axis=0, dtype=np.float64).astype(database.dtype)
+    database, queries = database - centre, queries - centre
+    squares = np.einsum("nd,nd->n", database, database, dtype=np.float64)
+  by_class = np.argsort(rows.database_classes, kind="stable")
+  counts = np.bincount(rows.database_classes)
+  ends = counts.cumsum()
+  order = np.argsort(rows.query_classes, kind="stable")
+  order = order[rows.query_classes[order] >= 0]
+  chunk = int(np.clip(_DISTANCES_AT_ONCE // len(database), 8, len(order)))
+  padding = -len(order) % chunk
+  return Ranking(
+    database=jnp.asarray(database[by_class]),
+    squares=jnp.asarray(squares[by_class].astype(database.dtype)),
+    queries=np.pad(queries[order], ((0, padding), (0, 0))),
+    order=order,
+    spans=np.stack([ends - counts, ends], 1)[rows.query_classes[order]],
+    chunk=chunk,
+  )
+
+
+def dispatch_chunk(
+  ranking: Ranking, start: int, *, backend: str
+) -> Shaped[Array, "chunk columns"]:
+  """Sends the chunk that begins at `start` to the device, without waiting.
+
+  On "cpu" only distances are computed, since NumPy's vectorised sort is far ahead
+  of XLA's there. On any other backend XLA sorts too, and ranks come back.
+  """
+  queries = jnp.asarray(ranking.queries[start : start + ranking.chunk])
+  if backend == "cpu":
+    return _distances(queries, ranking.database, ranking.squares)
+  spans = ranking.spans[start : start + ranking.chunk]
+  spans = np.pad(spans, ((0, ranking.chunk - len(spans)), (0, 0)))
+  return _sort_by_xla(
+    queries,
+    ranking.database,
+    ranking.squares,
+    jnp.asarray(spans.astype(np.int32)),
+    width=int(np.diff(ranking.spans).max()),
+  )
+
+
+def collect_chunk(
+  ranking: Ranking,
+  start: int,
+  rows: Shaped[Array, "chunk columns"],
+  *,
+  backend: str,
+) -> list[Block]:
+  """Waits for what `dispatch_chunk` gave; may run in several threads at once."""
+  rows_here = np.asarray(rows)
+  order = ranking.order[start : start + ranking.chunk]
+  spans = ranking.spans[start : start + ranking.chunk]
+  edges = np.flatnonzero(np.diff(spans[:, 0], prepend=-1, append=-1))
+  blocks = []
+  for first, last in zip(edges[:-1], edges[1:], strict=True):
+    begin, end = spans[first]
+    if backend == "cpu":
+      positions = _sort_by_numpy(rows_here[first:last], begin, end)
+    else:
+      positions = rows_here[first:last, : end - begin]
+    blocks.append(Block(order[first:last], positions))
+  return blocks
+
+
+@jax.jit
+def _distances(
+  queries: Float[Array, "chunk dim"],
+  database: Float[Array, "database dim"],
+  squares: Float[Array, " database"],
+) -> Float[Array, "chunk database"]:
+  """Distances up to what all rows share for one query; no TensorFloat-32."""
+  products = jnp.matmul(queries, database.T, precision=lax.Precision.HIGHEST)
+  return squares[None, :] - 2 * products
+
+
+def _sort_by_numpy(
+  distances: Float[np.ndarray, "block database"], begin: int, end: int
+) -> Int[np.ndarray, "block relevant"]:
+  """Ranks of the columns `begin` to `end`."""
+  relevant = np.sort(distances[:, begin:end], axis=1)
+  others = np.concatenate([distances[:, :begin], distances[:, end:]], axis=1)
+  others.sort(axis=1)
+  ahead = np.stack(
+    [
+      np.searchsorted(other, own, side="right")
+      for other, own in zip(others, relevant, strict=True)
+    ]
+  )
+  return ahead + np.arange(end - begin)
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _sort_by_xla(
+  queries: Float[Array, "chunk dim"],
+  database: Float[Array, "database dim"],
+  squares: Float[Array, " database"],
+  spans: Int[Array, "chunk 2"],
+  *,
+  width: int,
+) -> Int[Array, "chunk width"]:
+  """Ranks of the columns in `spans`; past the width of a span, meaningless."""
+  distances = _distances(queries, database, squares)
+  column = jnp.arange(distances.shape[1], dtype=spans.dtype)[None, :]
+  is_relevant = (column >= spans[:, :1]) & (column < spans[:, 1:])
+  relevant = jnp.sort(jnp.where(is_relevant, distances, jnp.inf), axis=1)
+  others = jnp.sort(jnp.where(is_relevant, jnp.inf, distances), axis=1)
+  search = functools.partial(jnp.searchsorted, side="right")
+  ahead = jax.vmap(search)(others, relevant[:, :width])
+  return ahead + jnp.arange(width, dtype=ahead.dtype)[None, :]

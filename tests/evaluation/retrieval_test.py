@@ -1,0 +1,330 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax.evaluation import _ranking
+from flowkd_jax.evaluation import _retrieval
+from flowkd_jax.evaluation import retrieval
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+SETS = ("database", "database_labels", "queries", "query_labels")
+
+
+def golden(seed, metric):
+  stored = np.load(GOLDEN / f"retrieval_{seed}.npz")
+  prefix = {"euclidean": "l2__", "cosine": "cosine__"}[metric]
+  values = {name: stored[prefix + name] for name in ("map", "raw_precision")}
+  values["precision"] = stored[prefix + "precision"]
+  return [stored[name] for name in SETS], values
+
+
+def blobs(database=90, queries=40, classes=4, seed=0):
+  """Overlapping clusters of unequal sizes, a large common offset."""
+  random = np.random.default_rng(seed)
+  shares = np.arange(1, classes + 1) / (classes * (classes + 1) / 2)
+  centres = 1.5 * random.normal(size=(classes, 6)) + 3
+  labels = random.choice(classes, database + queries, p=shares)
+  labels[:classes] = np.arange(classes)
+  features = centres[labels] + random.normal(size=(len(labels), 6))
+  return [
+    features[:database],
+    labels[:database],
+    features[database:],
+    labels[database:],
+  ]
+
+
+def reference(data, metric, batch):
+  """The definitions, query by query and rank by rank, in float64."""
+  database, database_labels, queries, query_labels = data
+  results = []
+  for number, (query, label) in enumerate(zip(queries, query_labels, strict=True)):
+    if metric == "euclidean":
+      distance = np.linalg.norm(database - query, axis=1)
+    else:
+      norms = np.linalg.norm(database, axis=1) * np.linalg.norm(query)
+      distance = 1 - database @ query / norms
+    hits = (database_labels == label)[np.argsort(distance)]
+    size = hits.size
+    precision = [hits[: rank + 1].mean() for rank in range(size)]
+    recall = [hits[: rank + 1].sum() / hits.sum() for rank in range(size)]
+    length = min(batch, len(queries) - number // batch * batch, size)
+    partly = [max(precision[rank : max(length, rank + 1)]) for rank in range(size)]
+    results.append(
+      {
+        "mean_average_precision": np.mean(np.array(precision)[hits]),
+        "precision": [
+          max(p for p, r in zip(precision, recall, strict=True) if r > level - 1e-9)
+          for level in np.arange(21) / 20
+        ],
+        "plain": precision,
+        "authors_raw_precision": partly,
+        "authors_mean_average_precision": np.mean(
+          [
+            partly[np.abs(np.array(recall) - level).argmin()]
+            for level in np.arange(0, 1.01, 0.1)
+          ]
+        ),
+      }
+    )
+  names = results[0]
+  means = {name: np.mean([one[name] for one in results], axis=0) for name in names}
+  means["interpolated_average_precision"] = means["precision"][::2].mean()
+  return means
+
+
+def assert_same(one, other, tolerance=0.0):
+  for name, value in vars(one).items():
+    np.testing.assert_allclose(
+      list(value.values()) if isinstance(value, dict) else value,
+      list(getattr(other, name).values())
+      if isinstance(value, dict)
+      else getattr(other, name),
+      rtol=tolerance,
+      atol=tolerance,
+      err_msg=name,
+    )
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request, monkeypatch):
+  """Both ways to sort; the second runs on the CPU here too."""
+  monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+  return request.param
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_retrieval_equals_the_authors_values(seed, metric, backend, x64):
+  data, expected = golden(seed, metric)
+  found = retrieval(*data, metric=metric)
+  assert found.authors_mean_average_precision == pytest.approx(
+    expected["map"], abs=1e-9
+  )
+  for name in ("precision", "raw_precision"):
+    np.testing.assert_allclose(
+      getattr(found, "authors_" + name), expected[name], rtol=0, atol=1e-9
+    )
+  assert found.authors_precision_at[100] == found.authors_raw_precision[99]
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_retrieval_in_single_precision_equals_the_authors_values(metric):
+  data, expected = golden(1, metric)
+  found = retrieval(*data, metric=metric)
+  np.testing.assert_allclose(found.authors_precision, expected["precision"], atol=1e-4)
+  np.testing.assert_allclose(
+    found.authors_raw_precision, expected["raw_precision"], atol=1e-4
+  )
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("batch", [1, 16, 40, 64, 128])
+def test_retrieval_equals_the_definitions(metric, batch, x64):
+  data = blobs()
+  found = retrieval(*data, metric=metric, ranks=(1, 5, 90), authors_query_batch=batch)
+  expected = reference(data, metric, batch)
+  for rank in (1, 5, 90):
+    assert found.precision_at[rank] == pytest.approx(expected["plain"][rank - 1])
+  expected.pop("plain")
+  for name, value in expected.items():
+    np.testing.assert_allclose(getattr(found, name), value, rtol=1e-12, err_msg=name)
+
+
+def test_retrieval_of_a_hand_computed_case():
+  database = np.array([[1.0], [2], [3], [4], [5]])
+  labels = np.array([1, 0, 1, 0, 0])
+  found = retrieval(
+    database, labels, np.zeros((1, 1)), np.array([1]), ranks=(1, 2, 3, 5)
+  )
+  assert found.mean_average_precision == pytest.approx((1 + 2 / 3) / 2)
+  # Recall 0 to .5 at precision 1, .6 to 1 at 2/3.
+  expected = (6 + 5 * 2 / 3) / 11
+  assert found.interpolated_average_precision == pytest.approx(expected)
+  assert found.precision_at == pytest.approx({1: 1, 2: 0.5, 3: 2 / 3, 5: 0.4})
+  assert found.recall_levels[[0, 10, 20]] == pytest.approx([0, 0.5, 1])
+  assert found.precision[10:12] == pytest.approx([1, 2 / 3])
+  assert found.unmatched_queries == 0
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_retrieval_of_separate_classes_is_perfect(metric, backend):
+  labels = np.arange(60) % 3
+  features = np.eye(3)[labels] + 1e-3 * np.random.default_rng(0).normal(size=(60, 3))
+  found = retrieval(
+    features[:45], labels[:45], features[45:], labels[45:], metric=metric, ranks=(15,)
+  )
+  assert found.mean_average_precision == 1
+  assert found.interpolated_average_precision == pytest.approx(1)
+  assert found.authors_mean_average_precision == pytest.approx(1)
+  assert found.precision_at == {15: 1}
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("change", ["permute", "scale up", "scale down"])
+def test_retrieval_is_blind_to_order_and_scale(metric, change):
+  data = blobs()
+  database, labels, queries, query_labels = data
+  order = np.random.default_rng(1).permutation(90)
+  changed = {
+    "permute": [database[order], labels[order], queries, query_labels],
+    "scale up": [2.0**80 * database, labels, 2.0**80 * queries, query_labels],
+    "scale down": [2.0**-80 * database, labels, 2.0**-80 * queries, query_labels],
+  }[change]
+  settings = {"metric": metric, "ranks": (1, 10)}
+  assert_same(retrieval(*data, **settings), retrieval(*changed, **settings), 1e-12)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_retrieval_is_the_same_for_both_ways_to_sort(metric, monkeypatch):
+  monkeypatch.setattr(_ranking, "_DISTANCES_AT_ONCE", 90 * 9)  # 5 chunks
+  data = blobs()
+  data[0][20:40] = data[0][40:60]  # ties within classes and across them
+  by_numpy = retrieval(*data, metric=metric, ranks=(1, 10))
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert_same(by_numpy, retrieval(*data, metric=metric, ranks=(1, 10)))
+
+
+def test_retrieval_does_not_depend_on_chunks(monkeypatch):
+  whole = retrieval(*blobs(), ranks=(1, 10))
+  monkeypatch.setattr(_ranking, "_DISTANCES_AT_ONCE", 0)  # as small as they get
+  monkeypatch.setattr(_retrieval, "_MOST_THREADS", 3)
+  assert_same(whole, retrieval(*blobs(), ranks=(1, 10)), 1e-12)
+
+
+def test_retrieval_puts_other_classes_first_at_equal_distance(backend):
+  database = np.array([[1.0], [-1], [1], [2]])
+  labels = np.array([1, 0, 1, 0])
+  found = retrieval(database, labels, np.zeros((1, 1)), np.array([1]), ranks=(1, 2, 3))
+  assert found.precision_at == pytest.approx({1: 0, 2: 1 / 2, 3: 2 / 3})
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_retrieval_gains_nothing_from_collapse(metric, value, backend):
+  labels = np.arange(301) % 7
+  features = np.full((301, 13), value)
+  found = retrieval(features, labels, features[:20], labels[:20], metric=metric)
+  assert found.precision_at == {1: 0, 10: 0, 100: 0}
+  assert found.authors_precision_at[1] == 0
+
+
+def test_retrieval_by_cosine_puts_zero_rows_at_cosine_0():
+  database = np.array([[0.0, 0], [-1, 0], [1, 0]])
+  found = retrieval(
+    database,
+    np.array([1, 0, 0]),
+    np.array([[1.0, 0]]),
+    np.array([1]),
+    metric="cosine",
+    ranks=(2,),
+  )
+  assert found.mean_average_precision == 0.5
+
+
+def test_retrieval_counts_queries_of_absent_classes_as_zero(backend):
+  database, labels, queries, query_labels = blobs(queries=30)
+  settings = {"ranks": (1, 10), "authors_query_batch": 10}
+  known = retrieval(database, labels, queries, query_labels, **settings)
+  found = retrieval(
+    database,
+    labels,
+    np.concatenate([queries, queries[:10]]),
+    np.concatenate([query_labels, np.full(10, 99)]),
+    **settings,
+  )
+  assert found.unmatched_queries == 10
+  for name in ("mean_average_precision", "authors_mean_average_precision"):
+    assert getattr(found, name) == pytest.approx(0.75 * getattr(known, name))
+  assert found.precision_at[10] == pytest.approx(0.75 * known.precision_at[10])
+  assert found.authors_precision == pytest.approx(0.75 * known.authors_precision)
+
+
+def test_retrieval_of_a_single_class_finds_everything(backend):
+  found = retrieval(
+    np.eye(4), np.zeros(4, int), np.eye(4)[:1], np.zeros(1, int), ranks=(4,)
+  )
+  assert found.mean_average_precision == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_retrieval_takes_device_arrays_of_every_dtype(dtype):
+  data = [jnp.asarray(array) for array in blobs()]
+  data[0], data[2] = data[0].astype(dtype), data[2].astype(dtype)
+  rounded = [np.asarray(array.astype(jnp.float32)) for array in (data[0], data[2])]
+  expected = retrieval(rounded[0], data[1], rounded[1], data[3], ranks=(1,))
+  assert_same(retrieval(*data, ranks=(1,)), expected)
+
+
+def test_retrieval_mixes_precisions_under_x64(x64):
+  database, labels, queries, query_labels = blobs()
+  found = retrieval(
+    database.astype(np.float32), labels, queries, query_labels, ranks=(1,)
+  )
+  assert 0.4 < found.mean_average_precision < 1
+
+
+def test_retrieval_reports_progress(monkeypatch):
+  monkeypatch.setattr(_ranking, "_DISTANCES_AT_ONCE", 90 * 16)
+  calls = []
+  retrieval(*blobs(), ranks=(1,), progress=lambda *call: calls.append(call))
+  assert calls == [(16, 40), (32, 40), (40, 40)]
+
+
+def test_retrieval_passes_on_what_progress_raises():
+  def interrupt(done, total):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    retrieval(*blobs(), ranks=(1,), progress=interrupt)
+
+
+def replaced(position, array):
+  data = blobs()
+  data[position] = array(data[position])
+  return data
+
+
+def with_nan(array):
+  array[[3, 5], 1] = np.nan
+  return array
+
+
+@pytest.mark.parametrize(
+  ("position", "change", "error", "message"),
+  [
+    (0, with_nan, ValueError, "database: expected finite.*in 2 of 90 rows.*row 3"),
+    (2, with_nan, ValueError, "queries: expected finite.*diverged"),
+    (0, lambda a: a[:0], ValueError, "database: expected a non-empty array"),
+    (2, lambda a: a[:0], ValueError, "queries: expected a non-empty array"),
+    (2, lambda a: a[:, :0], ValueError, "queries: expected a non-empty array"),
+    (2, lambda a: a[:, :5], ValueError, "database has 6 columns and queries has 5"),
+    (0, lambda a: a[:, :, None], ValueError, r"database: expected .*\[rows, dim\]"),
+    (0, lambda a: a.astype(int), TypeError, "database: expected a floating-point"),
+    (1, lambda a: a[1:], ValueError, r"database_labels: expected shape \(90,\)"),
+    (3, lambda a: a[:, None], ValueError, r"query_labels: expected shape \(40,\)"),
+    (1, lambda a: a * 1.0, TypeError, "database_labels: expected integer"),
+    (3, lambda a: a * 1.0, TypeError, "query_labels: expected integer"),
+    (3, lambda a: a + 9, ValueError, "query_labels: expected classes.*from 0 to 3"),
+  ],
+)
+def test_retrieval_rejects_bad_arrays(position, change, error, message):
+  with pytest.raises(error, match=message):
+    retrieval(*replaced(position, change), ranks=(1,))
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({}, r"ranks: expected numbers from 1 to 90.*got \[100\]"),
+    ({"ranks": (0, 2, 2.5)}, r"ranks: .*got \[0, 2.5\]"),
+    ({"metric": "manhattan"}, "metric: expected one of 'euclidean', 'cosine'"),
+    ({"authors_query_batch": 0}, "authors_query_batch: expected a number above 0"),
+  ],
+)
+def test_retrieval_rejects_bad_settings(settings, message):
+  with pytest.raises(ValueError, match=message):
+    retrieval(*blobs(), **settings)
