@@ -2,8 +2,14 @@
 
 from flowkd_jax.models._cnn import CNN
 from flowkd_jax.models._normalization import BatchNorm
+from flowkd_jax.models._resnet import PreActBlock
+from flowkd_jax.models._resnet import PreActResNet
+from flowkd_jax.models._resnet import resnet18
 
 __all__ = [
   "CNN",
   "BatchNorm",
+  "PreActBlock",
+  "PreActResNet",
+  "resnet18",
 ]

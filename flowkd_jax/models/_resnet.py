@@ -1,0 +1,174 @@
+"""The pre-activation residual network of the paper: the teacher."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+
+from flowkd_jax.models._layers import convolution
+from flowkd_jax.models._layers import dense
+from flowkd_jax.models._layers import prepare_images
+from flowkd_jax.models._normalization import BatchNorm
+
+# Side of the maps that the stages hand to the distillation, as in the paper.
+TAP_SIZE = 4
+
+
+class PreActBlock(nn.Module):
+  """Two convolutions, each after BatchNorm and ReLU, and a shortcut.
+
+  Where the shape changes, the shortcut is a 1x1 convolution of the activated
+  input (He et al., "Identity Mappings in Deep Residual Networks", 2016).
+
+  Attributes:
+    width: channels of the result.
+    stride: factor by which the result is smaller than the input.
+    dtype: compute dtype.
+    axis_name: mapped axis over which BatchNorm takes statistics in training.
+  """
+
+  width: int
+  stride: int = 1
+  dtype: DTypeLike = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch height width channels"],
+    train: bool,
+    mask: Bool[Array, " batch"] | None = None,
+  ) -> Float[Array, "batch new_height new_width new_channels"]:
+    """Applies the block; arguments as in `PreActResNet`."""
+    shortcut = x
+    x = self._activate(x, train, mask, name="norm_1")
+    if self.stride != 1 or x.shape[-1] != self.width:
+      shortcut = self._convolve(x, name="shortcut", kernel_size=1, stride=self.stride)
+    x = self._convolve(x, name="conv_1", stride=self.stride)
+    x = self._activate(x, train, mask, name="norm_2")
+    return self._convolve(x, name="conv_2") + shortcut
+
+  def _activate(self, x, train, mask, *, name):
+    norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=name)
+    return nn.relu(norm(x, train=train, mask=mask))
+
+  def _convolve(self, x, *, name, kernel_size=3, stride=1):
+    return convolution(
+      x,
+      self.width,
+      name=name,
+      kernel_size=kernel_size,
+      strides=stride,
+      padding=kernel_size // 2,
+      use_bias=False,
+      dtype=self.dtype,
+    )
+
+
+class PreActResNet(nn.Module):
+  """Residual network of pre-activation blocks, for small images.
+
+  A 3x3 stem of stride 1 with BatchNorm and ReLU, stages of blocks (each stage
+  but the first halves the map and doubles the channels), the mean over the map
+  and a dense layer. As in the authors' network nothing follows the last block:
+  neither BatchNorm nor ReLU.
+
+  Activations are sown under the names in `taps`: the result of each stage,
+  averaged to 4x4 where it is larger, and `pooled`, before the classifier.
+
+  Attributes:
+    stage_sizes: number of blocks of each stage.
+    width: channels of the first stage.
+    num_classes: number of logits.
+    dtype: compute dtype and that of the taps; parameters, statistics and logits
+      are float32.
+    axis_name: mapped axis over which BatchNorm takes statistics in training.
+  """
+
+  stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+  width: int = 64
+  num_classes: int = 10
+  dtype: DTypeLike = jnp.float32
+  axis_name: str | None = None
+
+  @property
+  def taps(self) -> tuple[str, ...]:
+    """Names of the sown activations, from input to output."""
+    stages = (f"stage_{i + 1}" for i in range(len(self.stage_sizes)))
+    return (*stages, "pooled")
+
+  @nn.compact
+  def __call__(
+    self,
+    images: Float[Array, "batch height width channels"],
+    train: bool = False,
+    mask: Bool[Array, " batch"] | None = None,
+  ) -> Float[Array, "batch classes"]:
+    """Logits of a batch of images.
+
+    Args:
+      images: normalised images.
+      train: whether BatchNorm uses (and records) the statistics of the batch.
+      mask: rows that are valid; none means all.
+    """
+    options = {"dtype": self.dtype, "axis_name": self.axis_name}
+    x = prepare_images(
+      images, mask, smallest=1, network="PreActResNet", dtype=self.dtype
+    )
+    x = convolution(
+      x, self.width, name="stem", padding=1, use_bias=False, dtype=self.dtype
+    )
+    x = BatchNorm(**options, name="stem_norm")(x, train=train, mask=mask)
+    x = nn.relu(x)
+    for i, num_blocks in enumerate(self.stage_sizes):
+      for j in range(num_blocks):
+        x = PreActBlock(
+          width=self.width * 2**i,
+          stride=2 if i > 0 and j == 0 else 1,
+          name=f"stage_{i + 1}_block_{j + 1}",
+          **options,
+        )(x, train, mask)
+      self.sow("intermediates", f"stage_{i + 1}", average_to(x, TAP_SIZE))
+    x = x.mean((1, 2))
+    self.sow("intermediates", "pooled", x)
+    return dense(
+      x.astype(jnp.float32),
+      self.num_classes,
+      name="classifier",
+      dtype=jnp.float32,
+    )
+
+
+def resnet18(
+  *,
+  num_classes: int = 10,
+  dtype: DTypeLike = jnp.float32,
+  axis_name: str | None = None,
+) -> PreActResNet:
+  """The teacher of the paper: 11,171,274 parameters with ten classes."""
+  return PreActResNet(num_classes=num_classes, dtype=dtype, axis_name=axis_name)
+
+
+def average_to(
+  x: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch new_height new_width channels"]:
+  """Averages maps down to `size` x `size`; a side not above `size` stays.
+
+  Windows are equal where `size` divides the side; otherwise they overlap by one
+  row, as in PyTorch's adaptive pooling.
+  """
+  for axis in (1, 2):
+    side = x.shape[axis]
+    if side <= size:
+      continue
+    starts = [i * side // size for i in range(size)]
+    ends = [-(-i * side // size) for i in range(1, size + 1)]
+    windows = [
+      lax.slice_in_dim(x, start, end, axis=axis)
+      for start, end in zip(starts, ends, strict=True)
+    ]
+    x = jnp.stack([window.mean(axis) for window in windows], axis)
+  return x
