@@ -77,9 +77,9 @@ class CNN(nn.Module):
         padding=self.padding,
         dtype=self.dtype,
       )
-      x = BatchNorm(
-        dtype=self.dtype, axis_name=self.axis_name, name=f"norm_{i + 1}"
-      )(x, train=train, mask=mask)
+      x = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"norm_{i + 1}")(
+        x, train=train, mask=mask
+      )
       # ReLU and maximum commute; in this order ReLU sees a quarter of the map.
       x = nn.relu(max_pool(x))
       self.sow("intermediates", f"block_{i + 1}", x)
@@ -108,11 +108,10 @@ def max_pool(
   return x.max((2, 4))
 
 
-def smallest_image(num_blocks: int, padding: str) -> int:
-  """Height and width below which `num_blocks` blocks leave nothing."""
+def smallest_image(num_blocks: int, padding: str, size: int = 1) -> int:
+  """Height and width below which `num_blocks` blocks leave less than `size`."""
   check_choice("padding", padding, ("VALID", "SAME"))
   lost = 2 if padding == "VALID" else 0
-  size = 1
   for _ in range(num_blocks):
     size = 2 * size + lost
   return size

@@ -16,9 +16,7 @@ from flowkd_jax.models._normalization import zero_masked_rows
 
 # Uniform within 1 / sqrt(fan_in): PyTorch's default, with which the networks of
 # the paper were trained (kaiming_uniform with a = sqrt(5)).
-kernel_initializer = nn.initializers.variance_scaling(
-  1 / 3, "fan_in", "uniform"
-)
+kernel_initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def bias_initializer(fan_in: int) -> jax.nn.initializers.Initializer:

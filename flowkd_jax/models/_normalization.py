@@ -60,12 +60,8 @@ class BatchNorm(nn.Module):
     shape = (x.shape[-1],)
     scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-    running_mean = self.variable(
-      "batch_stats", "mean", jnp.zeros, shape, jnp.float32
-    )
-    running_var = self.variable(
-      "batch_stats", "var", jnp.ones, shape, jnp.float32
-    )
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+    running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
     x = x.astype(jnp.float32)
     if not train:
       mean, var = running_mean.value, running_var.value
@@ -88,9 +84,7 @@ def batch_statistics(
   x: Float[Array, "batch *space channels"],
   mask: Bool[Array, " batch"] | None,
   axis_name: str | None,
-) -> tuple[
-  Float[Array, " channels"], Float[Array, " channels"], Float[Array, ""]
-]:
+) -> tuple[Float[Array, " channels"], Float[Array, " channels"], Float[Array, ""]]:
   """Mean, biased variance and number of values of each channel, globally.
 
   The variance is the mean square of centred values: the mean square less the
@@ -98,11 +92,8 @@ def batch_statistics(
   """
   axes = tuple(range(x.ndim - 1))
   positions = x.size // (x.shape[0] * x.shape[-1])
-  if mask is None:
-    rows = jnp.full((), x.shape[0], x.dtype)
-  else:
-    rows = mask.sum(dtype=x.dtype)
-  count = global_sum(rows * positions, axis_name)
+  rows = x.shape[0] if mask is None else mask.astype(bool).sum()
+  count = global_sum(jnp.asarray(rows * positions, x.dtype), axis_name)
   divisor = jnp.maximum(count, 1)
   total = zero_masked_rows(x, mask).sum(axes)
   mean = global_sum(total, axis_name) / divisor

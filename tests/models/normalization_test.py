@@ -135,9 +135,7 @@ def test_batch_norm_is_exact_over_uneven_shards():
       )
       return jax.lax.pmean(value, "batch"), updated
 
-    (value, updated), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(
-      params, x
-    )
+    (value, updated), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
     return value, updated, jax.lax.pmean(grads[0], "batch"), grads[1]
 
   value, updated, params, grads_x = jax.jit(
@@ -216,17 +214,13 @@ def test_batch_norm_keeps_statistics_in_float32():
   layer = BatchNorm(dtype=jnp.bfloat16)
   x = jnp.asarray(activations(offset=20.0), jnp.bfloat16)
   variables = layer.init(jax.random.key(0), x, train=True)
-  output, updated = layer.apply(
-    variables, x, train=True, mutable=["batch_stats"]
-  )
+  output, updated = layer.apply(variables, x, train=True, mutable=["batch_stats"])
   assert output.dtype == jnp.bfloat16
   dtypes = {leaf.dtype for leaf in jax.tree.leaves((variables, updated))}
   assert dtypes == {jnp.dtype("float32")}
   # 0.1 * 20: bfloat16 sums of 480 values would be off in the second digit.
   expected = 0.1 * np.asarray(x, np.float64).mean((0, 1, 2))
-  np.testing.assert_allclose(
-    updated["batch_stats"]["mean"], expected, rtol=1e-5
-  )
+  np.testing.assert_allclose(updated["batch_stats"]["mean"], expected, rtol=1e-5)
 
 
 def test_batch_norm_initialises_where_no_axis_is_bound():

@@ -1,0 +1,138 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax.models import CNN
+from flowkd_jax.models import PreActResNet
+from flowkd_jax.models import from_torch
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+NETWORKS = {
+  "torch_cnn.npz": CNN(width=4),
+  "torch_resnet.npz": PreActResNet(stage_sizes=(2, 1, 1, 1), width=8),
+}
+
+
+def load(name):
+  with np.load(GOLDEN / name) as file:
+    arrays = dict(file)
+  state = {
+    key.removeprefix("state/"): value
+    for key, value in arrays.items()
+    if key.startswith("state/")
+  }
+  return arrays, state
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_from_torch_gives_the_same_activations(name):
+  model = NETWORKS[name]
+  arrays, state = load(name)
+
+  @jax.jit
+  def apply(variables, images):
+    return model.apply(variables, images, train=False, mutable=["intermediates"])
+
+  logits, sown = apply(from_torch(model, state), arrays["images"])
+  np.testing.assert_allclose(logits, arrays["logits"], atol=1e-5)
+  for tap in model.taps:
+    (actual,) = sown["intermediates"][tap]
+    np.testing.assert_allclose(actual, arrays[f"tap/{tap}"], atol=1e-5)
+
+
+def test_from_torch_returns_what_init_returns():
+  model = NETWORKS["torch_cnn.npz"]
+  arrays, state = load("torch_cnn.npz")
+  variables = from_torch(model, state)
+  expected = jax.eval_shape(model.init, jax.random.key(0), arrays["images"])
+  assert jax.tree.map(lambda v: (v.shape, v.dtype), variables) == jax.tree.map(
+    lambda v: (v.shape, v.dtype), expected
+  )
+
+
+class Tensor:
+  """Like a PyTorch tensor on a GPU: no NumPy before detach and cpu."""
+
+  def __init__(self, array):
+    self._array = array
+
+  def detach(self):
+    return self
+
+  def cpu(self):
+    return self._array
+
+
+def test_from_torch_takes_tensors_and_data_parallel_names():
+  _, state = load("torch_cnn.npz")
+  model = NETWORKS["torch_cnn.npz"]
+  wrapped = {f"module.{key}": Tensor(value) for key, value in state.items()}
+  jax.tree.map(
+    np.testing.assert_array_equal, from_torch(model, wrapped), from_torch(model, state)
+  )
+
+
+def test_from_torch_infers_the_size_of_the_images():
+  model = CNN(width=1, num_blocks=2, padding="SAME", num_classes=3)
+  images = jnp.ones((1, 12, 12, 1))
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+  params, stats = variables["params"], variables["batch_stats"]
+  state = {}
+  for i in (1, 2):
+    state |= {
+      f"conv{i}.weight": params[f"conv_{i}"]["kernel"].transpose(3, 2, 0, 1),
+      f"conv{i}.bias": params[f"conv_{i}"]["bias"],
+      f"conv{i}_bn.weight": params[f"norm_{i}"]["scale"],
+      f"conv{i}_bn.bias": params[f"norm_{i}"]["bias"],
+      f"conv{i}_bn.running_mean": stats[f"norm_{i}"]["mean"],
+      f"conv{i}_bn.running_var": stats[f"norm_{i}"]["var"],
+    }
+  hidden = params["hidden"]["kernel"].reshape(3, 3, 2, 8).transpose(3, 2, 0, 1)
+  state |= {
+    "fc1.weight": hidden.reshape(8, 18),
+    "fc1.bias": params["hidden"]["bias"],
+    "fc2.weight": params["classifier"]["kernel"].T,
+    "fc2.bias": params["classifier"]["bias"],
+  }
+  jax.tree.map(np.testing.assert_array_equal, from_torch(model, state), variables)
+
+
+def test_from_torch_lists_wrong_keys():
+  _, state = load("torch_cnn.npz")
+  del state["conv2.bias"]
+  state["extra"] = np.zeros(3)
+  with pytest.raises(
+    ValueError, match=r"missing: conv2\.bias; unexpected: extra; check"
+  ):
+    from_torch(NETWORKS["torch_cnn.npz"], state)
+
+
+def test_from_torch_lists_wrong_shapes():
+  _, state = load("torch_cnn.npz")
+  state["conv2.bias"] = np.zeros(3)
+  state["fc1.weight"] = np.zeros((32, 65))
+  with pytest.raises(
+    ValueError,
+    match=r"conv2\.bias: expected \(8,\), got \(3,\); "
+    r"fc1\.weight: expected \(32, 64\), got \(32, 65\)",
+  ):
+    from_torch(NETWORKS["torch_cnn.npz"], state)
+
+
+def test_from_torch_rejects_another_width():
+  _, state = load("torch_cnn.npz")
+  with pytest.raises(ValueError, match=r"conv1\.weight: expected \(8, 3, 3, 3\)"):
+    from_torch(CNN(width=8), state)
+  with pytest.raises(ValueError, match=r"fc2\.bias: expected \(5,\), got \(10,\)"):
+    from_torch(CNN(width=4, num_classes=5), state)
+  state["conv1.weight"] = np.zeros(3)
+  with pytest.raises(ValueError, match=r"conv1\.weight: expected .*, got \(3,\)"):
+    from_torch(CNN(width=4), state)
+
+
+def test_from_torch_rejects_other_models():
+  with pytest.raises(TypeError, match=r"expected a CNN or a PreActResNet, got dict"):
+    from_torch({}, {})  # pyright: ignore[reportArgumentType]
