@@ -29,9 +29,7 @@ class Stranger(nn.Module):
     x = nn.Dropout(0.5, deterministic=not train)(x)
     x = Inner(name="second")(Inner(name="first")(x))
     # Last value wins: a bare array instead of a tuple.
-    self.sow(
-      "intermediates", "bare", x, reduce_fn=lambda _, new: new, init_fn=tuple
-    )
+    self.sow("intermediates", "bare", x, reduce_fn=lambda _, new: new, init_fn=tuple)
     return x
 
 
