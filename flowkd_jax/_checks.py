@@ -49,9 +49,7 @@ def check_same_batch(**arrays: Any) -> None:
 def check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
   """Raises ValueError unless `array` has exactly the shape `expected`."""
   if jnp.shape(array) != expected:
-    raise ValueError(
-      f"{name}: expected shape {expected}, got {jnp.shape(array)}"
-    )
+    raise ValueError(f"{name}: expected shape {expected}, got {jnp.shape(array)}")
 
 
 def check_integer(name: str, array: Any) -> None:

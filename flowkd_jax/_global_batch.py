@@ -10,7 +10,6 @@ device. Its gradient is exact when the training step averages gradients over the
 axis (`lax.pmean`), as every data-parallel step does.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -56,15 +55,3 @@ def global_mean(
   total = global_sum(jnp.where(valid, rows, 0).sum(), axis_name)
   count = global_sum(valid.sum(dtype=rows.dtype), axis_name)
   return total / jnp.maximum(count, 1)
-
-
-def stop_gradient_mean(
-  columns: Float[Array, "batch dim"], mask: Shaped[Array, " batch"] | None
-) -> Float[Array, " dim"]:
-  """Mean of the valid rows of a gathered batch, as a constant."""
-  columns = jax.lax.stop_gradient(columns)
-  if mask is None:
-    return columns.mean(0)
-  valid = mask.astype(bool)[:, None]
-  count = jnp.maximum(valid.sum(dtype=columns.dtype), 1)
-  return jnp.where(valid, columns, 0).sum(0) / count

@@ -6,13 +6,60 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["MPLBACKEND"] = "agg"
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
-jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def strict_dtypes(request):
+  """No silent promotion between dtypes, except where optax needs it."""
+  lenient = request.node.get_closest_marker("optimizer")
+  with jax.numpy_dtype_promotion("standard" if lenient else "strict"):
+    yield
 
 
 @pytest.fixture
 def key():
   return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+  """Float64 arithmetic for one test."""
+  with jax.enable_x64(True):
+    yield
+
+
+def _degenerate_rows():
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((8, 5)).astype(np.float32)
+  antipodal = x.copy()
+  antipodal[1] = -antipodal[0]
+  duplicate = x.copy()
+  duplicate[3:6] = duplicate[2]
+  zero = x.copy()
+  zero[4] = 0
+  return {
+    "zero row": zero,
+    "two zero rows": np.concatenate([zero, zero[4:5]]),
+    "all zero": np.zeros_like(x),
+    "duplicates": duplicate,
+    "all alike": np.ones_like(x),
+    "antipodal": antipodal,
+    "antipodal, long": 900 * antipodal,
+    "tiny": 1e-4 * x,
+    "huge": 1e4 * x,
+    "common mean": x + 1000,
+    "one row": x[:1],
+    "mixed norms": x * np.logspace(-8, 8, 8, dtype=np.float32)[:, None],
+  }
+
+
+@pytest.fixture
+def degenerate_rows():
+  """Feature matrices at which careless losses are not finite, by name."""
+  return {name: jnp.asarray(rows) for name, rows in _degenerate_rows().items()}

@@ -1,0 +1,218 @@
+"""Information flow: how much each tap of a network knows about the labels.
+
+The information flow vector of a network holds the quadratic mutual information
+between each tap (a named activation) and the labels, from input to output. The flow
+divergence says how far the flow of a student is from that of a teacher.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
+
+from flowkd_jax import _checks
+from flowkd_jax import information
+from flowkd_jax import kernels
+
+Taps = Mapping[str, Float[Array, "batch ..."]] | Sequence[Float[Array, "batch ..."]]
+LayerMap = Sequence[int] | str
+
+
+def information_flow(
+  taps: Taps,
+  labels: Int[Array, " batch"],
+  num_classes: int,
+  *,
+  kernel: kernels.Kernel | None = None,
+  mask: Shaped[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, " taps"]:
+  """Quadratic mutual information with the labels, one entry per tap in order.
+
+  Passalis et al. 2020, section 3.1: `[I(f^1, Y), ..., I(f^L, Y)]`. Taps of equal
+  width are evaluated together under `vmap`. Differentiable in the taps.
+
+  Args:
+    taps: Activations by name, or in a sequence; any shapes after the batch axis.
+    labels: Class of each row.
+    num_classes: Number of classes.
+    kernel: Pairwise kernel, cosine by default.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+    block_size: Rows evaluated at a time; None for all at once.
+
+  Raises:
+    TypeError: If a tap is not floating or the labels are not integers.
+    ValueError: If there are no taps or shapes disagree.
+  """
+  named = tap_items(taps)
+  for name, features in named:
+    _checks.check_floating(name, features)
+    _checks.check_rows(name, features)
+    _checks.check_shape("labels", labels, features.shape[:1])
+
+  def measure(features):
+    return information.quadratic_mutual_information(
+      features,
+      labels,
+      num_classes,
+      kernel=kernel,
+      mask=mask,
+      axis_name=axis_name,
+      block_size=block_size,
+    )
+
+  return map_by_shape(measure, [kernels.flatten(tap) for _, tap in named])
+
+
+def map_by_shape(
+  function: Callable[..., Float[Array, ""]],
+  *arguments: Sequence[Array],
+) -> Float[Array, " taps"]:
+  """Maps a scalar function over taps, those of equal shapes under one `vmap`.
+
+  Args:
+    function: Takes one array of each argument, returns a scalar.
+    *arguments: Sequences of arrays, all of one length.
+
+  Returns:
+    The results in the order of the taps.
+  """
+  groups: dict[tuple, list[int]] = {}
+  tuples = list(zip(*arguments, strict=True))
+  for index, arrays in enumerate(tuples):
+    shapes = tuple((array.shape, array.dtype) for array in arrays)
+    groups.setdefault(shapes, []).append(index)
+  results: list[Array] = [jnp.zeros(())] * len(tuples)
+  for indices in groups.values():
+    if len(indices) == 1:
+      results[indices[0]] = function(*tuples[indices[0]])
+      continue
+    stacked = [
+      jnp.stack(arrays) for arrays in zip(*(tuples[i] for i in indices), strict=True)
+    ]
+    for index, value in zip(indices, jax.vmap(function)(*stacked), strict=True):
+      results[index] = value
+  return jnp.stack(results)
+
+
+def nearest_layers(
+  student_flow: Float[Array, " student_taps"],
+  teacher_flow: Float[Array, " teacher_taps"],
+) -> Int[Array, " student_taps"]:
+  """For each student tap the teacher tap of nearest flow; last goes to last.
+
+  The paper's `kappa(i) = argmin_j (w_s[i] - w_t[j])^2`.
+  """
+  distances = (student_flow[:, None] - teacher_flow[None, :]) ** 2
+  nearest = jnp.argmin(distances, axis=1).astype(jnp.int32)
+  return nearest.at[-1].set(teacher_flow.shape[0] - 1)
+
+
+def flow_divergence(
+  student_flow: Float[Array, " student_taps"],
+  teacher_flow: Float[Array, " teacher_taps"],
+  *,
+  layer_map: LayerMap = "nearest",
+  weights: Float[Array, " student_taps"] | None = None,
+  relative: bool = False,
+) -> Float[Array, ""]:
+  """Squared distance between two information flow vectors.
+
+  `sum_i weight_i (w_s[i] - w_t[kappa(i)])^2`, Passalis et al. 2020, section 3.1.
+  Differentiable in both flows; the choice of kappa is a constant.
+
+  Args:
+    student_flow: Information flow of the student.
+    teacher_flow: Information flow of the teacher.
+    layer_map: The paper's kappa: "nearest" (last to last), or for each student
+      tap the index of its teacher tap.
+    weights: Weight of each student tap, one by default.
+    relative: Divide each difference by the teacher's entry. Flow is of order
+      1e-3, its square 1e-6; relative divergence is of order one at any tap.
+
+  Raises:
+    ValueError: If a flow is not a vector, or `layer_map` does not name a teacher
+      tap for every student tap.
+  """
+  differences = flow_differences(
+    student_flow, teacher_flow, layer_map=layer_map, relative=relative
+  )
+  squares = differences**2
+  return (squares if weights is None else weights * squares).sum()
+
+
+def flow_differences(
+  student_flow: Float[Array, " student_taps"],
+  teacher_flow: Float[Array, " teacher_taps"],
+  *,
+  layer_map: LayerMap = "nearest",
+  relative: bool = True,
+) -> Float[Array, " student_taps"]:
+  """Student flow minus the flow of the teacher taps it is mapped to.
+
+  Arguments and errors as in `flow_divergence`.
+  """
+  for name, vector in (("student_flow", student_flow), ("teacher_flow", teacher_flow)):
+    if vector.ndim != 1 or not vector.shape[0]:
+      raise ValueError(f"{name}: expected a non-empty vector, got shape {vector.shape}")
+  indices = resolve_layer_map(layer_map, student_flow, teacher_flow)
+  target = teacher_flow[indices]
+  difference = student_flow - target
+  if not relative:
+    return difference
+  floor = jnp.finfo(target.dtype).eps
+  return difference / jnp.maximum(lax.stop_gradient(target), floor)
+
+
+def resolve_layer_map(
+  layer_map: LayerMap,
+  student_flow: Float[Array, " student_taps"],
+  teacher_flow: Float[Array, " teacher_taps"],
+) -> Int[Array, " student_taps"]:
+  """Teacher index of every student tap, from "nearest" or a given sequence.
+
+  Raises:
+    ValueError: If `layer_map` is another word, of the wrong length, or names a
+      tap that is not there.
+  """
+  if isinstance(layer_map, str):
+    _checks.check_choice("layer_map", layer_map, ("nearest",))
+    return nearest_layers(student_flow, teacher_flow)
+  check_layer_map(layer_map, student_flow.shape[0], teacher_flow.shape[0])
+  return jnp.asarray(layer_map, jnp.int32)
+
+
+def check_layer_map(
+  layer_map: Sequence[int], student_taps: int, teacher_taps: int
+) -> None:
+  """Raises ValueError unless each student tap is given an existing teacher tap."""
+  valid = all(0 <= index < teacher_taps for index in layer_map)
+  if len(layer_map) != student_taps or not valid:
+    raise ValueError(
+      f"layer_map: expected {student_taps} teacher indices from 0 to "
+      f"{teacher_taps - 1}, one per student tap, got {tuple(layer_map)}"
+    )
+
+
+def tap_items(taps: Taps) -> list[tuple[str, Float[Array, "batch ..."]]]:
+  """Taps as (name, activation) pairs; those of a sequence are named by number.
+
+  Raises:
+    ValueError: If there are none.
+  """
+  if isinstance(taps, Mapping):
+    items = list(taps.items())
+  else:
+    items = [(f"tap {index}", tap) for index, tap in enumerate(taps)]
+  if not items:
+    raise ValueError("taps: expected at least one activation, got none")
+  return items

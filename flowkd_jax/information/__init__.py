@@ -1,0 +1,42 @@
+"""What a representation knows: about the labels, and about its own neighbours.
+
+Quadratic mutual information measures how much the features tell about the labels;
+conditional probabilities describe each row by how likely the others are its
+neighbours, and divergences compare two such descriptions.
+"""
+
+from flowkd_jax.information._conditional import conditional_log_probabilities
+from flowkd_jax.information._conditional import rows_in_blocks
+from flowkd_jax.information._divergences import DIVERGENCES
+from flowkd_jax.information._divergences import Divergence
+from flowkd_jax.information._divergences import absolute
+from flowkd_jax.information._divergences import authors_divergence
+from flowkd_jax.information._divergences import divergence_by_name
+from flowkd_jax.information._divergences import exponential
+from flowkd_jax.information._divergences import jeffreys
+from flowkd_jax.information._divergences import kagan
+from flowkd_jax.information._divergences import kullback_leibler
+from flowkd_jax.information._divergences import smoothed_kullback_leibler
+from flowkd_jax.information._divergences import squared
+from flowkd_jax.information._quadratic import InformationPotentials
+from flowkd_jax.information._quadratic import information_potentials
+from flowkd_jax.information._quadratic import quadratic_mutual_information
+
+__all__ = [
+  "DIVERGENCES",
+  "Divergence",
+  "InformationPotentials",
+  "absolute",
+  "authors_divergence",
+  "conditional_log_probabilities",
+  "divergence_by_name",
+  "exponential",
+  "information_potentials",
+  "jeffreys",
+  "kagan",
+  "kullback_leibler",
+  "quadratic_mutual_information",
+  "rows_in_blocks",
+  "smoothed_kullback_leibler",
+  "squared",
+]

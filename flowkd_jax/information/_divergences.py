@@ -1,0 +1,108 @@
+"""Divergences between two conditional distributions, term by term.
+
+A divergence takes log-probabilities of student and teacher and returns the term of
+every pair; the caller sums the terms of a row. All are 0 where the two agree. With
+`t` and `s` the probabilities of teacher and student:
+
+| name | term | |
+|---|---|---|
+| `jeffreys` | `(t - s)(log t - log s)` | Passalis et al. 2020, Eq. 8; symmetric |
+| `kullback_leibler` | `t (log t - log s)` | |
+| `absolute` | `|t - s|` | twice the total variation |
+| `squared` | `(t - s)^2` | |
+| `exponential` | `t (log t - log s)^2` | |
+| `kagan` | `(t - s)^2 / t` | also called chi squared |
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
+
+from flowkd_jax import _checks
+
+Terms = Float[Array, "rows columns"]
+Divergence = Callable[[Terms, Terms], Terms]
+
+# exp(2 * 30) times a probability stays far inside float32.
+_LARGEST_LOG_RATIO = 30.0
+
+
+def jeffreys(log_student: Terms, log_teacher: Terms) -> Terms:
+  """`(t - s)(log t - log s)`, the paper's choice; symmetric and non-negative."""
+  difference = log_teacher - log_student
+  return (jnp.exp(log_teacher) - jnp.exp(log_student)) * difference
+
+
+def kullback_leibler(log_student: Terms, log_teacher: Terms) -> Terms:
+  """`t (log t - log s)`; a row's terms sum to KL(teacher, student)."""
+  return jnp.exp(log_teacher) * (log_teacher - log_student)
+
+
+def absolute(log_student: Terms, log_teacher: Terms) -> Terms:
+  """`|t - s|`."""
+  return jnp.abs(jnp.exp(log_teacher) - jnp.exp(log_student))
+
+
+def squared(log_student: Terms, log_teacher: Terms) -> Terms:
+  """`(t - s)^2`."""
+  return (jnp.exp(log_teacher) - jnp.exp(log_student)) ** 2
+
+
+def exponential(log_student: Terms, log_teacher: Terms) -> Terms:
+  """`t (log t - log s)^2`."""
+  return jnp.exp(log_teacher) * (log_teacher - log_student) ** 2
+
+
+def kagan(log_student: Terms, log_teacher: Terms) -> Terms:
+  """`(t - s)^2 / t`; the ratio `s / t` is capped at `e^30`."""
+  log_ratio = jnp.minimum(log_student - log_teacher, _LARGEST_LOG_RATIO)
+  return jnp.exp(log_teacher) * jnp.expm1(log_ratio) ** 2
+
+
+def smoothed_kullback_leibler(epsilon: float) -> Divergence:
+  """`t log((t + epsilon) / (s + epsilon))`, as in the published code of PKT."""
+
+  def terms(log_student, log_teacher):
+    student, teacher = jnp.exp(log_student), jnp.exp(log_teacher)
+    return teacher * jnp.log((teacher + epsilon) / (student + epsilon))
+
+  return terms
+
+
+DIVERGENCES: dict[str, Divergence] = {
+  "jeffreys": jeffreys,
+  "kl": kullback_leibler,
+  "abs": absolute,
+  "squared": squared,
+  "exponential": exponential,
+  "kagan": kagan,
+}
+
+
+def divergence_by_name(name: str) -> Divergence:
+  """The divergence of that name.
+
+  Raises:
+    ValueError: If there is no such divergence; lists those there are.
+  """
+  _checks.check_choice("divergence", name, DIVERGENCES)
+  return DIVERGENCES[name]
+
+
+def authors_divergence(name: str, epsilon: float = 1e-6) -> Divergence:
+  """A divergence exactly as in the code published with the paper.
+
+  Differs from the divergence of the same name here only for `kl`, which is
+  `t log(epsilon + t / (epsilon + s))` there, and not 0 at equality.
+
+  Raises:
+    ValueError: If there is no such divergence.
+  """
+
+  def kl(log_student, log_teacher):
+    student, teacher = jnp.exp(log_student), jnp.exp(log_teacher)
+    return teacher * jnp.log(epsilon + teacher / (epsilon + student))
+
+  return kl if name == "kl" else divergence_by_name(name)

@@ -1,0 +1,234 @@
+"""Pairwise kernels: how similar each row is to each other row, on a log scale.
+
+A kernel turns features `[batch, ...]` (anything after the batch axis is flattened)
+into similarities in (0, 1], with exactly 1 between a row and itself. Everything that
+is built on kernels here works with logarithms, so that a similarity too small for
+float32 still has a value and a gradient.
+
+All arithmetic is float32 (float64 stays float64) at the highest matmul precision,
+whatever the dtype of the features. Values and gradients are finite and meaningful for
+duplicate rows, antipodal rows, zero rows and features with a large common mean.
+
+    kernel = kernels.student_t(degree=1.0)
+    similarities = kernel(features)                  # [batch, batch]
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+
+from flowkd_jax import _checks
+from flowkd_jax import _pairs
+from flowkd_jax import _precision
+
+Matrix = Float[Array, "rows columns"]
+Scalar = Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """A pairwise kernel; call it on features for the matrix of similarities.
+
+  Attributes:
+    name: What it is called in configurations, tables and pictures.
+    log: `(pairs, bandwidth) -> [n, m]`, logarithms of the similarities.
+    bandwidth: `(columns [m, d], mask [m]) -> scalar`, what the kernel has to know of
+      the whole batch; a constant for all but the adaptive kernels.
+  """
+
+  name: str
+  log: Callable[[_pairs.Pairs, Scalar], Matrix]
+  bandwidth: Callable[[Float[Array, "m d"], Array | None], Scalar]
+
+  def __call__(
+    self, features: Float[Array, "batch ..."]
+  ) -> Float[Array, "batch batch"]:
+    """Similarities between all rows of `features`.
+
+    Raises:
+      TypeError: If `features` is not floating point.
+      ValueError: If `features` is empty or has no feature axis.
+    """
+    _checks.check_features(features=features)
+    rows = flatten(features)
+    pairs = _pairs.pair_geometry(rows, rows, jnp.arange(rows.shape[0]))
+    return jnp.exp(self.log(pairs, self.bandwidth(rows, None)))
+
+
+def flatten(
+  features: Float[Array, "batch ..."], mask: Array | None = None
+) -> Float[Array, "batch dim"]:
+  """Rows as vectors of at least float32; masked rows become zeros."""
+  rows = _precision.at_least_float32(features).reshape(features.shape[0], -1)
+  if mask is None:
+    return rows
+  return jnp.where(mask.astype(bool)[:, None], rows, 0)
+
+
+def unit_rows(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
+  """Rows divided by their Euclidean norm; a zero row stays zero, gradient too."""
+  norms = _pairs.safe_power((rows**2).sum(1, keepdims=True), 0.5)
+  return jnp.where(norms > 0, rows / jnp.where(norms > 0, norms, 1), 0)
+
+
+def cosine() -> Kernel:
+  """Cosine kernel `K = (1 + cos(a, b)) / 2` (Passalis et al. 2020, Eq. 7).
+
+  A zero row has cosine 0 with every other row. Similarities are floored at the machine
+  epsilon, below which they are rounding noise.
+  """
+
+  def log(pairs, bandwidth):
+    del bandwidth
+    gaps = pairs.cosine_gaps
+    ceiling = 1 - jnp.finfo(gaps.dtype).eps
+    return jnp.log1p(-jnp.where(gaps < ceiling, gaps, ceiling))
+
+  return Kernel("cosine", log, _constant(1.0))
+
+
+def student_t(degree: float = 1.0) -> Kernel:
+  """Student-t kernel `K = 1 / (1 + |a - b|^degree)` (Passalis et al. 2020, Eq. 8).
+
+  Raises:
+    ValueError: If `degree` is not positive.
+  """
+  _checks.check_positive("degree", degree)
+
+  def log(pairs, bandwidth):
+    del bandwidth
+    return -jnp.log1p(_pairs.safe_power(pairs.squared_distances, degree / 2))
+
+  return Kernel("student_t", log, _constant(1.0))
+
+
+def rbf(bandwidth: float = 1.0) -> Kernel:
+  """Gaussian kernel `K = exp(-|a - b|^2 / (2 bandwidth^2))`.
+
+  Raises:
+    ValueError: If `bandwidth` is not positive.
+  """
+  _checks.check_positive("bandwidth", bandwidth)
+  return Kernel("rbf", _log_gaussian, _constant(bandwidth))
+
+
+def adaptive_rbf() -> Kernel:
+  """Gaussian kernel whose bandwidth is the mean distance between distinct rows.
+
+  The bandwidth is a constant to the gradient, and belongs to the whole batch.
+  """
+  return Kernel("adaptive_rbf", _log_gaussian, _mean_distance)
+
+
+def cauchy(bandwidth: float = 1.0) -> Kernel:
+  """Cauchy kernel `K = 1 / (1 + |a - b|^2 / bandwidth^2)`.
+
+  Raises:
+    ValueError: If `bandwidth` is not positive.
+  """
+  _checks.check_positive("bandwidth", bandwidth)
+
+  def log(pairs, bandwidth):
+    return -jnp.log1p(pairs.squared_distances / bandwidth**2)
+
+  return Kernel("cauchy", log, _constant(bandwidth))
+
+
+KERNELS: dict[str, Callable[[], Kernel]] = {
+  "cosine": cosine,
+  "student_t": student_t,
+  "rbf": rbf,
+  "adaptive_rbf": adaptive_rbf,
+  "cauchy": cauchy,
+}
+
+
+def by_name(name: str) -> Kernel:
+  """The kernel of that name with its default parameters.
+
+  Raises:
+    ValueError: If there is no such kernel; lists those there are.
+  """
+  _checks.check_choice("kernel", name, KERNELS)
+  return KERNELS[name]()
+
+
+def authors_kernel(name: str, epsilon: float = 1e-6) -> Kernel:
+  """A kernel exactly as in the code published with the paper.
+
+  Differs from the kernel of the same name here: distances are
+  `sqrt(|a - b|^2 + epsilon)`, so a row is not quite similar to itself; vectors are
+  divided by `|a| + epsilon`; `rbf` is `exp(-distance / bandwidth)`, without the
+  square; the adaptive bandwidth averages over the diagonal too. Degree and bandwidth
+  are 1. Where the authors' similarity is 0 or below (antipodal rows) and their loss is
+  not finite, it is floored at the smallest normal number.
+
+  Args:
+    name: One of the names in `KERNELS`.
+    epsilon: 1e-6 in the code of the main method, 1e-7 in that of PKT.
+
+  Raises:
+    ValueError: If there is no such kernel.
+  """
+  _checks.check_choice("kernel", name, KERNELS)
+
+  def distances(pairs):
+    return jnp.sqrt(pairs.squared_distances + epsilon)
+
+  def log_cosine(pairs, bandwidth):
+    del bandwidth
+    # (|a| + eps)(|b| + eps) differs from |a| |b| by eps (|a| + |b|) + eps^2.
+    shrink = pairs.norm_products / (
+      pairs.norm_products + epsilon * pairs.norm_sums + epsilon**2
+    )
+    similarity = ((1 - 2 * pairs.cosine_gaps) * shrink + 1) / 2
+    return jnp.log(jnp.maximum(similarity, jnp.finfo(similarity.dtype).tiny))
+
+  logs = {
+    "cosine": log_cosine,
+    "student_t": lambda pairs, _: -jnp.log1p(distances(pairs)),
+    "cauchy": lambda pairs, _: -jnp.log1p(distances(pairs) ** 2),
+    "rbf": lambda pairs, width: -distances(pairs) / width,
+    "adaptive_rbf": lambda pairs, width: -distances(pairs) / width,
+  }
+
+  def adaptive(columns, mask):
+    return _mean_over_pairs(columns, mask, distances, self_pairs=True)
+
+  bandwidth = adaptive if name == "adaptive_rbf" else _constant(1.0)
+  return Kernel(f"authors_{name}", logs[name], bandwidth)
+
+
+def _log_gaussian(pairs, bandwidth):
+  return -pairs.squared_distances / (2 * bandwidth**2)
+
+
+def _mean_distance(columns, mask):
+  mean = _mean_over_pairs(
+    columns, mask, lambda pairs: jnp.sqrt(pairs.squared_distances), self_pairs=False
+  )
+  return jnp.where(mean > 0, mean, 1)  # all rows alike: any bandwidth will do
+
+
+def _mean_over_pairs(columns, mask, function, *, self_pairs):
+  columns = lax.stop_gradient(columns)
+  pairs = _pairs.pair_geometry(columns, columns, jnp.arange(columns.shape[0]))
+  valid = jnp.ones_like(pairs.same) if self_pairs else ~pairs.same
+  if mask is not None:
+    real = mask.astype(bool)
+    valid = valid & real[:, None] & real[None, :]
+  values = function(pairs)
+  count = jnp.maximum(valid.sum(dtype=values.dtype), 1)
+  return jnp.where(valid, values, 0).sum() / count
+
+
+def _constant(value: float):
+  def bandwidth(columns, mask):
+    del mask
+    return jnp.asarray(value, columns.dtype)
+
+  return bandwidth

@@ -1,0 +1,24 @@
+"""Distillation losses: `(student, teacher, *, options) -> scalar`.
+
+Pure functions of arrays, whatever library they come from. The caller jits.
+"""
+
+from flowkd_jax.losses._flow import information_flow
+from flowkd_jax.losses._flow import information_flow_terms
+from flowkd_jax.losses._flow import quadratic_flow
+from flowkd_jax.losses._flow import quadratic_flow_terms
+from flowkd_jax.losses._flow import weighted_sum
+from flowkd_jax.losses._probabilistic import conditional_divergence
+from flowkd_jax.losses._probabilistic import pkt
+from flowkd_jax.losses._response import cross_entropy
+
+__all__ = [
+  "conditional_divergence",
+  "cross_entropy",
+  "information_flow",
+  "information_flow_terms",
+  "pkt",
+  "quadratic_flow",
+  "quadratic_flow_terms",
+  "weighted_sum",
+]

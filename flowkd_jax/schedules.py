@@ -1,0 +1,90 @@
+"""Schedules of loss weights over training, as optax schedules of the step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flowkd_jax import _checks
+
+
+def critical_period(
+  initial_weight: float = 100.0,
+  decay: float = 0.7,
+  *,
+  steps_per_epoch: int = 1,
+  by_step: bool = False,
+) -> optax.Schedule:
+  """Weight of the intermediate layers: strong at first, then let go.
+
+  `initial_weight * decay^k` at epoch k (Passalis et al. 2020, Eq. 10): with the
+  defaults above 2 while connections form (k <= 10), below 0.01 from k = 26. By
+  epoch as in the paper, or decaying smoothly with every step.
+
+  Args:
+    initial_weight: Weight in the first epoch.
+    decay: Factor per epoch, the paper's gamma.
+    steps_per_epoch: Steps in an epoch; with 1 the argument counts epochs.
+    by_step: Decay within epochs too.
+
+  Returns:
+    A function from the step (0, 1, ...) to the weight.
+
+  Raises:
+    ValueError: If `initial_weight` is negative, `decay` outside (0, 1], or
+      `steps_per_epoch` below 1.
+
+  Example:
+    >>> weight = critical_period(steps_per_epoch=10)
+    >>> [round(float(weight(step)), 3) for step in (0, 9, 10, 20)]
+    [100.0, 100.0, 70.0, 49.0]
+  """
+  if initial_weight < 0:
+    raise ValueError(f"initial_weight: expected 0 or above, got {initial_weight}")
+  if not 0 < decay <= 1:
+    raise ValueError(f"decay: expected a factor in (0, 1], got {decay}")
+  _checks.check_positive("steps_per_epoch", steps_per_epoch)
+
+  def schedule(count):
+    epochs = jnp.asarray(count, jnp.float32) / steps_per_epoch
+    epochs = epochs if by_step else jnp.floor(epochs)
+    return initial_weight * jnp.asarray(decay, jnp.float32) ** epochs
+
+  return schedule
+
+
+class ResetState(NamedTuple):
+  """State of `reset_every`: updates so far, and the inner optimizer's state."""
+
+  count: jax.Array
+  inner: optax.OptState
+
+
+def reset_every(
+  optimizer: optax.GradientTransformation, period: int
+) -> optax.GradientTransformation:
+  """An optimizer that forgets its state every `period` updates.
+
+  The code published with the paper builds a new Adam for every epoch of the
+  student, so its moments start from zero there; wrap the optimizer with the
+  number of steps in an epoch to do the same.
+
+  Raises:
+    ValueError: If `period` is below 1.
+  """
+  _checks.check_positive("period", period)
+
+  def init(params):
+    return ResetState(jnp.zeros((), jnp.int32), optimizer.init(params))
+
+  def update(updates, state, params=None):
+    fresh = optimizer.init(updates if params is None else params)
+    at_start = state.count % period == 0
+    inner = jax.tree.map(
+      lambda new, old: jnp.where(at_start, new, old), fresh, state.inner
+    )
+    updates, inner = optimizer.update(updates, inner, params)
+    return updates, ResetState(optax.safe_increment(state.count), inner)
+
+  return optax.GradientTransformation(init, update)

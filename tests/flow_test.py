@@ -1,0 +1,92 @@
+"""Information flow vectors, the layer map, and the flow divergence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import flow
+from flowkd_jax import information
+from flowkd_jax import kernels
+
+
+def _taps(seed=0, shapes=((4, 4, 2), (8,), (2, 4), (8,))):
+  rng = np.random.default_rng(seed)
+  return {
+    f"tap_{index}": jnp.asarray(rng.standard_normal((10, *shape)), jnp.float32)
+    for index, shape in enumerate(shapes)
+  }
+
+
+LABELS = jnp.arange(10, dtype=jnp.int32) % 3
+
+
+@pytest.mark.parametrize("name", ["cosine", "student_t"])
+def test_information_flow_holds_the_information_of_each_tap(name):
+  taps, kernel = _taps(), kernels.by_name(name)
+  expected = [
+    information.quadratic_mutual_information(tap, LABELS, 3, kernel=kernel)
+    for tap in taps.values()
+  ]
+  for given in (taps, list(taps.values())):
+    actual = flow.information_flow(given, LABELS, 3, kernel=kernel)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_taps_of_equal_width_share_one_vmap():
+  calls = []
+
+  def measure(x):
+    calls.append(x.shape)
+    return x.sum()
+
+  taps = [jnp.ones((3, 4)), jnp.ones((3, 5)), 2 * jnp.ones((3, 4))]
+  np.testing.assert_array_equal(flow.map_by_shape(measure, taps), [12, 15, 24])
+  assert calls == [(3, 4), (3, 5)]
+
+
+def test_nearest_layers_map_last_to_last():
+  student = jnp.array([0.1, 0.5, 0.1])
+  teacher = jnp.array([0.1, 0.4, 0.6, 0.9])
+  np.testing.assert_array_equal(flow.nearest_layers(student, teacher), [0, 1, 3])
+
+
+def test_flow_divergence_sums_squares_over_the_layer_map():
+  student, teacher = jnp.array([0.1, 0.5]), jnp.array([0.2, 0.4, 1.0])
+  nearest = flow.flow_divergence(student, teacher)
+  np.testing.assert_allclose(nearest, 0.1**2 + 0.5**2, rtol=1e-5)
+  given = flow.flow_divergence(student, teacher, layer_map=(1, 2))
+  np.testing.assert_allclose(given, 0.3**2 + 0.5**2, rtol=1e-5)
+  weighted = flow.flow_divergence(student, teacher, weights=jnp.array([100.0, 1.0]))
+  np.testing.assert_allclose(weighted, 1 + 0.5**2, rtol=1e-5)
+  relative = flow.flow_divergence(student, teacher, relative=True)
+  np.testing.assert_allclose(relative, 0.5**2 + 0.5**2, rtol=1e-5)
+
+
+def test_flow_divergence_is_differentiable_in_the_student_taps():
+  student, teacher = _taps(0), _taps(1)
+  target = flow.information_flow(teacher, LABELS, 3)
+
+  def divergence(taps):
+    return flow.flow_divergence(
+      flow.information_flow(taps, LABELS, 3), target, layer_map=(0, 1, 2, 3)
+    )
+
+  before, gradient = jax.value_and_grad(divergence)(student)
+  moved = jax.tree.map(lambda x, g: x - 10 * g, student, gradient)
+  assert divergence(moved) < before
+
+
+def test_bad_input_is_refused():
+  with pytest.raises(ValueError, match="expected at least one activation"):
+    flow.information_flow([], LABELS, 3)
+  with pytest.raises(TypeError, match="conv: expected a floating-point array"):
+    flow.information_flow({"conv": jnp.ones((10, 2), jnp.int32)}, LABELS, 3)
+  with pytest.raises(ValueError, match="from 0 to 2, one per student tap, got"):
+    flow.flow_divergence(jnp.ones(2), jnp.ones(3), layer_map=(0, 3))
+  with pytest.raises(ValueError, match="expected 2 teacher indices"):
+    flow.flow_divergence(jnp.ones(2), jnp.ones(3), layer_map=(0,))
+  with pytest.raises(ValueError, match="layer_map: expected one of 'nearest'"):
+    flow.flow_divergence(jnp.ones(2), jnp.ones(3), layer_map="closest")
+  with pytest.raises(ValueError, match="student_flow: expected a non-empty vector"):
+    flow.flow_divergence(jnp.ones(()), jnp.ones(3))

@@ -1,0 +1,138 @@
+"""Quadratic mutual information against its definition in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import information
+from flowkd_jax import kernels
+
+CLASSES = 3
+
+
+def _batch(seed=0, rows=20, dim=6, dtype=jnp.float32):
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, CLASSES, rows)
+  features = rng.standard_normal((rows, dim)) + np.eye(CLASSES, dim)[labels]
+  return jnp.asarray(features, dtype), jnp.asarray(labels, jnp.int32)
+
+
+def _definition(similarities, labels):
+  k, y = np.asarray(similarities, np.float64), np.asarray(labels)
+  share = np.bincount(y, minlength=CLASSES) / len(y)
+  within = (k * (y[:, None] == y[None, :])).mean()
+  everything = (share**2).sum() * k.mean()
+  between = (share[y] * k.mean(1)).mean()
+  return within, everything, between
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_information_equals_its_definition(name, block_size, x64):
+  features, labels = _batch(dtype=jnp.float64)
+  kernel = kernels.by_name(name)
+  within, everything, between = _definition(kernel(features), labels)
+  options = {"kernel": kernel, "block_size": block_size}
+  potentials = information.information_potentials(features, labels, CLASSES, **options)
+  np.testing.assert_allclose(potentials, (within, everything, between), rtol=1e-10)
+  value = information.quadratic_mutual_information(features, labels, CLASSES, **options)
+  np.testing.assert_allclose(value, within + everything - 2 * between, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["cosine", "student_t"])
+def test_information_of_thousands_of_rows_is_safe_in_float32(name):
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 10, 3000)
+  features = 5 + rng.standard_normal((3000, 64)) + 0.3 * np.eye(10, 64)[labels]
+  kernel = kernels.by_name(name)
+  arguments = (jnp.asarray(labels, jnp.int32), 10)
+  actual = information.quadratic_mutual_information(
+    jnp.asarray(features, jnp.float32), *arguments, kernel=kernel, block_size=500
+  )
+  with jax.enable_x64(True):
+    expected = float(
+      information.quadratic_mutual_information(
+        jnp.asarray(features, jnp.float64), *arguments, kernel=kernel
+      )
+    )
+  assert expected < 1e-3
+  np.testing.assert_allclose(actual, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cosine", "student_t"])
+def test_padding_changes_nothing(name):
+  features, labels = _batch()
+  mask = jnp.arange(26) < 20
+  padded = jnp.concatenate([features, jnp.full((6, 6), 7.0)])
+  padded_labels = jnp.concatenate([labels, jnp.zeros(6, jnp.int32)])
+  kernel = kernels.by_name(name)
+  for measure in (
+    information.quadratic_mutual_information,
+    information.information_potentials,
+  ):
+    expected = measure(features, labels, CLASSES, kernel=kernel)
+    actual = measure(padded, padded_labels, CLASSES, kernel=kernel, mask=mask)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cosine", "student_t", "adaptive_rbf"])
+def test_information_and_gradient_of_the_global_batch(name):
+  features, labels = _batch(rows=32)
+  mask = jnp.arange(32) < 27  # the last device holds no real row
+  kernel = kernels.by_name(name)
+
+  def measure(features, labels, mask, axis_name=None):
+    return information.quadratic_mutual_information(
+      features, labels, CLASSES, kernel=kernel, mask=mask, axis_name=axis_name
+    )
+
+  expected = jax.value_and_grad(measure)(features, labels, mask)
+  split = [x.reshape(8, 4, *x.shape[1:]) for x in (features, labels, mask)]
+  values, gradients = jax.pmap(
+    jax.value_and_grad(lambda *batch: measure(*batch, "batch")), axis_name="batch"
+  )(*split)
+  np.testing.assert_allclose(values, np.full(8, expected[0]), rtol=1e-5)
+  # Each device differentiates the sum of all devices' equal losses.
+  np.testing.assert_allclose(
+    gradients.reshape(32, -1) / 8, expected[1], rtol=1e-4, atol=1e-8
+  )
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_information_is_finite_at_degenerate_rows(name, degenerate_rows):
+  @jax.jit
+  @jax.value_and_grad
+  def measure(rows):
+    labels = jnp.arange(rows.shape[0]) % CLASSES
+    return information.quadratic_mutual_information(
+      rows, labels, CLASSES, kernel=kernels.by_name(name)
+    )
+
+  for case, rows in degenerate_rows.items():
+    value, gradient = measure(rows)
+    assert np.isfinite(value), case
+    assert np.isfinite(gradient).all(), case
+
+
+def test_features_that_are_the_labels_carry_most_information():
+  labels = jnp.arange(12) % CLASSES
+  perfect = jax.nn.one_hot(labels, CLASSES)
+  value = information.quadratic_mutual_information(perfect, labels, CLASSES)
+  # p = 1/3, unit class means at distance sqrt(2/3) of the centre: 3 (1/9) (2/3) / 2.
+  np.testing.assert_allclose(value, 1 / 9, rtol=1e-6)
+  blind = information.quadratic_mutual_information(jnp.ones((12, 3)), labels, CLASSES)
+  np.testing.assert_allclose(blind, 0, atol=1e-12)
+
+
+def test_bad_input_is_refused():
+  features, labels = _batch()
+  measure = information.quadratic_mutual_information
+  with pytest.raises(TypeError, match="labels: expected integer class labels"):
+    measure(features, labels.astype(jnp.float32), CLASSES)
+  with pytest.raises(ValueError, match=r"labels: expected shape \(20,\), got \(19,\)"):
+    measure(features, labels[1:], CLASSES)
+  with pytest.raises(ValueError, match="num_classes: expected a number above 0"):
+    measure(features, labels, 0)
+  with pytest.raises(ValueError, match="mask: expected shape"):
+    measure(features, labels, CLASSES, mask=jnp.ones(3, bool))

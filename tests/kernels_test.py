@@ -1,0 +1,170 @@
+"""Kernels against float64 NumPy, and at the edges where such code goes wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import _pairs
+from flowkd_jax import kernels
+
+
+def _features(seed=0, shape=(12, 7)):
+  return np.random.default_rng(seed).standard_normal(shape)
+
+
+def _distances(x):
+  x = x.astype(np.float64)
+  return np.sqrt(((x[:, None] - x[None, :]) ** 2).sum(-1))
+
+
+def _cosines(x):
+  x = x.astype(np.float64)
+  x = x / np.linalg.norm(x, axis=1, keepdims=True)
+  return x @ x.T
+
+
+def _expected(name, x):
+  d = _distances(x)
+  off = ~np.eye(len(x), dtype=bool)
+  return {
+    "cosine": (1 + _cosines(x)) / 2,
+    "student_t": 1 / (1 + d),
+    "rbf": np.exp(-(d**2) / 2),
+    "adaptive_rbf": np.exp(-(d**2) / (2 * d[off].mean() ** 2)),
+    "cauchy": 1 / (1 + d**2),
+  }[name]
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_kernel_equals_its_definition(name):
+  x = _features()
+  actual = jax.jit(kernels.by_name(name))(jnp.asarray(x, jnp.float32))
+  np.testing.assert_allclose(actual, _expected(name, x), rtol=2e-5)
+  np.testing.assert_array_equal(np.diagonal(actual), 1.0)
+
+
+@pytest.mark.parametrize("degree", [0.5, 1.0, 2.0, 3.0])
+def test_student_t_takes_any_degree(degree):
+  x = _features()
+  actual = kernels.student_t(degree)(jnp.asarray(x, jnp.float32))
+  np.testing.assert_allclose(actual, 1 / (1 + _distances(x) ** degree), rtol=2e-5)
+
+
+def test_kernel_flattens_everything_after_the_batch_axis():
+  maps = jnp.asarray(_features(shape=(5, 4, 4, 3)), jnp.float32)
+  kernel = kernels.student_t()
+  np.testing.assert_array_equal(kernel(maps), kernel(maps.reshape(5, -1)))
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_kernel_works_under_vmap_over_taps(name):
+  stacked = jnp.asarray(_features(shape=(3, 6, 5)), jnp.float32)
+  kernel = kernels.by_name(name)
+  expected = jnp.stack([kernel(tap) for tap in stacked])
+  np.testing.assert_allclose(jax.vmap(kernel)(stacked), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [0.0, 10.0, 1000.0])
+def test_distances_survive_a_large_common_mean(mean):
+  x = (_features() + mean).astype(np.float32)
+  actual = kernels.student_t()(jnp.asarray(x))
+  np.testing.assert_allclose(actual, _expected("student_t", x), rtol=1e-3)
+
+
+def test_cosine_keeps_its_signal_under_a_large_common_mean():
+  x = (_features(shape=(12, 64)) + 1000).astype(np.float32)
+  pairs = _pairs.pair_geometry(jnp.asarray(x), jnp.asarray(x), jnp.arange(12))
+  expected = (1 - _cosines(x)) / 2
+  assert expected.max() < 1e-5
+  np.testing.assert_allclose(pairs.cosine_gaps, expected, rtol=1e-2, atol=1e-10)
+
+
+def test_rows_of_very_different_norm_keep_their_digits():
+  x = (_features() * np.logspace(-6, 6, 12)[:, None]).astype(np.float32)
+  kernel = kernels.cosine()
+  np.testing.assert_allclose(
+    kernel(jnp.asarray(x)), _expected("cosine", x), rtol=1e-5, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_kernel_is_computed_in_float32_whatever_comes_in(dtype):
+  x = jnp.asarray(_features(), dtype)
+  actual = kernels.student_t()(x)
+  assert actual.dtype == jnp.float32
+  expected = _expected("student_t", np.asarray(x, np.float64))
+  np.testing.assert_allclose(actual, expected, rtol=2e-5)
+
+
+def test_geometry_of_some_rows_equals_that_of_all():
+  x = jnp.asarray(_features(), jnp.float32)
+  everything = _pairs.pair_geometry(x, x, jnp.arange(12))
+  some = _pairs.pair_geometry(x[3:7], x, jnp.arange(3, 7))
+  for name in ("squared_distances", "cosine_gaps", "norm_products", "norm_sums"):
+    np.testing.assert_allclose(
+      getattr(some, name), getattr(everything, name)[3:7], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_gradient_of_distances_is_exact_at_a_zero_row(x64):
+  x = jnp.asarray(_features()).at[2].set(0)
+  weights = jnp.asarray(_features(1, (12, 12)))
+
+  def geometry(x):
+    pairs = _pairs.pair_geometry(x, x, jnp.arange(12))
+    return (weights * pairs.squared_distances).sum()
+
+  def direct(x):
+    return (weights * ((x[:, None] - x[None, :]) ** 2).sum(-1)).sum()
+
+  np.testing.assert_allclose(jax.grad(geometry)(x), jax.grad(direct)(x), rtol=1e-9)
+
+
+def test_second_derivatives_are_exact(x64):
+  x = jnp.asarray(_features(shape=(4, 3)))
+
+  def geometry(x):
+    pairs = _pairs.pair_geometry(x, x, jnp.arange(4))
+    return (pairs.squared_distances * pairs.cosine_gaps).sum()
+
+  def direct(x):
+    unit = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    gaps = (1 - unit @ unit.T) / 2
+    return (((x[:, None] - x[None, :]) ** 2).sum(-1) * gaps).sum()
+
+  hessians = jax.hessian(geometry)(x), jax.hessian(direct)(x)
+  np.testing.assert_allclose(*hessians, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+@pytest.mark.parametrize("make", [kernels.by_name, kernels.authors_kernel])
+def test_kernel_and_gradient_are_finite_at_degenerate_rows(name, make, degenerate_rows):
+  kernel = make(name)
+  value_and_grad = jax.jit(jax.value_and_grad(lambda x: kernel(x).sum()))
+  for case, rows in degenerate_rows.items():
+    value, gradient = value_and_grad(rows)
+    assert np.isfinite(value), case
+    assert np.isfinite(gradient).all(), case
+
+
+def test_unit_rows_leave_zero_rows_at_zero():
+  rows = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+  np.testing.assert_allclose(kernels.unit_rows(rows), [[0.6, 0.8], [0, 0]])
+  assert np.isfinite(jax.jacobian(kernels.unit_rows)(rows)).all()
+
+
+def test_bad_input_is_refused_with_what_was_expected():
+  with pytest.raises(TypeError, match="expected a floating-point array, got .*int32"):
+    kernels.cosine()(jnp.ones((2, 3), jnp.int32))
+  with pytest.raises(ValueError, match=r"at least two axes, got shape \(3,\)"):
+    kernels.cosine()(jnp.ones(3))
+  with pytest.raises(ValueError, match="degree: expected a number above 0, got -1"):
+    kernels.student_t(-1)
+  with pytest.raises(ValueError, match="bandwidth"):
+    kernels.rbf(0)
+  with pytest.raises(ValueError, match="bandwidth"):
+    kernels.cauchy(0)
+  for lookup in (kernels.by_name, kernels.authors_kernel):
+    with pytest.raises(ValueError, match="one of 'cosine', .* got 'cosin'"):
+      lookup("cosin")

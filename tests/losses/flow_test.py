@@ -1,0 +1,118 @@
+"""Losses over several taps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import flow
+from flowkd_jax import kernels
+from flowkd_jax import losses
+
+LABELS = jnp.arange(10, dtype=jnp.int32) % 3
+
+
+def _taps(seed, widths=(6, 4, 4)):
+  rng = np.random.default_rng(seed)
+  return {
+    f"tap_{index}": jnp.asarray(rng.standard_normal((10, width)), jnp.float32)
+    for index, width in enumerate(widths)
+  }
+
+
+def test_information_flow_is_the_weighted_sum_of_its_terms():
+  student, teacher = _taps(0), _taps(1, (8, 8, 9))
+  terms = losses.information_flow_terms(student, teacher)
+  assert list(terms) == list(student)
+  expected = [
+    losses.conditional_divergence(s, t, kernel=[kernels.cosine(), kernels.student_t()])
+    for s, t in zip(student.values(), teacher.values(), strict=True)
+  ]
+  np.testing.assert_allclose(list(terms.values()), expected, rtol=1e-5)
+  weights = (100.0, 100.0, 1.0)
+  for given in (weights, dict(zip(terms, weights, strict=True))):
+    total = losses.information_flow(student, teacher, weights=given)
+    np.testing.assert_allclose(total, np.dot(weights, expected), rtol=1e-5)
+
+
+def test_layer_map_pairs_taps_of_networks_of_different_depth():
+  student, teacher = _taps(0, (6, 4)), _taps(1, (8, 8, 9))
+  terms = losses.information_flow_terms(student, teacher, layer_map=(0, 2))
+  expected = losses.information_flow([student["tap_1"]], [teacher["tap_2"]])
+  np.testing.assert_allclose(terms["tap_1"], expected, rtol=1e-6)
+  with pytest.raises(
+    ValueError, match="student has 2 and the teacher 3; pass layer_map"
+  ):
+    losses.information_flow(student, teacher)
+  with pytest.raises(ValueError, match="layer_map: expected 2 teacher indices"):
+    losses.information_flow(student, teacher, layer_map=(0, 3))
+
+
+def test_quadratic_flow_is_the_relative_flow_divergence():
+  student, teacher = _taps(0), _taps(1, (8, 8, 9, 5))
+  options = {"labels": LABELS, "num_classes": 3}
+  expected = sum(
+    flow.flow_divergence(
+      flow.information_flow(student, LABELS, 3, kernel=kernels.by_name(name)),
+      flow.information_flow(teacher, LABELS, 3, kernel=kernels.by_name(name)),
+      relative=True,
+    )
+    for name in ("cosine", "student_t")
+  )
+  actual = losses.quadratic_flow(student, teacher, **options)
+  np.testing.assert_allclose(actual, expected, rtol=1e-4)
+  assert losses.quadratic_flow(student, student, **options) == 0
+
+
+def test_quadratic_flow_of_the_global_batch_on_eight_devices():
+  rng = np.random.default_rng(0)
+  student, teacher = (
+    jnp.asarray(rng.standard_normal((16, 4)), jnp.float32) for _ in range(2)
+  )
+  labels = jnp.arange(16, dtype=jnp.int32) % 3
+
+  def loss(student, teacher, labels, axis_name=None):
+    return losses.quadratic_flow(
+      [student], [teacher], labels=labels, num_classes=3, axis_name=axis_name
+    )
+
+  expected = jax.value_and_grad(loss)(student, teacher, labels)
+  split = [x.reshape(8, 2, *x.shape[1:]) for x in (student, teacher, labels)]
+  values, gradients = jax.pmap(
+    jax.value_and_grad(lambda *batch: loss(*batch, "batch")), axis_name="batch"
+  )(*split)
+  np.testing.assert_allclose(values, np.full(8, expected[0]), rtol=1e-4)
+  np.testing.assert_allclose(
+    gradients.reshape(16, 4) / 8, expected[1], rtol=1e-3, atol=1e-6
+  )
+
+
+def test_quadratic_flow_is_finite_at_degenerate_rows(degenerate_rows):
+  @jax.jit
+  @jax.value_and_grad
+  def loss(student, teacher):
+    labels = jnp.arange(student.shape[0]) % 3
+    return losses.quadratic_flow([student], [teacher], labels=labels, num_classes=3)
+
+  for case, rows in degenerate_rows.items():
+    normal = jnp.asarray(np.random.default_rng(1).standard_normal(rows.shape))
+    for pair in ((rows, normal), (normal, rows)):
+      value, gradient = loss(*pair)
+      assert np.isfinite(value), case
+      assert np.isfinite(gradient).all(), case
+
+
+def test_weights_must_match_the_taps():
+  student = _taps(0)
+  with pytest.raises(ValueError, match="weights: expected 3, one per tap, got 2"):
+    losses.information_flow(student, student, weights=(1.0, 1.0))
+  with pytest.raises(ValueError, match=r"each of \['tap_0'.* got \['tap_9'\]"):
+    losses.information_flow(student, student, weights={"tap_9": 1.0})
+
+
+def test_unknown_names_are_refused():
+  student = _taps(0)
+  with pytest.raises(ValueError, match="kernel: expected one of"):
+    losses.information_flow(student, student, kernel_names=["cosinus"])
+  with pytest.raises(ValueError, match="divergence: expected one of"):
+    losses.information_flow(student, student, divergence_name="js")

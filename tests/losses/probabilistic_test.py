@@ -1,0 +1,232 @@
+"""Conditional-probability losses: the authors' values, and the corrected form."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import information
+from flowkd_jax import kernels
+from flowkd_jax import losses
+
+GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
+
+
+def _features(seed=0, rows=12, student=5, teacher=9):
+  rng = np.random.default_rng(seed)
+  make = lambda width: jnp.asarray(rng.standard_normal((rows, width)), jnp.float32)
+  return make(student), make(teacher)
+
+
+def _assert_golden(golden, names, losses_of):
+  """One compilation for all losses of a file: values, then rows of the Jacobian."""
+  student = jnp.asarray(golden["student"], jnp.float64)
+  stacked = jax.jit(lambda x: (losses_of(x), jax.jacrev(losses_of)(x)))
+  for name, value, gradient in zip(names, *stacked(student), strict=True):
+    np.testing.assert_allclose(value, golden[f"{name}__loss"], rtol=1e-9)
+    expected = golden[f"{name}__grad"]
+    tolerance = 1e-9 * abs(expected).max()
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("kernel", kernels.KERNELS)
+def test_authors_values_and_gradients_are_reproduced(path, kernel, x64):
+  golden = np.load(path)
+  teacher = jnp.asarray(golden["teacher"], jnp.float64)
+
+  def losses_of(student):
+    return jnp.stack(
+      [
+        losses.conditional_divergence(
+          student,
+          teacher,
+          kernel=kernels.authors_kernel(kernel),
+          divergence=information.authors_divergence(divergence),
+          self_pairs=True,
+          reduction="matrix",
+        )
+        for divergence in information.DIVERGENCES
+      ]
+    )
+
+  names = [f"hkd__{kernel}__{divergence}" for divergence in information.DIVERGENCES]
+  _assert_golden(golden, names, losses_of)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_authors_combined_loss_and_pkt_are_reproduced(path, x64):
+  golden = np.load(path)
+  teacher = jnp.asarray(golden["teacher"], jnp.float64)
+
+  def losses_of(student):
+    return jnp.stack(
+      [
+        losses.information_flow([student], [teacher], authors=True),
+        losses.pkt(student, teacher, authors=True),
+      ]
+    )
+
+  _assert_golden(golden, ["hkd__combined__combined", "pkt__cosine__kl"], losses_of)
+
+
+def _definition(student, teacher, kernel_name):
+  """Passalis et al. 2020, Eq. 5-8, in float64 with loops."""
+  probabilities = []
+  for features in (student, teacher):
+    x = np.asarray(features, np.float64)
+    if kernel_name == "cosine":
+      unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+      k = (1 + unit @ unit.T) / 2
+    else:
+      k = 1 / (1 + np.linalg.norm(x[:, None] - x[None, :], axis=-1))
+    np.fill_diagonal(k, 0)
+    probabilities.append(k / k.sum(1, keepdims=True))
+  s, t = probabilities
+  total = 0.0
+  for i in range(len(s)):
+    for j in range(len(s)):
+      if i != j:
+        total += (t[i, j] - s[i, j]) * (np.log(t[i, j]) - np.log(s[i, j]))
+  return total / len(s)
+
+
+@pytest.mark.parametrize("block_size", [None, 5])
+@pytest.mark.parametrize("name", ["cosine", "student_t"])
+def test_conditional_divergence_equals_its_definition(name, block_size):
+  student, teacher = _features()
+  actual = losses.conditional_divergence(
+    student, teacher, kernel=kernels.by_name(name), block_size=block_size
+  )
+  np.testing.assert_allclose(actual, _definition(student, teacher, name), rtol=1e-4)
+
+
+def test_several_kernels_are_summed():
+  student, teacher = _features()
+  pair = [kernels.cosine(), kernels.student_t()]
+  together = losses.conditional_divergence(student, teacher, kernel=pair)
+  apart = [losses.conditional_divergence(student, teacher, kernel=k) for k in pair]
+  np.testing.assert_allclose(together, sum(apart), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_blocks_change_neither_value_nor_gradient(name):
+  student, teacher = _features(rows=13)
+
+  def loss(student, block_size):
+    return losses.conditional_divergence(
+      student, teacher, kernel=kernels.by_name(name), block_size=block_size
+    )
+
+  value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+  dense, blocked = value_and_grad(student, None), value_and_grad(student, 4)
+  np.testing.assert_allclose(dense[0], blocked[0], rtol=1e-5)
+  np.testing.assert_allclose(dense[1], blocked[1], rtol=1e-3, atol=1e-7)
+
+
+def test_matrix_reduction_is_smaller_by_the_batch_size():
+  student, teacher = _features()
+  rows = losses.conditional_divergence(student, teacher)
+  matrix = losses.conditional_divergence(student, teacher, reduction="matrix")
+  np.testing.assert_allclose(rows, 12 * matrix, rtol=1e-6)
+
+
+@pytest.mark.parametrize("authors", [False, True])
+@pytest.mark.parametrize("loss", [losses.pkt, losses.information_flow])
+def test_padding_changes_nothing(loss, authors):
+  student, teacher = _features()
+  mask = jnp.arange(16) < 12
+  pad = lambda x: jnp.concatenate([x, jnp.full((4, x.shape[1]), 3.0)])
+  wrap = (lambda x: [x]) if loss is losses.information_flow else lambda x: x
+
+  def padded(student):
+    return loss(wrap(pad(student)), wrap(pad(teacher)), authors=authors, mask=mask)
+
+  def plain(student):
+    return loss(wrap(student), wrap(teacher), authors=authors)
+
+  actual = jax.jit(jax.value_and_grad(padded))(student)
+  expected = jax.jit(jax.value_and_grad(plain))(student)
+  np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
+  np.testing.assert_allclose(actual[1], expected[1], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("authors", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_of_the_global_batch_on_eight_devices(authors, masked):
+  student, teacher = _features(rows=32)
+  mask = jnp.arange(32) < (27 if masked else 32)
+
+  def loss(student, teacher, mask, axis_name=None):
+    return losses.information_flow(
+      [student], [teacher], authors=authors, mask=mask, axis_name=axis_name
+    )
+
+  expected = jax.jit(jax.value_and_grad(loss))(student, teacher, mask)
+  split = [x.reshape(8, 4, *x.shape[1:]) for x in (student, teacher, mask)]
+  values, gradients = jax.pmap(
+    jax.value_and_grad(lambda *batch: loss(*batch, "batch")), axis_name="batch"
+  )(*split)
+  np.testing.assert_allclose(values, np.full(8, expected[0]), rtol=1e-5)
+  np.testing.assert_allclose(
+    gradients.reshape(32, -1) / 8, expected[1], rtol=1e-3, atol=1e-8
+  )
+
+
+@pytest.mark.parametrize("authors", [False, True])
+def test_loss_and_gradient_are_finite_at_degenerate_rows(authors, degenerate_rows):
+  @jax.jit
+  @lambda f: jax.value_and_grad(f, argnums=(0, 1))
+  def loss(student, teacher):
+    return losses.information_flow([student], [teacher], authors=authors)
+
+  for case, rows in degenerate_rows.items():
+    normal = jnp.asarray(np.random.default_rng(1).standard_normal(rows.shape))
+    for pair in ((rows, normal), (normal, rows), (rows, rows)):
+      value, gradients = loss(*pair)
+      assert np.isfinite(value), case
+      assert all(np.isfinite(gradient).all() for gradient in gradients), case
+
+
+def test_half_precision_features_lose_only_their_rounding():
+  student, teacher = _features(rows=32, student=16, teacher=32)
+  rounded = [x.astype(jnp.bfloat16) for x in (student, teacher)]
+  exact = [x.astype(jnp.float32) for x in rounded]
+  loss = lambda s, t: losses.information_flow([s], [t])
+  np.testing.assert_allclose(loss(*rounded), loss(*exact), rtol=1e-6)
+  assert jax.grad(loss)(*rounded).dtype == jnp.bfloat16
+
+
+def test_loss_is_invariant_to_rotation_and_permutation():
+  student, teacher = _features()
+  rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((5, 5)))[0]
+  order = np.random.default_rng(3).permutation(12)
+  expected = losses.information_flow([student], [teacher])
+  rotated = losses.information_flow([student @ jnp.float32(rotation)], [teacher])
+  permuted = losses.information_flow([student[order]], [teacher[order]])
+  np.testing.assert_allclose(rotated, expected, rtol=1e-4)
+  np.testing.assert_allclose(permuted, expected, rtol=1e-4)
+
+
+def test_gradient_steps_reduce_the_loss():
+  student, teacher = _features()
+  loss = jax.jit(jax.value_and_grad(lambda s: losses.pkt(s, teacher)))
+  first, _ = loss(student)
+  for _ in range(50):
+    _, gradient = loss(student)
+    student -= 5.0 * gradient
+  assert loss(student)[0] < 0.5 * first
+
+
+def test_bad_input_is_refused():
+  student, teacher = _features()
+  with pytest.raises(ValueError, match="student has 12, teacher has 11"):
+    losses.conditional_divergence(student, teacher[1:])
+  with pytest.raises(ValueError, match="reduction: expected one of 'rows', 'matrix'"):
+    losses.conditional_divergence(student, teacher, reduction="sum")
+  with pytest.raises(TypeError, match="teacher: expected a floating-point array"):
+    losses.pkt(student, teacher.astype(jnp.int32))
+  with pytest.raises(ValueError, match=r"mask: expected shape \(12,\), got \(3,\)"):
+    losses.pkt(student, teacher, mask=jnp.ones(3, bool))

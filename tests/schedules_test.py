@@ -1,0 +1,66 @@
+"""The critical-period schedule and the optimizer that forgets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flowkd_jax import schedules
+
+
+def test_critical_period_decays_by_epoch_as_in_the_paper():
+  weight = schedules.critical_period(steps_per_epoch=391)
+  for epoch in (0, 1, 10, 11, 26, 49):
+    for step in (391 * epoch, 391 * epoch + 390):
+      np.testing.assert_allclose(weight(step), 100 * 0.7**epoch, rtol=1e-5)
+  assert 1.9 < weight(391 * 11) < 2.0 < weight(391 * 10)
+  assert weight(391 * 26) < 0.01
+
+
+def test_critical_period_decays_by_step():
+  weight = schedules.critical_period(10.0, 0.5, steps_per_epoch=4, by_step=True)
+  np.testing.assert_allclose(weight(2), 10 * 0.5**0.5, rtol=1e-6)
+  np.testing.assert_allclose(jax.jit(weight)(jnp.int32(8)), 2.5, rtol=1e-6)
+
+
+def test_critical_period_is_an_optax_schedule():
+  optimizer = optax.sgd(schedules.critical_period(1.0, 0.5))
+  state = optimizer.init(jnp.ones(()))
+  updates = []
+  for _ in range(3):
+    update, state = optimizer.update(jnp.ones(()), state)
+    updates.append(float(update))
+  assert updates == [-1.0, -0.5, -0.25]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "match"),
+  [
+    ({"initial_weight": -1}, "initial_weight: expected 0 or above"),
+    ({"decay": 0}, r"decay: expected a factor in \(0, 1\], got 0"),
+    ({"decay": 1.5}, "decay"),
+    ({"steps_per_epoch": 0}, "steps_per_epoch"),
+  ],
+)
+def test_critical_period_refuses_impossible_values(arguments, match):
+  with pytest.raises(ValueError, match=match):
+    schedules.critical_period(**arguments)
+
+
+@pytest.mark.optimizer
+def test_reset_every_equals_a_new_optimizer_each_period():
+  gradients = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+  optimizer = schedules.reset_every(optax.adam(0.1), 3)
+  params = expected = jnp.ones(3)
+  state = optimizer.init(params)
+  for step, gradient in enumerate(jnp.asarray(gradients)):
+    updates, state = jax.jit(optimizer.update)(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+    if step % 3 == 0:
+      fresh = optax.adam(0.1).init(expected)
+    updates, fresh = optax.adam(0.1).update(gradient, fresh, expected)
+    expected = optax.apply_updates(expected, updates)
+  np.testing.assert_allclose(params, expected, rtol=1e-6)
+  with pytest.raises(ValueError, match="period"):
+    schedules.reset_every(optax.adam(0.1), 0)
