@@ -1,0 +1,34 @@
+"""What came out of a job: the files of its work directory as tables and pictures.
+
+    from flowkd_jax import report
+    report.network_table(report.read_results(workdir))   # in a terminal or notebook
+    report.flow_picture(report.read_metrics(workdir))    # a Matplotlib figure
+    report.save_pictures(workdir)                        # workdir/pictures/*.png
+
+Reads files and plain dictionaries only. Nothing here keeps a state, so several
+work directories can be read side by side.
+"""
+
+from flowkd_jax.report._canvas import NothingToDrawError
+from flowkd_jax.report._flow import flow_picture
+from flowkd_jax.report._pictures import loss_picture
+from flowkd_jax.report._pictures import precision_recall_picture
+from flowkd_jax.report._pictures import training_picture
+from flowkd_jax.report._save import save_pictures
+from flowkd_jax.report._table import network_markdown
+from flowkd_jax.report._table import network_table
+from flowkd_jax.report._workdir import read_metrics
+from flowkd_jax.report._workdir import read_results
+
+__all__ = [
+  "NothingToDrawError",
+  "flow_picture",
+  "loss_picture",
+  "network_markdown",
+  "network_table",
+  "precision_recall_picture",
+  "read_metrics",
+  "read_results",
+  "save_pictures",
+  "training_picture",
+]

@@ -1,0 +1,270 @@
+"""How every picture looks: figures, axes, lines, legends, colours of networks.
+
+Matplotlib is imported inside functions, as it takes a second that only those who
+draw should spend; and without pyplot, which has a global state and a backend.
+"""
+
+import functools
+import io
+from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from flowkd_jax.report._series import Series
+
+if TYPE_CHECKING:
+  from matplotlib.artist import Artist
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+EPOCHS = "epochs trained"
+
+_PIXELS_PER_INCH = 150
+
+# Okabe and Ito's colours, which colour-blind people tell apart too. Networks of one
+# architecture have neighbouring hues; the one trained on labels has the lighter.
+_COLOURS = {
+  "teacher": "#404040",
+  "student_labels": "#E69F00",
+  "auxiliary_labels": "#56B4E9",
+  "auxiliary": "#0072B2",
+  "student": "#D55E00",
+}
+_SPARE_COLOURS = ("#009E73", "#CC79A7", "#8C6BB1", "#A6761D")
+
+_TEXT = "#262626"
+_QUIET = "#6F6F6F"
+_GRID = "#E4E4E4"
+
+
+class NothingToDrawError(ValueError):
+  """What a picture shows was not recorded."""
+
+
+def network_colours(names: Iterable[str]) -> dict[str, str]:
+  """A colour for each network, the same in every picture."""
+  names = dict.fromkeys(names)
+  others = [name for name in names if name not in _COLOURS]
+  spare = {
+    name: _SPARE_COLOURS[i % len(_SPARE_COLOURS)] for i, name in enumerate(others)
+  }
+  return {name: _COLOURS.get(name) or spare[name] for name in names}
+
+
+def tap_colours(taps: Iterable[str]) -> dict[str, str]:
+  """A colour for each tap, from light at the input to dark at the output."""
+  import matplotlib
+  from matplotlib.colors import to_hex
+
+  taps = list(taps)
+  shades = np.linspace(0.82, 0.05, len(taps)) if len(taps) > 1 else [0.05]
+  viridis = matplotlib.colormaps["viridis"]
+  return {
+    tap: to_hex(viridis(float(shade))) for tap, shade in zip(taps, shades, strict=True)
+  }
+
+
+def new_figure(
+  rows: int,
+  columns: int,
+  *,
+  title: str,
+  width: float = 12.0,
+  height: float = 5.0,
+  height_ratios: Sequence[float] | None = None,
+  share_x: bool = False,
+  share_y: bool = False,
+) -> "tuple[Figure, Any]":
+  """A figure with `rows` x `columns` plain axes; sizes in inches."""
+  from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+  layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
+  figure = _figure_class()(figsize=(width, height), layout=layout)
+  figure.suptitle(title, x=0.008, ha="left", size=14, weight="bold", color=_TEXT)
+  grid = figure.subplots(
+    rows,
+    columns,
+    squeeze=False,
+    sharex="col" if share_x else "none",
+    sharey="row" if share_y else "none",
+    height_ratios=height_ratios,
+  )
+  for axes in grid.flat:
+    _strip(axes)
+  return figure, grid
+
+
+@functools.cache
+def _figure_class() -> "type[Figure]":
+  from matplotlib.figure import Figure
+
+  class Picture(Figure):
+    """Shows itself in notebooks, which by themselves show only pyplot's figures."""
+
+    def _repr_png_(self) -> bytes:
+      png = io.BytesIO()
+      self.savefig(png, format="png")
+      return png.getvalue()
+
+  return Picture
+
+
+def _strip(axes: "Axes") -> None:
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.spines[["left", "bottom"]].set_color(_QUIET)
+  axes.tick_params(colors=_QUIET, labelcolor=_TEXT, labelsize=9, length=3)
+  axes.grid(color=_GRID, linewidth=0.8)
+  axes.set_axisbelow(True)
+
+
+def name_axes(
+  axes: "Axes",
+  *,
+  title: str = "",
+  subtitle: str = "",
+  x: str = "",
+  y: str = "",
+  colour: str = _TEXT,
+) -> None:
+  """Title at the left, quiet subtitle at the right, quiet names of the axes."""
+  axes.set_title(title, loc="left", size=11, color=colour, weight="bold")
+  axes.set_title(subtitle, loc="right", size=9, color=_QUIET)
+  axes.set_xlabel(x, size=10, color=_QUIET)
+  axes.set_ylabel(y, size=10, color=_QUIET)
+
+
+def draw_line(
+  axes: "Axes",
+  line: Series,
+  *,
+  colour: str,
+  label: str = "",
+  bold: bool = False,
+) -> None:
+  """A line, with a mark at each point where these are few."""
+  axes.plot(
+    *line,
+    color=colour,
+    label=label,
+    linewidth=2.4 if bold else 1.5,
+    marker="o",
+    markersize=3.5 if len(line.x) <= 20 else 0,
+    zorder=3 if bold else 2,
+  )
+
+
+def draw_level(axes: "Axes", value: float, *, colour: str) -> None:
+  """A dashed horizontal line."""
+  axes.axhline(value, color=colour, linewidth=1.4, linestyle=(0, (5, 3)), zorder=2.5)
+
+
+def whole_epochs(axes: "Axes") -> None:
+  """Begins before training and marks whole epochs only."""
+  from matplotlib.ticker import MaxNLocator
+
+  axes.update_datalim([(0, 0), (1, 0)], updatey=False)
+  axes.autoscale_view(scaley=False)
+  axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+
+
+def plain_scale(axes: "Axes") -> None:
+  """Linear with few ticks, from zero unless that would squeeze what is seen."""
+  from matplotlib.ticker import FuncFormatter
+  from matplotlib.ticker import MaxNLocator
+
+  values = _drawn_values(axes)
+  if not values.size or 0 <= values.min() <= values.max() / 2:
+    axes.set_ylim(bottom=0)
+  axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+  axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
+
+
+def log_scale(axes: "Axes") -> None:
+  """Logarithmic, or linear from zero if the values span too little for that.
+
+  On the logarithmic scale values that are not positive leave gaps.
+  """
+  from matplotlib.ticker import FuncFormatter
+  from matplotlib.ticker import LogLocator
+  from matplotlib.ticker import NullFormatter
+
+  values = _drawn_values(axes)
+  positive = values[values > 0]
+  span = positive.max() / positive.min() if positive.size else 1.0
+  if span < 4:
+    axes.set_ylim(bottom=values.min(initial=0))
+    return
+  axes.set_yscale("log", nonpositive="mask")
+  ticks = (1,) if span > 100 else (1, 2, 5) if span > 10 else (1, 2, 3, 4, 6, 8)
+  axes.yaxis.set_major_locator(LogLocator(subs=ticks))
+  axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
+  axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _drawn_values(axes: "Axes") -> Float[np.ndarray, " values"]:
+  lines = [np.asarray(line.get_ydata(), float) for line in axes.get_lines()]
+  values = np.concatenate([[], *lines])
+  return values[np.isfinite(values)]
+
+
+def _plain_number(value: float, position: int | None = None) -> str:
+  del position
+  return f"{value:g}".replace("-", "−")
+
+
+def legend_below(figure: "Figure", entries: Iterable[tuple[str, str, bool]]) -> None:
+  """Under all axes, what lines mean: (label, colour, whether dashed) each."""
+  handles = [_handle(*entry) for entry in entries]
+  figure.legend(
+    handles=handles,
+    loc="outside lower left",
+    ncols=3,
+    frameon=False,
+    fontsize=10,
+    labelcolor=_TEXT,
+  )
+
+
+def legend_beside(axes: "Axes") -> None:
+  """To the right of the axes, in the order of drawing."""
+  axes.legend(
+    loc="upper left",
+    bbox_to_anchor=(1.0, 1.02),
+    frameon=False,
+    fontsize=9,
+    labelcolor=_TEXT,
+    handlelength=1.2,
+    borderaxespad=0.2,
+  )
+
+
+def legend_inside(axes: "Axes", *, title: str, low: bool) -> None:
+  """In the lower left or the upper right corner."""
+  axes.legend(
+    loc="lower left" if low else "upper right",
+    title=title,
+    alignment="left",
+    fontsize=9,
+    title_fontsize=9,
+    labelcolor=_TEXT,
+    facecolor="white",
+    edgecolor="none",
+    framealpha=0.85,
+  )
+
+
+def _handle(label: str, colour: str, dashed: bool) -> "Artist":
+  from matplotlib.lines import Line2D
+
+  style = "--" if dashed else "-"
+  return Line2D([], [], color=colour, linestyle=style, linewidth=2, label=label)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+  """Writes a PNG of some 1800 pixels width."""
+  figure.savefig(path, dpi=_PIXELS_PER_INCH)

@@ -1,0 +1,156 @@
+"""The picture of information flow: quadratic mutual information by tap and epoch."""
+
+from typing import TYPE_CHECKING
+from typing import NamedTuple
+
+import numpy as np
+
+from flowkd_jax.report import _canvas
+from flowkd_jax.report import _series
+from flowkd_jax.report._workdir import Metrics
+from flowkd_jax.report._workdir import Results
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+_KERNELS = {"cosine": "cosine kernel", "student_t": "Student-t kernel"}
+
+
+class _Flow(NamedTuple):
+  """What is drawn.
+
+  Attributes:
+    metrics: Those of all stages.
+    kernels: Kernels that any network was measured with; the rows.
+    taps: Taps of each network, from input to output.
+    teachers: For each network that learns from another, that one.
+    focus: The network whose taps are the columns: the last that learns.
+    colours: Of each network.
+  """
+
+  metrics: Metrics
+  kernels: list[str]
+  taps: dict[str, list[str]]
+  teachers: dict[str, str]
+  focus: str
+  colours: dict[str, str]
+
+
+def flow_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+  """What each tap knows about the labels over the epochs, in every network.
+
+  A column per tap, a row per kernel. Dashed: where the network that another one
+  learns from has ended, in the panels of the taps that are matched to it. Networks
+  with other taps appear at the same relative depth.
+
+  Args:
+    metrics: What `read_metrics` gives; keys `qmi/KERNEL/TAP`.
+    results: What `read_results` gives; tells titles and who learns from whom.
+
+  Raises:
+    NothingToDrawError: If no quadratic mutual information was recorded.
+  """
+  titles = _series.network_titles(metrics, results)
+  flow = _measured_flow(metrics, results, _canvas.network_colours(titles))
+  figure, grid = _canvas.new_figure(
+    len(flow.kernels),
+    len(flow.taps[flow.focus]),
+    title="Information flow: mutual information (QMI) of each tap and the labels",
+    width=max(8.0, 3.0 * len(flow.taps[flow.focus])),
+    height=1.4 + 2.5 * len(flow.kernels),
+    share_x=True,
+  )
+  for (row, column), axes in np.ndenumerate(grid):
+    kernel = flow.kernels[row]
+    factor = _readable_factor(flow, kernel)
+    _draw_panel(axes, flow, kernel, column, factor)
+    times = f"{factor:,} × " if factor > 1 else ""
+    _canvas.name_axes(
+      axes,
+      title="" if row else flow.taps[flow.focus][column],
+      subtitle="" if row else _other_names(flow, column),
+      x=_canvas.EPOCHS if row == len(flow.kernels) - 1 else "",
+      y="" if column else f"{times}QMI, {_KERNELS.get(kernel, f'{kernel} kernel')}",
+    )
+  lines = [(titles[stage], flow.colours[stage], False) for stage in flow.taps]
+  goals = [
+    (f"{teacher} at its end: goal of {student}", flow.colours[teacher], True)
+    for student, teacher in flow.teachers.items()
+  ]
+  _canvas.legend_below(figure, [*lines, *goals])
+  return figure
+
+
+def _measured_flow(
+  metrics: Metrics, results: Results, colours: dict[str, str]
+) -> _Flow:
+  pairs = {
+    stage: [key.split("/", 1) for key in _series.endings(metrics, stage, "qmi/")]
+    for stage in _series.stages_with(metrics, "qmi/")
+  }
+  if not pairs:
+    raise _canvas.NothingToDrawError(
+      "metrics: expected the quadratic mutual information of taps (qmi/KERNEL/TAP), "
+      "got none; train with its measurement turned on"
+    )
+  kernels = dict.fromkeys(kernel for found in pairs.values() for kernel, _ in found)
+  taps = {
+    stage: list(dict.fromkeys(tap for _, tap in found))
+    for stage, found in pairs.items()
+  }
+  teachers = {
+    student: teacher
+    for student, teacher in _series.teachers_of(metrics, results).items()
+    if student in taps and teacher in taps
+  }
+  focus = [stage for stage in taps if stage in teachers or not teachers][-1]
+  return _Flow(metrics, list(kernels), taps, teachers, focus, colours)
+
+
+def _readable_factor(flow: _Flow, kernel: str) -> int:
+  """1, 1,000 or 1,000,000: what brings the largest value of a kernel above 1/2."""
+  keys = {f"qmi/{kernel}/{tap}" for taps in flow.taps.values() for tap in taps}
+  lines = [
+    _series.series(flow.metrics, stage, key) for stage in flow.taps for key in keys
+  ]
+  values = np.abs(np.concatenate([line.y for line in lines]))
+  largest = values[np.isfinite(values)].max(initial=0)
+  return next((f for f in (1, 1000) if f * largest > 0.5), 1_000_000 if largest else 1)
+
+
+def _draw_panel(
+  axes: "Axes", flow: _Flow, kernel: str, column: int, factor: int
+) -> None:
+  """All networks at the tap of this column, and the goals of those that learn."""
+
+  def line(stage):
+    key = f"qmi/{kernel}/{_tap_beside(flow, column, stage)}"
+    found = _series.series(flow.metrics, stage, key)
+    return found._replace(y=factor * found.y)
+
+  for stage in flow.taps:
+    colour, bold = flow.colours[stage], stage == flow.focus
+    _canvas.draw_line(axes, line(stage), colour=colour, bold=bold)
+  for student, teacher in flow.teachers.items():
+    tap = _tap_beside(flow, column, student)
+    if tap in (_series.endings(flow.metrics, student, "loss/") or [tap]):
+      level = _series.last(line(teacher))
+      _canvas.draw_level(axes, level, colour=flow.colours[teacher])
+  _canvas.plain_scale(axes)
+  _canvas.whole_epochs(axes)
+
+
+def _other_names(flow: _Flow, column: int) -> str:
+  """Networks whose tap in this column has another name."""
+  own = flow.taps[flow.focus][column]
+  found = {stage: _tap_beside(flow, column, stage) for stage in flow.taps}
+  return ", ".join(f"{stage}: {tap}" for stage, tap in found.items() if tap != own)
+
+
+def _tap_beside(flow: _Flow, column: int, stage: str) -> str:
+  """The tap that a network has in a column: of the same name, or as deep."""
+  columns, taps = flow.taps[flow.focus], flow.taps[stage]
+  if columns[column] in taps:
+    return columns[column]
+  return taps[_series.corresponding(column, len(columns), len(taps))]

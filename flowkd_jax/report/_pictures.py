@@ -1,0 +1,214 @@
+"""Pictures of losses by tap, of retrieval, and of the course of training."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from flowkd_jax.report import _canvas
+from flowkd_jax.report import _series
+from flowkd_jax.report._workdir import Metrics
+from flowkd_jax.report._workdir import Results
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+_DISTANCES = {"euclidean": "Euclidean distance", "cosine": "Cosine distance"}
+
+
+def loss_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+  """Loss and weight of each tap over the epochs, a column per network.
+
+  Args:
+    metrics: What `read_metrics` gives; keys `loss/TAP` and `weight/TAP`.
+    results: What `read_results` gives; tells titles.
+
+  Raises:
+    NothingToDrawError: If no stage recorded losses by tap.
+  """
+  stages = _series.stages_with(metrics, "loss/")
+  if not stages:
+    raise _canvas.NothingToDrawError(
+      "metrics: expected losses by tap (loss/TAP), got none; networks that learn "
+      "from labels alone have none"
+    )
+  titles = _series.network_titles(metrics, results)
+  colours = _canvas.network_colours(titles)
+  figure, grid = _canvas.new_figure(
+    2,
+    len(stages),
+    title="Matching of each tap: loss before weighting, and weight",
+    width=max(8.0, 6.0 * len(stages)),
+    height=6.4,
+    height_ratios=(3, 2),
+    share_x=True,
+  )
+  for (row, column), axes in np.ndenumerate(grid):
+    quantity, stage = ("loss", "weight")[row], stages[column]
+    _draw_taps(axes, metrics, stage, quantity)
+    _canvas.name_axes(
+      axes,
+      title="" if row else titles[stage],
+      x=_canvas.EPOCHS if row else "",
+      y="" if column else f"{quantity} of the tap",
+      colour=colours[stage],
+    )
+  return figure
+
+
+def _draw_taps(axes: "Axes", metrics: Metrics, stage: str, quantity: str) -> None:
+  """A line per tap; taps whose lines are the same share one."""
+  taps = _series.endings(metrics, stage, "loss/")
+  shades = _canvas.tap_colours(taps)
+  groups: dict[bytes, list[str]] = {}
+  for tap in taps:
+    line = _series.series(metrics, stage, f"{quantity}/{tap}")
+    if line.x.size:
+      groups.setdefault(line.y.tobytes(), []).append(tap)
+  for first, *others in groups.values():
+    line = _series.series(metrics, stage, f"{quantity}/{first}")
+    label = _span([first, *others], taps)
+    _canvas.draw_line(axes, line, colour=shades[first], label=label)
+  _canvas.log_scale(axes)
+  _canvas.whole_epochs(axes)
+  _canvas.legend_beside(axes)
+
+
+def _span(some: list[str], taps: list[str]) -> str:
+  """Names of taps, in short if more than two are neighbours."""
+  start = taps.index(some[0])
+  if len(some) > 2 and taps[start : start + len(some)] == some:
+    return f"{some[0]} to {some[-1]}"
+  return ", ".join(some)
+
+
+def precision_recall_picture(results: Results) -> "Figure":
+  """Interpolated precision against recall of every network, a panel per distance.
+
+  Args:
+    results: What `read_results` gives.
+
+  Raises:
+    NothingToDrawError: If retrieval was not measured.
+  """
+  measured = {
+    distance: {
+      network["name"]: network["retrieval"][distance]
+      for network in results
+      if distance in (network.get("retrieval") or {})
+    }
+    for distance in _DISTANCES
+  }
+  measured = {distance: found for distance, found in measured.items() if found}
+  if not measured:
+    raise _canvas.NothingToDrawError(
+      "results: expected retrieval of at least one network, got none; it "
+      "is measured when a network is trained"
+    )
+  titles = _series.network_titles((), results)
+  figure, grid = _canvas.new_figure(
+    1,
+    len(measured),
+    title="Retrieval on the test set: interpolated precision at each recall",
+    width=max(7.0, 6.0 * len(measured)),
+    height=5.2,
+    share_y=True,
+  )
+  for axes, (distance, found) in zip(grid.flat, measured.items(), strict=True):
+    _draw_retrieval(axes, found, titles)
+    _canvas.name_axes(
+      axes,
+      title=_DISTANCES[distance],
+      x="recall, %",
+      y="" if axes is not grid.flat[0] else "precision, %",
+    )
+  return figure
+
+
+def _draw_retrieval(
+  axes: "Axes", found: Mapping[str, Mapping[str, Any]], titles: dict[str, str]
+) -> None:
+  """A line per network, the best first in the legend."""
+  averages = {name: 100 * one["mean_average_precision"] for name, one in found.items()}
+  colours = _canvas.network_colours(titles)
+  best_first = sorted(averages, key=averages.__getitem__, reverse=True)
+  for name in best_first:
+    levels = [
+      100 * np.array(found[name][key]) for key in ("recall_levels", "precision")
+    ]
+    _canvas.draw_line(
+      axes,
+      _series.Series(*levels),
+      colour=colours[name],
+      label=f"{averages[name]:.1f} %  {titles[name]}",
+      bold=name == "student",
+    )
+  axes.set(xlim=(0, 100), ylim=(0, 102))
+  free_below = averages[best_first[0]] > 50
+  _canvas.legend_inside(axes, title="mean average precision", low=free_below)
+
+
+def training_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+  """Test accuracy and training loss over the epochs of every network.
+
+  Args:
+    metrics: What `read_metrics` gives; keys `test_accuracy` and `loss`.
+    results: What `read_results` gives; tells titles.
+
+  Raises:
+    NothingToDrawError: If neither was recorded.
+  """
+  stages = dict.fromkeys(entry["stage"] for entry in metrics)
+  lines = {
+    key: {stage: _series.series(metrics, stage, key) for stage in stages}
+    for key in ("test_accuracy", "loss")
+  }
+  lines = {
+    key: {stage: line for stage, line in found.items() if line.x.size}
+    for key, found in lines.items()
+  }
+  lines = {key: found for key, found in lines.items() if found}
+  if not lines:
+    raise _canvas.NothingToDrawError(
+      "metrics: expected test_accuracy or loss by epoch, got none; train for at "
+      "least one epoch"
+    )
+  figure, grid = _canvas.new_figure(
+    1,
+    len(lines),
+    title="Course of training",
+    width=max(7.0, 6.0 * len(lines)),
+    height=5.0,
+  )
+  titles = _series.network_titles(metrics, results)
+  for axes, (key, found) in zip(grid.flat, lines.items(), strict=True):
+    _draw_course(axes, key, found, titles)
+  colours = _canvas.network_colours(titles)
+  drawn = [stage for stage in stages if any(stage in found for found in lines.values())]
+  entries = [(titles[stage], colours[stage], False) for stage in drawn]
+  _canvas.legend_below(figure, entries)
+  return figure
+
+
+def _draw_course(
+  axes: "Axes", key: str, lines: dict[str, _series.Series], titles: dict[str, str]
+) -> None:
+  accuracy = key == "test_accuracy"
+  colours = _canvas.network_colours(titles)
+  for stage, line in lines.items():
+    scaled = line._replace(y=100 * line.y) if accuracy else line
+    colour, bold = colours[stage], stage == "student"
+    _canvas.draw_line(axes, scaled, colour=colour, bold=bold)
+  if not accuracy:
+    _canvas.log_scale(axes)
+  _canvas.whole_epochs(axes)
+  _canvas.name_axes(
+    axes,
+    title="Test accuracy, where a classifier is trained"
+    if accuracy
+    else "Training loss, each network its own",
+    x=_canvas.EPOCHS,
+    y="accuracy, %" if accuracy else "loss",
+  )

@@ -1,0 +1,78 @@
+"""Numbers over epochs, picked out of the metrics of a work directory."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from flowkd_jax.report._workdir import Metrics
+from flowkd_jax.report._workdir import Results
+
+# Whom a network learns from where the results do not say: the first that is there.
+_USUAL_TEACHERS = {"student": ("auxiliary", "teacher"), "auxiliary": ("teacher",)}
+
+
+class Series(NamedTuple):
+  """Points of a line; those whose y is NaN are gaps."""
+
+  x: Float[np.ndarray, " points"]
+  y: Float[np.ndarray, " points"]
+
+
+def stages_with(metrics: Metrics, prefix: str) -> list[str]:
+  """Stages that have a key which begins with `prefix`, in order of training."""
+  stages = dict.fromkeys(entry["stage"] for entry in metrics)
+  return [stage for stage in stages if endings(metrics, stage, prefix)]
+
+
+def endings(metrics: Metrics, stage: str, prefix: str) -> list[str]:
+  """What follows `prefix` in the keys of a stage: taps from input to output."""
+  keys = dict.fromkeys(
+    key for entry in metrics if entry["stage"] == stage for key in entry
+  )
+  return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+
+
+def series(metrics: Metrics, stage: str, key: str) -> Series:
+  """The values of `key` in a stage over epochs trained; 0 is before training."""
+  entries = [entry for entry in metrics if entry["stage"] == stage and key in entry]
+  entries.sort(key=lambda entry: entry["epoch"])
+  values = [np.nan if entry[key] is None else entry[key] for entry in entries]
+  epochs = [entry["epoch"] + 1 for entry in entries]
+  return Series(np.array(epochs, float), np.array(values, float))
+
+
+def last(line: Series) -> float:
+  """The last value that is a number; NaN if there is none."""
+  finite = line.y[np.isfinite(line.y)]
+  return float(finite[-1]) if finite.size else np.nan
+
+
+def network_titles(metrics: Metrics, results: Results) -> dict[str, str]:
+  """What to call each network, by name; results come with titles."""
+  names = [entry["stage"] for entry in metrics]
+  titles = {name: name.replace("_", " ") for name in names}
+  for network in results:
+    titles[network["name"]] = network.get("title") or network["name"]
+  return titles
+
+
+def teachers_of(metrics: Metrics, results: Results) -> dict[str, str]:
+  """For each network that learns from another, the name of that one."""
+  stages = {entry["stage"] for entry in metrics}
+  teachers = {}
+  for student, usual in _USUAL_TEACHERS.items():
+    present = [teacher for teacher in usual if teacher in stages]
+    if student in stages and present:
+      teachers[student] = present[0]
+  for network in results:
+    if "teacher" in network:
+      teachers[network["name"]] = network["teacher"]
+  return {student: teacher for student, teacher in teachers.items() if teacher}
+
+
+def corresponding(position: int, taps: int, taps_there: int) -> int:
+  """Index of the tap at the same relative depth; first to first, last to last."""
+  if taps == 1:
+    return taps_there - 1
+  return round(position * (taps_there - 1) / (taps - 1))

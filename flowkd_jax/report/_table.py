@@ -1,0 +1,176 @@
+"""The final table: one row per network, for terminals, logs and Markdown."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from flowkd_jax.report._workdir import Results
+
+_DASH = "–"
+_METRICS = {"eucl": "euclidean", "cos": "cosine"}
+_UNTRAINED = (
+  f"{_DASH} for acc.: the classifier was not trained, as transfer uses no labels; "
+  "compare NCC and retrieval."
+)
+
+
+class _Column(NamedTuple):
+  """A column: its heading in two lines, the number of a network, and its format."""
+
+  heading: tuple[str, str]
+  number: Callable[[Mapping[str, Any]], float | None]
+  form: Callable[[float], str]
+  higher_is_better: bool = True
+
+
+class _Cell(NamedTuple):
+  text: str
+  best: bool
+
+
+def network_table(results: Results, *, authors: bool = False) -> Table:
+  """One row per network: size, accuracy and retrieval in percent, time.
+
+  Of networks of equal size the best numbers are bold. Fits into 80 columns and
+  needs no colours.
+
+  Args:
+    results: What `read_results` gives.
+    authors: Show mean average precision and precision at k as the code published
+      with the paper computes them (see `evaluation.RetrievalMetrics`).
+  """
+  columns = _columns(results, authors)
+  table = Table(
+    title=_title(authors),
+    caption="\n" + "\n".join(_notes(results)),
+    title_justify="left",
+    caption_justify="left",
+    title_style="bold",
+    caption_style="",
+    box=box.SIMPLE_HEAD,
+    show_edge=False,
+    padding=0,
+  )
+  table.add_column("network")
+  for column in columns:
+    heading = "\n".join(column.heading).strip()
+    width = 6 if column.heading[1] == "eucl" else None  # a gap between pairs
+    table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+  for network, cells in zip(results, _cells(results, columns), strict=True):
+    texts = [Text(cell.text, style="bold" if cell.best else "") for cell in cells]
+    table.add_row(Text(_name(network)), *texts)
+  return table
+
+
+def network_markdown(results: Results, *, authors: bool = False) -> str:
+  """The table of `network_table` in GitHub's Markdown, with its notes below."""
+  columns = _columns(results, authors)
+  headings = ["network", *(" ".join(column.heading).strip() for column in columns)]
+  rows = [headings, ["---", *("---:" for _ in columns)]]
+  for network, cells in zip(results, _cells(results, columns), strict=True):
+    texts = [f"**{cell.text}**" if cell.best else cell.text for cell in cells]
+    rows.append([_name(network).replace("|", r"\|"), *texts])
+  table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+  return "\n\n".join([f"{_title(authors)}:", table, *_notes(results)]) + "\n"
+
+
+def _title(authors: bool) -> str:
+  variant = ", mAP and P@k as the authors' code has them" if authors else ""
+  return f"Networks on the test set{variant}"
+
+
+def _columns(results: Results, authors: bool) -> list[_Column]:
+  prefix = "authors_" if authors else ""
+  rank = _largest_rank(results)
+  columns = [
+    _Column(("parameters", ""), _number("parameters"), _count, False),
+    _Column(("acc.", ""), _number("accuracy"), _percent),
+  ]
+  measured = [
+    ("NCC", "centroid", ()),
+    ("mAP", "retrieval", (f"{prefix}mean_average_precision",)),
+  ]
+  if rank is not None:
+    measured.append((f"P@{rank}", "retrieval", (f"{prefix}precision_at", rank)))
+  for heading, kind, keys in measured:
+    for short, metric in _METRICS.items():
+      look_up = _number(kind, metric, *keys)
+      columns.append(_Column((heading, short), look_up, _percent))
+  return [*columns, _Column(("seconds", ""), _number("seconds"), _count, False)]
+
+
+def _largest_rank(results: Results) -> str | None:
+  """The largest k of precision at k; ranks are strings, as JSON has them."""
+  ranks = {
+    rank
+    for network in results
+    for measured in (network.get("retrieval") or {}).values()
+    for rank in measured.get("precision_at", {})
+  }
+  return max(ranks, key=int, default=None)
+
+
+def _number(*keys: Any) -> Callable[[Mapping[str, Any]], float | None]:
+  """Looks up nested keys; None where one is missing."""
+
+  def look_up(network):
+    value = network
+    for key in keys:
+      value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+  return look_up
+
+
+def _percent(value: float) -> str:
+  return f"{100 * value:.2f}"
+
+
+def _count(value: float) -> str:
+  return f"{value:,.0f}"
+
+
+def _cells(results: Results, columns: list[_Column]) -> list[list[_Cell]]:
+  """Rows of cells; best are those that beat another network of the same size."""
+  return [
+    [_cell(network, results, column) for column in columns] for network in results
+  ]
+
+
+def _cell(network: Mapping[str, Any], results: Results, column: _Column) -> _Cell:
+  value = column.number(network)
+  if value is None:
+    return _Cell(_DASH, best=False)
+  equals = [
+    one for one in results if one.get("parameters") == network.get("parameters")
+  ]
+  rivals = [found for one in equals if (found := column.number(one)) is not None]
+  best = column.higher_is_better and min(rivals) < value == max(rivals)
+  return _Cell(column.form(value), best)
+
+
+def _notes(results: Results) -> list[str]:
+  meanings = [
+    "acc.: accuracy",
+    "NCC: accuracy of the nearest class centroid",
+    "mAP: mean average precision",
+  ]
+  rank = _largest_rank(results)
+  if rank is not None:
+    meanings.append(f"P@{rank}: precision among the first {rank}")
+  notes = [
+    f"In %: {', '.join(meanings)}; by Euclidean (eucl) or cosine (cos) distance. "
+    "Bold: best of networks of equal size."
+  ]
+  if any(network.get("accuracy") is None for network in results):
+    notes.append(_UNTRAINED)
+  return notes
+
+
+def _name(network: Mapping[str, Any]) -> str:
+  return network.get("title") or network["name"]

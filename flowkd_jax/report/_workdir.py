@@ -1,0 +1,108 @@
+"""The files of a work directory: metrics of every epoch, results of every network."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "results.json"
+
+# One entry per stage and epoch, one per network: what the two files hold.
+Metrics = Sequence[Mapping[str, Any]]
+Results = Sequence[Mapping[str, Any]]
+
+_LOG = logging.getLogger(__name__)
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The entries of `metrics.jsonl`, one per stage and epoch, in order of training.
+
+  Of two entries for one stage and epoch, as a resumed job writes them, the later
+  counts. A line that a kill has cut off is left out, with a warning in the log.
+
+  Args:
+    path: A work directory, or the file itself.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If no line of it is an entry.
+  """
+  path = _existing_file(path, METRICS_FILE)
+  entries = {}
+  unreadable = []
+  lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+  for number, line in enumerate(lines, start=1):
+    entry = _entry(line)
+    if entry is not None:
+      entries[entry["stage"], entry["epoch"]] = entry
+    elif line.strip():
+      unreadable.append(number)
+  if len(unreadable) > 1 and not entries:
+    raise ValueError(
+      f'{path}: expected lines such as {{"stage": "student", "epoch": 0, ...}}, got '
+      f"{lines[unreadable[0] - 1][:60]!r}; pass the metrics of a flowkd_jax job"
+    )
+  for number in unreadable:
+    _LOG.warning("%s: skipped line %d, which is cut off", path, number)
+  return list(entries.values())
+
+
+def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The networks of `results.json`, in the order in which they were trained.
+
+  Args:
+    path: A work directory, or the file itself.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If it does not hold a list of named networks.
+  """
+  path = _existing_file(path, RESULTS_FILE)
+  text = path.read_text(encoding="utf-8", errors="replace")
+  content = _json(text)
+  networks = content.get("networks") if isinstance(content, dict) else None
+  if not isinstance(networks, list) or not all(map(_is_named, networks)):
+    raise ValueError(
+      f'{path}: expected {{"networks": [{{"name": "student", ...}}, ...]}}, got '
+      f"{text[:60]!r}; pass the results of a flowkd_jax job, or run it again if "
+      "they are cut off: what is trained is not trained again"
+    )
+  return networks
+
+
+def _existing_file(path: str | os.PathLike[str], name: str) -> Path:
+  path = Path(path)
+  path = path / name if path.is_dir() else path
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{path}: expected the file {name} of a work directory, found nothing; pass "
+      "the folder that the job writes to, once it has written there"
+    )
+  return path
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+  """What the line says; None unless it names stage and epoch.
+
+  A resumed job may write right behind a line that was cut off. Entries are flat,
+  so the last brace opens the last of them.
+  """
+  entry = _json(line[max(line.rfind("{"), 0) :])
+  if not isinstance(entry, dict) or not isinstance(entry.get("stage"), str):
+    return None
+  return entry if isinstance(entry.get("epoch"), int) else None
+
+
+def _is_named(network: Any) -> bool:
+  return isinstance(network, dict) and isinstance(network.get("name"), str)
+
+
+def _json(text: str) -> Any:
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError:
+    return None

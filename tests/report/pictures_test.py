@@ -1,0 +1,196 @@
+import json
+import logging
+import math
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowkd_jax import report
+
+
+def _titles(figure):
+  return [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def _lines(axes, *, dashed=False):
+  """Drawn lines, or the dashed levels, with colour and values."""
+  return {
+    line.get_color(): np.asarray(line.get_ydata())
+    for line in axes.get_lines()
+    if line.is_dashed() == dashed
+  }
+
+
+def _legend(artist):
+  return [text.get_text() for text in artist.get_texts()]
+
+
+def test_flow_picture_has_a_panel_per_tap_and_kernel(metrics, results):
+  figure = report.flow_picture(metrics, results)
+  assert _titles(figure) == ["block_1", "block_2", "block_3", "dense", *4 * [""]]
+  assert all(len(_lines(axes)) == 5 for axes in figure.axes)
+  assert "cosine kernel" in figure.axes[0].get_ylabel()
+  assert "Student-t kernel" in figure.axes[4].get_ylabel()
+  assert figure.axes[0].get_title(loc="right") == "teacher: stage_1"
+
+
+def test_flow_picture_draws_the_recorded_values(metrics, results):
+  figure = report.flow_picture(metrics, results)
+  expected = [
+    1000 * entry["qmi/cosine/block_2"]
+    for entry in metrics
+    if entry["stage"] == "student"
+  ]
+  np.testing.assert_allclose(_lines(figure.axes[1])["#D55E00"], expected)
+  assert figure.axes[0].get_ylabel().startswith("1,000 × QMI")
+  (line,) = [x for x in figure.axes[1].get_lines() if x.get_color() == "#D55E00"]
+  assert list(line.get_xdata()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_flow_picture_dashes_the_goal_where_taps_are_matched(metrics, results):
+  figure = report.flow_picture(metrics, results)
+  levels = [_lines(axes, dashed=True) for axes in figure.axes[:4]]
+  auxiliary, teacher = "#0072B2", "#404040"
+  assert [set(level) for level in levels] == [{auxiliary}] * 3 + [{auxiliary, teacher}]
+  last = [entry for entry in metrics if entry["stage"] == "auxiliary"][-1]
+  np.testing.assert_allclose(levels[0][auxiliary], 1000 * last["qmi/cosine/block_1"])
+  assert "auxiliary at its end: goal of student" in _legend(figure.legends[0])
+
+
+def test_flow_picture_without_results_assumes_the_usual_teachers(metrics):
+  figure = report.flow_picture(metrics)
+  assert "teacher at its end: goal of auxiliary" in _legend(figure.legends[0])
+  metrics = [entry for entry in metrics if entry["stage"] != "auxiliary"]
+  figure = report.flow_picture(metrics)
+  assert "teacher at its end: goal of student" in _legend(figure.legends[0])
+
+
+def test_flow_picture_of_baselines_has_no_goals(metrics):
+  metrics = [entry for entry in metrics if entry["stage"].endswith("_labels")]
+  figure = report.flow_picture(metrics)
+  assert _legend(figure.legends[0]) == ["student labels", "auxiliary labels"]
+  assert not any(_lines(axes, dashed=True) for axes in figure.axes)
+
+
+def test_loss_picture_has_losses_and_weights_of_every_matched_tap(metrics, results):
+  figure = report.loss_picture(metrics, results)
+  titles = ["auxiliary, from teacher", "student, information flow", "", ""]
+  assert _titles(figure) == titles
+  assert [len(axes.get_lines()) for axes in figure.axes] == [1, 4, 1, 2]
+  weights = _legend(figure.axes[3].get_legend())
+  assert weights == ["block_1 to block_3", "dense"]
+  assert figure.axes[1].get_yscale() == "log"
+  np.testing.assert_allclose(
+    figure.axes[3].get_lines()[0].get_ydata(), 100 * 0.7 ** np.arange(5)
+  )
+
+
+def test_precision_recall_picture_has_a_panel_per_metric(results):
+  figure = report.precision_recall_picture(results)
+  assert _titles(figure) == ["Euclidean distance", "Cosine distance"]
+  for axes in figure.axes:
+    assert len(axes.get_lines()) == 5
+    labels = _legend(axes.get_legend())
+    assert labels[0].endswith("teacher, ResNet-18")
+    assert labels == sorted(labels, reverse=True)
+  first = _lines(figure.axes[0])["#404040"]
+  expected = results[0]["retrieval"]["euclidean"]["precision"]
+  np.testing.assert_allclose(first, 100 * np.array(expected))
+
+
+def test_precision_recall_picture_leaves_out_what_was_not_measured(results):
+  results[0]["retrieval"] = None
+  for network in results[1:]:
+    del network["retrieval"]["cosine"]
+  (axes,) = report.precision_recall_picture(results).axes
+  assert len(axes.get_lines()) == 4
+
+
+def test_training_picture_has_accuracy_and_loss(metrics, results):
+  accuracy, loss = report.training_picture(metrics, results).axes
+  assert set(_lines(accuracy)) == {"#404040", "#E69F00", "#56B4E9"}
+  assert len(_lines(loss)) == 5
+  assert max(_lines(accuracy)["#404040"]) > 80
+
+
+def test_networks_have_one_colour_in_all_pictures(metrics, results):
+  figures = [
+    report.flow_picture(metrics, results),
+    report.training_picture(metrics, results),
+    report.precision_recall_picture(results),
+  ]
+  colours = [set(_lines(figure.axes[-1])) for figure in figures]
+  assert colours[0] == colours[1] == colours[2]
+  assert len(colours[0]) == 5
+
+
+@pytest.mark.parametrize(
+  ("picture", "message"),
+  [
+    (report.flow_picture, "quadratic mutual information"),
+    (report.loss_picture, "losses by tap"),
+    (report.training_picture, "test_accuracy or loss"),
+    (report.precision_recall_picture, "retrieval"),
+  ],
+)
+def test_pictures_say_what_is_missing(picture, message):
+  with pytest.raises(report.NothingToDrawError, match=message):
+    picture([])
+
+
+def test_pictures_survive_one_epoch_and_diverged_losses(tmp_path):
+  entry = {"stage": "mine", "epoch": 0, "loss": math.nan, "qmi/cosine/dense": 0.0}
+  entry |= {"loss/dense": math.nan, "weight/dense": 1, "test_accuracy": None}
+  (tmp_path / "metrics.jsonl").write_text(json.dumps(entry))
+  assert len(report.save_pictures(tmp_path)) == 3
+
+
+def test_save_pictures_writes_pngs(workdir):
+  paths = report.save_pictures(workdir)
+  names = ["training", "flow", "loss", "precision_recall"]
+  assert paths == [workdir / "pictures" / f"{name}.png" for name in names]
+  for path in paths:
+    pixels = np.array(Image.open(path).convert("L"))
+    assert pixels.shape[1] == 1800
+    assert pixels.shape[0] > 700
+    assert 0.01 < (pixels < 230).mean() < 0.2
+
+
+def test_save_pictures_of_running_job_skips_what_is_not_there(
+  tmp_path, metrics, caplog
+):
+  lines = [json.dumps(e) + "\n" for e in metrics if e["stage"] == "student_labels"]
+  (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"stage": "aux')
+  with caplog.at_level(logging.INFO):
+    paths = report.save_pictures(tmp_path)
+  assert [path.stem for path in paths] == ["training", "flow"]
+  assert "loss.png: metrics: expected losses by tap" in caplog.text
+  assert "precision_recall.png: results: expected retrieval" in caplog.text
+
+
+def test_save_pictures_of_evaluation_alone(workdir):
+  (workdir / "metrics.jsonl").unlink()
+  assert [path.stem for path in report.save_pictures(workdir)] == ["precision_recall"]
+
+
+def test_save_pictures_rejects_other_folders(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
+    report.save_pictures(tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_pictures_show_themselves_in_notebooks_without_pyplot(results):
+  png = report.precision_recall_picture(results)._repr_png_()
+  assert struct.unpack(">I", png[16:20]) == (1200,)
+
+
+def test_import_does_not_load_matplotlib():
+  code = "import sys; from flowkd_jax import report; print('matplotlib' in sys.modules)"
+  found = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert found.stdout.strip() == "False"
