@@ -38,6 +38,25 @@ def check_features(**arrays: Any) -> None:
   check_same_batch(**arrays)
 
 
+def check_maps(**arrays: Any) -> None:
+  """Raises unless every array is floating [batch, height, width, channels]."""
+  for name, array in arrays.items():
+    check_floating(name, array)
+    shape = jnp.shape(array)
+    if len(shape) != 4 or 0 in shape:
+      raise ValueError(
+        f"{name}: expected non-empty maps of shape [batch, height, width, channels], "
+        f"got shape {shape}"
+      )
+  check_same_batch(**arrays)
+
+
+def check_mask(mask: Any, features: Any) -> None:
+  """Raises ValueError unless `mask` is None or has one entry a row of `features`."""
+  if mask is not None:
+    check_shape("mask", mask, jnp.shape(features)[:1])
+
+
 def check_same_batch(**arrays: Any) -> None:
   """Raises ValueError unless all arrays agree in their first axis."""
   sizes = {name: jnp.shape(array)[0] for name, array in arrays.items()}

@@ -11,12 +11,18 @@ from flowkd_jax.losses._flow import weighted_sum
 from flowkd_jax.losses._probabilistic import conditional_divergence
 from flowkd_jax.losses._probabilistic import pkt
 from flowkd_jax.losses._response import cross_entropy
+from flowkd_jax.losses._spatial import attention_transfer
+from flowkd_jax.losses._spatial import fsp
+from flowkd_jax.losses._spatial import nst
 
 __all__ = [
+  "attention_transfer",
   "conditional_divergence",
   "cross_entropy",
+  "fsp",
   "information_flow",
   "information_flow_terms",
+  "nst",
   "pkt",
   "quadratic_flow",
   "quadratic_flow_terms",

@@ -1,0 +1,348 @@
+"""Losses on maps `[batch, height, width, channels]` that have nothing to learn.
+
+Each example is compared with itself only, so these losses need nothing of the other
+rows. Channels come last. Where student and teacher differ in height or width, the
+larger map is average-pooled to the smaller, axis by axis, as PyTorch's
+`adaptive_avg_pool2d` does; square maps give what the PyTorch ports give, which look
+at the height only.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Shaped
+
+from flowkd_jax import _checks
+from flowkd_jax import _global_batch
+from flowkd_jax import _pairs
+from flowkd_jax import kernels
+
+Mask = Shaped[Array, " batch"] | None
+Maps = Float[Array, "batch height width channels"]
+REDUCTIONS = ("rows", "elements")
+NST_KERNELS = ("polynomial", "gaussian", "linear")
+
+
+def attention_transfer(
+  student: Float[Array, "batch student_height student_width student_channels"],
+  teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
+  *,
+  exponent: float = 2.0,
+  reduction: str = "rows",
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Attention transfer: where in the image each network is active.
+
+  `mean_i |a_i^s - a_i^t|^2` with the attention map `a = Q / |Q|`, `Q = sum_c
+  |F_c|^p` (Zagoruyko and Komodakis 2017, Eq. 1-2). Between 0 and 2, whatever the
+  batch, the widths and the size of the maps. Invariant to the scale of each
+  example, to rotation (p = 2) and permutation of channels, and to a permutation
+  of positions common to both.
+
+  Differs from the paper, whose Eq. 2 has the norm and not its square; the authors'
+  code squares. `reduction="elements"` is their code and its ports exactly (a mean
+  over positions too, hence the weight 1000). A map that is zero everywhere has
+  zero attention, in value and gradient.
+
+  Args:
+    student: Student maps.
+    teacher: Teacher maps, of any size and number of channels.
+    exponent: The paper's p.
+    reduction: "rows", the mean over rows of the sum over positions; or "elements",
+      the mean over both.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If an input is not a map, batches disagree, `exponent` is not
+      positive or `reduction` is another word.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> maps = jnp.arange(8.0).reshape(1, 2, 2, 2)
+    >>> float(attention_transfer(maps, 2 * maps))
+    0.0
+
+  References:
+    Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017.
+  """
+  _checks.check_positive("exponent", exponent)
+  student, teacher = paired_maps(student, teacher, mask)
+  attention = [attention_maps(maps, exponent) for maps in (student, teacher)]
+  return reduced((attention[0] - attention[1]) ** 2, reduction, mask, axis_name)
+
+
+def nst(
+  student: Float[Array, "batch student_height student_width student_channels"],
+  teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
+  *,
+  kernel: str = "polynomial",
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Neuron selectivity transfer: the channels as a sample from a distribution.
+
+  The squared maximum mean discrepancy between the channels of the student and those
+  of the teacher, each a vector of positions of norm one (Huang and Wang 2017,
+  Eq. 5), averaged over rows:
+
+      mean_ij k(s_i, s_j) + mean_ij k(t_i, t_j) - 2 mean_ij k(s_i, t_j)
+
+  with `k` polynomial, `(a . b)^2`; linear, `a . b`; or gaussian, `exp(-|a - b|^2 /
+  (2 v))`, where `v` is the mean squared distance between the student's and the
+  teacher's channels of that example, a constant to the gradient. 0 or above;
+  depends neither on the batch nor on the widths through its reduction. Invariant to
+  a positive scale of each channel (polynomial: to its sign too), to the order of
+  channels, and to a rotation of positions common to both.
+
+  RepDistiller leaves out the teacher's constant term, so that its values go below 0;
+  the gradient in the student is the same. The paper trains with half of this loss.
+  A channel that is zero everywhere stays zero, in value and gradient.
+
+  Args:
+    student: Student maps.
+    teacher: Teacher maps, of any size and number of channels.
+    kernel: "polynomial" (the paper's best), "gaussian" or "linear".
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If an input is not a map, batches disagree or there is no such
+      kernel.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> maps = jnp.eye(4).reshape(1, 2, 2, 4)
+    >>> float(nst(maps, maps)), float(nst(maps, maps[..., :2]))
+    (0.0, 0.25)
+
+  References:
+    Huang and Wang, "Like what you like: knowledge distill via neuron selectivity
+    transfer", arXiv 1707.01219.
+  """
+  _checks.check_choice("kernel", kernel, NST_KERNELS)
+  student, teacher = paired_maps(student, teacher, mask)
+  channels = [_channel_vectors(maps) for maps in (student, teacher)]
+  if kernel == "linear":
+    gap = channels[0].mean(1) - channels[1].mean(1)
+    return _global_batch.global_mean((gap**2).sum(1), mask, axis_name)
+  similarity = _polynomial if kernel == "polynomial" else _gaussian(*channels)
+  within = [similarity(side, side) for side in channels]
+  rows = within[0] + within[1] - 2 * similarity(*channels)
+  return _global_batch.global_mean(rows, mask, axis_name)
+
+
+def fsp(
+  student: tuple[
+    Float[Array, "batch height width earlier"], Float[Array, "batch height width later"]
+  ],
+  teacher: tuple[
+    Float[Array, "batch height width earlier"], Float[Array, "batch height width later"]
+  ],
+  *,
+  reduction: str = "rows",
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Flow of solution procedure: the inner products between two layers' channels.
+
+  `mean_i |G_i^s - G_i^t|^2` with `G_jk = mean_hw A_hwj B_hwk` for an earlier layer A
+  and a later layer B of one network (Yim et al. 2017, Eq. 1-2, with weight 1).
+  Does not depend on the batch; grows with the number of channel pairs ("elements"
+  does not) and with the fourth power of the scale of the features. Invariant to a
+  permutation of positions common to the pair.
+
+  Student and teacher must have as many channels as one another in each layer, but
+  may differ in size. Where A and B differ in size the larger is average-pooled
+  (torchdistill takes the maximum). Several pairs of layers are several calls. The
+  paper trains in two stages, this loss first and alone; ports train jointly.
+
+  Args:
+    student: Maps of an earlier and of a later layer.
+    teacher: Maps of the corresponding layers.
+    reduction: "rows", the mean over rows of the sum over channel pairs (the paper);
+      or "elements", the mean over both (the ports).
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If an input is not a pair of maps, batches or channels disagree, or
+      `reduction` is another word.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> pair = (jnp.ones((1, 4, 4, 2)), jnp.ones((1, 2, 2, 3)))
+    >>> float(fsp(pair, (2 * pair[0], pair[1])))
+    6.0
+
+  References:
+    Yim et al., "A gift from knowledge distillation: fast optimization, network
+    minimization and transfer learning", CVPR 2017.
+  """
+  _check_pairs(student=student, teacher=teacher)
+  student_flow, teacher_flow = _flow_matrix(student, mask), _flow_matrix(teacher, mask)
+  if student_flow.shape != teacher_flow.shape:
+    raise ValueError(
+      "expected as many channels in the teacher's layers as in the student's, but the "
+      f"student has {student_flow.shape[1:]} and the teacher {teacher_flow.shape[1:]}; "
+      "project one of them first"
+    )
+  return reduced((student_flow - teacher_flow) ** 2, reduction, mask, axis_name)
+
+
+def paired_maps(student: Maps, teacher: Maps, mask: Mask) -> tuple[Maps, Maps]:
+  """Both maps checked, at least float32, masked rows zero, of one height and width."""
+  _checks.check_maps(student=student, teacher=teacher)
+  _checks.check_mask(mask, student)
+  height, width = (min(student.shape[axis], teacher.shape[axis]) for axis in (1, 2))
+  student, teacher = (
+    average_pool(real_rows(maps, mask), height, width) for maps in (student, teacher)
+  )
+  return student, teacher
+
+
+def real_rows(
+  features: Float[Array, "batch ..."], mask: Mask
+) -> Float[Array, "batch ..."]:
+  """Features in at least float32; masked rows become zeros."""
+  if features.dtype == jnp.float16:
+    features = _from_float16(features)
+  return kernels.flatten(features, mask).reshape(features.shape)
+
+
+@jax.custom_vjp
+def _from_float16(
+  features: Float[Array, "batch ..."],
+) -> Float[Array, "batch ..."]:
+  """Float32; gradients too large for float16 saturate instead of being infinite."""
+  return features.astype(jnp.float32)
+
+
+def _from_float16_backward(_, cotangent):
+  largest = float(jnp.finfo(jnp.float16).max)
+  return (jnp.clip(cotangent, -largest, largest).astype(jnp.float16),)
+
+
+_from_float16.defvjp(
+  lambda features: (features.astype(jnp.float32), None), _from_float16_backward
+)
+
+
+def average_pool(maps: Maps, height: int, width: int) -> Maps:
+  """Adaptive average pooling: cell i averages rows `floor(i n / m)` on.
+
+  Up to `ceil((i + 1) n / m)`, as PyTorch's `adaptive_avg_pool2d`, so that cells
+  overlap where the target does not divide the size.
+  """
+  if maps.shape[1:3] == (height, width):
+    return maps
+  return jnp.einsum(
+    "yh,xw,bhwc->byxc",
+    _pooling_matrix(maps.shape[1], height, maps.dtype),
+    _pooling_matrix(maps.shape[2], width, maps.dtype),
+    maps,
+    precision=lax.Precision.HIGHEST,
+  )
+
+
+def attention_maps(maps: Maps, exponent: float) -> Float[Array, "batch positions"]:
+  """The energy `mean_c |F_c|^exponent` of each position, of norm one a row."""
+  maps = _rescaled(maps.reshape(maps.shape[0], -1)).reshape(maps.shape)
+  energy = maps**2
+  if exponent != 2:
+    energy = _pairs.safe_power(energy, exponent / 2)
+  return kernels.unit_rows(energy.mean(3).reshape(maps.shape[0], -1))
+
+
+def reduced(
+  terms: Float[Array, "batch ..."],
+  reduction: str,
+  mask: Mask,
+  axis_name: str | None,
+) -> Float[Array, ""]:
+  """Mean over rows of the sum ("rows") or mean ("elements") of each row's terms."""
+  _checks.check_choice("reduction", reduction, REDUCTIONS)
+  rows = terms.reshape(terms.shape[0], -1)
+  rows = rows.sum(1) if reduction == "rows" else rows.mean(1)
+  return _global_batch.global_mean(rows, mask, axis_name)
+
+
+def _pooling_matrix(size, target, dtype):
+  cells, positions = np.arange(target)[:, None], np.arange(size)[None, :]
+  starts, ends = cells * size // target, -(-(cells + 1) * size // target)
+  inside = (positions >= starts) & (positions < ends)
+  return jnp.asarray(inside / inside.sum(1, keepdims=True), dtype)
+
+
+def _rescaled(rows):
+  """Rows divided by their largest entry, for what does not depend on scale.
+
+  A constant to the gradient, which is exact nevertheless because scaling by a
+  constant changes nothing; powers of the rows then neither overflow nor vanish.
+  """
+  largest = lax.stop_gradient(jnp.abs(rows).max(1, keepdims=True))
+  smallest = float(jnp.finfo(rows.dtype).tiny) ** 0.5
+  return rows / jnp.where(largest > smallest, largest, 1)
+
+
+def _channel_vectors(maps):
+  """Channels as vectors of positions with norm one, `[batch, channels, positions]`."""
+  batch, _, _, channels = maps.shape
+  vectors = jnp.moveaxis(maps.reshape(batch, -1, channels), 2, 1)
+  rows = _rescaled(vectors.reshape(batch * channels, -1))
+  return kernels.unit_rows(rows).reshape(vectors.shape)
+
+
+def _products(left, right):
+  return jnp.einsum("bip,bjp->bij", left, right, precision=lax.Precision.HIGHEST)
+
+
+def _polynomial(left, right):
+  return (_products(left, right) ** 2).mean((1, 2))
+
+
+def _gaussian(student, teacher):
+  variance = lax.stop_gradient(_squared_distances(student, teacher).mean((1, 2)))
+  variance = jnp.where(variance > 0, variance, 1)[:, None, None]
+
+  def similarity(left, right):
+    return jnp.exp(-_squared_distances(left, right) / (2 * variance)).mean((1, 2))
+
+  return similarity
+
+
+def _squared_distances(left, right):
+  squares = [(side**2).sum(2) for side in (left, right)]
+  sums = squares[0][:, :, None] + squares[1][:, None, :]
+  return jax.nn.relu(sums - 2 * _products(left, right))
+
+
+def _check_pairs(**pairs):
+  for name, pair in pairs.items():
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+      raise ValueError(
+        f"{name}: expected a pair of maps, of an earlier and a later layer, got "
+        f"{type(pair).__name__}"
+      )
+  _checks.check_maps(
+    **{
+      f"{name}[{index}]": maps
+      for name, pair in pairs.items()
+      for index, maps in enumerate(pair)
+    }
+  )
+
+
+def _flow_matrix(pair, mask):
+  earlier, later = paired_maps(pair[0], pair[1], mask)
+  products = jnp.einsum(
+    "bhwi,bhwj->bij", earlier, later, precision=lax.Precision.HIGHEST
+  )
+  return products / (earlier.shape[1] * earlier.shape[2])

@@ -1,0 +1,267 @@
+"""Losses on maps: the authors' values, invariances, pooling, degenerate maps."""
+
+import functools
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import losses
+from flowkd_jax.losses import _spatial
+
+GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
+
+
+def _two_maps(student, teacher, **options):
+  """FSP between the first channel and the two after it."""
+  pairs = [(x[..., :1], x[..., 1:3]) for x in (student, teacher)]
+  return losses.fsp(*pairs, **options)
+
+
+LOSSES = {
+  "attention_transfer": losses.attention_transfer,
+  "attention_transfer, p = 1": functools.partial(
+    losses.attention_transfer, exponent=1.0
+  ),
+  "nst, polynomial": losses.nst,
+  "nst, gaussian": functools.partial(losses.nst, kernel="gaussian"),
+  "nst, linear": functools.partial(losses.nst, kernel="linear"),
+  "fsp": _two_maps,
+}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+
+
+def _maps(rows=6, seed=0):
+  rng = np.random.default_rng(seed)
+  make = lambda *shape: jnp.asarray(rng.standard_normal((rows, *shape)), jnp.float32)
+  return make(4, 4, 3), make(6, 5, 5)
+
+
+def _rotation(width):
+  random = np.random.default_rng(2).standard_normal((width, width))
+  return jnp.asarray(np.linalg.qr(random)[0], jnp.float32)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("index", [0, 1])
+def test_authors_values_and_gradients_are_reproduced(path, index, x64):
+  golden = np.load(path)
+  student, teacher = (
+    jnp.asarray(golden[f"{side}_map{index}_nchw"], jnp.float64).transpose(0, 2, 3, 1)
+    for side in ("student", "teacher")
+  )
+
+  @jax.jit
+  def values_and_jacobian(student):
+    stacked = lambda x: jnp.stack(
+      [
+        losses.attention_transfer(x, teacher, reduction="elements"),
+        losses.nst(x, teacher),
+      ]
+    )
+    return stacked(student), jax.jacrev(stacked)(student)
+
+  for name, value, gradient in zip(
+    ("at", "nst"), *values_and_jacobian(student), strict=True
+  ):
+    expected = golden[f"{name}__map{index}__grad"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(value, golden[f"{name}__map{index}__loss"], rtol=1e-9)
+    np.testing.assert_allclose(
+      gradient, expected, rtol=0, atol=1e-9 * abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (7, 2)])
+def test_average_pool_averages_from_floor_to_ceiling(size):
+  maps = np.random.default_rng(0).standard_normal((2, 7, 10, 3))
+  expected = np.zeros((2, *size, 3))
+  for row, column in np.ndindex(size):
+    top, bottom = row * 7 // size[0], math.ceil((row + 1) * 7 / size[0])
+    left, right = column * 10 // size[1], math.ceil((column + 1) * 10 / size[1])
+    expected[:, row, column] = maps[:, top:bottom, left:right].mean((1, 2))
+  actual = _spatial.average_pool(jnp.asarray(maps, jnp.float32), *size)
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+def test_nst_equals_its_definition(kernel):
+  student, teacher = _maps()
+  teacher = teacher[:, :4, :4]
+  distances = lambda a, b: ((a[:, None] - b[None]) ** 2).sum(-1)
+  total = 0.0
+  for row in range(6):
+    channels = [
+      np.asarray(maps[row], np.float64).reshape(16, -1).T for maps in (student, teacher)
+    ]
+    s, t = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in channels)
+    if kernel == "linear":
+      k = lambda a, b: a @ b.T
+    else:
+      variance = distances(s, t).mean()
+      k = lambda a, b, variance=variance: np.exp(-distances(a, b) / (2 * variance))
+    total += k(s, s).mean() + k(t, t).mean() - 2 * k(s, t).mean()
+  actual = losses.nst(student, teacher, kernel=kernel)
+  np.testing.assert_allclose(actual, total / 6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reduction", ["rows", "elements"])
+def test_fsp_equals_its_definition(reduction):
+  rng = np.random.default_rng(0)
+  make = lambda *shape: rng.standard_normal((3, *shape))
+  student = make(4, 4, 2), make(4, 4, 5)
+  teacher = make(6, 6, 2), make(3, 3, 5)
+  pooled = teacher[0].reshape(3, 3, 2, 3, 2, 2).mean((2, 4)), teacher[1]
+  flows = [
+    np.einsum("bhwi,bhwj->bij", *pair) / pair[0][0, :, :, 0].size
+    for pair in (student, pooled)
+  ]
+  expected = ((flows[0] - flows[1]) ** 2).sum((1, 2)).mean()
+  expected /= 10 if reduction == "elements" else 1
+  as_float32 = lambda pair: tuple(jnp.asarray(x, jnp.float32) for x in pair)
+  actual = losses.fsp(as_float32(student), as_float32(teacher), reduction=reduction)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_attention_transfer_is_invariant_to_scale_rotation_and_permutation():
+  student, teacher = _maps()
+  loss = jax.jit(losses.attention_transfer)
+  expected = loss(student, teacher)
+  scales = jnp.logspace(-6, 6, 6)[:, None, None, None]
+  np.testing.assert_allclose(loss(student * scales, teacher), expected, rtol=1e-5)
+  np.testing.assert_allclose(loss(student @ _rotation(3), teacher), expected, rtol=1e-5)
+  np.testing.assert_allclose(loss(student, teacher[..., ::-1]), expected, rtol=1e-5)
+  small = teacher[:, :4, :4]
+  np.testing.assert_allclose(
+    loss(student[:, ::-1], small[:, ::-1]), loss(student, small), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize("kernel", ["polynomial", "gaussian", "linear"])
+def test_nst_is_invariant_to_scale_and_order_of_channels(kernel):
+  student, teacher = _maps()
+  loss = jax.jit(functools.partial(losses.nst, kernel=kernel))
+  expected = loss(student, teacher)
+  scales = jnp.array([1e-4, 1, 1e4])[None, None, None]
+  np.testing.assert_allclose(loss(student * scales, teacher), expected, rtol=1e-4)
+  np.testing.assert_allclose(loss(student[..., ::-1], teacher), expected, rtol=1e-4)
+  small = teacher[:, :4, :4]
+  turn = lambda x: jnp.einsum(
+    "pq,bqc->bpc", _rotation(16), x.reshape(6, 16, -1), precision="highest"
+  ).reshape(x.shape)
+  np.testing.assert_allclose(
+    loss(turn(student), turn(small)), loss(student, small), rtol=1e-4
+  )
+  if kernel == "polynomial":
+    np.testing.assert_allclose(loss(-student, teacher), expected, rtol=1e-4)
+
+
+def test_fsp_is_invariant_to_a_permutation_of_positions():
+  student, teacher = _maps()
+  pair, other = (student, student**2), (teacher[..., :3], teacher[..., 2:])
+  flipped = tuple(x[:, ::-1] for x in pair)
+  np.testing.assert_allclose(
+    losses.fsp(flipped, other), losses.fsp(pair, other), rtol=1e-5
+  )
+
+
+@every_loss
+def test_padding_changes_nothing(loss):
+  student, teacher = _maps()
+  mask = jnp.arange(8) < 6
+  pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
+  both = lambda f: jax.jit(jax.value_and_grad(f, argnums=(0, 1)))
+  expected = both(loss)(student, teacher)
+  actual = both(lambda s, t: loss(pad(s), pad(t), mask=mask))(student, teacher)
+  for one, other in zip(
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+  nothing = loss(student, teacher, mask=jnp.zeros(6, bool))
+  assert nothing == 0
+
+
+@every_loss
+def test_loss_of_the_global_batch_on_eight_devices(loss):
+  student, teacher = _maps(rows=16)
+  mask = jnp.arange(16) < 13
+  value_and_grad = lambda name: jax.value_and_grad(
+    lambda s, t, m: loss(s, t, mask=m, axis_name=name), argnums=(0, 1)
+  )
+  expected = jax.jit(value_and_grad(None))(student, teacher, mask)
+  split = [x.reshape(8, 2, *x.shape[1:]) for x in (student, teacher, mask)]
+  values, gradients = jax.pmap(value_and_grad("batch"), axis_name="batch")(*split)
+  np.testing.assert_allclose(values, np.full(8, expected[0]), rtol=1e-6)
+  for actual, gradient in zip(gradients, expected[1], strict=True):
+    np.testing.assert_allclose(
+      actual.reshape(gradient.shape) / 8, gradient, atol=1e-6 * abs(gradient).max()
+    )
+
+
+def _degenerate_maps():
+  student, _ = _maps()
+  zero_row = student.at[2].set(0).at[3, ..., 1].set(0)
+  return {
+    "zero row": zero_row,
+    "all zero": 0 * student,
+    "constant": jnp.ones_like(student),
+    "one channel": student.at[..., 1:].set(0),
+    "antipodal": student.at[1].set(-student[0]),
+    "one row": student[:1],
+    "huge": 1e4 * student,
+    "tiny": 1e-4 * student,
+    "common mean": student + 1e3,
+  }
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_loss_and_gradient_are_finite_at_degenerate_maps(loss, dtype):
+  value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+  for case, maps in _degenerate_maps().items():
+    maps = maps.astype(dtype)
+    normal = _maps()[0][: maps.shape[0]].astype(dtype)
+    for pair in ((maps, normal), (normal, maps), (maps, maps), (maps, -maps)):
+      value, gradients = value_and_grad(*pair)
+      assert value.dtype == jnp.float32
+      assert np.isfinite(value), case
+      assert all(np.isfinite(gradient).all() for gradient in gradients), case
+
+
+@every_loss
+def test_half_precision_maps_lose_only_their_rounding(loss, x64):
+  rounded = [x.astype(jnp.bfloat16) for x in _maps()]
+  value_and_grad = jax.jit(jax.value_and_grad(loss))
+  value, gradient = value_and_grad(*(x.astype(jnp.float32) for x in rounded))
+  expected, reference = value_and_grad(*(x.astype(jnp.float64) for x in rounded))
+  np.testing.assert_allclose(value_and_grad(*rounded)[0], expected, rtol=1e-5)
+  assert value_and_grad(*rounded)[1].dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    gradient, reference, rtol=0, atol=1e-5 * abs(reference).max()
+  )
+
+
+def test_bad_input_is_refused():
+  student, teacher = _maps()
+  with pytest.raises(ValueError, match=r"student: expected non-empty maps of shape"):
+    losses.nst(student[0], teacher)
+  with pytest.raises(ValueError, match="student has 6, teacher has 5"):
+    losses.attention_transfer(student, teacher[1:])
+  with pytest.raises(TypeError, match="teacher: expected a floating-point array"):
+    losses.nst(student, teacher.astype(jnp.int32))
+  with pytest.raises(ValueError, match=r"mask: expected shape \(6,\), got \(3,\)"):
+    losses.nst(student, teacher, mask=jnp.ones(3, bool))
+  with pytest.raises(ValueError, match="kernel: expected one of 'polynomial'"):
+    losses.nst(student, teacher, kernel="cubic")
+  with pytest.raises(ValueError, match="exponent: expected a number above 0"):
+    losses.attention_transfer(student, teacher, exponent=0.0)
+  with pytest.raises(ValueError, match="reduction: expected one of 'rows', 'elements'"):
+    losses.attention_transfer(student, teacher, reduction="mean")
+  with pytest.raises(ValueError, match="student: expected a pair of maps"):
+    losses.fsp(student, (teacher, teacher))
+  with pytest.raises(ValueError, match=r"teacher\[1\]: expected non-empty maps"):
+    losses.fsp((student, student), (teacher, teacher[0]))
+  with pytest.raises(ValueError, match=r"the student has \(3, 3\) and the teacher"):
+    losses.fsp((student, student), (teacher, teacher))
