@@ -1,5 +1,7 @@
 """Losses on logits."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import optax
 import pytest
 
 from flowkd_jax import losses
+
+GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
 
 
 def test_cross_entropy_is_the_masked_mean_of_optax():
@@ -46,3 +50,163 @@ def test_cross_entropy_refuses_bad_input():
     losses.cross_entropy(jnp.ones((2, 3)), jnp.ones(2))
   with pytest.raises(ValueError, match="labels: expected shape"):
     losses.cross_entropy(jnp.ones((2, 3)), jnp.zeros(3, jnp.int32))
+
+
+def _logits(rows=8, classes=6, seed=0):
+  rng = np.random.default_rng(seed)
+  return tuple(
+    jnp.asarray(2 * rng.standard_normal((rows, classes)), jnp.float32) for _ in range(2)
+  )
+
+
+def _labels(rows=8, classes=6):
+  return jnp.arange(rows, dtype=jnp.int32) % classes
+
+
+def _loss(name):
+  if name == "decoupled_kd":
+    return lambda s, t, **options: losses.decoupled_kd(
+      s, t, labels=_labels(*s.shape), **options
+    )
+  return getattr(losses, name)
+
+
+named = pytest.mark.parametrize(
+  "name", ["knowledge_distillation", "decoupled_kd", "dist"]
+)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_authors_distillation_values_are_reproduced(path, x64):
+  golden = np.load(path)
+  student, teacher = (
+    jnp.asarray(golden[f"{side}_logits"], jnp.float64)
+    for side in ("student", "teacher")
+  )
+
+  @jax.jit
+  def evaluate(student):
+    return [
+      jax.value_and_grad(losses.knowledge_distillation)(
+        student, teacher, temperature=temperature
+      )
+      for temperature in (1, 2, 4)
+    ]
+
+  for temperature, (value, gradient) in zip((1, 2, 4), evaluate(student), strict=True):
+    name = f"kd__T{temperature}"
+    np.testing.assert_allclose(value, golden[f"{name}__loss"], rtol=1e-9)
+    expected = golden[f"{name}__grad"]
+    np.testing.assert_allclose(
+      gradient, expected, rtol=0, atol=1e-9 * abs(expected).max()
+    )
+
+
+def _probabilities(logits, temperature):
+  powers = np.exp(np.asarray(logits, np.float64) / temperature)
+  return powers / powers.sum(1, keepdims=True)
+
+
+def _relative_entropy(s, t):
+  return (t * (np.log(t) - np.log(s))).sum(1)
+
+
+def test_decoupled_kd_equals_its_definition():
+  student, teacher = _logits()
+  parts = []
+  for logits in (student, teacher):
+    p = _probabilities(logits, 4)
+    hit = np.arange(6)[None, :] == np.asarray(_labels())[:, None]
+    target = p[hit]
+    rest = p[~hit].reshape(8, 5)
+    binary = np.stack([target, 1 - target], 1)
+    parts.append((binary, rest / rest.sum(1, keepdims=True)))
+  (s_binary, s_rest), (t_binary, t_rest) = parts
+  target_terms = _relative_entropy(s_binary, t_binary)
+  rest_terms = _relative_entropy(s_rest, t_rest)
+  expected = 16 * (1.0 * target_terms + 8.0 * rest_terms).mean()
+  loss = _loss("decoupled_kd")
+  np.testing.assert_allclose(loss(student, teacher), expected, rtol=1e-5)
+  # Eq. 6: with the teacher's share of the other classes for beta it is KD.
+  coupled = 16 * (target_terms + t_binary[:, 1] * rest_terms).mean()
+  actual = losses.knowledge_distillation(student, teacher)
+  np.testing.assert_allclose(actual, coupled, rtol=1e-5)
+
+
+def test_decoupled_kd_is_finite_where_the_label_takes_all():
+  student = jnp.float32([[200.0, -200.0], [-200.0, 200.0], [0.0, 0.0]])
+  loss = lambda s, t: losses.decoupled_kd(s, t, labels=jnp.array([0, 0, 1]))
+  value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(student, -student)
+  assert np.isfinite(value)
+  assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_dist_equals_its_definition():
+  student, teacher = _logits()
+  s, t = (_probabilities(x, 2) for x in (student, teacher))
+  rows = np.mean([1 - np.corrcoef(s[i], t[i])[0, 1] for i in range(8)])
+  columns = np.mean([1 - np.corrcoef(s[:, c], t[:, c])[0, 1] for c in range(6)])
+  actual = losses.dist(student, teacher, beta=2.0, gamma=3.0, temperature=2.0)
+  np.testing.assert_allclose(actual, 4 * (2 * rows + 3 * columns), rtol=1e-5)
+
+
+def test_dist_of_rows_all_alike_counts_classes_without_variation():
+  student, teacher = _logits()
+  alike = jnp.broadcast_to(student[:1], student.shape)
+  intra = lambda s, t: losses.dist(s, t, beta=0.0)
+  assert intra(alike, alike) == 0
+  np.testing.assert_allclose(intra(alike, teacher), 1, rtol=1e-6)
+  assert not jax.grad(intra)(alike, teacher).any()
+
+
+@named
+def test_response_losses_are_invariant_to_shift_and_permutation(name):
+  student, teacher = _logits()
+  loss = jax.jit(_loss(name))
+  expected = loss(student, teacher)
+  assert expected > 0.01
+  shift = jnp.arange(8, dtype=jnp.float32)[:, None]
+  np.testing.assert_allclose(
+    loss(student + shift, teacher - shift), expected, rtol=1e-4
+  )
+  rows = np.random.default_rng(1).permutation(8)
+  classes = np.random.default_rng(2).permutation(6)
+  if name == "decoupled_kd":
+    permuted = losses.decoupled_kd(student[rows], teacher[rows], labels=_labels()[rows])
+  else:
+    permuted = loss(student[rows][:, classes], teacher[rows][:, classes])
+  np.testing.assert_allclose(permuted, expected, rtol=1e-4)
+  scaled = loss(2 * student, teacher)
+  assert abs(scaled / expected - 1) > 0.01
+
+
+@named
+def test_response_losses_do_not_depend_on_the_batch_size(name):
+  student, teacher = _logits()
+  twice = [jnp.concatenate([x, x]) for x in (student, teacher)]
+  labels = {"labels": jnp.tile(_labels(), 2)} if name == "decoupled_kd" else {}
+  once = _loss(name)(student, teacher)
+  np.testing.assert_allclose(getattr(losses, name)(*twice, **labels), once, rtol=1e-5)
+
+
+@named
+def test_response_losses_refuse_bad_input(name):
+  student, teacher = _logits()
+  loss = _loss(name)
+  with pytest.raises(ValueError, match="temperature: expected a number above 0"):
+    loss(student, teacher, temperature=-1.0)
+  with pytest.raises(ValueError, match=r"teacher: expected shape \(8, 6\), got \(8, 5"):
+    loss(student, teacher[:, :5])
+  with pytest.raises(ValueError, match=r"shape \[batch, classes\], got \(8, 6, 1\)"):
+    getattr(losses, name)(
+      student[..., None],
+      teacher[..., None],
+      **({"labels": _labels()} if name == "decoupled_kd" else {}),
+    )
+
+
+def test_decoupled_kd_refuses_a_single_class():
+  with pytest.raises(ValueError, match="two classes or more"):
+    losses.decoupled_kd(
+      jnp.ones((2, 1)), jnp.ones((2, 1)), labels=jnp.zeros(2, jnp.int32)
+    )
