@@ -3,6 +3,8 @@
 Pure functions of arrays, whatever library they come from. The caller jits.
 """
 
+from flowkd_jax.losses._alignment import linear_cka
+from flowkd_jax.losses._alignment import rbf_cka
 from flowkd_jax.losses._flow import information_flow
 from flowkd_jax.losses._flow import information_flow_terms
 from flowkd_jax.losses._flow import quadratic_flow
@@ -10,10 +12,14 @@ from flowkd_jax.losses._flow import quadratic_flow_terms
 from flowkd_jax.losses._flow import weighted_sum
 from flowkd_jax.losses._probabilistic import conditional_divergence
 from flowkd_jax.losses._probabilistic import pkt
+from flowkd_jax.losses._relational import correlation_congruence
+from flowkd_jax.losses._relational import similarity_preserving
 from flowkd_jax.losses._response import cross_entropy
 from flowkd_jax.losses._response import decoupled_kd
 from flowkd_jax.losses._response import dist
 from flowkd_jax.losses._response import knowledge_distillation
+from flowkd_jax.losses._rkd import rkd_angle
+from flowkd_jax.losses._rkd import rkd_distance
 from flowkd_jax.losses._spatial import attention_transfer
 from flowkd_jax.losses._spatial import fsp
 from flowkd_jax.losses._spatial import nst
@@ -21,6 +27,7 @@ from flowkd_jax.losses._spatial import nst
 __all__ = [
   "attention_transfer",
   "conditional_divergence",
+  "correlation_congruence",
   "cross_entropy",
   "decoupled_kd",
   "dist",
@@ -28,9 +35,14 @@ __all__ = [
   "information_flow",
   "information_flow_terms",
   "knowledge_distillation",
+  "linear_cka",
   "nst",
   "pkt",
   "quadratic_flow",
   "quadratic_flow_terms",
+  "rbf_cka",
+  "rkd_angle",
+  "rkd_distance",
+  "similarity_preserving",
   "weighted_sum",
 ]

@@ -1,0 +1,64 @@
+"""The arguments of a pairwise loss, checked, and gathered over devices."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
+
+from flowkd_jax import _checks
+from flowkd_jax import _global_batch
+from flowkd_jax import kernels
+
+Mask = Shaped[Array, " batch"] | None
+PAIR_REDUCTIONS = ("mean", "rows", "matrix")
+
+
+class Batch(NamedTuple):
+  """Rows of this device and of all devices, both sides, masked rows zero.
+
+  Attributes:
+    rows: Student and teacher rows of this device, at least float32.
+    columns: Student and teacher rows of the global batch.
+    positions: Where the rows of this device stand in the global batch.
+    real: Which rows of the global batch are not padding.
+  """
+
+  rows: tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]
+  columns: tuple[Float[Array, "global ..."], Float[Array, "global ..."]]
+  positions: Int[Array, " batch"]
+  real: Bool[Array, " global"]
+
+  def others(self, positions: Int[Array, " rows"]) -> Bool[Array, "rows global"]:
+    """Which columns are real and not the row itself."""
+    everyone = jnp.arange(self.real.shape[0], dtype=positions.dtype)
+    return self.real[None, :] & (positions[:, None] != everyone[None, :])
+
+  def number(self) -> Float[Array, ""]:
+    """Number of real rows of the global batch."""
+    return self.real.sum(dtype=self.rows[0].dtype)
+
+
+def gathered_batch(
+  student: Float[Array, "batch ..."],
+  teacher: Float[Array, "batch ..."],
+  mask: Mask,
+  axis_name: str | None,
+) -> Batch:
+  """Checks the arguments of a pairwise loss and gathers its columns."""
+  _checks.check_features(student=student, teacher=teacher)
+  if mask is None:
+    real = jnp.ones(student.shape[:1], bool)
+  else:
+    _checks.check_shape("mask", mask, student.shape[:1])
+    real = jnp.asarray(mask).astype(bool)
+  rows = kernels.flatten(student, mask), kernels.flatten(teacher, mask)
+  columns = (
+    _global_batch.gather_rows(rows[0], axis_name),
+    _global_batch.gather_rows(rows[1], axis_name),
+  )
+  positions = _global_batch.row_positions(student.shape[0], axis_name)
+  return Batch(rows, columns, positions, _global_batch.gather_rows(real, axis_name))

@@ -1,0 +1,205 @@
+"""Losses that match similarities between the rows of a batch.
+
+The whole batch is one object: do not `vmap` over examples; under data parallelism
+pass `axis_name`. Widths of student and teacher may differ.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+
+from flowkd_jax import _checks
+from flowkd_jax import _global_batch
+from flowkd_jax import _pairs
+from flowkd_jax import _precision
+from flowkd_jax import information
+from flowkd_jax import kernels
+from flowkd_jax.losses import _batch
+
+
+def similarity_preserving(
+  student: Float[Array, "batch ..."],
+  teacher: Float[Array, "batch ..."],
+  *,
+  reduction: str = "rows",
+  mask: _batch.Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Similarity-preserving distillation: `mean_i |g^t_i - g^s_i|^2`.
+
+  `g_i` is row i of the matrix of inner products `Q Q'`, divided by its norm after the
+  product (Tung and Mori 2019, Eq. 1-4). Between 0 and 4, whatever the batch size and
+  the widths. Invariant to rotation of either side, to one scale for all rows and to
+  permutation; neither to a scale of single rows nor to a shift.
+
+  Differs from the paper: the mean over rows of a sum over columns. The paper divides
+  by the square of the batch size (`reduction="matrix"`), so its weight (3000) has to
+  grow with the batch. Some ports normalise before the product, and torchdistill
+  divides rows by their L1 norm, which is another and much smaller loss.
+
+  Args:
+    student: Student features; axes after the first are flattened.
+    teacher: Teacher features, of any width.
+    reduction: "rows", or "matrix", the authors': the mean over all pairs.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split; the loss is that of the
+      global batch, on every device.
+    block_size: Rows evaluated at a time, in the backward pass too; memory is then
+      O(batch x block_size).
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If batch sizes disagree, an array is empty or has no feature axis,
+      or `reduction` is another word.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> features = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> float(similarity_preserving(2 * features, features))
+    0.0
+
+  References:
+    Tung and Mori, "Similarity-preserving knowledge distillation", ICCV 2019.
+  """
+  _checks.check_choice("reduction", reduction, ("rows", "matrix"))
+  batch = _batch.gathered_batch(student, teacher, mask, axis_name)
+  columns = [_scaled(side) for side in batch.columns]
+
+  def row_terms(*rows):
+    # The norm of a row itself cancels; without it no product overflows.
+    similarities = [
+      kernels.unit_rows(_precision.matmul(kernels.unit_rows(side), column.T))
+      for side, column in zip(rows, columns, strict=True)
+    ]
+    return ((similarities[0] - similarities[1]) ** 2).sum(1)
+
+  terms = information.rows_in_blocks(row_terms, block_size, *batch.rows)
+  loss = _global_batch.global_mean(terms, mask, axis_name)
+  return loss / jnp.maximum(batch.number(), 1) if reduction == "matrix" else loss
+
+
+def correlation_congruence(
+  student: Float[Array, "batch ..."],
+  teacher: Float[Array, "batch ..."],
+  *,
+  gamma: float = 0.4,
+  order: int = 2,
+  reduction: str = "mean",
+  authors: bool = False,
+  mask: _batch.Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Correlation congruence: squared differences of a Gaussian kernel's expansion.
+
+  `mean_{i != j} (k^s_ij - k^t_ij)^2` with the Taylor expansion of the Gaussian kernel
+  of unit rows, `k_ij = exp(-2 gamma) sum_{p <= order} (2 gamma)^p / p! cos_ij^p` (Peng
+  et al. 2019, section 3.3). Depends neither on the batch size nor on the widths.
+  Invariant to rotation, to a scale of single rows and to permutation, not to a shift.
+
+  Differs from the paper: a row is not paired with itself, which makes the loss larger
+  by `batch / (batch - 1)`; `reduction="matrix"` counts those pairs. `authors=True` is
+  something else, the code that the authors gave to RepDistiller and that several ports
+  copied: `mean_i sum_c |s - t|_ic |s - t|_{i+1,c}`, a product of neighbours in the
+  batch. It needs equal widths and depends on the order of the rows; it is here to
+  reproduce numbers, not to be used. It grows with the width.
+
+  Args:
+    student: Student features; axes after the first are flattened.
+    teacher: Teacher features, of any width.
+    gamma: Inverse width of the Gaussian kernel, `1 / (2 bandwidth^2)`.
+    order: Highest power of the expansion.
+    reduction: "mean" over the pairs of different rows; "rows", the mean over rows of
+      the sum over the others; "matrix", the mean over all pairs.
+    authors: Reproduce the published code; ignores the options above.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+    block_size: Rows evaluated at a time; memory is then O(batch x block_size).
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If batch sizes disagree, an array is empty or has no feature axis,
+      `gamma` or `order` is not positive, `reduction` is another word, or widths
+      differ with `authors=True`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> float(correlation_congruence(2 * jnp.eye(4), jnp.eye(4)))
+    0.0
+
+  References:
+    Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019.
+  """
+  _checks.check_positive("gamma", gamma)
+  _checks.check_positive("order", order)
+  _checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
+  batch = _batch.gathered_batch(student, teacher, mask, axis_name)
+  if authors:
+    return _neighbour_products(batch, mask, axis_name)
+
+  def row_terms(student_rows, teacher_rows, positions):
+    kernel_rows = [
+      _expanded_gaussian(
+        _pairs.pair_geometry(rows, columns, positions).cosine_gaps, gamma, order
+      )
+      for rows, columns in zip((student_rows, teacher_rows), batch.columns, strict=True)
+    ]
+    squares = (kernel_rows[0] - kernel_rows[1]) ** 2
+    return jnp.where(batch.others(positions), squares, 0).sum(1)
+
+  terms = information.rows_in_blocks(
+    row_terms, block_size, *batch.rows, batch.positions
+  )
+  loss = _global_batch.global_mean(terms, mask, axis_name)
+  count = batch.number()
+  divisors = {"mean": count - 1, "rows": jnp.ones_like(count), "matrix": count}
+  return loss / jnp.maximum(divisors[reduction], 1)
+
+
+def _scaled(columns):
+  """Columns divided by their greatest norm, a constant."""
+  top = jnp.abs(lax.stop_gradient(columns)).max()
+  return columns / jnp.where(top > 0, top, 1)
+
+
+def _expanded_gaussian(gaps, gamma, order):
+  """The expansion less its value at cosine 1, as a polynomial of `(1 - cos) / 2`.
+
+  Without the constant, which cancels in differences, near rows keep their digits.
+  """
+  taylor = [
+    math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p)
+    for p in range(order + 1)
+  ]
+  shifted = [
+    (-2) ** m * sum(math.comb(p, m) * taylor[p] for p in range(m, order + 1))
+    for m in range(1, order + 1)
+  ]
+  value = jnp.zeros_like(gaps)
+  for coefficient in reversed(shifted):
+    value = gaps * (value + coefficient)
+  return value
+
+
+def _neighbour_products(batch, mask, axis_name):
+  if batch.rows[0].shape != batch.rows[1].shape:
+    raise ValueError(
+      "student: expected the teacher's width with authors=True, got "
+      f"{batch.rows[0].shape[1]} and {batch.rows[1].shape[1]}; authors=False "
+      "compares different widths"
+    )
+  size = batch.real.shape[0]
+  places = jnp.where(batch.real, jnp.arange(size, dtype=jnp.int32), size)
+  # For each row the next real one; `size` after the last.
+  following = jnp.append(lax.cummin(places, reverse=True)[1:], jnp.int32(size))
+  following = following[batch.positions]
+  everyone = jnp.abs(batch.columns[0] - batch.columns[1])
+  products = jnp.abs(batch.rows[0] - batch.rows[1]) * everyone[following % size]
+  terms = jnp.where(following < size, products.sum(1), 0)
+  loss = _global_batch.global_mean(terms, mask, axis_name)
+  count = batch.number()
+  return loss * count / jnp.maximum(count - 1, 1)
