@@ -5,6 +5,10 @@ Pure functions of arrays, whatever library they come from. The caller jits.
 
 from flowkd_jax.losses._alignment import linear_cka
 from flowkd_jax.losses._alignment import rbf_cka
+from flowkd_jax.losses._feature import hint
+from flowkd_jax.losses._feature import hint_init
+from flowkd_jax.losses._feature import vid
+from flowkd_jax.losses._feature import vid_init
 from flowkd_jax.losses._flow import information_flow
 from flowkd_jax.losses._flow import information_flow_terms
 from flowkd_jax.losses._flow import quadratic_flow
@@ -32,6 +36,8 @@ __all__ = [
   "decoupled_kd",
   "dist",
   "fsp",
+  "hint",
+  "hint_init",
   "information_flow",
   "information_flow_terms",
   "knowledge_distillation",
@@ -44,5 +50,7 @@ __all__ = [
   "rkd_angle",
   "rkd_distance",
   "similarity_preserving",
+  "vid",
+  "vid_init",
   "weighted_sum",
 ]

@@ -1,0 +1,249 @@
+"""Losses that compare features one by one, through a learnt map between the widths.
+
+What is learnt is an explicit pytree that the caller makes with the `_init` function of
+the loss, trains beside the student and hands to the loss. Maps are channels last.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Key
+from jaxtyping import Shaped
+
+from flowkd_jax import _checks
+from flowkd_jax.losses import _spatial
+
+Mask = Shaped[Array, " batch"] | None
+Parameters = dict[str, Any]
+
+
+def hint_init(
+  key: Key[Array, ""],
+  student_shape: Sequence[int],
+  teacher_shape: Sequence[int],
+) -> Parameters:
+  """A linear map from the student's channels to the teacher's, for `hint`.
+
+  Args:
+    key: Random key.
+    student_shape: Shape of the student features, of which only the last axis counts.
+    teacher_shape: Shape of the teacher features.
+
+  Returns:
+    `{"kernel": [student_channels, teacher_channels], "bias": [teacher_channels]}` in
+    float32; the kernel is normal with variance `1 / student_channels`.
+  """
+  shape = student_shape[-1], teacher_shape[-1]
+  kernel = jax.nn.initializers.lecun_normal()(key, shape, jnp.float32)
+  return {"kernel": kernel, "bias": jnp.zeros(shape[1])}
+
+
+def hint(
+  student: Float[Array, "batch ... student_channels"],
+  teacher: Float[Array, "batch ... teacher_channels"],
+  *,
+  projection: Parameters | None = None,
+  reduction: str = "rows",
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Hint: squared distance between the features, the student's projected.
+
+  `mean_i |t_i - r(s_i)|^2` (Romero et al. 2015, Eq. 3, without its factor 1/2), where
+  the regressor r is linear in the channels: on maps a convolution of 1 x 1. Does not
+  depend on the batch; grows with the width ("elements" does not) and with the square
+  of the scale. Without projection invariant to a rotation or shift of both sides and
+  to a permutation of rows.
+
+  Differs from the paper: there the regressor is a larger convolution that also
+  reduces the size of the map; here the larger map is average-pooled to the smaller.
+  The paper trains in two stages, the hint alone up to this layer and then
+  distillation with no hint; the ports train jointly, as does who adds this loss to
+  others. `reduction="elements"` is the mean squared error of the ports.
+
+  Args:
+    student: Student features: vectors, tokens or maps.
+    teacher: Teacher features of the same rank; of maps the size may differ.
+    projection: From `hint_init`, trained beside the student; or fixed, any
+      `{"kernel": ...}` with or without a bias, under `stop_gradient`. None compares
+      the features as they are.
+    reduction: "rows", the mean over rows of the sum over the other axes; or
+      "elements", the mean over all.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If batches, ranks, token counts or widths disagree, or `reduction` is
+      another word.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> student, teacher = jnp.ones((4, 2)), jnp.ones((4, 3))
+    >>> projection = hint_init(jax.random.key(0), student.shape, teacher.shape)
+    >>> hint(student, teacher, projection=projection).shape
+    ()
+    >>> float(hint(2 * teacher, teacher))
+    3.0
+
+  References:
+    Romero et al., "FitNets: hints for thin deep nets", ICLR 2015.
+  """
+  student, teacher = _paired_features(student, teacher, mask)
+  if projection is not None:
+    _check_kernel("projection", projection["kernel"], student, teacher)
+    student = _linear(student, projection)
+  elif student.shape != teacher.shape:
+    raise ValueError(
+      f"student has {student.shape[-1]} channels and teacher {teacher.shape[-1]}: pass "
+      "a projection, from hint_init(key, student.shape, teacher.shape)"
+    )
+  return _spatial.reduced((student - teacher) ** 2, reduction, mask, axis_name)
+
+
+def vid_init(
+  key: Key[Array, ""],
+  student_shape: Sequence[int],
+  teacher_shape: Sequence[int],
+  *,
+  hidden: int | None = None,
+  variance: float = 5.0,
+  epsilon: float = 1e-5,
+) -> Parameters:
+  """The mean network and the variances that `vid` learns.
+
+  Args:
+    key: Random key.
+    student_shape: Shape of the student features, of which only the last axis counts.
+    teacher_shape: Shape of the teacher features.
+    hidden: Channels between the three layers, by default the teacher's.
+    variance: Initial variance of every channel; 5 in the authors' code.
+    epsilon: Least variance, as given to `vid`.
+
+  Returns:
+    `{"kernels": three matrices, "variance": [teacher_channels]}` in float32, where
+    softplus of the last, plus epsilon, is the variance.
+
+  Raises:
+    ValueError: If `variance` is not above `epsilon` or `hidden` not above 0.
+  """
+  hidden = teacher_shape[-1] if hidden is None else hidden
+  _checks.check_positive("hidden", hidden)
+  _checks.check_positive("variance - epsilon", variance - epsilon)
+  widths = student_shape[-1], hidden, hidden, teacher_shape[-1]
+  initializer = jax.nn.initializers.he_normal()
+  kernels = [
+    initializer(layer_key, widths[layer : layer + 2], jnp.float32)
+    for layer, layer_key in enumerate(jax.random.split(key, 3))
+  ]
+  # The inverse of softplus.
+  raw_variance = variance - epsilon + np.log(-np.expm1(epsilon - variance))
+  return {"kernels": kernels, "variance": jnp.full(widths[-1], raw_variance, "float32")}
+
+
+def vid(
+  student: Float[Array, "batch ... student_channels"],
+  teacher: Float[Array, "batch ... teacher_channels"],
+  *,
+  parameters: Parameters,
+  epsilon: float = 1e-5,
+  reduction: str = "rows",
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Variational information distillation: how surprising the teacher's features are.
+
+  `mean_i sum_n (t_in - mu_n(s_i))^2 / (2 v_c) + log(v_c) / 2`, minus the logarithm
+  of a Gaussian likelihood, whose mean is a network of the student's features and
+  whose variance `v_c = softplus(alpha_c) + epsilon` belongs to the teacher's channel
+  (Ahn et al. 2019, Eq. 5 and below); up to a constant, a lower bound of the mutual
+  information between both. May be negative. Does not depend on the batch; grows with
+  the number of teacher features ("elements" does not). Invariant to a permutation of
+  rows, and of positions common to both.
+
+  The mean network is three 1 x 1 convolutions without bias, with rectifiers between,
+  as in RepDistiller, which had it from the authors. For logits the paper takes one
+  linear layer. `reduction="elements"` is the value of the ports, which pool maps of
+  unlike size by their height alone.
+
+  Args:
+    student: Student features: vectors, tokens or maps.
+    teacher: Teacher features of the same rank; of maps the size may differ.
+    parameters: From `vid_init`, trained beside the student.
+    epsilon: Least variance.
+    reduction: "rows", the mean over rows of the sum over the other axes; or
+      "elements", the mean over all.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If batches, ranks, token counts or widths disagree, `epsilon` is not
+      positive or `reduction` is another word.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> student, teacher = jnp.ones((4, 2)), jnp.zeros((4, 3))
+    >>> parameters = vid_init(jax.random.key(0), student.shape, teacher.shape)
+    >>> round(float(vid(0 * student, teacher, parameters=parameters)), 4)
+    2.4142
+
+  References:
+    Ahn et al., "Variational information distillation for knowledge transfer",
+    CVPR 2019.
+  """
+  _checks.check_positive("epsilon", epsilon)
+  student, teacher = _paired_features(student, teacher, mask)
+  first, *others = parameters["kernels"]
+  last = others[-1] if others else first
+  _check_kernel("parameters", first, student, None)
+  _check_kernel("parameters", last, None, teacher)
+  mean = _linear(student, {"kernel": first})
+  for kernel in others:
+    mean = _linear(jax.nn.relu(mean), {"kernel": kernel})
+  raw_variance = jnp.asarray(parameters["variance"]).astype(mean.dtype)
+  variance = jax.nn.softplus(raw_variance) + epsilon
+  variance = jnp.broadcast_to(variance, mean.shape)
+  terms = (teacher - mean) ** 2 / (2 * variance) + jnp.log(variance) / 2
+  return _spatial.reduced(terms, reduction, mask, axis_name)
+
+
+def _paired_features(student, teacher, mask):
+  """Both sides checked, at least float32, masked rows zero, alike but in channels."""
+  if jnp.ndim(student) == jnp.ndim(teacher) == 4:
+    return _spatial.paired_maps(student, teacher, mask)
+  _checks.check_features(student=student, teacher=teacher)
+  _checks.check_mask(mask, student)
+  if student.shape[:-1] != teacher.shape[:-1]:
+    raise ValueError(
+      "expected student and teacher to agree in all axes but the last (maps may differ "
+      f"in size), but student has shape {student.shape} and teacher {teacher.shape}"
+    )
+  return _spatial.real_rows(student, mask), _spatial.real_rows(teacher, mask)
+
+
+def _linear(features, parameters):
+  """Features times a matrix over their last axis, plus a bias if there is one."""
+  kernel = jnp.asarray(parameters["kernel"]).astype(features.dtype)
+  product = jnp.tensordot(features, kernel, 1, precision=lax.Precision.HIGHEST)
+  bias = parameters.get("bias")
+  if bias is None:
+    return product
+  return product + jnp.broadcast_to(bias.astype(product.dtype), product.shape)
+
+
+def _check_kernel(name, kernel, student, teacher):
+  """Raises unless the matrix fits the channels of the student and of the teacher."""
+  expected = tuple(
+    jnp.shape(kernel)[axis] if side is None else side.shape[-1]
+    for axis, side in enumerate((student, teacher))
+  )
+  _checks.check_shape(f"{name} kernel", kernel, expected)

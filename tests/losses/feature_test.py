@@ -1,0 +1,224 @@
+"""Hint and variational information distillation, and what they learn."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import losses
+
+GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
+
+
+def _features(rows=6, student=(5,), teacher=(7,), seed=0):
+  rng = np.random.default_rng(seed)
+  make = lambda shape: jnp.asarray(rng.standard_normal((rows, *shape)), jnp.float32)
+  return make(student), make(teacher)
+
+
+def _projected_hint(student, teacher, **options):
+  projection = losses.hint_init(jax.random.key(0), student.shape, teacher.shape)
+  return losses.hint(student, teacher, projection=projection, **options)
+
+
+def _vid(student, teacher, **options):
+  parameters = losses.vid_init(jax.random.key(0), student.shape, teacher.shape)
+  return losses.vid(student, teacher, parameters=parameters, **options)
+
+
+every_loss = pytest.mark.parametrize("loss", [_projected_hint, _vid])
+SHAPES = {"vectors": ((5,), (7,)), "maps": ((4, 4, 3), (6, 2, 5))}
+every_shape = pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_authors_hint_and_gradient_are_reproduced(path, x64):
+  golden = np.load(path)
+  student, teacher = (
+    jnp.asarray(golden[name], jnp.float64) for name in ("student_same_width", "teacher")
+  )
+  loss = functools.partial(losses.hint, reduction="elements")
+  value, gradient = jax.value_and_grad(loss)(student, teacher)
+  np.testing.assert_allclose(value, golden["hint__loss"], rtol=1e-9)
+  np.testing.assert_allclose(gradient, golden["hint__grad"], rtol=1e-9, atol=1e-12)
+
+
+def test_hint_is_the_mean_over_rows_of_the_squared_distance():
+  student, teacher = _features()
+  projection = losses.hint_init(jax.random.key(1), (5,), (7,))
+  projection["bias"] += 0.5
+  mapped = np.asarray(student) @ np.asarray(projection["kernel"]) + 0.5
+  expected = ((mapped - np.asarray(teacher)) ** 2).sum(1).mean()
+  actual = losses.hint(student, teacher, projection=projection)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+  without_bias = losses.hint(
+    student, teacher, projection={"kernel": projection["kernel"]}
+  )
+  assert without_bias != actual
+
+
+def test_hint_projects_maps_by_a_convolution_and_pools_the_larger():
+  student, teacher = _features(2, *SHAPES["maps"])
+  projection = losses.hint_init(jax.random.key(1), student.shape, teacher.shape)
+  small = np.asarray(student).reshape(2, 4, 2, 2, 3).mean(3)
+  mapped = np.einsum("bhwi,io->bhwo", small, projection["kernel"])
+  target = np.asarray(teacher)
+  target = np.stack(
+    [target[:, i * 6 // 4 : -(-(i + 1) * 6 // 4)].mean(1) for i in range(4)], axis=1
+  )
+  expected = ((mapped - target) ** 2).sum((1, 2, 3)).mean()
+  actual = losses.hint(student, teacher, projection=projection)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_hint_is_invariant_to_rotation_shift_and_permutation():
+  student, teacher = _features(teacher=(5,))
+  expected = losses.hint(student, teacher)
+  random = np.random.default_rng(2).standard_normal((5, 5))
+  rotation = jnp.asarray(np.linalg.qr(random)[0], jnp.float32)
+  np.testing.assert_allclose(
+    losses.hint(student @ rotation, teacher @ rotation), expected, rtol=1e-5
+  )
+  np.testing.assert_allclose(losses.hint(student + 2, teacher + 2), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    losses.hint(student[::-1], teacher[::-1]), expected, rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize("reduction", ["rows", "elements"])
+def test_vid_equals_its_definition(reduction):
+  student, teacher = _features(4, (4, 4, 3), (4, 4, 5))
+  parameters = losses.vid_init(jax.random.key(3), (3,), (5,), hidden=6)
+  parameters["variance"] += jnp.arange(5.0)
+  mean = np.asarray(student, np.float64)
+  for layer, kernel in enumerate(parameters["kernels"]):
+    mean = (np.maximum(mean, 0) if layer else mean) @ np.asarray(kernel, np.float64)
+  variance = np.log1p(np.exp(np.asarray(parameters["variance"], np.float64))) + 1e-5
+  terms = ((mean - np.asarray(teacher)) ** 2 / variance + np.log(variance)) / 2
+  expected = terms.mean() if reduction == "elements" else terms.sum((1, 2, 3)).mean()
+  actual = losses.vid(student, teacher, parameters=parameters, reduction=reduction)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance", [1e-3, 1.0, 5.0])
+def test_vid_init_sets_the_variance(variance):
+  parameters = losses.vid_init(jax.random.key(0), (2,), (3,), variance=variance)
+  actual = jax.nn.softplus(parameters["variance"]) + 1e-5
+  np.testing.assert_allclose(actual, np.full(3, variance), rtol=1e-5)
+
+
+def test_vid_is_invariant_to_permutations_of_rows_and_positions():
+  student, teacher = _features(4, (4, 4, 3), (4, 4, 5))
+  expected = _vid(student, teacher)
+  np.testing.assert_allclose(_vid(student[::-1], teacher[::-1]), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    _vid(student[:, ::-1], teacher[:, ::-1]), expected, rtol=1e-5
+  )
+
+
+def test_what_is_learnt_learns():
+  student, teacher = _features(rows=32)
+  teacher = jnp.tanh(student @ jnp.ones((5, 7)) / 3) + 0.01 * teacher
+  for init, loss, name in (
+    (losses.hint_init, losses.hint, "projection"),
+    (losses.vid_init, losses.vid, "parameters"),
+  ):
+    parameters = init(jax.random.key(0), student.shape, teacher.shape)
+    step = jax.jit(
+      jax.value_and_grad(
+        lambda parameters, loss=loss, name=name: loss(
+          student, teacher, reduction="elements", **{name: parameters}
+        )
+      )
+    )
+    first, _ = step(parameters)
+    for _ in range(50):
+      _, gradient = step(parameters)
+      parameters = jax.tree.map(lambda p, g: p - 0.3 * g, parameters, gradient)
+    assert step(parameters)[0] < 0.97 * first
+
+
+@every_loss
+@every_shape
+def test_padding_changes_nothing(loss, shapes):
+  student, teacher = _features(6, *shapes)
+  mask = jnp.arange(8) < 6
+  pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
+  both = lambda f: jax.jit(jax.value_and_grad(f, argnums=(0, 1)))
+  expected = both(loss)(student, teacher)
+  actual = both(lambda s, t: loss(pad(s), pad(t), mask=mask))(student, teacher)
+  for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+  assert loss(student, teacher, mask=jnp.zeros(6, bool)) == 0
+
+
+@every_loss
+def test_loss_of_the_global_batch_on_eight_devices(loss):
+  student, teacher = _features(16)
+  mask = jnp.arange(16) < 13
+  value_and_grad = lambda name: jax.value_and_grad(
+    lambda s, t, m: loss(s, t, mask=m, axis_name=name), argnums=(0, 1)
+  )
+  expected = jax.jit(value_and_grad(None))(student, teacher, mask)
+  split = [x.reshape(8, 2, *x.shape[1:]) for x in (student, teacher, mask)]
+  values, gradients = jax.pmap(value_and_grad("batch"), axis_name="batch")(*split)
+  np.testing.assert_allclose(values, np.full(8, expected[0]), rtol=1e-6)
+  for actual, gradient in zip(gradients, expected[1], strict=True):
+    np.testing.assert_allclose(
+      actual.reshape(gradient.shape) / 8, gradient, atol=1e-6 * abs(gradient).max()
+    )
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_loss_and_gradient_are_finite_at_degenerate_rows(loss, dtype, degenerate_rows):
+  value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+  for case, rows in degenerate_rows.items():
+    rows = jnp.clip(rows, -6e4, 6e4).astype(dtype)
+    normal = _features(rows.shape[0])[0].astype(dtype)
+    for pair in ((rows, normal), (normal, rows), (rows, rows)):
+      value, gradients = value_and_grad(*pair)
+      assert value.dtype == jnp.float32
+      assert np.isfinite(value), case
+      assert all(np.isfinite(gradient).all() for gradient in gradients), case
+
+
+@every_loss
+def test_half_precision_features_lose_only_their_rounding(loss, x64):
+  rounded = [x.astype(jnp.bfloat16) for x in _features()]
+  value_and_grad = jax.jit(jax.value_and_grad(loss))
+  value, gradient = value_and_grad(*(x.astype(jnp.float32) for x in rounded))
+  expected, reference = value_and_grad(*(x.astype(jnp.float64) for x in rounded))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(value_and_grad(*rounded)[0], expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    gradient, reference, rtol=0, atol=1e-5 * abs(reference).max()
+  )
+
+
+def test_bad_input_is_refused():
+  student, teacher = _features()
+  with pytest.raises(ValueError, match="student has 5 channels and teacher 7: pass"):
+    losses.hint(student, teacher)
+  with pytest.raises(ValueError, match="student has 6, teacher has 5"):
+    _projected_hint(student, teacher[1:])
+  with pytest.raises(TypeError, match="student: expected a floating-point array"):
+    _vid(student.astype(jnp.int32), teacher)
+  with pytest.raises(ValueError, match=r"projection kernel: expected shape \(5, 7\)"):
+    losses.hint(student, teacher, projection={"kernel": jnp.ones((7, 5))})
+  parameters = losses.vid_init(jax.random.key(0), (5,), (7,))
+  with pytest.raises(ValueError, match=r"parameters kernel: expected shape \(7, 6\)"):
+    losses.vid(student, teacher[:, 1:], parameters=parameters)
+  with pytest.raises(ValueError, match="to agree in all axes but the last"):
+    losses.hint(student[:, None], teacher)
+  with pytest.raises(ValueError, match="reduction: expected one of 'rows', 'elements'"):
+    _projected_hint(student, teacher, reduction="mean")
+  with pytest.raises(ValueError, match=r"mask: expected shape \(6,\), got \(3,\)"):
+    _vid(student, teacher, mask=jnp.ones(3, bool))
+  with pytest.raises(ValueError, match="epsilon: expected a number above 0, got -1"):
+    _vid(student, teacher, epsilon=-1)
+  with pytest.raises(ValueError, match="variance - epsilon: expected a number above 0"):
+    losses.vid_init(jax.random.key(0), (5,), (7,), variance=0.0)
