@@ -5,6 +5,9 @@ Pure functions of arrays, whatever library they come from. The caller jits.
 
 from flowkd_jax.losses._alignment import linear_cka
 from flowkd_jax.losses._alignment import rbf_cka
+from flowkd_jax.losses._factor import factor_reconstruction
+from flowkd_jax.losses._factor import factor_transfer
+from flowkd_jax.losses._factor import factor_transfer_init
 from flowkd_jax.losses._feature import hint
 from flowkd_jax.losses._feature import hint_init
 from flowkd_jax.losses._feature import vid
@@ -35,6 +38,9 @@ __all__ = [
   "cross_entropy",
   "decoupled_kd",
   "dist",
+  "factor_reconstruction",
+  "factor_transfer",
+  "factor_transfer_init",
   "fsp",
   "hint",
   "hint_init",

@@ -21,6 +21,13 @@ def _two_maps(student, teacher, **options):
   return losses.fsp(*pairs, **options)
 
 
+def _learnt_factors(student, teacher, **options):
+  networks = losses.factor_transfer_init(
+    jax.random.key(0), student.shape, teacher.shape, rate=0.7
+  )
+  return losses.factor_transfer(student, teacher, networks=networks, **options)
+
+
 LOSSES = {
   "attention_transfer": losses.attention_transfer,
   "attention_transfer, p = 1": functools.partial(
@@ -30,6 +37,9 @@ LOSSES = {
   "nst, gaussian": functools.partial(losses.nst, kernel="gaussian"),
   "nst, linear": functools.partial(losses.nst, kernel="linear"),
   "fsp": _two_maps,
+  "factor_transfer": losses.factor_transfer,
+  "factor_transfer, q = 2": functools.partial(losses.factor_transfer, power=2.0),
+  "factor_transfer, learnt": _learnt_factors,
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
@@ -59,13 +69,14 @@ def test_authors_values_and_gradients_are_reproduced(path, index, x64):
     stacked = lambda x: jnp.stack(
       [
         losses.attention_transfer(x, teacher, reduction="elements"),
+        losses.factor_transfer(x, teacher, reduction="elements"),
         losses.nst(x, teacher),
       ]
     )
     return stacked(student), jax.jacrev(stacked)(student)
 
   for name, value, gradient in zip(
-    ("at", "nst"), *values_and_jacobian(student), strict=True
+    ("at", "ft", "nst"), *values_and_jacobian(student), strict=True
   ):
     expected = golden[f"{name}__map{index}__grad"].transpose(0, 2, 3, 1)
     np.testing.assert_allclose(value, golden[f"{name}__map{index}__loss"], rtol=1e-9)
@@ -125,9 +136,10 @@ def test_fsp_equals_its_definition(reduction):
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_attention_transfer_is_invariant_to_scale_rotation_and_permutation():
+@pytest.mark.parametrize("loss", [losses.attention_transfer, losses.factor_transfer])
+def test_energies_are_invariant_to_scale_rotation_and_permutation(loss):
   student, teacher = _maps()
-  loss = jax.jit(losses.attention_transfer)
+  loss = jax.jit(loss)
   expected = loss(student, teacher)
   scales = jnp.logspace(-6, 6, 6)[:, None, None, None]
   np.testing.assert_allclose(loss(student * scales, teacher), expected, rtol=1e-5)

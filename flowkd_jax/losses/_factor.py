@@ -1,0 +1,192 @@
+"""Factor transfer: the teacher paraphrases its maps, the student translates its own.
+
+In the paper the factors are the outputs of two small convolutional networks; in the
+simple form that ports use they are the energy of each position, with nothing to learn.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Key
+from jaxtyping import Shaped
+
+from flowkd_jax import _checks
+from flowkd_jax import _pairs
+from flowkd_jax import kernels
+from flowkd_jax.losses import _spatial
+
+Mask = Shaped[Array, " batch"] | None
+Parameters = dict[str, Any]
+Maps = Float[Array, "batch height width channels"]
+
+
+def factor_transfer(
+  student: Float[Array, "batch student_height student_width student_channels"],
+  teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
+  *,
+  networks: Parameters | None = None,
+  exponent: float = 2.0,
+  power: float = 1.0,
+  reduction: str = "rows",
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Factor transfer: distance between normalised factors of the two maps.
+
+  `mean_i sum_n |f_in^s - f_in^t|^q` with `f = F / |F|` (Kim et al. 2018, Eq. 3-4),
+  where q is `power`. With `networks` the factors F are those of the paper: the
+  translator's of the student's map, trained beside the student, and the paraphraser's
+  of the teacher's, trained before with `factor_reconstruction` and constant here.
+  Without, F is the energy `mean_c |F_c|^p` of each position, which is RepDistiller's
+  form (p = 2, q = 1): attention transfer with absolute differences.
+
+  Does not depend on the batch; for q = 1 grows with the square root of the number of
+  factors ("elements" falls with it). Without networks invariant to the scale of each
+  example, to rotation (p = 2) and permutation of channels, and to a permutation of
+  positions common to both. The authors' code and the ports take the mean over all
+  elements, `reduction="elements"`; the paper writes the norm, the q-th root.
+
+  Args:
+    student: Student maps.
+    teacher: Teacher maps; the larger map is average-pooled to the smaller.
+    networks: From `factor_transfer_init`; None for the energies.
+    exponent: p, the exponent of the energies (RepDistiller's p1).
+    power: q, 1 or 2 in the paper (RepDistiller's p2).
+    reduction: "rows", the mean over rows of the sum over factors; or "elements", the
+      mean over both.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If an input is not a map, batches disagree, a network does not fit,
+      a number is not positive or `reduction` is another word.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> student, teacher = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 8, 8, 6))
+    >>> round(float(factor_transfer(student, 5 * teacher)), 6)
+    0.0
+    >>> networks = factor_transfer_init(
+    ...   jax.random.key(0), student.shape, teacher.shape
+    ... )
+    >>> factor_transfer(student, teacher, networks=networks).shape
+    ()
+
+  References:
+    Kim, Park and Kwak, "Paraphrasing complex network: network compression via factor
+    transfer", NeurIPS 2018.
+  """
+  _checks.check_positive("exponent", exponent)
+  _checks.check_positive("power", power)
+  student, teacher = _spatial.paired_maps(student, teacher, mask)
+  if networks is None:
+    factors = [_spatial.attention_maps(maps, exponent) for maps in (student, teacher)]
+  else:
+    paraphraser = lax.stop_gradient(networks["paraphraser"]["encoder"])
+    factors = [
+      _unit_factors(_convolve("translator", student, networks["translator"])),
+      _unit_factors(_convolve("paraphraser", teacher, paraphraser)),
+    ]
+  gaps = factors[0] - factors[1]
+  terms = jnp.abs(gaps) if power == 1 else _pairs.safe_power(gaps**2, power / 2)
+  return _spatial.reduced(terms, reduction, mask, axis_name)
+
+
+def factor_transfer_init(
+  key: Key[Array, ""],
+  student_shape: Sequence[int],
+  teacher_shape: Sequence[int],
+  *,
+  rate: float = 0.5,
+) -> Parameters:
+  """The paraphraser and the translator of `factor_transfer`.
+
+  Each is three convolutions of 3 x 3 with leaky rectifiers, as in the authors' code;
+  the paraphraser has three more to reconstruct the teacher's map.
+
+  Args:
+    key: Random key.
+    student_shape: Shape of the student maps, of which only the channels count.
+    teacher_shape: Shape of the teacher maps.
+    rate: Factors per teacher channel, the paper's k.
+
+  Returns:
+    `{"translator": layers, "paraphraser": {"encoder": layers, "decoder": layers}}`,
+    each layer with a "kernel" and a "bias", in float32.
+
+  Raises:
+    ValueError: If there would be no factor.
+  """
+  channels, teacher_channels = student_shape[-1], teacher_shape[-1]
+  factors = int(teacher_channels * rate)
+  _checks.check_positive("teacher channels times rate", factors)
+  keys = jax.random.split(key, 3)
+  encoder = teacher_channels, teacher_channels, factors, factors
+  return {
+    "translator": _layers(keys[0], (channels, channels, factors, factors)),
+    "paraphraser": {
+      "encoder": _layers(keys[1], encoder),
+      "decoder": _layers(keys[2], encoder[::-1]),
+    },
+  }
+
+
+def factor_reconstruction(
+  teacher: Float[Array, "batch height width channels"],
+  *,
+  networks: Parameters,
+  reduction: str = "rows",
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """What the paraphraser is trained with, before any student: its reconstruction.
+
+  `mean_i |x_i - P(x_i)|^2` (Kim et al. 2018, Eq. 1); arguments and errors as in
+  `factor_transfer`.
+  """
+  maps, _ = _spatial.paired_maps(teacher, teacher, mask)
+  factors = _convolve("paraphraser", maps, networks["paraphraser"]["encoder"])
+  restored = _convolve("paraphraser", factors, networks["paraphraser"]["decoder"])
+  return _spatial.reduced((maps - restored) ** 2, reduction, mask, axis_name)
+
+
+def _layers(key, widths):
+  initializer = jax.nn.initializers.he_normal()
+  return [
+    {
+      "kernel": initializer(layer_key, (3, 3, *pair), jnp.float32),
+      "bias": jnp.zeros(pair[1]),
+    }
+    for layer_key, *pair in zip(
+      jax.random.split(key, len(widths) - 1), widths[:-1], widths[1:], strict=True
+    )
+  ]
+
+
+def _convolve(name: str, maps: Maps, layers: Sequence[Parameters]) -> Maps:
+  for layer in layers:
+    kernel = jnp.asarray(layer["kernel"]).astype(maps.dtype)
+    fitting = (*kernel.shape[:2], maps.shape[-1], kernel.shape[-1])
+    _checks.check_shape(f"{name} kernel", kernel, fitting)
+    maps = lax.conv_general_dilated(
+      maps,
+      kernel,
+      window_strides=(1, 1),
+      padding="SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      precision=lax.Precision.HIGHEST,
+    )
+    maps = maps + jnp.asarray(layer["bias"]).astype(maps.dtype)[None, None, None, :]
+    maps = jax.nn.leaky_relu(maps, 0.1)
+  return maps
+
+
+def _unit_factors(maps):
+  return kernels.unit_rows(maps.reshape(maps.shape[0], -1))
