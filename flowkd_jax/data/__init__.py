@@ -5,12 +5,13 @@ from flowkd_jax.data._augment import augment
 from flowkd_jax.data._augment import example_keys
 from flowkd_jax.data._augment import normalize
 from flowkd_jax.data._batches import Batches
-from flowkd_jax.data._evaluation import evaluation_batches
 from flowkd_jax.data._load import load
 from flowkd_jax.data._load import open_source
 from flowkd_jax.data._memory import MemoryBatches
 from flowkd_jax.data._normalization import normalization
 from flowkd_jax.data._prepared import DatasetNotPreparedError
+from flowkd_jax.data._select import evaluation_batches
+from flowkd_jax.data._select import training_batches
 from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
 from flowkd_jax.data._stream import StreamBatches
@@ -30,4 +31,5 @@ __all__ = [
   "normalization",
   "normalize",
   "open_source",
+  "training_batches",
 ]

@@ -1,15 +1,56 @@
-"""Batches for evaluation: every example once, in order, as it is."""
+"""Batches of a source, whichever kind it is: kept on the devices, or streamed."""
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flowkd_jax.data._augment import Augmentation
 from flowkd_jax.data._batches import Batches
 from flowkd_jax.data._memory import MemoryBatches
 from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
 from flowkd_jax.data._stream import StreamBatches
+
+
+def training_batches(
+  source: Source,
+  *,
+  batch_size: int,
+  seed: int,
+  mean: Sequence[float],
+  std: Sequence[float],
+  augmentation: Augmentation | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Batches:
+  """Shuffled and augmented batches, the last one padded and masked.
+
+  Args:
+    source: a `Split`, which then lies on every device, or an opened source,
+      which is streamed.
+    batch_size: rows of a step over all processes.
+    seed: of the shuffle and of the augmentation.
+    mean: per channel, in units of 0..255.
+    std: per channel, in units of 0..255.
+    augmentation: what is done to images at random; nothing by default.
+    process_index: this process, in 0..process_count-1.
+    process_count: processes; each yields its contiguous share of every batch.
+
+  Raises:
+    ValueError: a number is out of its range.
+  """
+  kind = MemoryBatches if isinstance(source, Split) else StreamBatches
+  return kind(
+    source,  # pyright: ignore[reportArgumentType] (narrowed by the line above)
+    batch_size=batch_size,
+    seed=seed,
+    mean=mean,
+    std=std,
+    augmentation=augmentation or Augmentation(),
+    process_index=process_index,
+    process_count=process_count,
+  )
 
 
 def evaluation_batches(
