@@ -1,0 +1,41 @@
+"""Networks by a short name, for flags and notebooks: "cnn1:16", "resnet18"."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flowkd_jax._checks import check_choice
+from flowkd_jax.models._cnn import CNN
+from flowkd_jax.models._resnet import PreActResNet
+
+# Name: how it is made from a width, and its default width.
+_NETWORKS: dict[str, tuple[Callable[..., CNN | PreActResNet], int]] = {
+  "cnn1": (CNN, 8),
+  "digits_cnn": (lambda **options: CNN(num_blocks=2, padding="SAME", **options), 8),
+  "resnet18": (PreActResNet, 64),
+  "digits_resnet": (lambda **options: PreActResNet(stage_sizes=(1, 1), **options), 32),
+}
+
+NAMES = tuple(_NETWORKS)
+
+
+def by_name(name: str, **options: Any) -> CNN | PreActResNet:
+  """A network from "NAME" or "NAME:WIDTH".
+
+  Args:
+    name: "cnn1" (CNN1; "cnn1:16" is CNN1-A), "resnet18", and for the 8x8 digits
+      "digits_cnn" and "digits_resnet". The width is that of the first block.
+    **options: Further fields of the module: `num_classes`, `dtype`, `axis_name`.
+
+  Raises:
+    ValueError: If there is no such network or the width is not a positive integer.
+  """
+  short, _, width = name.partition(":")
+  check_choice("network", short, NAMES)
+  make, default = _NETWORKS[short]
+  if not width:
+    return make(width=default, **options)
+  if not width.isdecimal() or int(width) < 1:
+    raise ValueError(
+      f"network: expected {short}:WIDTH with a positive integer, got {name!r}"
+    )
+  return make(width=int(width), **options)
