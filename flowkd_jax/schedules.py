@@ -57,7 +57,7 @@ def critical_period(
 class ResetState(NamedTuple):
   """State of `reset_every`: updates so far, and the inner optimizer's state."""
 
-  count: jax.Array
+  updates_so_far: jax.Array
   inner: optax.OptState
 
 
@@ -80,11 +80,11 @@ def reset_every(
 
   def update(updates, state, params=None):
     fresh = optimizer.init(updates if params is None else params)
-    at_start = state.count % period == 0
+    at_start = state.updates_so_far % period == 0
     inner = jax.tree.map(
       lambda new, old: jnp.where(at_start, new, old), fresh, state.inner
     )
     updates, inner = optimizer.update(updates, inner, params)
-    return updates, ResetState(optax.safe_increment(state.count), inner)
+    return updates, ResetState(state.updates_so_far + 1, inner)
 
   return optax.GradientTransformation(init, update)

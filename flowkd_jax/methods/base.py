@@ -1,0 +1,194 @@
+"""What the training loop knows of a method: `init`, `update`, `export`, `constants`.
+
+Most methods are a loss and an optimizer; `gradient_method` makes their `update`. A
+method may as well train several networks at once (its parameters are any pytree, its
+export any number of networks), or update in another way altogether: a round of
+federated averaging is an `update` whose batch is the round's clients.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+from typing import Protocol
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Key
+
+from flowkd_jax import capture
+
+PyTree = Any
+Batch = Mapping[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+Variables = Mapping[str, Any]
+
+
+class Network(NamedTuple):
+  """A network to evaluate or keep: a Linen module and its variables."""
+
+  model: nn.Module
+  variables: Variables
+
+
+class Method(NamedTuple):
+  """A method of training, as pure functions.
+
+  Attributes:
+    init: `(key, images) -> state`; `images` is an example batch, for its shape.
+    update: `(state, batch, constants) -> (state, metrics)`. Written for one device
+      that holds some rows of the batch: collectives over the axis that the method
+      was made with make state and metrics the same on all devices. `batch` has what
+      the data yields, for images "image", "label" and "mask".
+    export: `state -> {name: network}`, what is evaluated and kept.
+    constants: Arrays that `update` reads and never writes, such as a frozen teacher.
+      Handed to `update` rather than closed over, so that they are neither compiled
+      into the program nor saved with every checkpoint.
+  """
+
+  init: Callable[[Key[Array, ""], Float[Array, "batch ..."]], PyTree]
+  update: Callable[[PyTree, Batch, PyTree], tuple[PyTree, Metrics]]
+  export: Callable[[PyTree], dict[str, Network]]
+  constants: PyTree = ()
+
+
+@flax.struct.dataclass
+class TrainState:
+  """State of a method that is trained by gradients.
+
+  Attributes:
+    step: Updates so far.
+    key: Randomness of the run; `update` folds in the step.
+    params: What the optimizer updates, of one network or several.
+    collections: Other variables, such as `batch_stats`.
+    opt_state: State of the optimizer.
+  """
+
+  step: Int[Array, ""]
+  key: Key[Array, ""]
+  params: PyTree
+  collections: PyTree
+  opt_state: optax.OptState
+
+
+class LossFunction(Protocol):
+  """Loss of the global batch, and what is to be kept of the forward pass."""
+
+  def __call__(
+    self,
+    variables: dict[str, Any],
+    batch: Batch,
+    constants: PyTree,
+    *,
+    step: Int[Array, ""],
+    key: Key[Array, ""],
+  ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
+    """Returns `(loss, (updated collections, metrics))`.
+
+    The loss and the metrics are those of the global batch: the same on every device
+    (the functions of `flowkd_jax.losses` are, given the axis).
+    """
+    ...
+
+
+def gradient_method(
+  *,
+  init_variables: Callable[[Key[Array, ""], Array], Variables],
+  loss: LossFunction,
+  optimizer: optax.GradientTransformation,
+  export: Callable[[Variables], dict[str, Network]],
+  constants: PyTree = (),
+  axis_name: str | None,
+) -> Method:
+  """A method from a loss and an optimizer.
+
+  Args:
+    init_variables: `(key, images) -> variables`; "params" is trained, other
+      collections are carried along.
+    loss: The loss; differentiated with respect to "params" only.
+    optimizer: Updates "params".
+    export: Networks from the variables.
+    constants: See `Method`.
+    axis_name: Mapped axis over which the batch is split; None when the whole batch
+      is at hand.
+  """
+
+  def init(key, images):
+    variables = dict(init_variables(key, images))
+    params = variables.pop("params")
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      key=jax.random.fold_in(key, 1),
+      params=params,
+      collections=variables,
+      opt_state=optimizer.init(params),
+    )
+
+  def update(state, batch, constants):
+    key = jax.random.fold_in(state.key, state.step)
+    if axis_name is not None:
+      key = jax.random.fold_in(key, lax.axis_index(axis_name))
+
+    def objective(params):
+      variables = {"params": params, **state.collections}
+      return loss(variables, batch, constants, step=state.step, key=key)
+
+    (value, (collections, metrics)), gradients = jax.value_and_grad(
+      objective, has_aux=True
+    )(state.params)
+    # Every device differentiates the sum of all devices' equal losses with respect
+    # to its own copy of the parameters; the mean over devices is the gradient.
+    gradients, collections = _mean_over(axis_name, (gradients, collections))
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      collections=collections,
+      opt_state=opt_state,
+    )
+    norm = optax.tree.norm(gradients)
+    return state, {"loss": value, "gradient_norm": norm, **metrics}
+
+  def exported(state):
+    return export({"params": state.params, **state.collections})
+
+  return Method(init, update, exported, constants)
+
+
+def _mean_over(axis_name, tree):
+  return tree if axis_name is None else lax.pmean(tree, axis_name)
+
+
+def forward(
+  model: nn.Module,
+  variables: Variables,
+  batch: Batch,
+  *,
+  taps: Sequence[str] = (),
+  key: Key[Array, ""],
+) -> tuple[Float[Array, "batch classes"], dict[str, Array], dict[str, Any]]:
+  """Applies a network in training: `(logits, taps, updated collections)`.
+
+  All collections but "params" may be updated; dropout takes `key`.
+  """
+  mutable = [name for name in variables if name != "params"]
+  output = capture.apply_with_taps(
+    model,
+    variables,
+    batch["image"],
+    taps=taps,
+    train=True,
+    mask=batch["mask"],
+    rngs={"dropout": key},
+    mutable=mutable,
+  )
+  (logits, activations), updated = output if mutable else (output, {})
+  return logits, activations, updated

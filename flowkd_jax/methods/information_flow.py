@@ -1,0 +1,120 @@
+"""Information-flow distillation (Passalis, Tzelepi, Tefas, CVPR 2020).
+
+"Heterogeneous Knowledge Distillation using Information Flow Modeling",
+https://arxiv.org/abs/2005.00727. The student's taps are made to mimic the teacher's:
+
+    L = sum_i alpha_i(k) L_i        (Eq. 9)
+
+with `L_i` the divergence of conditional probabilities of tap i (Eq. 5-8), or of its
+quadratic mutual information with the labels; `alpha_i = 1` for the last tap and
+`alpha_init gamma^k` for the others (Eq. 10), k the epoch: the critical-period schedule.
+
+The paper uses it twice. The auxiliary teacher, shaped like the student but wider, is
+distilled from the real teacher by its last tap alone; the student is then distilled
+from the auxiliary by all taps, which correspond one to one.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from flowkd_jax import _checks
+from flowkd_jax import capture
+from flowkd_jax import losses
+from flowkd_jax.methods import base
+
+MATCHINGS = ("probabilities", "quadratic")
+
+
+def information_flow(
+  student: nn.Module,
+  teacher: base.Network,
+  optimizer: optax.GradientTransformation,
+  *,
+  pairs: Mapping[str, str],
+  weights: Mapping[str, optax.Schedule | float],
+  matching: str = "probabilities",
+  matching_options: Mapping | None = None,
+  label_weight: float = 0.0,
+  initial: base.Variables | None = None,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """Distillation by information-flow matching.
+
+  Args:
+    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
+    teacher: Frozen, in evaluation mode; receives no gradient.
+    optimizer: Updates the student.
+    pairs: Teacher tap of each student tap, in order.
+    weights: Weight of each student tap, a number or a schedule of the step.
+    matching: "probabilities" (no labels needed), `losses.information_flow`; or
+      "quadratic", `losses.quadratic_flow`.
+    matching_options: Further options of that loss: kernels, divergence, `authors`;
+      "quadratic" needs `num_classes`.
+    label_weight: Weight of an added cross-entropy, 0 in the paper.
+    initial: Variables to start from; fresh ones by default.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If `pairs` is empty, a weight is missing, or `matching` is unknown.
+  """
+  _checks.check_choice("matching", matching, MATCHINGS)
+  if not pairs or set(weights) != set(pairs):
+    raise ValueError(
+      f"weights: expected one for each of the taps {sorted(pairs)}, got "
+      f"{sorted(weights)}; and at least one tap"
+    )
+
+  def init_variables(key, images):
+    return capture.init(student, key, images) if initial is None else initial
+
+  def flow_terms(student_taps, teacher_taps, batch):
+    options = dict(matching_options or {})
+    options |= {"mask": batch["mask"], "axis_name": axis_name}
+    if matching == "probabilities":
+      return losses.information_flow_terms(student_taps, teacher_taps, **options)
+    return losses.quadratic_flow_terms(
+      student_taps,
+      teacher_taps,
+      labels=batch["label"],
+      layer_map=range(len(pairs)),
+      **options,
+    )
+
+  def loss(variables, batch, constants, *, step, key):
+    _, teacher_taps = capture.apply_with_taps(
+      teacher.model, constants, batch["image"], taps=tuple(pairs.values())
+    )
+    logits, student_taps, updated = base.forward(
+      student, variables, batch, taps=tuple(pairs), key=key
+    )
+    # By position: two student taps may share a teacher tap.
+    teacher_list = [lax.stop_gradient(teacher_taps[name]) for name in pairs.values()]
+    terms = flow_terms(student_taps, teacher_list, batch)
+    current = {
+      tap: jnp.asarray(weight(step) if callable(weight) else weight, jnp.float32)
+      for tap, weight in weights.items()
+    }
+    value = losses.weighted_sum(terms, current)
+    metrics = {f"loss/{tap}": term for tap, term in terms.items()}
+    metrics |= {f"weight/{tap}": weight for tap, weight in current.items()}
+    if label_weight:
+      labels_loss = losses.cross_entropy(
+        logits, batch["label"], mask=batch["mask"], axis_name=axis_name
+      )
+      value += label_weight * labels_loss
+      metrics["loss/labels"] = labels_loss
+    return value, (updated, metrics)
+
+  return base.gradient_method(
+    init_variables=init_variables,
+    loss=loss,
+    optimizer=optimizer,
+    export=lambda variables: {"network": base.Network(student, variables)},
+    constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
+    axis_name=axis_name,
+  )

@@ -1,0 +1,46 @@
+"""Training on labels: cross-entropy, for teachers and for the baseline student."""
+
+import flax.linen as nn
+import optax
+
+from flowkd_jax import capture
+from flowkd_jax import losses
+from flowkd_jax._global_batch import global_mean
+from flowkd_jax.methods import base
+
+
+def supervised(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  *,
+  initial: base.Variables | None = None,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """Cross-entropy on labels.
+
+  Args:
+    model: The network; its `axis_name`, if it has BatchNorm, is the same.
+    optimizer: Updates its parameters.
+    initial: Variables to start from; fresh ones by default.
+    axis_name: Mapped axis over which the batch is split.
+  """
+
+  def init_variables(key, images):
+    return capture.init(model, key, images) if initial is None else initial
+
+  def loss(variables, batch, constants, *, step, key):
+    del constants, step
+    logits, _, updated = base.forward(model, variables, batch, key=key)
+    labels, mask = batch["label"], batch["mask"]
+    value = losses.cross_entropy(logits, labels, mask=mask, axis_name=axis_name)
+    correct = (logits.argmax(axis=1) == labels).astype(value.dtype)
+    accuracy = global_mean(correct, mask, axis_name)
+    return value, (updated, {"accuracy": accuracy})
+
+  return base.gradient_method(
+    init_variables=init_variables,
+    loss=loss,
+    optimizer=optimizer,
+    export=lambda variables: {"network": base.Network(model, variables)},
+    axis_name=axis_name,
+  )

@@ -1,0 +1,115 @@
+"""Information-flow distillation: the frozen teacher, weights, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flowkd_jax import capture
+from flowkd_jax import losses
+from flowkd_jax import methods
+from flowkd_jax import schedules
+
+pytestmark = pytest.mark.optimizer
+
+
+@pytest.fixture
+def teacher(network):
+  model = network(width=4)
+  variables = capture.init(model, jax.random.key(7), jnp.zeros((2, 8, 8, 1)))
+  return methods.Network(model, variables)
+
+
+def _method(network, teacher, **options):
+  student = network()
+  defaults = {
+    "pairs": {tap: tap for tap in student.taps},
+    "weights": {"block_1": 2.0, "block_2": 3.0, "dense": 1.0},
+  }
+  return methods.information_flow(
+    student, teacher, optax.sgd(0.1), axis_name=None, **{**defaults, **options}
+  )
+
+
+def test_loss_is_the_weighted_sum_over_taps(network, teacher, batches):
+  method = _method(network, teacher)
+  batch = batches[2]
+  state = method.init(jax.random.key(0), batch["image"])
+  _, metrics = jax.jit(method.update)(state, batch, method.constants)
+  variables = {"params": state.params, **state.collections}
+  (_, student_taps), _ = capture.apply_with_taps(
+    network(),
+    variables,
+    batch["image"],
+    train=True,
+    mask=batch["mask"],
+    mutable=["batch_stats"],
+  )
+  _, teacher_taps = capture.apply_with_taps(*teacher, batch["image"])
+  expected = losses.information_flow(
+    student_taps, teacher_taps, weights=(2.0, 3.0, 1.0), mask=batch["mask"]
+  )
+  np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+  parts = [metrics[f"weight/{t}"] * metrics[f"loss/{t}"] for t in student_taps]
+  np.testing.assert_allclose(sum(parts), expected, rtol=1e-5)
+
+
+def test_teacher_is_frozen_and_gets_no_gradient(network, teacher, batches):
+  method = _method(network, teacher)
+  state = method.init(jax.random.key(0), batches[0]["image"])
+
+  def loss_of(constants):
+    _, metrics = method.update(state, batches[0], constants)
+    return metrics["loss"]
+
+  value, gradients = jax.jit(jax.value_and_grad(loss_of))(method.constants)
+  assert value > 0
+  for gradient in jax.tree.leaves(gradients):
+    np.testing.assert_array_equal(gradient, 0)
+  # In evaluation mode: the teacher's running statistics are not touched.
+  jax.tree.map(np.testing.assert_array_equal, method.constants, dict(teacher.variables))
+
+
+def test_weights_follow_their_schedule(network, teacher, batches):
+  schedule = schedules.critical_period(100.0, 0.7, steps_per_epoch=2)
+  weights = {"block_1": schedule, "block_2": schedule, "dense": 1.0}
+  method = _method(network, teacher, weights=weights)
+  state = method.init(jax.random.key(0), batches[0]["image"])
+  step = jax.jit(method.update)
+  seen = []
+  for _ in range(5):
+    state, metrics = step(state, batches[0], method.constants)
+    seen.append(float(metrics["weight/block_1"]))
+  np.testing.assert_allclose(seen, [100, 100, 70, 70, 49], rtol=1e-6)
+  assert metrics["weight/dense"] == 1
+
+
+def test_two_student_taps_may_share_a_teacher_tap(network, teacher, batches):
+  pairs = {"block_1": "block_1", "block_2": "block_1", "dense": "dense"}
+  method = _method(network, teacher, pairs=pairs)
+  state = method.init(jax.random.key(0), batches[0]["image"])
+  _, metrics = jax.jit(method.update)(state, batches[0], method.constants)
+  assert np.isfinite(metrics["loss/block_2"])
+
+
+def test_training_starts_from_given_variables(network, teacher):
+  variables = capture.init(network(), jax.random.key(3), jnp.zeros((2, 8, 8, 1)))
+  method = _method(network, teacher, initial=variables)
+  state = method.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+  exported = method.export(state)["network"].variables
+  jax.tree.map(np.testing.assert_array_equal, dict(exported), dict(variables))
+
+
+def test_impossible_settings_are_refused(network, teacher):
+  with pytest.raises(ValueError, match="weights: expected one for each of the taps"):
+    _method(network, teacher, weights={"dense": 1.0})
+  with pytest.raises(ValueError, match="matching: expected one of 'probabilities'"):
+    _method(network, teacher, matching="probability")
+
+
+def test_missing_tap_is_an_error_that_lists_those_there_are(network, teacher, batches):
+  method = _method(network, teacher, pairs={"dens": "dense"}, weights={"dens": 1.0})
+  state = method.init(jax.random.key(0), batches[0]["image"])
+  with pytest.raises(ValueError, match="did not sow dens; it sowed block_1, block_2"):
+    method.update(state, batches[0], method.constants)

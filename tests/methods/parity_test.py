@@ -1,0 +1,100 @@
+"""The same update on one device, on eight, and under plain jit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flowkd_jax import capture
+from flowkd_jax import methods
+
+pytestmark = pytest.mark.optimizer
+
+
+def _supervised(network, axis_name):
+  return methods.supervised(network(axis_name), optax.sgd(0.1), axis_name=axis_name)
+
+
+def _information_flow(network, axis_name, **options):
+  teacher = network(width=4)
+  variables = capture.init(teacher, jax.random.key(7), jnp.zeros((2, 8, 8, 1)))
+  student = network(axis_name)
+  return methods.information_flow(
+    student,
+    methods.Network(teacher, variables),
+    optax.sgd(0.1),
+    pairs={tap: tap for tap in student.taps},
+    weights=dict.fromkeys(student.taps, 1.0),
+    axis_name=axis_name,
+    **options,
+  )
+
+
+def _quadratic(network, axis_name):
+  return _information_flow(
+    network,
+    axis_name,
+    matching="quadratic",
+    matching_options={"num_classes": 3, "kernel_names": ("student_t",)},
+    label_weight=1.0,
+  )
+
+
+def _authors(network, axis_name):
+  return _information_flow(network, axis_name, matching_options={"authors": True})
+
+
+METHODS = [_supervised, _information_flow, _quadratic, _authors]
+
+
+def _run(method, step, batches):
+  state = method.init(jax.random.key(0), batches[0]["image"])
+  losses = []
+  for batch in batches:
+    state, metrics = step(state, batch)
+    losses.append(float(metrics["loss"]))
+  return state, losses
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
+  plain = make(network, None)
+  expected, expected_losses = _run(
+    plain, jax.jit(lambda s, b: plain.update(s, b, plain.constants)), batches
+  )
+  mapped = make(network, "batch")
+  for devices in (1, 8):
+    update = jax.pmap(
+      mapped.update,
+      axis_name="batch",
+      in_axes=(None, 0, None),
+      out_axes=None,
+      devices=jax.local_devices()[:devices],
+    )
+
+    def step(state, batch, update=update, devices=devices):
+      split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+      return update(state, split, mapped.constants)
+
+    state, losses = _run(mapped, step, batches)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6, atol=1e-7)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+      (state.params, state.collections),
+      (expected.params, expected.collections),
+    )
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_training_reduces_the_loss(make, network, batches):
+  method = make(network, None)
+  step = jax.jit(lambda s, b: method.update(s, b, method.constants))
+  state = method.init(jax.random.key(0), batches[0]["image"])
+  losses = []
+  for _ in range(20):
+    state, metrics = step(state, batches[0])
+    losses.append(float(metrics["loss"]))
+  assert losses[-1] < 0.9 * losses[0]
+  assert all(np.isfinite(value) for value in metrics.values())
+  assert int(state.step) == 20
