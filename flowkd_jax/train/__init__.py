@@ -1,0 +1,37 @@
+"""Training: the one loop, mapped over devices, with checkpoints that can be resumed."""
+
+from flowkd_jax.train._checkpoint import Checkpoints
+from flowkd_jax.train._checkpoint import load_network
+from flowkd_jax.train._checkpoint import save_network
+from flowkd_jax.train._devices import DeviceStep
+from flowkd_jax.train._devices import check_batch_size
+from flowkd_jax.train._devices import replicate
+from flowkd_jax.train._features import FeatureExtractor
+from flowkd_jax.train._features import Features
+from flowkd_jax.train._interruption import Interrupted
+from flowkd_jax.train._interruption import stop_on_signals
+from flowkd_jax.train._loop import FitOptions
+from flowkd_jax.train._loop import NonFiniteError
+from flowkd_jax.train._loop import Trained
+from flowkd_jax.train._loop import fit
+from flowkd_jax.train._metrics import MetricsWriter
+from flowkd_jax.train._progress import Progress
+
+__all__ = [
+  "Checkpoints",
+  "DeviceStep",
+  "FeatureExtractor",
+  "Features",
+  "FitOptions",
+  "Interrupted",
+  "MetricsWriter",
+  "NonFiniteError",
+  "Progress",
+  "Trained",
+  "check_batch_size",
+  "fit",
+  "load_network",
+  "replicate",
+  "save_network",
+  "stop_on_signals",
+]

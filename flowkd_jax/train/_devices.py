@@ -1,0 +1,108 @@
+"""One training step on all devices: `pmap`, with state that has no device axis.
+
+The step is written for one device with collectives over `AXIS`. State, constants and
+resident data are handed to every device as they are (`in_axes=None`), only the batch
+is split, and what comes back is the same on all devices (`out_axes=None`), so a
+checkpoint does not know how many devices there were.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from flowkd_jax import methods
+
+AXIS = "batch"
+
+PyTree = Any
+HostBatch = Mapping[str, np.ndarray]
+
+
+class DeviceStep:
+  """A method's update, mapped over devices.
+
+  Call it with a state that was `replicate`d and a batch of host arrays; the state
+  is donated.
+  """
+
+  def __init__(
+    self,
+    method: methods.Method,
+    prepare: Callable[[PyTree, PyTree], PyTree],
+    resident: PyTree,
+    *,
+    devices: Sequence[Any] | None = None,
+  ):
+    """Puts constants and resident data on every device and compiles on first call.
+
+    Args:
+      method: Made with `axis_name="batch"`.
+      prepare: `(resident, batch) -> batch`, from rows of the host's batch to what
+        the update reads; runs on the device.
+      resident: Arrays that every device keeps.
+      devices: This process's devices, all by default.
+    """
+    self.devices = list(devices or jax.local_devices())
+    self._constants = replicate(method.constants, self.devices)
+    self._resident = replicate(resident, self.devices)
+
+    def step(state, constants, resident, batch):
+      return method.update(state, prepare(resident, batch), constants)
+
+    self._step = jax.pmap(
+      step,
+      axis_name=AXIS,
+      in_axes=(None, None, None, 0),
+      out_axes=None,
+      donate_argnums=0,
+      devices=self.devices,
+    )
+
+  def __call__(self, state: PyTree, batch: HostBatch) -> tuple[PyTree, PyTree]:
+    """Returns `(state, metrics)` after one update.
+
+    Raises:
+      ValueError: If the devices cannot share the batch.
+    """
+    rows = split_rows(batch, len(self.devices))
+    return self._step(state, self._constants, self._resident, rows)
+
+
+def replicate(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
+  """The same arrays on every device, without a device axis."""
+  mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_rows(batch: HostBatch, num_devices: int) -> dict[str, np.ndarray]:
+  """Reshapes `[rows, ...]` to `[devices, rows / devices, ...]`.
+
+  Raises:
+    ValueError: If the rows do not divide evenly.
+  """
+  rows = next(iter(batch.values())).shape[0]
+  check_batch_size(rows, num_devices)
+  share = rows // num_devices
+  return {
+    name: array.reshape(num_devices, share, *array.shape[1:])
+    for name, array in batch.items()
+  }
+
+
+def check_batch_size(batch_size: int, num_devices: int) -> None:
+  """Raises ValueError, naming the nearest sizes, if devices can't share a batch."""
+  if batch_size > 0 and batch_size % num_devices == 0:
+    return
+  below = batch_size // num_devices * num_devices
+  nearest = [size for size in (below, below + num_devices) if size > 0]
+  raise ValueError(
+    f"batch_size: {num_devices} devices cannot share {batch_size} rows evenly; "
+    f"nearest sizes that they can: {' or '.join(str(size) for size in nearest)}"
+  )

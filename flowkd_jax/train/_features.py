@@ -1,0 +1,97 @@
+"""Logits and taps of a network for a whole data set."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from flowkd_jax import capture
+from flowkd_jax import data
+from flowkd_jax import methods
+from flowkd_jax.train import _devices
+
+
+class Features(NamedTuple):
+  """What a network makes of a data set, in the order of the examples.
+
+  Attributes:
+    logits: `[examples, classes]`.
+    taps: Activations by name, `[examples, ...]`.
+    labels: `[examples]`.
+  """
+
+  logits: np.ndarray
+  taps: dict[str, np.ndarray]
+  labels: np.ndarray
+
+
+class FeatureExtractor:
+  """Applies a model in evaluation mode to every example of a data set.
+
+  Compiled once, for use with changing variables.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    batches: data.Batches,
+    *,
+    taps: Sequence[str] | None = None,
+    devices: Sequence[Any] | None = None,
+  ):
+    """Puts the data on the devices.
+
+    Args:
+      model: A Linen module that sows its taps.
+      batches: Unshuffled batches, padded ones masked: `data.evaluation_batches`.
+      taps: Names of the taps wanted, all by default; `()` for logits alone.
+      devices: This process's devices, all by default.
+
+    Raises:
+      ValueError: If the devices cannot share a batch.
+    """
+    self._devices = list(devices or jax.local_devices())
+    _devices.check_batch_size(batches.batch_size, len(self._devices))
+    self._batches = batches
+    self._resident = _devices.replicate(dict(batches.resident), self._devices)
+    # A dictionary that crosses a compiled function comes back sorted.
+    self._names = taps if taps is not None else getattr(model, "taps", None)
+
+    def apply(variables, resident, batch):
+      batch = batches.prepare(resident, batch)
+      logits, activations = capture.apply_with_taps(
+        model, variables, batch["image"], taps=taps
+      )
+      return logits, activations, batch["label"]
+
+    self._apply = jax.pmap(apply, in_axes=(None, None, 0), devices=self._devices)
+
+  def __call__(
+    self,
+    variables: methods.Variables,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> Features:
+    """Features of all examples; `progress` is called with (steps done, in all).
+
+    Raises:
+      ValueError: If the model does not sow one of the taps.
+    """
+    variables = _devices.replicate(dict(variables), self._devices)
+    parts = []
+    for done, batch in enumerate(self._batches.epoch(0), start=1):
+      rows = _devices.split_rows(batch, len(self._devices))
+      output = jax.device_get(self._apply(variables, self._resident, rows))
+      parts.append(jax.tree.map(lambda x, m=batch["mask"]: _merge(x)[m], output))
+      if progress is not None:
+        progress(done, self._batches.steps_per_epoch)
+    logits, activations, labels = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    names = self._names or tuple(activations)
+    return Features(logits, {name: activations[name] for name in names}, labels)
+
+
+def _merge(array: np.ndarray) -> np.ndarray:
+  return array.reshape(-1, *array.shape[2:])

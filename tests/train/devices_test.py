@@ -1,0 +1,43 @@
+"""Mapping a step over devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from flowkd_jax import train
+
+pytestmark = pytest.mark.optimizer
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_step_gives_the_same_on_any_number_of_devices(devices, method, batches):
+  chosen = jax.local_devices()[:devices]
+  state = method.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32))
+  step = train.DeviceStep(method, batches.prepare, batches.resident, devices=chosen)
+  state = train.replicate(state, chosen)
+  losses = []
+  for batch in batches.epoch(0):
+    state, metrics = step(state, batch)
+    losses.append(float(metrics["loss"]))
+  np.testing.assert_allclose(losses, _REFERENCE.setdefault("losses", losses), rtol=1e-5)
+  assert int(state.step) == 3
+  assert state.params["conv_1"]["bias"].sharding.is_fully_replicated
+
+
+_REFERENCE: dict[str, list[float]] = {}
+
+
+def test_batch_that_devices_cannot_share_is_refused():
+  message = "8 devices cannot share 100 rows evenly; .*: 96 or 104"
+  with pytest.raises(ValueError, match=message):
+    train.check_batch_size(100, 8)
+  with pytest.raises(ValueError, match="nearest sizes that they can: 8"):
+    train.check_batch_size(3, 8)
+  train.check_batch_size(128, 8)
+
+
+def test_step_refuses_a_batch_that_devices_cannot_share(method, batches):
+  step = train.DeviceStep(method, batches.prepare, batches.resident)
+  batch = {name: rows[:10] for name, rows in next(batches.epoch(0)).items()}
+  with pytest.raises(ValueError, match="8 devices cannot share 10 rows"):
+    step(None, batch)

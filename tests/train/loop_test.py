@@ -1,0 +1,141 @@
+"""The training loop: resuming, stopping, guarding, recording."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from flowkd_jax import train
+
+pytestmark = pytest.mark.optimizer
+
+EPOCHS = 3
+
+
+def _fit(method, batches, **options):
+  return train.fit(
+    method,
+    batches,
+    epochs=EPOCHS,
+    key=jax.random.key(0),
+    options=train.FitOptions(**options),
+  ).state
+
+
+class _StopAfter:
+  """Asks to stop when it has been asked `calls` times."""
+
+  def __init__(self, calls):
+    self.calls = calls
+
+  def __call__(self):
+    self.calls -= 1
+    return "SIGTERM" if self.calls <= 0 else None
+
+
+def _records(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("stops", [[1], [3], [4, 1, 2]])
+def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
+  stops, method, batches, tmp_path
+):
+  expected = _fit(method, batches)
+  for calls in stops:
+    with (
+      train.Checkpoints(tmp_path / "checkpoints") as checkpoints,
+      pytest.raises(train.Interrupted, match="stopped by SIGTERM after step"),
+    ):
+      _fit(method, batches, checkpoints=checkpoints, should_stop=_StopAfter(calls))
+  with train.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    actual = _fit(method, batches, checkpoints=checkpoints)
+  equal = lambda a, b: np.testing.assert_array_equal(a, b)
+  jax.tree.map(equal, actual.params, expected.params)
+  jax.tree.map(equal, actual.collections, expected.collections)
+  jax.tree.map(equal, actual.opt_state, expected.opt_state)
+
+
+def test_metrics_of_an_epoch_do_not_depend_on_interruptions(method, batches, tmp_path):
+  with train.MetricsWriter(tmp_path / "whole", "stage") as metrics:
+    _fit(method, batches, metrics=metrics)
+  with train.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    for calls in (2, 99):
+      with train.MetricsWriter(tmp_path / "parts", "stage") as metrics:
+        options = {"checkpoints": checkpoints, "metrics": metrics}
+        try:
+          _fit(method, batches, should_stop=_StopAfter(calls), **options)
+        except train.Interrupted:
+          assert calls == 2
+  whole, parts = _records(tmp_path / "whole"), _records(tmp_path / "parts")
+  assert [r["epoch"] for r in parts] == [0, 1, 2]
+  for one, other in zip(whole, parts, strict=True):
+    assert one["loss"] == other["loss"]
+
+
+def test_finished_run_is_not_repeated(method, batches, tmp_path):
+  with train.Checkpoints(tmp_path) as checkpoints:
+    first = _fit(method, batches, checkpoints=checkpoints)
+    calls = []
+    again = _fit(
+      method, batches, checkpoints=checkpoints, on_epoch=lambda *a: calls.append(a)
+    )
+  assert not calls
+  assert int(again.step) == int(first.step) == 9
+
+
+def test_epochs_are_recorded_with_what_is_measured(toy, batches, tmp_path):
+  measured = []
+
+  def on_epoch(epoch, method, state):
+    measured.append(epoch)
+    return {"x": float(state.params["x"])}
+
+  with train.MetricsWriter(tmp_path, "toy") as metrics:
+    _fit(toy(), batches, metrics=metrics, on_epoch=on_epoch)
+  records = _records(tmp_path)
+  assert measured == [-1, 0, 1, 2]
+  assert [r["epoch"] for r in records] == measured
+  assert [r["step"] for r in records] == [0, 3, 6, 9]
+  assert records[0]["x"] == 0
+  # Mean over the three steps: (x - 1)^2 with x going from 0 to 1 by factors 0.8.
+  np.testing.assert_allclose(records[1]["loss"], (1 + 0.8**2 + 0.8**4) / 3, rtol=1e-5)
+  assert list(tmp_path.glob("tensorboard/toy/events*"))
+
+
+def test_non_finite_metric_stops_and_names_step_tap_and_checkpoint(
+  toy, batches, tmp_path
+):
+  with train.Checkpoints(tmp_path) as checkpoints:
+    with pytest.raises(
+      train.NonFiniteError,
+      match=r"loss/conv not finite in step 4 \(epoch 1\) at tap conv; last good "
+      r"checkpoint: step 4 in .*Lower the learning rate",
+    ):
+      _fit(toy(4), batches, checkpoints=checkpoints, checkpoint_seconds=0)
+    assert checkpoints.latest == 4
+  with pytest.raises(train.NonFiniteError, match="no checkpoint was saved before"):
+    _fit(toy(0), batches)
+
+
+def test_state_after_a_bad_step_is_not_saved(toy, batches, tmp_path):
+  with train.Checkpoints(tmp_path) as checkpoints:
+    with pytest.raises(train.NonFiniteError):
+      _fit(toy(1), batches, checkpoints=checkpoints, should_stop=_StopAfter(2))
+    assert checkpoints.latest is None
+
+
+def test_checkpoint_of_another_data_set_is_refused(toy, split, batches, tmp_path):
+  with train.Checkpoints(tmp_path) as checkpoints:
+    _fit(toy(), batches, checkpoints=checkpoints)
+    other = dataclasses.replace(batches, batch_size=8)
+    with pytest.raises(ValueError, match="3 steps an epoch, this run has 6"):
+      _fit(toy(), other, checkpoints=checkpoints)
+
+
+def test_batch_that_devices_cannot_share_is_refused_at_once(toy, batches):
+  with pytest.raises(ValueError, match="8 devices cannot share 12 rows"):
+    _fit(toy(), dataclasses.replace(batches, batch_size=12))
