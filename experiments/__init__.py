@@ -1,0 +1,1 @@
+"""Experiments: one file each, launched with `python -m experiments.NAME`."""

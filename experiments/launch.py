@@ -1,0 +1,98 @@
+"""The only place that knows command-line flags.
+
+An experiment is a dataclass of settings and a function; its flags are the fields, and
+nothing below this file reads a flag.
+"""
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from flowkd_jax import train
+
+
+def setting(default: Any, help_text: str) -> Any:
+  """A dataclass field with the help text of its flag."""
+  return dataclasses.field(default=default, metadata={"help": help_text})
+
+
+def launch(
+  config_class: type, configure: Callable[..., Any], run: Callable[[Any], None]
+) -> None:
+  """Parses the command line into a configuration and runs the experiment.
+
+  Exit status: 0 when done or stopped by SIGTERM with everything saved, 1 when the
+  training failed, 2 when the flags cannot be right, 130 after Ctrl-C.
+
+  Args:
+    config_class: A dataclass whose fields are `setting`s: one flag each.
+    configure: Gets the flags that the user gave, as keywords, and returns the
+      configuration.
+    run: Gets the configuration. ValueError and FileNotFoundError from it or from
+      `configure` are shown as messages to the user.
+  """
+  define_flags(config_class, flags.FLAGS)
+
+  def main(arguments: Sequence[str]) -> None:
+    if len(arguments) > 1:
+      raise app.UsageError(f"expected flags only, got {' '.join(arguments[1:])}")
+    try:
+      run(configure(**given_flags(config_class, flags.FLAGS)))
+    except train.Interrupted as interruption:
+      _say(f"{interruption}. Run the same command again to go on.")
+      sys.exit(0 if interruption.signal_name == "SIGTERM" else 130)
+    except train.NonFiniteError as error:
+      _say(f"error: {error}")
+      sys.exit(1)
+    except (ValueError, FileNotFoundError) as error:
+      _say(f"error: {error}")
+      sys.exit(2)
+
+  app.run(main)
+
+
+def define_flags(config_class: type, values: flags.FlagValues) -> None:
+  """Defines one flag per field of the dataclass."""
+  hints = typing.get_type_hints(config_class)
+  for field in dataclasses.fields(config_class):
+    define = {
+      bool: flags.DEFINE_boolean,
+      int: flags.DEFINE_integer,
+      float: flags.DEFINE_float,
+      str: flags.DEFINE_string,
+      tuple: flags.DEFINE_list,
+    }[_plain_type(hints[field.name])]
+    default = field.default
+    if isinstance(default, tuple):
+      default = list(default)
+    define(field.name, default, field.metadata["help"], flag_values=values)
+    # `--help` shows the flags of the main module: these are its own.
+    values.register_key_flag_for_module(sys.argv[0], values[field.name])
+
+
+def given_flags(config_class: type, values: flags.FlagValues) -> dict[str, Any]:
+  """The flags that stood on the command line, by field."""
+  given = {
+    field.name: values[field.name].value
+    for field in dataclasses.fields(config_class)
+    if values[field.name].present
+  }
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+
+
+def _plain_type(hint: Any) -> type:
+  """`int | None` is a flag of type int, `tuple[str, ...]` one of type tuple."""
+  if isinstance(hint, types.UnionType):
+    hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+  return typing.get_origin(hint) or hint
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,237 @@
+"""The main experiment, small: all stages, resuming, refusing."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from experiments import information_flow
+from flowkd_jax import data
+
+pytestmark = pytest.mark.optimizer
+
+ROOT = pathlib.Path(__file__).parents[2]
+STAGES = information_flow.STAGES
+TINY = {
+  "teacher_network": "digits_resnet:2",
+  "auxiliary_network": "digits_cnn:4",
+  "student_network": "digits_cnn:2",
+  "flow_examples": 64,
+  "batch_size": 200,
+  **{f"{stage}_epochs": "1@1e-3,1@1e-4" for stage in STAGES},
+}
+FLAGS = [f"--{name}={value}" for name, value in TINY.items()]
+
+
+def _run(workdir, **options):
+  settings = {"dataset": "digits", "workdir": str(workdir), **TINY, **options}
+  information_flow.run(information_flow.configure(**settings))
+
+
+def test_all_stages_leave_their_results_and_are_not_repeated(tmp_path, capsys):
+  _run(tmp_path)
+  assert "digits: 1000 training and 797 test images on 8 cpu" in capsys.readouterr().out
+  results = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert [result["name"] for result in results] == list(STAGES)
+  for result in results:
+    assert 0 < result["retrieval"]["cosine"]["mean_average_precision"] < 1
+    assert result["parameters"] > 100
+    assert result["seconds"] > 0
+  assert results[-1]["accuracy"] is None
+  assert results[-1]["teacher"] == "auxiliary"
+  records = [
+    json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+  ]
+  student = [r for r in records if r["stage"] == "student"]
+  assert [r["epoch"] for r in student] == [-1, 0, 1]
+  assert [r.get("weight/block_1") for r in student] == [None, 100, 70]
+  assert student[-1]["qmi/cosine/dense"] > 0
+  assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 200
+  assert "student by information flow" in (tmp_path / "results.md").read_text()
+  assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
+  assert list((tmp_path / "tensorboard" / "student").glob("events*"))
+
+  before = (tmp_path / "metrics.jsonl").read_text()
+  _run(tmp_path)
+  assert "student by information flow: done before" in capsys.readouterr().out
+  assert (tmp_path / "metrics.jsonl").read_text() == before
+
+  with pytest.raises(
+    ValueError, match="--seed: 0 before, 1 now.*Use another --workdir"
+  ):
+    _run(tmp_path, seed=1)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"matching": "quadratic", "label_weight": 1.0},
+    {"authors": True, "mixed_precision": True, "schedule_by_step": True},
+  ],
+)
+def test_stages_can_be_named_and_options_work(options, tmp_path):
+  labels = ("auxiliary_labels", "teacher")
+  _run(tmp_path, stages=labels, **options)
+  _run(tmp_path, stages=("auxiliary", "student"), **options)
+  results = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert [r["name"] for r in results] == [s for s in STAGES if s != "student_labels"]
+  assert (results[-1]["accuracy"] is not None) == ("label_weight" in options)
+
+
+def test_stage_whose_teacher_is_missing_says_what_to_do(tmp_path):
+  with pytest.raises(ValueError, match="stage auxiliary has not been run.*--stages"):
+    _run(tmp_path, stages=("student",))
+
+
+def test_weights_from_pytorch_replace_the_auxiliary(tmp_path):
+  settings = {
+    "dataset": "digits",
+    "image_size": 32,
+    "workdir": str(tmp_path),
+    "auxiliary_weights": str(ROOT / "tests" / "golden" / "torch_cnn.npz"),
+  }
+  with pytest.raises(ValueError, match="state_dict"):
+    information_flow.run(
+      information_flow.configure(**{**TINY, **settings, "stages": ("auxiliary",)})
+    )
+
+
+def test_unprepared_data_set_is_refused_at_once(tmp_path):
+  began = time.monotonic()
+  with pytest.raises(data.DatasetNotPreparedError, match="cifar10"):
+    _run(tmp_path, dataset="cifar10", data_dir=str(tmp_path / "nothing"))
+  assert time.monotonic() - began < 10
+  assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"workdir": ""}, "--workdir: expected a folder"),
+    ({"stages": ("studnet",)}, "--stages: expected one of teacher, .* got 'studnet'"),
+    ({"matching": "qmi"}, "--matching: expected one of probabilities, quadratic"),
+    ({"kernels": ("cosin",)}, "--kernels: expected one of cosine"),
+    ({"divergence": "js"}, "--divergence: expected one of jeffreys"),
+    ({"student_network": "vgg"}, "--student_network: .*expected one of 'cnn1'"),
+    ({"student_network": "cnn1:x"}, "--student_network: .*WIDTH with a positive"),
+    ({"teacher_epochs": "50x1e-3"}, "--teacher_epochs: expected EPOCHS@LEARNING_RATE"),
+    ({"student_epochs": "0@1e-3"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
+    ({"batch_size": 0}, "--batch_size: expected 1 or more, got 0"),
+    ({"seed": -1}, "--seed: expected 0 or above, got -1"),
+    ({"weight_decay_per_epoch": 2.0}, "--weight_decay_per_epoch: expected a factor"),
+    ({"authors": True, "matching": "quadratic"}, "--authors: the authors' code"),
+  ],
+)
+def test_impossible_settings_are_refused(options, match):
+  with pytest.raises(ValueError, match=match):
+    information_flow.configure(**{"workdir": "x", **options})
+
+
+def test_devices_that_cannot_share_a_batch_refuse_before_any_work(tmp_path):
+  with pytest.raises(ValueError, match="8 devices cannot share 100 rows"):
+    _run(tmp_path, batch_size=100)
+
+
+def test_settings_are_the_papers_unless_the_data_set_has_others():
+  paper = information_flow.configure(dataset="cifar10", workdir="x")
+  assert (paper.batch_size, paper.initial_weight) == (128, 100.0)
+  assert information_flow.phases(paper.teacher_epochs, "") == [(50, 1e-3), (30, 1e-4)]
+  digits = information_flow.configure(dataset="digits", workdir="x", batch_size=8)
+  assert digits.batch_size == 8
+  assert not digits.flip
+
+
+# From the command line -------------------------------------------------------
+
+
+def _command(workdir, *flags):
+  environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "COLUMNS": "100"}
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "experiments.information_flow",
+      "--dataset=digits",
+      f"--workdir={workdir}",
+      *FLAGS,
+      *flags,
+    ],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def _wait_for(condition, process):
+  deadline = time.monotonic() + 120
+  while not condition() and process.poll() is None:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+def _student(workdir):
+  with ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore((workdir / "student" / "network").absolute())
+
+
+def _checkpointed(workdir, stage):
+  folder = workdir / stage / "checkpoints"
+  return lambda: any(p.name.isdigit() for p in folder.glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_killed_and_terminated_runs_end_bit_for_bit_like_an_uninterrupted_one(tmp_path):
+  flags = [
+    "--checkpoint_seconds=0",
+    "--stages=auxiliary_labels,teacher,auxiliary,student",
+  ]
+  whole = _command(tmp_path / "whole", *flags)
+  output, _ = whole.communicate(timeout=240)
+  assert whole.returncode == 0, output
+
+  parts = tmp_path / "parts"
+  for stage, number in (
+    ("auxiliary_labels", signal.SIGKILL),
+    ("auxiliary", signal.SIGTERM),
+    ("student", signal.SIGKILL),
+  ):
+    process = _command(parts, *flags)
+    _wait_for(_checkpointed(parts, stage), process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    if number == signal.SIGTERM:
+      assert process.returncode == 0, output
+      assert "stopped by SIGTERM after step" in output
+      assert "Run the same command again" in output
+  last = _command(parts, *flags)
+  output, _ = last.communicate(timeout=240)
+  assert last.returncode == 0, output
+  assert "auxiliary from the teacher, last tap: done before" in output
+
+  expected, actual = _student(tmp_path / "whole"), _student(parts)
+  for collection in ("params", "batch_stats"):
+    for layer, arrays in expected[collection].items():
+      for name, array in arrays.items():
+        np.testing.assert_array_equal(actual[collection][layer][name], array)
+
+
+def test_help_explains_the_flags_and_bad_flags_are_messages(tmp_path):
+  process = _command(tmp_path, "--help")
+  output, _ = process.communicate(timeout=60)
+  assert "--student_epochs: As above" in output
+  assert "--[no]authors: The loss exactly as in the published code" in output
+  process = _command(tmp_path, "--matching=qmi")
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 2
+  assert "error: --matching: expected one of probabilities, quadratic" in output
+  assert "Traceback" not in output
