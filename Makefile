@@ -1,0 +1,56 @@
+# `make demo` and `make test` need Python 3.11 or 3.12 and make, and nothing else.
+
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
+  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+  2>/dev/null && echo $$python && break; done)
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+WORKDIR ?= runs/digits
+
+.PHONY: demo test check format bench clean help
+
+help:
+	@echo "make demo    run the whole method on handwritten digits, into $(WORKDIR)"
+	@echo "make test    everything that has to pass: linters, types, layers, tests"
+	@echo "make check   linters, types and layers only"
+	@echo "make format  format the code"
+	@echo "make bench   one training step against PyTorch (installs PyTorch)"
+	@echo "make clean   remove $(VENV) and caches"
+
+demo: $(INSTALLED)
+	$(RUN) -m experiments.information_flow --dataset=digits --workdir=$(WORKDIR)
+
+test: check
+	$(RUN) -m pytest -n auto --quiet --durations=10
+
+check: $(INSTALLED)-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright
+	$(VENV)/bin/lint-imports --no-logo
+
+format: $(INSTALLED)-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(INSTALLED)
+	$(RUN) -m pip install --quiet --editable ".[train,benchmark]"
+	$(RUN) -m experiments.benchmark_step
+
+$(RUN):
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and was not found; \
+	install it, or say where it is: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(RUN)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable ".[train]"
+	touch $@
+
+$(INSTALLED)-dev: $(INSTALLED)
+	$(RUN) -m pip install --quiet --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
