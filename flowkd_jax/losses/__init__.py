@@ -5,6 +5,8 @@ Pure functions of arrays, whatever library they come from. The caller jits.
 
 from flowkd_jax.losses._alignment import linear_cka
 from flowkd_jax.losses._alignment import rbf_cka
+from flowkd_jax.losses._contrastive import crd
+from flowkd_jax.losses._contrastive import crd_init
 from flowkd_jax.losses._factor import factor_reconstruction
 from flowkd_jax.losses._factor import factor_transfer
 from flowkd_jax.losses._factor import factor_transfer_init
@@ -17,6 +19,10 @@ from flowkd_jax.losses._flow import information_flow_terms
 from flowkd_jax.losses._flow import quadratic_flow
 from flowkd_jax.losses._flow import quadratic_flow_terms
 from flowkd_jax.losses._flow import weighted_sum
+from flowkd_jax.losses._memory_bank import crd_bank
+from flowkd_jax.losses._memory_bank import crd_bank_init
+from flowkd_jax.losses._memory_bank import crd_bank_update
+from flowkd_jax.losses._memory_bank import crd_negatives
 from flowkd_jax.losses._probabilistic import conditional_divergence
 from flowkd_jax.losses._probabilistic import pkt
 from flowkd_jax.losses._relational import correlation_congruence
@@ -35,6 +41,12 @@ __all__ = [
   "attention_transfer",
   "conditional_divergence",
   "correlation_congruence",
+  "crd",
+  "crd_bank",
+  "crd_bank_init",
+  "crd_bank_update",
+  "crd_init",
+  "crd_negatives",
   "cross_entropy",
   "decoupled_kd",
   "dist",

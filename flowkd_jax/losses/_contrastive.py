@@ -1,0 +1,158 @@
+"""Contrastive representation distillation: which teacher row is this student's?
+
+Both sides are embedded by a learnt linear head and divided by their norm. The
+negatives are the other rows of the batch; those of `_memory_bank` are drawn from the
+whole data set.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Key
+from jaxtyping import Shaped
+
+from flowkd_jax import _checks
+from flowkd_jax import _global_batch
+from flowkd_jax import _precision
+from flowkd_jax import information
+from flowkd_jax import kernels
+from flowkd_jax.losses import _spatial
+
+Mask = Shaped[Array, " batch"] | None
+Parameters = dict[str, Any]
+SIDES = ("student", "teacher")
+
+
+def crd_init(
+  key: Key[Array, ""],
+  student_shape: Sequence[int],
+  teacher_shape: Sequence[int],
+  *,
+  width: int = 128,
+) -> Parameters:
+  """The linear heads of `crd` and `crd_bank`, trained beside the student.
+
+  Args:
+    key: Random key.
+    student_shape: Shape of the student features; axes after the first are flattened.
+    teacher_shape: Shape of the teacher features.
+    width: Width of the embedding.
+
+  Returns:
+    `{"student": head, "teacher": head}`, each with a "kernel" and a "bias", float32.
+
+  Raises:
+    ValueError: If `width` is not positive.
+  """
+  _checks.check_positive("width", width)
+  heads = {}
+  shapes = student_shape, teacher_shape
+  for side, shape, side_key in zip(SIDES, shapes, jax.random.split(key), strict=True):
+    initializer = jax.nn.initializers.lecun_normal()
+    kernel = initializer(side_key, (int(np.prod(shape[1:])), width), jnp.float32)
+    heads[side] = {"kernel": kernel, "bias": jnp.zeros(width)}
+  return heads
+
+
+def crd(
+  student: Float[Array, "batch ..."],
+  teacher: Float[Array, "batch ..."],
+  *,
+  heads: Parameters | None = None,
+  temperature: float = 0.07,
+  mask: Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Contrastive distillation against the other rows of the batch, without a memory.
+
+  `mean_i -log p(t_i | s_i) - log p(s_i | t_i)`, `p(t_j | s_i) = exp(u_i . v_j / tau) /
+  sum_k exp(u_i . v_k / tau)` with u and v the normalised embeddings of student and
+  teacher. The objective is InfoNCE, which Tian et al. 2020 compare in their ablation;
+  theirs, with a bank, is `crd_bank`. 0 or above; `2 log(batch)` where the rows are
+  told apart no better than by chance; depends on no width. Invariant to a permutation
+  of rows, and without heads to the scale of each row and to a common rotation.
+  Negatives may share the class of a row; the paper draws them from other classes.
+
+  Args:
+    student: Student features; axes after the first are flattened.
+    teacher: Teacher features, of any width.
+    heads: From `crd_init`; None takes the features themselves, of equal width.
+    temperature: The paper's tau.
+    mask: Which rows are real; padding is no negative either.
+    axis_name: Mapped axis over which the batch is split; negatives come from all
+      devices.
+    block_size: Rows evaluated at a time; None for all at once.
+
+  Returns:
+    The loss; 0 for a batch of one row.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If batches or widths disagree, or `temperature` is not positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> rows = jnp.eye(4)
+    >>> round(float(crd(rows, rows, temperature=1.0)), 3)
+    1.487
+    >>> round(float(crd(0 * rows, rows)), 4)  # 2 log 4: nothing to tell them by
+    2.7726
+
+  References:
+    Tian, Krishnan and Isola, "Contrastive representation distillation", ICLR 2020.
+  """
+  _checks.check_positive("temperature", temperature)
+  embedded = embeddings(student, teacher, heads, mask)
+  gathered = [_global_batch.gather_rows(side, axis_name) for side in embedded]
+  real = _global_batch.gather_rows(real_rows(mask, student), axis_name)
+
+  def row_terms(student_rows, teacher_rows, positions):
+    columns = jnp.arange(real.shape[0], dtype=positions.dtype)
+    same = positions[:, None] == columns[None, :]
+    terms = jnp.zeros(student_rows.shape[:1], student_rows.dtype)
+    for anchors, others in ((student_rows, gathered[1]), (teacher_rows, gathered[0])):
+      logits = _precision.matmul(anchors, others.T) / temperature
+      valid = jnp.broadcast_to(real[None, :], logits.shape)
+      log_probabilities = information.conditional_log_probabilities(logits, valid)
+      terms -= jnp.where(same, log_probabilities, 0).sum(1)
+    return terms
+
+  positions = _global_batch.row_positions(student.shape[0], axis_name)
+  terms = information.rows_in_blocks(row_terms, block_size, *embedded, positions)
+  return _global_batch.global_mean(terms, mask, axis_name)
+
+
+def embeddings(student, teacher, heads, mask):
+  """Both sides embedded: rows of norm one, at least float32, of one width."""
+  _checks.check_features(student=student, teacher=teacher)
+  _checks.check_mask(mask, student)
+  embedded = []
+  for side, features in zip(SIDES, (student, teacher), strict=True):
+    rows = _spatial.real_rows(features, mask).reshape(features.shape[0], -1)
+    if heads is not None:
+      kernel = jnp.asarray(heads[side]["kernel"]).astype(rows.dtype)
+      fitting = rows.shape[1], jnp.shape(heads[side]["bias"])[-1]
+      _checks.check_shape(f"heads, {side} kernel", kernel, fitting)
+      bias = jnp.asarray(heads[side]["bias"]).astype(rows.dtype)
+      rows = _precision.matmul(rows, kernel) + bias[None, :]
+    embedded.append(kernels.unit_rows(rows))
+  widths = [rows.shape[1] for rows in embedded]
+  if widths[0] != widths[1]:
+    raise ValueError(
+      f"student has width {widths[0]} and teacher {widths[1]}: pass heads, from "
+      "crd_init(key, student.shape, teacher.shape)"
+    )
+  return embedded
+
+
+def real_rows(mask, features):
+  """Which rows are real: the mask, or all."""
+  if mask is None:
+    return jnp.ones(features.shape[:1], bool)
+  return mask.astype(bool)

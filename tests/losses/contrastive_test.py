@@ -1,0 +1,298 @@
+"""Contrastive distillation: in the batch, and against a bank as the authors do it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import losses
+
+SIZE, NUMBER = 40, 6
+
+
+def _features(rows=6, seed=0):
+  rng = np.random.default_rng(seed)
+  make = lambda width: jnp.asarray(rng.standard_normal((rows, width)), jnp.float32)
+  return make(5), make(7)
+
+
+def _heads(student, teacher):
+  return losses.crd_init(jax.random.key(1), student.shape, teacher.shape, width=4)
+
+
+def _bank_options(student, teacher, rows, size=SIZE):
+  indices = jnp.arange(rows, dtype=jnp.int32) * 2
+  return {
+    "heads": _heads(student, teacher),
+    "bank": losses.crd_bank_init(jax.random.key(2), size, width=4),
+    "indices": indices,
+    "negatives": losses.crd_negatives(jax.random.key(3), indices, size, number=NUMBER),
+  }
+
+
+def _crd(student, teacher, **options):
+  return losses.crd(student, teacher, heads=_heads(student, teacher), **options)
+
+
+def _crd_bank(student, teacher, *, axis_name=None, rows=None, **options):
+  """Each device takes its share of the indices and negatives of the global batch."""
+  rows = student.shape[0] if rows is None else rows
+  bank_options = _bank_options(student, teacher, rows)
+  if axis_name is not None:
+    first = jax.lax.axis_index(axis_name) * student.shape[0]
+    for name in ("indices", "negatives"):
+      bank_options[name] = jax.lax.dynamic_slice_in_dim(
+        bank_options[name], first, student.shape[0]
+      )
+  options |= bank_options | {"axis_name": axis_name}
+  return losses.crd_bank(student, teacher, **options)
+
+
+every_loss = pytest.mark.parametrize("loss", [_crd, _crd_bank])
+
+
+def _embed(features, head):
+  rows = np.asarray(features, np.float64) @ np.asarray(head["kernel"], np.float64)
+  rows += np.asarray(head["bias"], np.float64)
+  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_crd_is_infonce_of_both_sides(block_size):
+  student, teacher = _features()
+  heads = _heads(student, teacher)
+  u, v = _embed(student, heads["student"]), _embed(teacher, heads["teacher"])
+  similarity = np.exp(u @ v.T / 0.07)
+  matched = np.diagonal(similarity)
+  expected = -np.log(matched / similarity.sum(1)) - np.log(matched / similarity.sum(0))
+  loss = functools.partial(_crd, block_size=block_size)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(student, teacher)
+  np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
+  reference = jax.grad(_crd)(student, teacher)
+  np.testing.assert_allclose(gradient, reference, rtol=1e-3, atol=1e-6)
+
+
+def _authors_step(student, teacher, options, normalizers=None):
+  """The authors' loss, Z and new bank, in float64."""
+  bank = {k: np.asarray(x, np.float64) for k, x in options["bank"].items()}
+  drawn = np.concatenate([options["indices"][:, None], options["negatives"]], axis=1)
+  sides = {
+    "student": _embed(student, options["heads"]["student"]),
+    "teacher": _embed(teacher, options["heads"]["teacher"]),
+  }
+  total, found, new = 0.0, [], {}
+  for position, (side, other) in enumerate(
+    (("student", "teacher"), ("teacher", "student"))
+  ):
+    out = np.exp(np.einsum("bd,bnd->bn", sides[side], bank[other][drawn]) / 0.07)
+    z = out.mean() * SIZE if normalizers is None else normalizers[position]
+    found.append(z)
+    p, noise = out / z, NUMBER / SIZE
+    log_positive = np.log(p[:, 0] / (p[:, 0] + noise + 1e-7))
+    log_negative = np.log(noise / (p[:, 1:] + noise + 1e-7))
+    total -= (log_positive.sum() + log_negative.sum()) / len(p)
+    moved = 0.5 * bank[side][options["indices"]] + 0.5 * sides[side]
+    new[side] = bank[side].copy()
+    new[side][options["indices"]] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+  return total, found, new
+
+
+@pytest.mark.parametrize("number", [NUMBER, 50])
+def test_crd_bank_is_the_authors_computation(number, monkeypatch):
+  monkeypatch.setattr(f"{__name__}.NUMBER", number)  # 6: by row; 50: all rows at once
+  student, teacher = _features()
+  options = _bank_options(student, teacher, 6)
+  expected, normalizers, bank = _authors_step(student, teacher, options)
+  value = losses.crd_bank(student, teacher, authors=True, **options)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    losses.crd_bank(student, teacher, **options), expected, rtol=1e-4
+  )
+  updated = losses.crd_bank_update(student, teacher, **options)
+  np.testing.assert_allclose(updated["log_normalizers"], np.log(normalizers), rtol=1e-5)
+  for side, rows in bank.items():
+    np.testing.assert_allclose(updated[side], rows, atol=1e-6)
+  # The second batch keeps the Z of the first.
+  student, teacher = _features(seed=1)
+  options["bank"] = updated
+  expected, _, _ = _authors_step(student, teacher, options, normalizers)
+  value = losses.crd_bank(student, teacher, authors=True, **options)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  again = losses.crd_bank_update(student, teacher, **options)
+  assert (again["log_normalizers"] == updated["log_normalizers"]).all()
+
+
+def test_crd_bank_update_of_eight_devices_skips_padding():
+  student, teacher = _features(16)
+  mask = jnp.arange(16) < 13
+  options = _bank_options(student, teacher, 16)
+  constants = {name: options.pop(name) for name in ("heads", "bank")}
+  expected = losses.crd_bank_update(student, teacher, **options, **constants, mask=mask)
+  batch = (student, teacher, mask, options["indices"], options["negatives"])
+  split = [x.reshape(8, 2, *x.shape[1:]) for x in batch]
+
+  def update(student, teacher, mask, indices, negatives):
+    return losses.crd_bank_update(
+      student,
+      teacher,
+      indices=indices,
+      negatives=negatives,
+      mask=mask,
+      axis_name="batch",
+      **constants,
+    )
+
+  actual = jax.pmap(update, axis_name="batch")(*split)
+  for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+    np.testing.assert_allclose(one, np.stack([other] * 8), rtol=1e-5, atol=1e-6)
+  for side in ("student", "teacher"):
+    padded = options["indices"][13:]
+    assert (expected[side][padded] == constants["bank"][side][padded]).all()
+
+
+def test_a_batch_of_padding_leaves_the_bank_alone():
+  student, teacher = _features()
+  options = _bank_options(student, teacher, 6)
+  updated = losses.crd_bank_update(student, teacher, **options, mask=jnp.zeros(6, bool))
+  for one, other in zip(*map(jax.tree.leaves, (updated, options["bank"])), strict=True):
+    assert (one == other).all()
+
+
+def test_negatives_are_other_rows_whatever_the_devices():
+  indices = jnp.arange(16, dtype=jnp.int32)
+  draw = lambda indices, axis_name=None: losses.crd_negatives(
+    jax.random.key(0), indices, 16, number=200, axis_name=axis_name
+  )
+  negatives = draw(indices)
+  assert negatives.shape == (16, 200)
+  for index in range(16):
+    assert set(np.asarray(negatives[index])) == set(range(16)) - {index}
+  split = jax.pmap(lambda x: draw(x, "batch"), axis_name="batch")(indices.reshape(8, 2))
+  assert (split.reshape(16, 200) == negatives).all()
+
+
+def test_crd_is_invariant_to_permutation_and_without_heads_to_scale_and_rotation():
+  student, teacher = _features()
+  order = jnp.array([3, 1, 5, 0, 2, 4])
+  np.testing.assert_allclose(
+    _crd(student[order], teacher[order]), _crd(student, teacher), rtol=1e-5
+  )
+  teacher = teacher[:, :5]
+  expected = losses.crd(student, teacher)
+  scales = jnp.logspace(-3, 3, 6)[:, None]
+  np.testing.assert_allclose(losses.crd(student * scales, teacher), expected, rtol=1e-4)
+  random = np.random.default_rng(2).standard_normal((5, 5))
+  rotation = jnp.asarray(np.linalg.qr(random)[0], jnp.float32)
+  np.testing.assert_allclose(
+    losses.crd(student @ rotation, teacher @ rotation), expected, rtol=1e-4
+  )
+
+
+def test_crd_bank_is_invariant_to_permutation_of_rows_and_negatives():
+  student, teacher = _features()
+  options = _bank_options(student, teacher, 6)
+  expected = losses.crd_bank(student, teacher, **options)
+  options["negatives"] = options["negatives"][::-1, ::-1]
+  options["indices"] = options["indices"][::-1]
+  np.testing.assert_allclose(
+    losses.crd_bank(student[::-1], teacher[::-1], **options), expected, rtol=1e-5
+  )
+
+
+@every_loss
+def test_gradient_steps_reduce_the_loss(loss):
+  student, teacher = _features()
+  step = jax.jit(jax.value_and_grad(loss))
+  first, _ = step(student, teacher)
+  for _ in range(30):
+    student -= 0.3 * step(student, teacher)[1]
+  assert step(student, teacher)[0] < 0.9 * first
+
+
+@every_loss
+def test_padding_changes_nothing(loss):
+  student, teacher = _features()
+  mask = jnp.arange(8) < 6
+  pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
+  both = lambda f: jax.jit(jax.value_and_grad(f, argnums=(0, 1)))
+  expected = both(loss)(student, teacher)
+  actual = both(lambda s, t: loss(pad(s), pad(t), mask=mask))(student, teacher)
+  for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+  nothing = jax.value_and_grad(loss)(student, teacher, mask=jnp.zeros(6, bool))
+  assert nothing[0] == 0
+  assert (nothing[1] == 0).all()
+
+
+@every_loss
+def test_loss_of_the_global_batch_on_eight_devices(loss):
+  student, teacher = _features(16)
+  mask = jnp.arange(16) < 13
+  bank = {"rows": 16} if loss is _crd_bank else {}
+  value_and_grad = lambda name: jax.value_and_grad(
+    lambda s, t, m: loss(s, t, mask=m, axis_name=name, **bank), argnums=(0, 1)
+  )
+  expected = jax.jit(value_and_grad(None))(student, teacher, mask)
+  split = [x.reshape(8, 2, *x.shape[1:]) for x in (student, teacher, mask)]
+  values, gradients = jax.pmap(value_and_grad("batch"), axis_name="batch")(*split)
+  np.testing.assert_allclose(values, np.full(8, expected[0]), rtol=1e-6)
+  for actual, gradient in zip(gradients, expected[1], strict=True):
+    np.testing.assert_allclose(
+      actual.reshape(gradient.shape) / 8, gradient, atol=1e-6 * abs(gradient).max()
+    )
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_loss_and_gradient_are_finite_at_degenerate_rows(loss, dtype, degenerate_rows):
+  value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+  for case, rows in degenerate_rows.items():
+    rows = jnp.clip(rows, -6e4, 6e4).astype(dtype)
+    normal = _features(rows.shape[0])[0].astype(dtype)
+    for pair in ((rows, normal), (normal, rows), (rows, rows), (rows, -rows)):
+      value, gradients = value_and_grad(*pair)
+      assert value.dtype == jnp.float32
+      assert np.isfinite(value), case
+      assert all(np.isfinite(gradient).all() for gradient in gradients), case
+
+
+@every_loss
+def test_half_precision_features_lose_only_their_rounding(loss, x64):
+  rounded = [x.astype(jnp.bfloat16) for x in _features()]
+  value_and_grad = jax.jit(jax.value_and_grad(loss))
+  value, gradient = value_and_grad(*(x.astype(jnp.float32) for x in rounded))
+  expected, reference = value_and_grad(*(x.astype(jnp.float64) for x in rounded))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(value_and_grad(*rounded)[0], expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    gradient, reference, rtol=0, atol=1e-5 * abs(reference).max()
+  )
+
+
+def test_bad_input_is_refused():
+  student, teacher = _features()
+  options = _bank_options(student, teacher, 6)
+  with pytest.raises(ValueError, match="student has width 5 and teacher 7: pass heads"):
+    losses.crd(student, teacher)
+  with pytest.raises(ValueError, match="temperature: expected a number above 0"):
+    _crd(student, teacher, temperature=-1.0)
+  with pytest.raises(ValueError, match="student has 6, teacher has 5"):
+    _crd(student, teacher[1:])
+  with pytest.raises(TypeError, match="student: expected a floating-point array"):
+    losses.crd(student.astype(jnp.int32), teacher)
+  with pytest.raises(ValueError, match="heads, student kernel: expected shape"):
+    losses.crd(teacher, teacher, heads=options["heads"])
+  with pytest.raises(ValueError, match=r"mask: expected shape \(6,\), got \(3,\)"):
+    _crd(student, teacher, mask=jnp.ones(3, bool))
+  bank = losses.crd_bank_init(jax.random.key(0), 40, width=3)
+  with pytest.raises(ValueError, match=r"bank, student: expected shape \(40, 4\)"):
+    losses.crd_bank(student, teacher, **options | {"bank": bank})
+  indices = options["indices"][1:]
+  with pytest.raises(ValueError, match=r"indices: expected shape \(6,\), got \(5,\)"):
+    losses.crd_bank(student, teacher, **options | {"indices": indices})
+  with pytest.raises(TypeError, match="indices: expected integer"):
+    losses.crd_negatives(jax.random.key(0), jnp.ones(3), 9)
+  with pytest.raises(ValueError, match="number: expected a number above 0, got 0"):
+    losses.crd_negatives(jax.random.key(0), jnp.arange(3), 9, number=0)
