@@ -5,6 +5,7 @@ nothing below this file reads a flag.
 """
 
 import dataclasses
+import logging
 import sys
 import types
 import typing
@@ -39,6 +40,8 @@ def launch(
       `configure` are shown as messages to the user.
   """
   define_flags(config_class, flags.FLAGS)
+  # "Unable to initialize backend 'tpu'" frightens, and means nothing.
+  logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
   def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
