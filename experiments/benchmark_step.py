@@ -167,7 +167,8 @@ def show(seconds: dict[str, list[float]], config: Config) -> None:
   console.print(
     f"Batch {config.batch_size}; {config.rounds} rounds of {config.steps} steps; "
     f"{device.device_kind}, {os.cpu_count()} cores, Python "
-    f"{platform.python_version()}, JAX {versions['jax']}, PyTorch {versions['torch']}; seed {config.seed}"
+    f"{platform.python_version()}, JAX {versions['jax']}, PyTorch "
+    f"{versions['torch']}; seed {config.seed}"
   )
   table = rich_table.Table("", "flowkd_jax ms", "PyTorch ms", "PyTorch / flowkd_jax")
   for name, title in (

@@ -1,0 +1,93 @@
+"""Flags from dataclass fields."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+from experiments import benchmark_step
+from experiments import launch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+  name: str = launch.setting("a", "A name.")
+  folder: str | None = launch.setting(None, "A folder.")
+  count: int = launch.setting(3, "A count.")
+  rate: float = launch.setting(0.5, "A rate.")
+  loud: bool = launch.setting(False, "Loudness.")
+  parts: tuple[str, ...] = launch.setting(("x", "y"), "Parts.")
+
+
+def _given(*arguments):
+  values = flags.FlagValues()
+  launch.define_flags(_Config, values)
+  values(["program", *arguments])
+  return launch.given_flags(_Config, values)
+
+
+def test_only_flags_on_the_command_line_are_given():
+  assert _given() == {}
+  given = _given("--count=5", "--loud", "--parts=u,v", "--folder=f", "--rate=1e-3")
+  assert given == {
+    "count": 5,
+    "loud": True,
+    "parts": ("u", "v"),
+    "folder": "f",
+    "rate": 1e-3,
+  }
+  assert _Config(**given).name == "a"
+
+
+def test_wrong_types_and_unknown_flags_are_refused():
+  with pytest.raises(flags.IllegalFlagValueError, match="count"):
+    _given("--count=many")
+  with pytest.raises(flags.UnrecognizedFlagError, match="colour"):
+    _given("--colour=red")
+
+
+def test_flags_carry_their_help_and_default():
+  values = flags.FlagValues()
+  launch.define_flags(_Config, values)
+  assert values["rate"].help == "A rate."
+  assert values["rate"].default == 0.5
+
+
+def test_benchmark_measures_and_prints(capsys, monkeypatch):
+  fast = {
+    name: lambda: sum(range(100))
+    for name in (
+      "step",
+      "loss",
+      "labels step",
+      "teacher forward",
+      "step, PyTorch",
+      "loss, PyTorch",
+    )
+  }
+  monkeypatch.setenv("COLUMNS", "120")
+  monkeypatch.setattr(benchmark_step, "jax_programs", lambda *a: fast)
+  monkeypatch.setattr(benchmark_step, "torch_programs", lambda *a: {})
+  monkeypatch.setattr(benchmark_step.importlib.metadata, "version", lambda name: "1.0")
+  benchmark_step.run(benchmark_step.configure(rounds=2, steps=2, batch_size=4))
+  output = capsys.readouterr().out
+  assert "distillation step, four taps" in output
+  assert "Overhead of the flow loss" in output
+  with pytest.raises(ValueError, match="--rounds: expected 1 or more, got 0"):
+    benchmark_step.configure(rounds=0)
+
+
+@pytest.mark.slow
+@pytest.mark.optimizer
+def test_benchmarked_programs_run():
+  import numpy as np
+
+  rng = np.random.default_rng(0)
+  images = rng.standard_normal((4, 32, 32, 3)).astype(np.float32)
+  taps = {
+    role: [rng.random((4, width)).astype(np.float32) for width in widths]
+    for role, widths in benchmark_step.TAP_WIDTHS.items()
+  }
+  programs = benchmark_step.jax_programs(images, np.zeros(4, np.int32), taps)
+  for program in programs.values():
+    program()

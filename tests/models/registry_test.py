@@ -1,0 +1,28 @@
+"""Networks by name."""
+
+import jax.numpy as jnp
+import pytest
+
+from flowkd_jax import models
+
+
+def test_networks_have_short_names_and_widths():
+  assert models.by_name("cnn1") == models.CNN()
+  assert models.by_name("cnn1:16", num_classes=7) == models.CNN(width=16, num_classes=7)
+  assert models.by_name("resnet18") == models.resnet18()
+  small = models.by_name("digits_resnet:4", dtype=jnp.bfloat16, axis_name="batch")
+  assert (small.stage_sizes, small.width, small.axis_name) == ((1, 1), 4, "batch")
+  assert models.by_name("digits_cnn").num_blocks == 2
+
+
+@pytest.mark.parametrize(
+  ("name", "match"),
+  [
+    ("cnn2", "network: expected one of 'cnn1', .* got 'cnn2'"),
+    ("cnn1:0", "expected cnn1:WIDTH with a positive integer, got 'cnn1:0'"),
+    ("cnn1:wide", "positive integer"),
+  ],
+)
+def test_unknown_networks_are_refused(name, match):
+  with pytest.raises(ValueError, match=match):
+    models.by_name(name)
