@@ -77,8 +77,11 @@ def test_from_torch_takes_tensors_and_data_parallel_names():
 
 def test_from_torch_infers_the_size_of_the_images():
   model = CNN(width=1, num_blocks=2, padding="SAME", num_classes=3)
-  images = jnp.ones((1, 12, 12, 1))
-  variables = jax.jit(model.init)(jax.random.key(0), images)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 12, 12, 1)))
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda v: rng.normal(size=v.shape).astype(np.float32), shapes
+  )
   params, stats = variables["params"], variables["batch_stats"]
   state = {}
   for i in (1, 2):
