@@ -8,10 +8,12 @@ from jaxtyping import Bool
 from jaxtyping import Float
 
 from flowkd_jax._checks import check_choice
-from flowkd_jax.models._layers import convolution
 from flowkd_jax.models._layers import dense
 from flowkd_jax.models._layers import prepare_images
 from flowkd_jax.models._normalization import BatchNorm
+from flowkd_jax.models._windows import WindowConvolution
+from flowkd_jax.models._windows import inside_map
+from flowkd_jax.models._windows import window_maximum
 
 
 class CNN(nn.Module):
@@ -70,18 +72,7 @@ class CNN(nn.Module):
       dtype=self.dtype,
     )
     for i in range(self.num_blocks):
-      x = convolution(
-        x,
-        self.width * 2**i,
-        name=f"conv_{i + 1}",
-        padding=self.padding,
-        dtype=self.dtype,
-      )
-      x = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"norm_{i + 1}")(
-        x, train=train, mask=mask
-      )
-      # ReLU and maximum commute; in this order ReLU sees a quarter of the map.
-      x = nn.relu(max_pool(x))
+      x = self._block(x, i, train, mask)
       self.sow("intermediates", f"block_{i + 1}", x)
     x = x.reshape(x.shape[0], -1)
     x = nn.relu(dense(x, 8 * self.width, name="hidden", dtype=self.dtype))
@@ -93,19 +84,19 @@ class CNN(nn.Module):
       dtype=jnp.float32,
     )
 
-
-def max_pool(
-  x: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch half_height half_width channels"]:
-  """Maximum over 2x2 windows; an odd last row or column is dropped.
-
-  Written as reshape and maximum because the gradient of a windowed reduction
-  (select-and-scatter) takes longer on CPUs than the rest of the network.
-  """
-  batch, height, width, channels = x.shape
-  x = x[:, : height // 2 * 2, : width // 2 * 2]
-  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-  return x.max((2, 4))
+  def _block(self, x, i, train, mask):
+    if self.padding == "SAME":
+      x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[1] - 2, x.shape[2] - 2
+    x = WindowConvolution(self.width * 2**i, dtype=self.dtype, name=f"conv_{i + 1}")(x)
+    inside = inside_map(height, width)
+    if not inside.all():
+      rows = jnp.ones(x.shape[0], bool) if mask is None else mask.astype(bool)
+      mask = rows.reshape(-1, 1, 1, 1) & jnp.asarray(inside)[None]
+    norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"norm_{i + 1}")
+    x = norm(x, train=train, mask=mask)
+    # ReLU and maximum commute; in this order ReLU sees a quarter of the map.
+    return nn.relu(window_maximum(x, height, width))
 
 
 def smallest_image(num_blocks: int, padding: str, size: int = 1) -> int:

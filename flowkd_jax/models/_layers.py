@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from jaxtyping import Float
 
 from flowkd_jax._checks import check_floating
-from flowkd_jax.models._normalization import zero_masked_rows
+from flowkd_jax.models._normalization import zero_masked
 
 # Uniform within 1 / sqrt(fan_in): PyTorch's default, with which the networks of
 # the paper were trained (kaiming_uniform with a = sqrt(5)).
@@ -91,4 +91,4 @@ def prepare_images(
       f"{images.shape[1]} x {images.shape[2]}; enlarge the images or take "
       "fewer stages"
     )
-  return zero_masked_rows(images.astype(dtype), mask)
+  return zero_masked(images.astype(dtype), mask)

@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
     x: Float[Array, "batch *space channels"],
     *,
     train: bool,
-    mask: Bool[Array, " batch"] | None = None,
+    mask: Bool[Array, "batch ..."] | None = None,
   ) -> Float[Array, "batch *space channels"]:
     """Normalises `x`, and in training updates the running averages.
 
@@ -52,9 +52,10 @@ class BatchNorm(nn.Module):
       x: activations.
       train: whether to use the statistics of this batch (and update the
         collection `batch_stats`, which must be mutable) or the running ones.
-      mask: in training, the rows that are valid; none means all. The others
-        come out finite, influence nothing and receive no gradient. A batch
-        without valid rows leaves the running averages as they are.
+      mask: in training, the rows that are valid, or with more axes the positions
+        that are; none means all. The others come out finite, influence nothing
+        and receive no gradient. A batch without any valid ones leaves the
+        running averages as they are.
     """
     check_rows("x", x)
     shape = (x.shape[-1],)
@@ -66,7 +67,7 @@ class BatchNorm(nn.Module):
     if not train:
       mean, var = running_mean.value, running_var.value
     else:
-      x = zero_masked_rows(x, mask)
+      x = zero_masked(x, mask)
       # Variables are initialised outside the mapped step: no axis is bound.
       axis_name = None if self.is_initializing() else self.axis_name
       mean, var, count = batch_statistics(x, mask, axis_name)
@@ -82,7 +83,7 @@ class BatchNorm(nn.Module):
 
 def batch_statistics(
   x: Float[Array, "batch *space channels"],
-  mask: Bool[Array, " batch"] | None,
+  mask: Bool[Array, "batch ..."] | None,
   axis_name: str | None,
 ) -> tuple[Float[Array, " channels"], Float[Array, " channels"], Float[Array, ""]]:
   """Mean, biased variance and number of values of each channel, globally.
@@ -91,24 +92,27 @@ def batch_statistics(
   squared mean cancels badly where the mean is large.
   """
   axes = tuple(range(x.ndim - 1))
-  positions = x.size // (x.shape[0] * x.shape[-1])
-  rows = x.shape[0] if mask is None else mask.astype(bool).sum()
-  count = global_sum(jnp.asarray(rows * positions, x.dtype), axis_name)
+  valid = jnp.ones(x.shape[0], bool) if mask is None else mask.astype(bool)
+  values_each = x.size // (valid.size * x.shape[-1])
+  count = global_sum(valid.sum(dtype=x.dtype) * values_each, axis_name)
   divisor = jnp.maximum(count, 1)
-  total = zero_masked_rows(x, mask).sum(axes)
+  total = zero_masked(x, mask).sum(axes)
   mean = global_sum(total, axis_name) / divisor
-  centred = zero_masked_rows(x - _as_channels(mean, x), mask)
+  centred = zero_masked(x - _as_channels(mean, x), mask)
   var = global_sum(jnp.square(centred).sum(axes), axis_name) / divisor
   return mean, var, count
 
 
-def zero_masked_rows(
-  x: Float[Array, "batch ..."], mask: Bool[Array, " batch"] | None
+def zero_masked(
+  x: Float[Array, "batch ..."], mask: Bool[Array, "batch ..."] | None
 ) -> Float[Array, "batch ..."]:
-  """Zeros in the rows that are not valid, whatever they held (even NaN)."""
+  """Zeros wherever `x` is not valid, whatever it held (even NaN).
+
+  The axes of `mask` are the first ones of `x`.
+  """
   if mask is None:
     return x
-  valid = mask.astype(bool).reshape((-1,) + (1,) * (x.ndim - 1))
+  valid = mask.astype(bool).reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
   return jnp.where(valid, x, jnp.zeros((), x.dtype))
 
 

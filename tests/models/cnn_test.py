@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from flowkd_jax.models import CNN
-from flowkd_jax.models._cnn import max_pool
 from flowkd_jax.models._cnn import smallest_image
 
 
@@ -13,8 +12,13 @@ def images_of(shape=(6, 8, 8, 1), seed=0):
   return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
-def init(model, images):
-  return jax.jit(model.init)(jax.random.key(0), images)
+def variables_of(model, images):
+  """Random variables; compiling the initialisation takes longer than the test."""
+  rng = np.random.default_rng(1)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  return jax.tree.map(
+    lambda v: jnp.asarray(rng.uniform(0.1, 0.5, v.shape), v.dtype), shapes
+  )
 
 
 DIGITS = CNN(width=2, num_blocks=2, padding="SAME")
@@ -43,22 +47,23 @@ def test_cnn_has_the_sizes_of_the_paper(width, parameters, sizes):
 
 
 def test_cnn_takes_digits():
-  variables = init(DIGITS, images_of())
+  variables = variables_of(DIGITS, images_of())
   assert set(variables) == {"params", "batch_stats"}
-  logits, state = DIGITS.apply(
-    variables, images_of(), train=False, mutable=["intermediates"]
+  logits, state = jax.eval_shape(
+    lambda v, x: DIGITS.apply(v, x, train=False, mutable=["intermediates"]),
+    variables,
+    images_of(),
   )
   assert logits.shape == (6, 10)
-  assert list(state["intermediates"]) == list(DIGITS.taps)
+  assert tuple(state["intermediates"]) == DIGITS.taps
   assert state["intermediates"]["block_2"][0].shape == (6, 2, 2, 4)
 
 
 def test_cnn_initialises_as_pytorch():
-  model = CNN(width=32)
-  params = init(model, images_of((1, 22, 22, 3)))["params"]
-  fans = {"conv_1": 27, "conv_2": 288, "conv_3": 576, "hidden": 128}
-  fans |= {"classifier": 256}
-  for name, fan_in in fans.items():
+  model = CNN(width=32, num_blocks=1)
+  images = images_of((1, 4, 4, 3))
+  params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+  for name, fan_in in {"conv_1": 27, "hidden": 32, "classifier": 256}.items():
     for leaf in params[name].values():
       largest = float(jnp.abs(leaf).max()) * np.sqrt(fan_in)
       assert 0.7 < largest <= 1, name
@@ -66,26 +71,25 @@ def test_cnn_initialises_as_pytorch():
 
 def test_cnn_computes_in_bfloat16_with_float32_parameters():
   model = DIGITS.clone(dtype=jnp.bfloat16)
-  variables = init(model, images_of())
-  logits, state = model.apply(
-    variables,
-    images_of(),
-    train=True,
-    mutable=["batch_stats", "intermediates"],
-  )
-  stored = jax.tree.leaves((variables, state["batch_stats"]))
+  variables = variables_of(model, images_of())
+
+  def run(model):
+    return jax.jit(
+      lambda x: model.apply(
+        variables, x, train=True, mutable=["batch_stats", "intermediates"]
+      )
+    )(images_of())
+
+  logits, state = run(model)
+  stored = jax.tree.leaves((variables, state["batch_stats"], logits))
   assert {leaf.dtype for leaf in stored} == {jnp.dtype("float32")}
-  assert logits.dtype == jnp.float32
   taps = jax.tree.leaves(state["intermediates"])
   assert {tap.dtype for tap in taps} == {jnp.dtype("bfloat16")}
-  expected, _ = DIGITS.apply(
-    variables, images_of(), train=True, mutable=["batch_stats"]
-  )
-  np.testing.assert_allclose(logits, expected, atol=0.05)
+  np.testing.assert_allclose(logits, run(DIGITS)[0], rtol=0.03, atol=0.03)
 
 
 def test_cnn_ignores_masked_images_in_training():
-  variables = init(DIGITS, images_of())
+  variables = variables_of(DIGITS, images_of())
   mask = jnp.array([True, True, False, True, True, False])
   spoilt = jnp.where(mask[:, None, None, None], images_of(), jnp.nan)
 
@@ -106,7 +110,7 @@ def test_cnn_ignores_masked_images_in_training():
   actual = gradient(spoilt, mask)
   expected = gradient(images_of()[np.array([0, 1, 3, 4])], None)
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
     actual,
     expected,
   )
@@ -115,7 +119,7 @@ def test_cnn_ignores_masked_images_in_training():
 def test_cnn_does_not_depend_on_the_number_of_devices():
   images = images_of((8, 8, 8, 1))
   mask = jnp.array([True] * 5 + [False] * 3)
-  variables = init(DIGITS, images)
+  variables = variables_of(DIGITS, images)
 
   def train(axis_name):
     return lambda x, mask: DIGITS.clone(axis_name=axis_name).apply(
@@ -157,19 +161,3 @@ def test_cnn_rejects_bad_input():
     DIGITS.init(jax.random.key(0), images_of((8, 8, 1)))
   with pytest.raises(TypeError, match=r"images: expected a floating-point"):
     DIGITS.init(jax.random.key(0), jnp.zeros((6, 8, 8, 1), jnp.uint8))
-
-
-@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
-def test_max_pool_equals_a_windowed_maximum(size):
-  x = images_of((3, *size, 2))
-
-  def windowed(x):
-    return jax.lax.reduce_window(
-      x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
-    )
-
-  np.testing.assert_array_equal(max_pool(x), windowed(x))
-  weights = images_of(windowed(x).shape, seed=1)
-  actual = jax.grad(lambda x: (weights * max_pool(x)).sum())(x)
-  expected = jax.grad(lambda x: (weights * windowed(x)).sum())(x)
-  np.testing.assert_array_equal(actual, expected)

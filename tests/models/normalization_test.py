@@ -64,6 +64,19 @@ def test_batch_norm_equals_the_equations(shape, masked):
   assert np.isfinite(output).all()
 
 
+def test_batch_norm_takes_masks_of_positions():
+  layer, x = BatchNorm(), activations((ROWS, 5, 6))
+  mask = np.random.default_rng(3).random((ROWS, 5)) < 0.5
+  variables = variables_of(layer, x)
+  output, updated = layer.apply(
+    variables, x, train=True, mask=jnp.asarray(mask), mutable=["batch_stats"]
+  )
+  expected, mean, var = reference(x, mask, variables)
+  np.testing.assert_allclose(output[mask], expected[mask], atol=2e-5)
+  np.testing.assert_allclose(updated["batch_stats"]["mean"], mean, rtol=1e-5)
+  np.testing.assert_allclose(updated["batch_stats"]["var"], var, rtol=1e-5)
+
+
 def test_batch_norm_equals_flax_without_mask_in_output_and_names():
   x = activations()
   ours, theirs = BatchNorm(), nn.BatchNorm(use_running_average=False)

@@ -1,0 +1,113 @@
+"""3x3 convolutions laid out by the windows of the pooling that follows.
+
+All four results in a 2x2 window depend on the same 4x4 patch of the input, so one
+matrix product of patches and shifted kernels gives them side by side, and pooling is
+a maximum over an axis. For few channels this product is far better shaped than the
+convolution: forward and backward of the paper's student take 12 instead of 22 ms on
+two CPU cores (batch 128).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+
+from flowkd_jax.models._layers import bias_initializer
+from flowkd_jax.models._layers import kernel_initializer
+
+
+class WindowConvolution(nn.Module):
+  """Like `nn.Conv(features, (3, 3))` in variables and values, not in layout.
+
+  Attributes:
+    features: channels of the result.
+    dtype: compute dtype; the parameters are float32.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch height width channels"]
+  ) -> Float[Array, "batch rows columns 4 features"]:
+    """Convolves without padding; see `inside_map` for maps of odd size."""
+    channels = x.shape[-1]
+    shape = (3, 3, channels, self.features)
+    kernel = self.param("kernel", kernel_initializer, shape, jnp.float32)
+    bias = self.param("bias", bias_initializer(9 * channels), shape[-1:], jnp.float32)
+    patches = window_patches(x.astype(self.dtype))
+    # As a product of matrices: of higher rank, XLA transposes it in the gradient.
+    product = jnp.matmul(
+      patches.reshape(-1, 16 * channels), window_kernel(kernel).astype(self.dtype)
+    )
+    product = product.reshape(*patches.shape[:3], 4, self.features)
+    return product + bias.astype(self.dtype).reshape(1, 1, 1, 1, -1)
+
+
+def window_patches(
+  x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch rows columns 16*channels"]:
+  """The 4x4 patch under each window, with a border of zeros if sizes are odd."""
+  batch, height, width, channels = x.shape
+  x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+  halves = (height + 1) // 2, (width + 1) // 2
+  rows, columns = halves[0] - 1, halves[1] - 1
+  x = x.reshape(batch, halves[0], 2, halves[1], 2 * channels)
+  pieces = [
+    x[:, i : i + rows, parity, j : j + columns]
+    for i in range(2)
+    for parity in range(2)
+    for j in range(2)
+  ]
+  return jnp.concatenate(pieces, -1)
+
+
+def window_kernel(
+  kernel: Float[Array, "3 3 channels features"],
+) -> Float[Array, "16*channels 4*features"]:
+  """The kernel at the four places that it takes within a 4x4 patch."""
+  places = [
+    jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
+    for i in range(2)
+    for j in range(2)
+  ]
+  channels, features = kernel.shape[2:]
+  return jnp.stack(places, 3).reshape(16 * channels, 4 * features)
+
+
+def inside_map(height: int, width: int) -> Bool[np.ndarray, "rows columns 4"]:
+  """Which results lie within a map of this size, and not in the border added.
+
+  Args:
+    height: of the map, which is that of the input less 2.
+    width: likewise.
+  """
+  rows, columns = (height + 1) // 2, (width + 1) // 2
+  inside = np.zeros((2 * rows, 2 * columns), bool)
+  inside[:height, :width] = True
+  windows = inside.reshape(rows, 2, columns, 2).transpose(0, 2, 1, 3)
+  return windows.reshape(rows, columns, 4)
+
+
+def window_maximum(
+  x: Float[Array, "batch rows columns 4 channels"], height: int, width: int
+) -> Float[Array, "batch half_height half_width channels"]:
+  """Maximum of each window; incomplete windows of a map of odd size are dropped.
+
+  Of equal entries the first receives the gradient, as in PyTorch.
+  """
+  x = x[:, : height // 2, : width // 2]
+  # Not x.max(3): its gradient looks for the entries equal to the maximum and divides
+  # by their number. Where XLA computes entry and maximum apart, rounding differs,
+  # none is equal, and 0 / 0 results.
+  upper = _larger(x[..., 0, :], x[..., 1, :])
+  lower = _larger(x[..., 2, :], x[..., 3, :])
+  return _larger(upper, lower)
+
+
+def _larger(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+  return jnp.where(a >= b, a, b)
