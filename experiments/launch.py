@@ -42,6 +42,7 @@ def launch(
   define_flags(config_class, flags.FLAGS)
   # "Unable to initialize backend 'tpu'" frightens, and means nothing.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+  flags.FLAGS.set_default("verbosity", -1)  # Warnings; --verbosity=0 shows more.
 
   def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:

@@ -128,16 +128,15 @@ class StageRunner:
     if self.is_done(stage.name):
       self.progress.say(f"{stage.title}: done before, in {result_path.parent}")
       return json.loads(result_path.read_text())
-    began = time.monotonic()
     if stage.variables is None:
       network, seconds = self._train(stage)
     else:
-      self.progress.say(f"{stage.title}: imported")
-      network, seconds = methods.Network(stage.model, stage.variables), 0.0
+      network = methods.Network(stage.model, stage.variables)
+      seconds = self._record_imported(stage, network)
     train.save_network(self.workdir / stage.name / "network", network)
     result = {
       **self._evaluate(stage, network),
-      "seconds": seconds or time.monotonic() - began,
+      "seconds": seconds,
       "epochs": stage.epochs,
       "teacher": stage.teacher,
     }
@@ -159,7 +158,9 @@ class StageRunner:
         metrics=metrics,
         progress=self.progress,
         title=stage.title,
-        on_epoch=measure,
+        on_epoch=lambda epoch, method, state: measure(
+          epoch, method.export(state)["network"].variables
+        ),
         should_stop=self.should_stop,
       )
       state, seconds = train.fit(
@@ -170,6 +171,14 @@ class StageRunner:
         options=options,
       )
     return method.export(state)["network"], seconds
+
+  def _record_imported(self, stage: Stage, network: methods.Network) -> float:
+    self.progress.say(f"{stage.title}: measuring its information flow")
+    began = time.monotonic()
+    measure = _EpochMeasures(stage, self.datasets, every=1)
+    with train.MetricsWriter(self.workdir, stage.name) as metrics:
+      metrics.write(-1, 0, measure(-1, network.variables))
+    return time.monotonic() - began
 
   def _key(self, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
@@ -223,13 +232,10 @@ class _EpochMeasures:
     self._probe = train.FeatureExtractor(model, datasets.probe)
     self._queries = train.FeatureExtractor(model, datasets.queries, taps=())
 
-  def __call__(
-    self, epoch: int, method: methods.Method, state: Any
-  ) -> Mapping[str, float]:
+  def __call__(self, epoch: int, variables: methods.Variables) -> Mapping[str, float]:
     last = epoch == self._stage.epochs - 1
     if not last and (epoch + 1) % self._every:
       return {}
-    variables = method.export(state)["network"].variables
     probe = self._probe(variables)
     measured = {}
     for kernel in FLOW_KERNELS:
