@@ -148,8 +148,28 @@ def factor_reconstruction(
 ) -> Float[Array, ""]:
   """What the paraphraser is trained with, before any student: its reconstruction.
 
-  `mean_i |x_i - P(x_i)|^2` (Kim et al. 2018, Eq. 1); arguments and errors as in
-  `factor_transfer`.
+  `mean_i |x_i - P(x_i)|^2` with P the paraphraser (Kim et al. 2018, Eq. 1). Does not
+  depend on the batch; grows with the size of the maps ("elements" does not).
+
+  Args:
+    teacher: Teacher maps.
+    networks: From `factor_transfer_init`; the translator plays no part.
+    reduction: "rows" or "elements", as in `factor_transfer`.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If `teacher` is not floating point.
+    ValueError: If it is not a map, the paraphraser does not fit or `reduction` is
+      another word.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> teacher = jnp.zeros((2, 4, 4, 6))
+    >>> networks = factor_transfer_init(jax.random.key(0), (2, 4, 4, 3), teacher.shape)
+    >>> float(factor_reconstruction(teacher, networks=networks))
+    0.0
   """
   maps, _ = _spatial.paired_maps(teacher, teacher, mask)
   factors = _convolve("paraphraser", maps, networks["paraphraser"]["encoder"])
