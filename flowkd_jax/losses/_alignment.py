@@ -60,6 +60,8 @@ def linear_cka(
     Kornblith et al., "Similarity of neural network representations revisited",
     ICML 2019.
   """
+  if block_size is not None:
+    _checks.check_positive("block_size", block_size)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   columns = [_centred(side, batch.real) for side in batch.columns]
   rows = [_own_rows(side, batch, axis_name) for side in columns]
@@ -151,7 +153,7 @@ def _alignment_of_kernels(similarities, rows, batch, axis_name, block_size):
 
   `similarities(side, rows, positions)` gives rows of K (side 0) and of L (side 1).
   """
-  count = jnp.maximum(batch.number(), 1)
+  count = jnp.maximum(batch.number, 1)
 
   def over_rows(function):
     terms = information.rows_in_blocks(function, block_size, *rows, batch.positions)

@@ -25,21 +25,19 @@ class Batch(NamedTuple):
     columns: Student and teacher rows of the global batch.
     positions: Where the rows of this device stand in the global batch.
     real: Which rows of the global batch are not padding.
+    number: How many those are.
   """
 
   rows: tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]
   columns: tuple[Float[Array, "global ..."], Float[Array, "global ..."]]
   positions: Int[Array, " batch"]
   real: Bool[Array, " global"]
+  number: Float[Array, ""]
 
   def others(self, positions: Int[Array, " rows"]) -> Bool[Array, "rows global"]:
     """Which columns are real and not the row itself."""
     everyone = jnp.arange(self.real.shape[0], dtype=positions.dtype)
     return self.real[None, :] & (positions[:, None] != everyone[None, :])
-
-  def number(self) -> Float[Array, ""]:
-    """Number of real rows of the global batch."""
-    return self.real.sum(dtype=self.rows[0].dtype)
 
 
 def gathered_batch(
@@ -50,15 +48,19 @@ def gathered_batch(
 ) -> Batch:
   """Checks the arguments of a pairwise loss and gathers its columns."""
   _checks.check_features(student=student, teacher=teacher)
-  if mask is None:
-    real = jnp.ones(student.shape[:1], bool)
-  else:
-    _checks.check_shape("mask", mask, student.shape[:1])
+  _checks.check_mask(mask, student)
+  real = jnp.ones(student.shape[:1], bool)
+  if mask is not None:
     real = jnp.asarray(mask).astype(bool)
   rows = kernels.flatten(student, mask), kernels.flatten(teacher, mask)
   columns = (
     _global_batch.gather_rows(rows[0], axis_name),
     _global_batch.gather_rows(rows[1], axis_name),
   )
-  positions = _global_batch.row_positions(student.shape[0], axis_name)
-  return Batch(rows, columns, positions, _global_batch.gather_rows(real, axis_name))
+  return Batch(
+    rows,
+    columns,
+    _global_batch.row_positions(student.shape[0], axis_name),
+    _global_batch.gather_rows(real, axis_name),
+    _global_batch.global_sum(real.sum(dtype=rows[0].dtype), axis_name),
+  )

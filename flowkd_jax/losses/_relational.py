@@ -79,7 +79,7 @@ def similarity_preserving(
 
   terms = information.rows_in_blocks(row_terms, block_size, *batch.rows)
   loss = _global_batch.global_mean(terms, mask, axis_name)
-  return loss / jnp.maximum(batch.number(), 1) if reduction == "matrix" else loss
+  return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
 
 def correlation_congruence(
@@ -155,7 +155,7 @@ def correlation_congruence(
     row_terms, block_size, *batch.rows, batch.positions
   )
   loss = _global_batch.global_mean(terms, mask, axis_name)
-  count = batch.number()
+  count = batch.number
   divisors = {"mean": count - 1, "rows": jnp.ones_like(count), "matrix": count}
   return loss / jnp.maximum(divisors[reduction], 1)
 
@@ -201,5 +201,5 @@ def _neighbour_products(batch, mask, axis_name):
   products = jnp.abs(batch.rows[0] - batch.rows[1]) * everyone[following % size]
   terms = jnp.where(following < size, products.sum(1), 0)
   loss = _global_batch.global_mean(terms, mask, axis_name)
-  count = batch.number()
+  count = batch.number
   return loss * count / jnp.maximum(count - 1, 1)

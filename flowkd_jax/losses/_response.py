@@ -43,7 +43,8 @@ def cross_entropy(
   _checks.check_features(logits=logits)
   _checks.check_integer("labels", labels)
   _checks.check_shape("labels", labels, logits.shape[:1])
-  log_probabilities = jax.nn.log_softmax(_precision.at_least_float32(logits))
+  _checks.check_mask(mask, logits)
+  log_probabilities = jax.nn.log_softmax(_real_logits(logits, mask))
   rows = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
   return _global_batch.global_mean(rows, mask, axis_name)
 
@@ -150,7 +151,8 @@ def decoupled_kd(
     raise ValueError(
       f"student: expected logits of two classes or more, got shape {student.shape}"
     )
-  target = jnp.arange(student.shape[1])[None, :] == jnp.asarray(labels)[:, None]
+  classes = jnp.arange(student.shape[1], dtype=labels.dtype)
+  target = classes[None, :] == jnp.asarray(labels)[:, None]
   (student_binary, student_rest), (teacher_binary, teacher_rest) = (
     _decoupled_logs(side, target) for side in logits
   )
@@ -239,17 +241,32 @@ def _logits(student, teacher, temperature, mask):
     )
   _checks.check_shape("teacher", teacher, student.shape)
   _checks.check_positive("temperature", temperature)
-  if mask is not None:
-    _checks.check_shape("mask", mask, student.shape[:1])
-  return [
-    jnp.asarray(_precision.at_least_float32(side)) / temperature
-    for side in (student, teacher)
-  ]
+  _checks.check_mask(mask, student)
+  return [_real_logits(side, mask) / temperature for side in (student, teacher)]
+
+
+def _real_logits(logits, mask):
+  """Logits in at least float32, 0 in masked rows, which may hold anything."""
+  logits = jnp.asarray(_precision.at_least_float32(logits))
+  if mask is None:
+    return logits
+  return jnp.where(jnp.asarray(mask).astype(bool)[:, None], logits, 0)
 
 
 def _relative_entropy(student_logs, teacher_logs):
-  """Terms `t (log t - log s)`, at least 0 in sum; 0 where t underflows."""
-  return jnp.exp(teacher_logs) * (teacher_logs - student_logs)
+  """Terms `t (log t - log s) - t + s`, each 0 or above; the last two cancel in sum.
+
+  Without them the terms have both signs, and the sum of near sides is rounding.
+  """
+  gaps = teacher_logs - student_logs
+  near = jnp.abs(gaps) < 1
+  close = jnp.where(near, gaps, 0)
+  teacher = jnp.exp(teacher_logs)
+  return jnp.where(
+    near,
+    teacher * (close + jnp.expm1(-close)),
+    teacher * (gaps - 1) + jnp.exp(student_logs),
+  )
 
 
 def _decoupled_logs(logits, target):

@@ -63,7 +63,7 @@ def rkd_distance(
   """
   _checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
-  count = batch.number()
+  count = batch.number
 
   def distances(side, rows, positions):
     pairs = _pairs.pair_geometry(rows, batch.columns[side], positions)
@@ -161,7 +161,7 @@ def rkd_angle(
 
   terms = information.rows_in_blocks(row_terms, block_size, batch.positions)
   loss = _global_batch.global_mean(terms, mask, axis_name)
-  count = batch.number()
+  count = batch.number
   divisors = {
     "mean": (count - 1) * (count - 2),
     "rows": jnp.ones_like(count),

@@ -210,3 +210,11 @@ def test_decoupled_kd_refuses_a_single_class():
     losses.decoupled_kd(
       jnp.ones((2, 1)), jnp.ones((2, 1)), labels=jnp.zeros(2, jnp.int32)
     )
+
+
+def test_relative_entropy_of_near_logits_keeps_its_digits():
+  student, _ = _logits()
+  teacher = student + 1e-3 * _logits(seed=1)[0]
+  s, t = (_probabilities(x, 1) for x in (student, teacher))
+  actual = losses.knowledge_distillation(student, teacher, temperature=1.0)
+  np.testing.assert_allclose(actual, _relative_entropy(s, t).mean(), rtol=2e-3)
