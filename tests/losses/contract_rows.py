@@ -1,0 +1,156 @@
+"""How to call each public loss: the table of the contract test."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flowkd_jax import losses
+
+BATCH = 16
+
+
+class Row(NamedTuple):
+  """One loss: `call(student, teacher, ids, **options)` and shapes of an example.
+
+  `ids` are the positions of the rows, from which labels and indices are made.
+  """
+
+  call: Callable[..., jax.Array]
+  student: tuple[int, ...] = (5,)
+  teacher: tuple[int, ...] = (7,)
+  blocks: bool = False
+  exempt: Mapping[str, str] = {}
+
+
+def _pairwise(loss, student=(5,), teacher=(7,), **options):
+  def call(s, t, ids, **more):
+    return loss(s, t, **_in_dtype_of(s, options), **more)
+
+  return Row(call, student, teacher, blocks=True)
+
+
+def _rowwise(loss, student=(4, 4, 3), teacher=(6, 6, 4), **options):
+  return _pairwise(loss, student, teacher, **options)._replace(blocks=False)
+
+
+def _taps(loss, **options):
+  def call(student, teacher, ids, **more):
+    if loss is losses.quadratic_flow:
+      more = {**more, "labels": ids % 3, "num_classes": 3}
+    return loss([student], [teacher], **options, **more)
+
+  return Row(call, blocks=True)
+
+
+def _logits(loss):
+  def call(student, teacher, ids, **more):
+    if loss is losses.decoupled_kd:
+      more = {**more, "labels": ids % 3}
+    return loss(student, teacher, **more)
+
+  return Row(call, student=(6,), teacher=(6,))
+
+
+def _flow_of_solution(student, teacher, ids, **options):
+  sides = ((maps[..., :2], maps[..., 2:]) for maps in (student, teacher))
+  return losses.fsp(*sides, **options)
+
+
+def _bank(student, teacher, ids, **options):
+  state = {
+    "heads": losses.crd_init(KEY, (1, 5), (1, 7), width=4),
+    "bank": losses.crd_bank_init(KEY, 3 * BATCH, width=4),
+  }
+  negatives = (ids[:, None] + 1 + jnp.arange(8, dtype=ids.dtype)[None]) % (3 * BATCH)
+  return losses.crd_bank(
+    student,
+    teacher,
+    indices=ids,
+    negatives=negatives,
+    **_in_dtype_of(student, state),
+    **options,
+  )
+
+
+def _in_dtype_of(rows, options):
+  """Parameters in the dtype that a loss computes in."""
+  dtype = jnp.float64 if rows.dtype == jnp.float64 else jnp.float32
+  cast = lambda x: x.astype(dtype) if isinstance(x, jax.Array) else x
+  return jax.tree.map(cast, options)
+
+
+KEY = jax.random.key(0)
+MAPS = (1, 4, 4, 3), (1, 4, 4, 4)
+MATRIX = {"replication": "divides by a gathered count, equal but not known to be"}
+FACTORS = losses.factor_transfer_init(KEY, *MAPS)
+
+ROWS = {
+  "attention_transfer": _rowwise(losses.attention_transfer),
+  "conditional_divergence": _pairwise(losses.conditional_divergence),
+  "correlation_congruence": _pairwise(losses.correlation_congruence),
+  "correlation_congruence, authors": _rowwise(
+    losses.correlation_congruence, (5,), (5,), authors=True
+  ),
+  "crd": _pairwise(losses.crd, heads=losses.crd_init(KEY, (1, 5), (1, 7), width=4)),
+  "crd_bank": Row(_bank),
+  "cross_entropy": Row(
+    lambda s, t, ids, **options: losses.cross_entropy(s, ids % 3, **options),
+    student=(6,),
+    exempt={"both sides": "takes no teacher"},
+  ),
+  "decoupled_kd": _logits(losses.decoupled_kd),
+  "dist": _logits(losses.dist),
+  "factor_reconstruction": Row(
+    lambda s, t, ids, **options: losses.factor_reconstruction(
+      s, **_in_dtype_of(s, {"networks": FACTORS}), **options
+    ),
+    student=MAPS[1][1:],
+    exempt={
+      "both sides": "takes the teacher only, here as the student",
+      "documentation": "that of factor_transfer",
+    },
+  ),
+  "factor_transfer": _rowwise(losses.factor_transfer),
+  "factor_transfer, networks": _rowwise(
+    losses.factor_transfer, MAPS[0][1:], MAPS[1][1:], networks=FACTORS
+  )._replace(exempt={"both sides": "the paraphraser's factors are constants"}),
+  "fsp": Row(_flow_of_solution, student=(4, 4, 5), teacher=(4, 4, 5)),
+  "hint": _rowwise(
+    losses.hint, (5,), (7,), projection=losses.hint_init(KEY, (1, 5), (1, 7))
+  ),
+  "information_flow": _taps(losses.information_flow),
+  "information_flow, authors": _taps(losses.information_flow, authors=True)._replace(
+    exempt=MATRIX
+  ),
+  "knowledge_distillation": _logits(losses.knowledge_distillation),
+  "linear_cka": _pairwise(losses.linear_cka),
+  "nst": _rowwise(losses.nst),
+  "pkt": _pairwise(losses.pkt),
+  "pkt, authors": _pairwise(losses.pkt, authors=True)._replace(exempt=MATRIX),
+  "quadratic_flow": _taps(losses.quadratic_flow)._replace(
+    exempt={"float16": "gradients relative to a teacher's flow of 1e-7 exceed 65504"}
+  ),
+  "rbf_cka": _pairwise(losses.rbf_cka),
+  "rkd_angle": _pairwise(losses.rkd_angle),
+  "rkd_distance": _pairwise(losses.rkd_distance),
+  "similarity_preserving": _pairwise(losses.similarity_preserving),
+  "vid": _rowwise(
+    losses.vid, MAPS[0][1:], MAPS[1][1:], parameters=losses.vid_init(KEY, *MAPS)
+  ),
+}
+
+NOT_LOSSES = {
+  "crd_bank_init": "state",
+  "crd_bank_update": "state",
+  "crd_init": "parameters",
+  "crd_negatives": "draws indices",
+  "factor_transfer_init": "parameters",
+  "hint_init": "parameters",
+  "vid_init": "parameters",
+  "information_flow_terms": "a dictionary, summed by information_flow",
+  "quadratic_flow_terms": "a dictionary, summed by quadratic_flow",
+  "weighted_sum": "adds losses",
+}

@@ -1,0 +1,378 @@
+"""What every public loss promises, proved for each: one row a loss.
+
+A new loss is one new row of `contract_rows.ROWS`: how to call it and the shapes of an
+example. Each row runs through every test below; `exempt` names a test that cannot
+apply, and why. Equalities are checked in float64, where 1e-6 is far above rounding.
+"""
+
+import functools
+import inspect
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from flowkd_jax import losses
+from tests.losses.contract_rows import BATCH
+from tests.losses.contract_rows import NOT_LOSSES
+from tests.losses.contract_rows import ROWS
+
+CASES = 16
+
+
+every_loss = pytest.mark.parametrize("name", ROWS)
+
+
+def test_every_public_loss_has_a_row():
+  tested = {name.split(",")[0] for name in ROWS}
+  assert tested | set(NOT_LOSSES) == set(losses.__all__)
+
+
+def _example(name, seed=0, batch=BATCH, dtype=np.float32):
+  rng = np.random.default_rng(seed)
+  shapes = ROWS[name].student, ROWS[name].teacher
+  return [rng.standard_normal((batch, *shape)).astype(dtype) for shape in shapes]
+
+
+def _ids(batch=BATCH):
+  return np.arange(batch, dtype=np.int32)
+
+
+def _value_and_grad(name, **fixed):
+  call = ROWS[name].call
+
+  def loss(student, teacher, ids, mask):
+    return call(student, teacher, ids, mask=mask, **fixed)
+
+  return jax.value_and_grad(loss, argnums=(0, 1))
+
+
+@functools.cache
+def _plain(name):
+  """Value and gradients of one problem; compiled once a dtype."""
+  return jax.jit(_value_and_grad(name))
+
+
+@functools.cache
+def _many(name):
+  """The same of many problems: under `vmap`, and recomputed under `checkpoint`."""
+  call = ROWS[name].call
+
+  @jax.checkpoint
+  def loss(student, teacher, ids, mask):
+    return call(student, teacher, ids, mask=mask)
+
+  function = jax.value_and_grad(loss, argnums=(0, 1))
+  return jax.jit(jax.vmap(function, in_axes=(0, 0, None, 0)))
+
+
+def _assert_close(actual, expected, tolerance=1e-6):
+  """Value to 1e-3 or better; gradients relative to their largest entry, and cosine."""
+  value, *gradients = (np.asarray(x, np.float64) for x in jax.tree.leaves(actual))
+  reference, *references = (
+    np.asarray(x, np.float64) for x in jax.tree.leaves(expected)
+  )
+  np.testing.assert_allclose(value, reference, rtol=min(tolerance, 1e-3))
+  for one, other in zip(gradients, references, strict=True):
+    size = abs(other).max()
+    if size == 0:
+      assert not one.any()
+      continue
+    np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * size)
+    one, other = (x.ravel() for x in (one, other))
+    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    assert cosine >= 0.9999
+
+
+def _assert_finite(results, message):
+  for leaf in jax.tree.leaves(results):
+    finite = np.isfinite(np.asarray(leaf, np.float32))
+    rows = finite.reshape(finite.shape[0], -1).all(1)
+    assert rows.all(), (message, "problems", np.flatnonzero(~rows))
+
+
+@every_loss
+def test_value_and_gradient_take_part_of_both_sides(name, x64):
+  student, teacher = _example(name, dtype=np.float64)
+  value, gradients = _plain(name)(student, teacher, _ids(), _mask("most"))
+  assert value.shape == ()
+  assert value > 0
+  assert np.abs(gradients[0]).max() > 0
+  if "both sides" not in ROWS[name].exempt:
+    assert np.abs(gradients[1]).max() > 0
+
+
+EDITS = ("none", "zero row", "zero", "duplicates", "alike", "antipodal", "one-hot")
+
+
+def _edited(rows, edit, scale, mean):
+  rows = rows.copy()
+  if edit == "zero row":
+    rows[1] = 0
+  elif edit == "zero":
+    rows[:] = 0
+  elif edit == "duplicates":
+    rows[2:6] = rows[2]
+  elif edit == "alike":
+    rows[:] = rows[0]
+  elif edit == "antipodal":
+    rows[1] = -rows[0]
+  elif edit == "one-hot":
+    rows[:] = np.eye(rows[0].size)[0].reshape(rows[0].shape)
+  largest = float(np.finfo(np.float16).max) / 2
+  return np.clip(scale * rows + mean, -largest, largest)
+
+
+def _mask(kind):
+  counts = {"all": BATCH, "most": 11, "one": 1, "none": 0}
+  return np.arange(BATCH) < counts[kind]
+
+
+def _degenerate_cases():
+  cases = []
+  for edit in EDITS:
+    for scale, mean in ((1.0, 0.0), (1e4, 0.0), (1e-4, 0.0), (1.0, 1e3)):
+      cases.append(((edit, scale, mean), ("none", 1.0, 0.0), "all"))
+      cases.append((("none", 1.0, 0.0), (edit, scale, mean), "all"))
+      cases.append(((edit, scale, mean), (edit, scale, mean), "most"))
+  for kind in ("one", "none"):
+    for mean in (0.0, 1e3):
+      cases.append((("none", 1.0, mean), ("none", 1.0, 0.0), kind))
+  return cases + cases[: -len(cases) % CASES]
+
+
+def _assert_never_nan(name, cases, seed, dtype=jnp.float32):
+  student, teacher = _example(name, seed)
+  ids = _ids()
+  for start in range(0, len(cases), CASES):
+    group = cases[start : start + CASES]
+    sides = [
+      jnp.asarray(np.stack([_edited(rows, *case[side]) for case in group])).astype(
+        dtype
+      )
+      for side, rows in enumerate((student, teacher))
+    ]
+    masks = np.stack([_mask(case[2]) for case in group])
+    results = _many(name)(*sides, ids, masks)
+    _assert_finite(results, (str(dtype), group))
+    assert all(g.dtype == dtype for g in results[1])
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_never_nan_at_degenerate_inputs(name, dtype):
+  if dtype in ROWS[name].exempt:
+    pytest.skip(ROWS[name].exempt[dtype])
+  _assert_never_nan(name, _degenerate_cases(), seed=1, dtype=jnp.dtype(dtype))
+
+
+@every_loss
+def test_never_nan_with_a_batch_of_one_row(name):
+  call = _value_and_grad(name)
+  stacked = [np.stack([rows, 0 * rows, 1e4 * rows]) for rows in _example(name, batch=1)]
+  results = jax.jit(jax.vmap(call, in_axes=(0, 0, None, None)))(
+    *stacked, _ids(1), np.ones(1, bool)
+  )
+  _assert_finite(results, "one row")
+
+
+SIDE = strategies.tuples(
+  strategies.sampled_from(EDITS),
+  strategies.sampled_from((1e-4, 1e-2, 1.0, 1e2, 1e4)),
+  strategies.sampled_from((0.0, 0.0, 1.0, -1e3)),
+)
+PROBLEM = strategies.tuples(
+  SIDE, SIDE, strategies.sampled_from(("all", "most", "one", "none"))
+)
+
+
+@every_loss
+def test_never_nan_property(name):
+  """16 problems an example: 20 examples are 320 cases a loss, 5000 in all."""
+
+  @hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
+  @hypothesis.given(
+    cases=strategies.lists(PROBLEM, min_size=CASES, max_size=CASES),
+    seed=strategies.integers(0, 2**32 - 1),
+  )
+  def check(cases, seed):
+    _assert_never_nan(name, cases, seed)
+
+  check()
+
+
+@every_loss
+def test_numpy_without_jit_equals_jit(name):
+  student, teacher = _example(name)
+  eager = ROWS[name].call(student, teacher, _ids(), mask=_mask("most"))
+  with jax.enable_x64(True):
+    sides = student.astype(np.float64), teacher.astype(np.float64)
+    jitted = _plain(name)(*sides, _ids(), _mask("most"))[0]
+  np.testing.assert_allclose(eager, jitted, rtol=1e-4)
+
+
+def _assert_problems_equal(name, sides, mask, results, tolerance):
+  """Each problem of `_many` against `_plain` in float64."""
+  with jax.enable_x64(True):
+    for index, problem in enumerate(zip(*sides, strict=True)):
+      exact = [np.asarray(rows, np.float64) for rows in problem]
+      expected = _plain(name)(*exact, _ids(), mask)
+      _assert_close(jax.tree.map(lambda x, i=index: x[i], results), expected, tolerance)
+
+
+@every_loss
+def test_vmap_and_checkpoint_change_nothing(name):
+  problems = [_example(name, seed) for seed in range(CASES)]
+  sides = [np.stack(rows) for rows in zip(*problems, strict=True)]
+  mask = _mask("most")
+  results = _many(name)(*sides, _ids(), np.stack([mask] * CASES))
+  _assert_problems_equal(name, sides, mask, results, 1e-4)
+
+
+@every_loss
+def test_half_precision_inputs_lose_only_their_rounding(name):
+  """Within 1e-3 of float64 on the same rounded inputs; cosine 0.9999 of gradients."""
+  problems = [_example(name, seed) for seed in range(CASES)]
+  sides = [
+    jnp.asarray(np.stack(rows)).astype(jnp.bfloat16)
+    for rows in zip(*problems, strict=True)
+  ]
+  mask = np.ones(BATCH, bool)
+  results = _many(name)(*sides, _ids(), np.stack([mask] * CASES))
+  # A gradient comes back in bfloat16, the sum of several of 8 binary digits each.
+  _assert_problems_equal(name, sides, mask, results, 2**-6)
+
+
+@every_loss
+def test_padding_changes_nothing_whatever_it_holds(name, x64):
+  student, teacher = _example(name, dtype=np.float64)
+  mask = _mask("most")
+  short = jax.jit(
+    lambda s, t: _value_and_grad(name)(s, t, _ids(11), None),
+  )(student[:11], teacher[:11])
+  for filling in (0.0, 3.0, np.inf, np.nan):
+    student[11:], teacher[11:] = filling, -filling
+    value, gradients = _plain(name)(student, teacher, _ids(), mask)
+    _assert_close((value, [g[:11] for g in gradients]), short)
+    assert all(not np.asarray(g[11:]).any() for g in gradients), filling
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if ROWS[name].blocks])
+def test_blocks_change_nothing(name, x64):
+  problem = *_example(name, dtype=np.float64), _ids(), _mask("most")
+  blocked = jax.jit(_value_and_grad(name, block_size=5))(*problem)
+  _assert_close(blocked, _plain(name)(*problem))
+
+
+def _of_parameters(name, axis_name=None):
+  """Value and gradient in parameters that all devices share, averaged over them."""
+  call = ROWS[name].call
+
+  def loss(parameters, sides, ids, mask):
+    student, teacher = (
+      rows * parameter[None] for rows, parameter in zip(sides, parameters, strict=True)
+    )
+    return call(student, teacher, ids, mask=mask, axis_name=axis_name)
+
+  def step(parameters, sides, ids, mask):
+    value, gradients = jax.value_and_grad(loss)(parameters, sides, ids, mask)
+    if axis_name is not None:
+      gradients = jax.lax.pmean(gradients, axis_name)
+    return value, gradients
+
+  return step
+
+
+@pytest.mark.slow
+@every_loss
+def test_global_batch_on_eight_devices(name, x64):
+  sides = _example(name, dtype=np.float64)
+  parameters = [jnp.asarray(1 + 0.1 * rows[0]) for rows in _example(name, 3)]
+  parameters = [parameter.astype(jnp.float64) for parameter in parameters]
+  data = sides, np.asarray(_ids()), _mask("most")
+  expected = jax.jit(_of_parameters(name))(parameters, *data)
+
+  spread = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), data)
+  step = _of_parameters(name, "batch")
+  mapped = jax.pmap(step, axis_name="batch", in_axes=(None, 0, 0, 0))
+  results = mapped(parameters, *spread)
+  for device in range(8):
+    _assert_close(jax.tree.map(lambda x, d=device: x[d], results), expected)
+
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
+  rows, whole = PartitionSpec("batch"), PartitionSpec()
+  if "replication" not in ROWS[name].exempt:  # pmap is shard_map without this check
+    sharded = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=(whole, rows, rows, rows),
+      out_specs=whole,
+      check_vma=True,
+    )
+    _assert_close(jax.jit(sharded)(parameters, *data), expected)
+
+  placed = jax.device_put(data, NamedSharding(mesh, rows))
+  _assert_close(jax.jit(_of_parameters(name))(parameters, *placed), expected)
+
+
+@every_loss
+def test_lowers_for_tpu_and_cuda(name):
+  problem = *_example(name), _ids(), _mask("most")
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), problem)
+  exported = jax.export.export(_plain(name), platforms=["tpu", "cuda"])(*shapes)
+  assert exported.platforms == ("tpu", "cuda")
+
+
+@every_loss
+def test_bad_input_is_refused(name):
+  row = ROWS[name]
+  student, teacher = _example(name)
+  ids = _ids()
+  named = "student|teacher|logits|labels|tap"
+
+  def refused(error, match, *arguments, **options):
+    with pytest.raises(error, match=match):
+      jax.eval_shape(lambda *x: row.call(*x, **options), *arguments)
+
+  if "both sides" not in row.exempt:
+    refused(ValueError, named, student, teacher[1:], ids)
+    refused(TypeError, named, student, teacher.astype(int), ids)
+  refused(ValueError, named, student.reshape(-1), teacher.reshape(-1), ids)
+  refused(ValueError, named, student[:0], teacher[:0], ids[:0])
+  refused(TypeError, named, student.astype(int), teacher, ids)
+  refused(ValueError, "mask", student, teacher, ids, mask=np.ones(3, bool))
+  if row.blocks:
+    refused(ValueError, "block_size", student, teacher, ids, block_size=0)
+
+
+@every_loss
+@pytest.mark.xfail(raises=NameError, reason="JAX's own error, which names the axis")
+def test_unknown_axis_is_refused(name):
+  student, teacher = _example(name)
+  with pytest.raises(ValueError, match=r"axis_name.*nowhere"):
+    ROWS[name].call(student, teacher, _ids(), axis_name="nowhere")
+
+
+@pytest.mark.parametrize("name", sorted({name.split(",")[0] for name in ROWS}))
+def test_options_are_keywords_and_documented(name):
+  if "documentation" in ROWS[name].exempt:
+    pytest.skip(ROWS[name].exempt["documentation"])
+  function = getattr(losses, name)
+  parameters = inspect.signature(function).parameters.values()
+  positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+  assert positional in (
+    ["student", "teacher"],
+    ["logits", "labels"],
+    ["teacher"],
+  )
+  assert {"mask", "axis_name"} <= {p.name for p in parameters}
+  documentation = inspect.getdoc(function) or ""
+  for part in ("Args:", "Raises:", "Example:", ">>>"):
+    assert part in documentation, part
+  for parameter in parameters:
+    assert f"{parameter.name}:" in documentation, parameter.name
