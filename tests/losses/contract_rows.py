@@ -108,10 +108,7 @@ ROWS = {
       s, **_in_dtype_of(s, {"networks": FACTORS}), **options
     ),
     student=MAPS[1][1:],
-    exempt={
-      "both sides": "takes the teacher only, here as the student",
-      "documentation": "that of factor_transfer",
-    },
+    exempt={"both sides": "takes the teacher only, here as the student"},
   ),
   "factor_transfer": _rowwise(losses.factor_transfer),
   "factor_transfer, networks": _rowwise(
