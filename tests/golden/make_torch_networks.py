@@ -11,9 +11,9 @@ Names: `state/<key of the state_dict>`, `images` (channels last), `logits` and
 import pathlib
 
 import numpy as np
-import torch  # noqa: TID253
-import torch.nn.functional as F  # noqa: N812, TID253
-from torch import nn  # noqa: TID253
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
 
 FOLDER = pathlib.Path(__file__).parent
 

@@ -16,14 +16,14 @@ def _supervised(network, axis_name):
   return methods.supervised(network(axis_name), optax.sgd(0.1), axis_name=axis_name)
 
 
-def _information_flow(network, axis_name, **options):
+def _information_flow(network, axis_name, *, learning_rate=0.1, **options):
   teacher = network(width=4)
   variables = capture.init(teacher, jax.random.key(7), jnp.zeros((2, 8, 8, 1)))
   student = network(axis_name)
   return methods.information_flow(
     student,
     methods.Network(teacher, variables),
-    optax.sgd(0.1),
+    optax.sgd(learning_rate),
     pairs={tap: tap for tap in student.taps},
     weights=dict.fromkeys(student.taps, 1.0),
     axis_name=axis_name,
@@ -35,6 +35,7 @@ def _quadratic(network, axis_name):
   return _information_flow(
     network,
     axis_name,
+    learning_rate=0.01,
     matching="quadratic",
     matching_options={"num_classes": 3, "kernel_names": ("student_t",)},
     label_weight=1.0,
