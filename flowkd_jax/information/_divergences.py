@@ -7,7 +7,7 @@ every pair; the caller sums the terms of a row. All are 0 where the two agree. W
 | name | term | |
 |---|---|---|
 | `jeffreys` | `(t - s)(log t - log s)` | Passalis et al. 2020, Eq. 8; symmetric |
-| `kullback_leibler` | `t (log t - log s)` | |
+| `kullback_leibler` | `t (log t - log s) + s - t` | the last two cancel |
 | `absolute` | `|t - s|` | twice the total variation |
 | `squared` | `(t - s)^2` | |
 | `exponential` | `t (log t - log s)^2` | |
@@ -36,8 +36,21 @@ def jeffreys(log_student: Terms, log_teacher: Terms) -> Terms:
 
 
 def kullback_leibler(log_student: Terms, log_teacher: Terms) -> Terms:
-  """`t (log t - log s)`; a row's terms sum to KL(teacher, student)."""
-  return jnp.exp(log_teacher) * (log_teacher - log_student)
+  """`t (log t - log s) + s - t`; a row's terms sum to KL(teacher, student).
+
+  Over a row `s - t` sums to 0. With it every term is positive and of second order in
+  the difference; without it the terms are of first order and cancel, and float32 has
+  no digits of the sum left when student and teacher are close.
+  """
+  log_ratio = log_student - log_teacher
+  student, teacher = jnp.exp(log_student), jnp.exp(log_teacher)
+  near = log_ratio < 1
+  close = jnp.where(near, log_ratio, 0)
+  return jnp.where(
+    near,
+    teacher * (jnp.expm1(close) - close),
+    student - teacher - teacher * log_ratio,
+  )
 
 
 def absolute(log_student: Terms, log_teacher: Terms) -> Terms:
