@@ -24,6 +24,7 @@ def gather_rows(
   """Rows of all devices, in device order; gradients flow back to their owners."""
   if axis_name is None:
     return array
+  _check_axis(axis_name)
   return lax.all_gather(array, axis_name, tiled=True)
 
 
@@ -32,14 +33,17 @@ def row_positions(batch: int, axis_name: str | None) -> Int[Array, " batch"]:
   positions = jnp.arange(batch, dtype=jnp.int32)
   if axis_name is None:
     return positions
-  return positions + lax.axis_index(axis_name) * batch
+  return positions + _check_axis(axis_name) * batch
 
 
 def global_sum(
   value: Float[Array, "..."], axis_name: str | None
 ) -> Float[Array, "..."]:
   """Sum over devices of per-device sums."""
-  return value if axis_name is None else lax.psum(value, axis_name)
+  if axis_name is None:
+    return value
+  _check_axis(axis_name)
+  return lax.psum(value, axis_name)
 
 
 def global_mean(
@@ -55,3 +59,15 @@ def global_mean(
   total = global_sum(jnp.where(valid, rows, 0).sum(), axis_name)
   count = global_sum(valid.sum(dtype=rows.dtype), axis_name)
   return total / jnp.maximum(count, 1)
+
+
+def _check_axis(axis_name: str) -> Int[Array, ""]:
+  """Index of this device on the axis; ValueError if there is no such axis here."""
+  try:
+    return lax.axis_index(axis_name)
+  except NameError:
+    raise ValueError(
+      f"axis_name: expected the name of a mapped axis, got {axis_name!r}, which is "
+      "not one here; call this inside pmap, shard_map or vmap with that axis_name, or "
+      "pass None when the array is the whole batch"
+    ) from None

@@ -7,10 +7,31 @@ from jaxtyping import Float
 
 
 def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
-  """The array in float32, or in float64 if it is that already."""
+  """The array in float32, or in float64 if it is that already.
+
+  The gradient goes back in the array's own dtype. Where that is float16, what is too
+  large for it saturates at 65504 instead of becoming infinite.
+  """
   if jnp.finfo(array.dtype).bits >= 32:
     return array
+  if array.dtype == jnp.float16:
+    return _from_float16(jnp.asarray(array))
   return array.astype(jnp.float32)
+
+
+@jax.custom_vjp
+def _from_float16(array):
+  return array.astype(jnp.float32)
+
+
+def _from_float16_backward(_, cotangent):
+  largest = float(jnp.finfo(jnp.float16).max)
+  return (jnp.clip(cotangent, -largest, largest).astype(jnp.float16),)
+
+
+_from_float16.defvjp(
+  lambda array: (array.astype(jnp.float32), None), _from_float16_backward
+)
 
 
 def matmul(

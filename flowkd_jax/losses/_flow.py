@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
+from flowkd_jax import _checks
 from flowkd_jax import flow
 from flowkd_jax import information
 from flowkd_jax import kernels
@@ -142,7 +143,9 @@ def quadratic_flow_terms(
 
   Arguments and errors as in `quadratic_flow`.
   """
-  names = [name for name, _ in flow.tap_items(student)]
+  # Once for all kernels: half-precision gradients are then summed in float32.
+  student, teacher = _flattened(student), _flattened(teacher)
+  names = list(student)
   total = jnp.zeros(len(names))
   for kernel_name in kernel_names:
     student_flow, teacher_flow = (
@@ -242,6 +245,14 @@ def weighted_sum(
       f"weights: expected one for each of {sorted(terms)}, got {sorted(weights)}"
     )
   return jnp.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+def _flattened(taps):
+  items = flow.tap_items(taps)
+  for name, features in items:
+    _checks.check_floating(name, features)
+    _checks.check_rows(name, features)
+  return {name: kernels.flatten(features) for name, features in items}
 
 
 def _paired_layers(layer_map, student_items, teacher_items):

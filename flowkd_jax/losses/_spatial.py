@@ -212,27 +212,7 @@ def real_rows(
   features: Float[Array, "batch ..."], mask: Mask
 ) -> Float[Array, "batch ..."]:
   """Features in at least float32; masked rows become zeros."""
-  if features.dtype == jnp.float16:
-    features = _from_float16(features)
   return kernels.flatten(features, mask).reshape(features.shape)
-
-
-@jax.custom_vjp
-def _from_float16(
-  features: Float[Array, "batch ..."],
-) -> Float[Array, "batch ..."]:
-  """Float32; gradients too large for float16 saturate instead of being infinite."""
-  return features.astype(jnp.float32)
-
-
-def _from_float16_backward(_, cotangent):
-  largest = float(jnp.finfo(jnp.float16).max)
-  return (jnp.clip(cotangent, -largest, largest).astype(jnp.float16),)
-
-
-_from_float16.defvjp(
-  lambda features: (features.astype(jnp.float32), None), _from_float16_backward
-)
 
 
 def average_pool(maps: Maps, height: int, width: int) -> Maps:

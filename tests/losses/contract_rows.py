@@ -127,9 +127,7 @@ ROWS = {
   "nst": _rowwise(losses.nst),
   "pkt": _pairwise(losses.pkt),
   "pkt, authors": _pairwise(losses.pkt, authors=True)._replace(exempt=MATRIX),
-  "quadratic_flow": _taps(losses.quadratic_flow)._replace(
-    exempt={"float16": "gradients relative to a teacher's flow of 1e-7 exceed 65504"}
-  ),
+  "quadratic_flow": _taps(losses.quadratic_flow),
   "rbf_cka": _pairwise(losses.rbf_cka),
   "rkd_angle": _pairwise(losses.rkd_angle),
   "rkd_distance": _pairwise(losses.rkd_distance),

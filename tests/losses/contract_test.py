@@ -354,7 +354,6 @@ def test_bad_input_is_refused(name):
 
 
 @every_loss
-@pytest.mark.xfail(raises=NameError, reason="JAX's own error, which names the axis")
 def test_unknown_axis_is_refused(name):
   student, teacher = _example(name)
   with pytest.raises(ValueError, match=r"axis_name.*nowhere"):
