@@ -10,8 +10,12 @@ large common mean. With `x_i = s_i v_i`, s constant and `e_ij = |v_i - v_j|^2`:
 
 Both are polynomials in x wherever a norm is not divided by, so the gradient of a
 distance is exact at zero rows too.
+
+What needs all pairs takes some rows against all columns, block by block, so that no
+matrix of all pairs is ever in memory.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,6 +26,7 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 
+from flowkd_jax import _checks
 from flowkd_jax import _precision
 
 
@@ -87,6 +92,43 @@ def pair_geometry(
     row_norms + column_norms,
     same,
   )
+
+
+def rows_in_blocks(
+  function: Callable[..., Float[Array, " rows"]],
+  block_size: int | None,
+  *rows: Array,
+) -> Float[Array, " batch"]:
+  """Evaluates a per-row function in blocks of rows, also in the backward pass.
+
+  Memory is that of one block: each block is recomputed when its gradient is
+  taken.
+
+  Args:
+    function: Takes blocks of `rows`, returns one value a row; each value may
+      depend on its own row only (and on arrays closed over).
+    block_size: Rows a block; None evaluates all at once.
+    *rows: Arrays that share their first axis.
+
+  Raises:
+    ValueError: If `block_size` is below 1.
+  """
+  if block_size is None:
+    return function(*rows)
+  _checks.check_positive("block_size", block_size)
+  batch = rows[0].shape[0]
+  if block_size >= batch:
+    return function(*rows)
+  padding = -batch % block_size
+
+  def split(array):
+    widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
+    padded = jnp.pad(array, widths, mode="edge")
+    return padded.reshape(-1, block_size, *array.shape[1:])
+
+  blocks = tuple(split(array) for array in rows)
+  checkpointed = jax.checkpoint(lambda block: function(*block))  # type: ignore[reportPrivateImportUsage]
+  return lax.map(checkpointed, blocks).reshape(-1)[:batch]
 
 
 @jax.custom_jvp

@@ -36,13 +36,14 @@ class Kernel:
   Attributes:
     name: What it is called in configurations, tables and pictures.
     log: `(pairs, bandwidth) -> [n, m]`, logarithms of the similarities.
-    bandwidth: `(columns [m, d], mask [m]) -> scalar`, what the kernel has to know of
-      the whole batch; a constant for all but the adaptive kernels.
+    bandwidth: `(columns [m, d], mask [m], block_size) -> scalar`, what the kernel has
+      to know of the whole batch, `block_size` rows at a time; a constant for all but
+      the adaptive kernels.
   """
 
   name: str
   log: Callable[[_pairs.Pairs, Scalar], Matrix]
-  bandwidth: Callable[[Float[Array, "m d"], Array | None], Scalar]
+  bandwidth: Callable[[Float[Array, "m d"], Array | None, int | None], Scalar]
 
   def __call__(
     self, features: Float[Array, "batch ..."]
@@ -56,7 +57,7 @@ class Kernel:
     _checks.check_features(features=features)
     rows = flatten(features)
     pairs = _pairs.pair_geometry(rows, rows, jnp.arange(rows.shape[0]))
-    return jnp.exp(self.log(pairs, self.bandwidth(rows, None)))
+    return jnp.exp(self.log(pairs, self.bandwidth(rows, None, None)))
 
 
 def flatten(
@@ -196,8 +197,8 @@ def authors_kernel(name: str, epsilon: float = 1e-6) -> Kernel:
     "adaptive_rbf": lambda pairs, width: -distances(pairs) / width,
   }
 
-  def adaptive(columns, mask):
-    return _mean_over_pairs(columns, mask, distances, self_pairs=True)
+  def adaptive(columns, mask, block_size):
+    return _mean_over_pairs(columns, mask, block_size, distances, self_pairs=True)
 
   bandwidth = adaptive if name == "adaptive_rbf" else _constant(1.0)
   return Kernel(f"authors_{name}", logs[name], bandwidth)
@@ -207,28 +208,33 @@ def _log_gaussian(pairs, bandwidth):
   return -pairs.squared_distances / (2 * bandwidth**2)
 
 
-def _mean_distance(columns, mask):
-  mean = _mean_over_pairs(
-    columns, mask, lambda pairs: jnp.sqrt(pairs.squared_distances), self_pairs=False
-  )
+def _mean_distance(columns, mask, block_size):
+  def distances(pairs):
+    return jnp.sqrt(pairs.squared_distances)
+
+  mean = _mean_over_pairs(columns, mask, block_size, distances, self_pairs=False)
   return jnp.where(mean > 0, mean, 1)  # all rows alike: any bandwidth will do
 
 
-def _mean_over_pairs(columns, mask, function, *, self_pairs):
+def _mean_over_pairs(columns, mask, block_size, function, *, self_pairs):
   columns = lax.stop_gradient(columns)
-  pairs = _pairs.pair_geometry(columns, columns, jnp.arange(columns.shape[0]))
-  valid = jnp.ones_like(pairs.same) if self_pairs else ~pairs.same
-  if mask is not None:
-    real = mask.astype(bool)
-    valid = valid & real[:, None] & real[None, :]
-  values = function(pairs)
-  count = jnp.maximum(valid.sum(dtype=values.dtype), 1)
-  return jnp.where(valid, values, 0).sum() / count
+  positions = jnp.arange(columns.shape[0])
+  real = jnp.ones(positions.shape, bool) if mask is None else mask.astype(bool)
+
+  def row_sums(rows, positions):
+    pairs = _pairs.pair_geometry(rows, columns, positions)
+    valid = real[None, :] if self_pairs else real[None, :] & ~pairs.same
+    return jnp.where(valid, function(pairs), 0).sum(1)
+
+  sums = _pairs.rows_in_blocks(row_sums, block_size, columns, positions)
+  count = real.sum(dtype=sums.dtype)
+  pairs_count = count * (count if self_pairs else count - 1)
+  return jnp.where(real, sums, 0).sum() / jnp.maximum(pairs_count, 1)
 
 
 def _constant(value: float):
-  def bandwidth(columns, mask):
-    del mask
+  def bandwidth(columns, mask, block_size):
+    del mask, block_size
     return jnp.asarray(value, columns.dtype)
 
   return bandwidth

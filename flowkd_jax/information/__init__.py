@@ -5,8 +5,8 @@ conditional probabilities describe each row by how likely the others are its
 neighbours, and divergences compare two such descriptions.
 """
 
+from flowkd_jax._pairs import rows_in_blocks
 from flowkd_jax.information._conditional import conditional_log_probabilities
-from flowkd_jax.information._conditional import rows_in_blocks
 from flowkd_jax.information._divergences import DIVERGENCES
 from flowkd_jax.information._divergences import Divergence
 from flowkd_jax.information._divergences import absolute

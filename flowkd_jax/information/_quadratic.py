@@ -31,7 +31,6 @@ from flowkd_jax import _global_batch
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
 from flowkd_jax import kernels
-from flowkd_jax.information import _conditional
 
 Scalar = Float[Array, ""]
 
@@ -180,7 +179,7 @@ def _weighted_similarity(
   columns = _global_batch.gather_rows(rows, axis_name)
   others = _global_batch.gather_rows(others, axis_name)
   valid = None if mask is None else _global_batch.gather_rows(mask, axis_name)
-  bandwidth = kernel.bandwidth(columns, valid)
+  bandwidth = kernel.bandwidth(columns, valid, block_size)
 
   def row_terms(rows, weights, positions):
     pairs = _pairs.pair_geometry(rows, columns, positions)
@@ -188,5 +187,5 @@ def _weighted_similarity(
     return (weights * _precision.matmul(function(logs), others)).sum(1)
 
   positions = _global_batch.row_positions(rows.shape[0], axis_name)
-  terms = _conditional.rows_in_blocks(row_terms, block_size, rows, weights, positions)
+  terms = _pairs.rows_in_blocks(row_terms, block_size, rows, weights, positions)
   return _global_batch.global_sum(terms.sum(), axis_name)

@@ -77,7 +77,9 @@ def conditional_divergence(
   sides = [kernels.flatten(student, mask), kernels.flatten(teacher, mask)]
   gathered = [_global_batch.gather_rows(side, axis_name) for side in sides]
   real = _global_batch.gather_rows(_real_rows(mask, student), axis_name)
-  bandwidths = [[k.bandwidth(side, real) for k in kernel_list] for side in gathered]
+  bandwidths = [
+    [k.bandwidth(side, real, block_size) for k in kernel_list] for side in gathered
+  ]
 
   def row_terms(student_rows, teacher_rows, positions):
     pairs = [
