@@ -1,0 +1,91 @@
+"""The benchmark of the losses, tiny; and what it compares with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import benchmark_losses
+from flowkd_jax import losses
+
+QUICK = {"rounds": 1, "turn_seconds": 0.0}
+
+
+def test_memory_table_has_both_ways_and_says_what_is_not_run(tmp_path, capsys):
+  output = tmp_path / "table.md"
+  settings = {"memory_sizes": ("24", "48"), "memory_width": 4, "block_size": 4}
+  config = benchmark_losses.configure(
+    what="memory", memory_gib=1.5e-5, output=str(output), **settings, **QUICK
+  )
+  benchmark_losses.run(config)
+  printed = capsys.readouterr().out
+  assert output.read_text() == printed
+  small, large = (
+    next(line for line in printed.splitlines() if line.startswith(f"| {size} |"))
+    for size in (24, 48)
+  )
+  assert "not run" in large
+  assert float(small.split("|")[2]) > float(small.split("|")[3])
+  assert "Most memory that the process ever held" in printed
+
+
+def test_impossible_settings_are_refused():
+  with pytest.raises(ValueError, match="--what: expected speed, memory, all, got 'x'"):
+    benchmark_losses.configure(what="x")
+  with pytest.raises(ValueError, match="--losses: expected information_flow, .*'pkd'"):
+    benchmark_losses.configure(losses=("pkd",))
+  with pytest.raises(ValueError, match="--rounds: expected 1 or more, got 0"):
+    benchmark_losses.configure(rounds=0)
+
+
+def test_speed_table_has_a_row_for_every_loss_and_size(capsys):
+  pytest.importorskip("torch")
+  names = ("pkt", "crd")
+  config = benchmark_losses.configure(
+    what="speed", losses=names, sizes=("8", "12"), **QUICK
+  )
+  benchmark_losses.run(config)
+  printed = capsys.readouterr().out
+  for name in names:
+    for size in (8, 12):
+      assert f"| {name} | {size} | " in printed
+
+
+ORIGINALS = {
+  "information_flow": lambda s, t: losses.information_flow([s], [t], authors=True),
+  "pkt": lambda s, t: losses.pkt(s, t, authors=True),
+  "linear_cka": losses.linear_cka,
+  "crd": lambda s, t: losses.crd(s, t[:, : s.shape[1]]),
+  **{
+    name: lambda s, t, name=name: getattr(losses, name)(s, t, reduction="matrix")
+    for name in (
+      "similarity_preserving",
+      "rkd_distance",
+      "rkd_angle",
+      "correlation_congruence",
+    )
+  },
+}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_pytorch_computes_the_same_loss(name):
+  torch = pytest.importorskip("torch")
+  from experiments import torch_losses
+
+  rng = np.random.default_rng(0)
+  student, teacher = (rng.standard_normal((12, d)).astype(np.float32) for d in (5, 7))
+  ours, gradient = jax.value_and_grad(ORIGINALS[name])(
+    jnp.asarray(student), jnp.asarray(teacher)
+  )
+  rows = torch.tensor(student, requires_grad=True)
+  targets = torch.tensor(teacher[:, :5] if name == "crd" else teacher)
+  theirs = torch_losses.LOSSES[name](rows, targets)
+  np.testing.assert_allclose(ours, theirs.item(), rtol=1e-3)
+  expected = torch.autograd.grad(theirs, rows)[0].numpy()
+  np.testing.assert_allclose(gradient, expected, atol=1e-3 * abs(expected).max())
+
+
+def test_pytorch_and_ours_have_the_same_losses():
+  torch_losses = pytest.importorskip("experiments.torch_losses")
+  assert list(torch_losses.LOSSES) == list(benchmark_losses.LOSSES)
