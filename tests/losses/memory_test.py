@@ -1,0 +1,46 @@
+"""Memory of evaluation in row blocks, as the compiler plans it; nothing is run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flowkd_jax import losses
+
+ROWS, BLOCK, WIDTH = 4096, 256, 16
+
+
+def _flow(*names):
+  return lambda s, t, **options: losses.information_flow(
+    [s], [t], kernel_names=names, **options
+  )
+
+
+LOSSES = {
+  "information_flow": _flow("cosine", "student_t"),
+  "information_flow, adaptive": _flow("adaptive_rbf"),
+  "pkt": losses.pkt,
+  "similarity_preserving": losses.similarity_preserving,
+  "rkd_distance": losses.rkd_distance,
+  "correlation_congruence": losses.correlation_congruence,
+  "rbf_cka": losses.rbf_cka,
+  "crd": losses.crd,
+}
+
+
+def _temporary_bytes(loss, block_size):
+  features = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32)
+  function = jax.value_and_grad(
+    functools.partial(loss, block_size=block_size), argnums=(0, 1)
+  )
+  compiled = jax.jit(function).lower(features, features).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_blocks_bound_the_memory_of_value_and_gradient(name):
+  dense, blocked = (_temporary_bytes(LOSSES[name], size) for size in (None, BLOCK))
+  one_matrix = 4 * ROWS**2
+  assert dense > one_matrix
+  assert blocked < dense / 4
