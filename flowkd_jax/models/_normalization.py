@@ -53,9 +53,9 @@ class BatchNorm(nn.Module):
       train: whether to use the statistics of this batch (and update the
         collection `batch_stats`, which must be mutable) or the running ones.
       mask: in training, the rows that are valid, or with more axes the positions
-        that are; none means all. The others come out finite, influence nothing
-        and receive no gradient. A batch without any valid ones leaves the
-        running averages as they are.
+        that are; none means all. The others come out as `bias`, influence
+        nothing and receive no gradient. A batch without any valid ones leaves
+        the running averages as they are.
     """
     check_rows("x", x)
     shape = (x.shape[-1],)
@@ -65,42 +65,47 @@ class BatchNorm(nn.Module):
     running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
     x = x.astype(jnp.float32)
     if not train:
-      mean, var = running_mean.value, running_var.value
+      centred = x - _as_channels(running_mean.value, x)
+      var = running_var.value
     else:
-      x = zero_masked(x, mask)
       # Variables are initialised outside the mapped step: no axis is bound.
       axis_name = None if self.is_initializing() else self.axis_name
-      mean, var, count = batch_statistics(x, mask, axis_name)
+      centred, mean, var, count = batch_statistics(x, mask, axis_name)
       if not self.is_initializing():
         unbiased = var * (count / jnp.maximum(count - 1, 1))
         weight = jnp.where(count > 0, 1 - self.momentum, 0.0)
         for running, new in ((running_mean, mean), (running_var, unbiased)):
           running.value += weight * (lax.stop_gradient(new) - running.value)
     factor = scale * lax.rsqrt(var + self.epsilon)
-    normalized = (x - _as_channels(mean, x)) * _as_channels(factor, x)
-    return (normalized + _as_channels(bias, x)).astype(self.dtype)
+    normalized = centred * _as_channels(factor, x) + _as_channels(bias, x)
+    return normalized.astype(self.dtype)
 
 
 def batch_statistics(
   x: Float[Array, "batch *space channels"],
   mask: Bool[Array, "batch ..."] | None,
   axis_name: str | None,
-) -> tuple[Float[Array, " channels"], Float[Array, " channels"], Float[Array, ""]]:
-  """Mean, biased variance and number of values of each channel, globally.
+) -> tuple[
+  Float[Array, "batch *space channels"],
+  Float[Array, " channels"],
+  Float[Array, " channels"],
+  Float[Array, ""],
+]:
+  """Centred values, mean, biased variance and number of values of each channel.
 
-  The variance is the mean square of centred values: the mean square less the
-  squared mean cancels badly where the mean is large.
+  All but the first are global. Centred values are zero where `x` is not valid. The
+  variance is their mean square: the mean square of `x` less the squared mean cancels
+  badly where the mean is large.
   """
   axes = tuple(range(x.ndim - 1))
   valid = jnp.ones(x.shape[0], bool) if mask is None else mask.astype(bool)
   values_each = x.size // (valid.size * x.shape[-1])
   count = global_sum(valid.sum(dtype=x.dtype) * values_each, axis_name)
   divisor = jnp.maximum(count, 1)
-  total = zero_masked(x, mask).sum(axes)
-  mean = global_sum(total, axis_name) / divisor
+  mean = global_sum(zero_masked(x, mask).sum(axes), axis_name) / divisor
   centred = zero_masked(x - _as_channels(mean, x), mask)
   var = global_sum(jnp.square(centred).sum(axes), axis_name) / divisor
-  return mean, var, count
+  return centred, mean, var, count
 
 
 def zero_masked(

@@ -3,11 +3,12 @@
 All four results in a 2x2 window depend on the same 4x4 patch of the input, so one
 matrix product of patches and shifted kernels gives them side by side, and pooling is
 a maximum over an axis. For few channels this product is far better shaped than the
-convolution: forward and backward of the paper's student take 12 instead of 22 ms on
-two CPU cores (batch 128).
+convolution: forward and backward of the paper's student, batch 128, take 20 ms of
+processor time instead of 38 (and 60 with Flax's convolution and pooling).
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -100,14 +101,24 @@ def window_maximum(
 
   Of equal entries the first receives the gradient, as in PyTorch.
   """
-  x = x[:, : height // 2, : width // 2]
-  # Not x.max(3): its gradient looks for the entries equal to the maximum and divides
-  # by their number. Where XLA computes entry and maximum apart, rounding differs,
-  # none is equal, and 0 / 0 results.
-  upper = _larger(x[..., 0, :], x[..., 1, :])
-  lower = _larger(x[..., 2, :], x[..., 3, :])
-  return _larger(upper, lower)
+  return _maximum(x[:, : height // 2, : width // 2])
 
 
-def _larger(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-  return jnp.where(a >= b, a, b)
+# JAX's own gradient looks for the entries equal to the maximum and divides by their
+# number. Where XLA computes the entries twice, with different rounding, none is equal
+# and 0 / 0 results; and it takes longer.
+@jax.custom_vjp
+def _maximum(x: Float[Array, "*rest 4 channels"]) -> Float[Array, "*rest channels"]:
+  return x.max(-2)
+
+
+def _maximum_forward(x):
+  return x.max(-2), x.argmax(-2, keepdims=True).astype(jnp.int8)
+
+
+def _maximum_backward(position, gradient):
+  entries = jnp.arange(4, dtype=jnp.int8).reshape((1,) * (position.ndim - 2) + (4, 1))
+  return (jnp.where(position == entries, gradient[..., None, :], 0),)
+
+
+_maximum.defvjp(_maximum_forward, _maximum_backward)

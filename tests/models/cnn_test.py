@@ -1,7 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec
 
 from flowkd_jax.models import CNN
 from flowkd_jax.models._cnn import smallest_image
@@ -135,6 +139,42 @@ def test_cnn_does_not_depend_on_the_number_of_devices():
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
     state,
     expected_state,
+  )
+
+
+def test_cnn_gradient_is_exact_under_checked_shard_map():
+  model = CNN(width=1, num_blocks=1, padding="SAME", axis_name="batch")
+  images = images_of((16, 5, 5, 1))
+  mask = jnp.arange(16) < 11
+  variables = variables_of(model, images)
+
+  def gradient(params, images, mask, axis_name):
+    def loss(params):
+      logits, _ = model.clone(axis_name=axis_name).apply(
+        {**variables, "params": params},
+        images,
+        train=True,
+        mask=mask,
+        mutable=["batch_stats"],
+      )
+      total = jnp.where(mask, jnp.square(logits - 1).sum(1), 0).sum()
+      return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+    return jax.value_and_grad(loss)(params)
+
+  rows, whole = PartitionSpec("batch"), PartitionSpec()
+  sharded = jax.shard_map(
+    functools.partial(gradient, axis_name="batch"),
+    mesh=Mesh(np.array(jax.devices()), ("batch",)),
+    in_specs=(whole, rows, rows),
+    out_specs=whole,
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    jax.jit(sharded)(variables["params"], images, mask),
+    jax.jit(functools.partial(gradient, axis_name=None))(
+      variables["params"], images, mask
+    ),
   )
 
 
