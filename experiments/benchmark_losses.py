@@ -189,7 +189,10 @@ def compiled(
   """Our loss and its gradient; compiled always, run if its memory allows."""
   function = jax.jit(jax.value_and_grad(functools.partial(loss, block_size=block_size)))
   executable = function.lower(*features).compile()
-  gib = executable.memory_analysis().temp_size_in_bytes / 2**30
+  analysis = executable.memory_analysis()
+  if analysis is None:
+    raise ValueError("this device does not tell the memory of a program; use the CPU")
+  gib = analysis.temp_size_in_bytes / 2**30
   if gib > memory_gib:
     return Program(None, gib)
   on_device = jax.device_put(features)
