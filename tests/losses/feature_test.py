@@ -141,64 +141,6 @@ def test_what_is_learnt_learns():
     assert step(parameters)[0] < 0.97 * first
 
 
-@every_loss
-@every_shape
-def test_padding_changes_nothing(loss, shapes):
-  student, teacher = _features(6, *shapes)
-  mask = jnp.arange(8) < 6
-  pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
-  both = lambda f: jax.jit(jax.value_and_grad(f, argnums=(0, 1)))
-  expected = both(loss)(student, teacher)
-  actual = both(lambda s, t: loss(pad(s), pad(t), mask=mask))(student, teacher)
-  for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-  assert loss(student, teacher, mask=jnp.zeros(6, bool)) == 0
-
-
-@every_loss
-def test_loss_of_the_global_batch_on_eight_devices(loss):
-  student, teacher = _features(16)
-  mask = jnp.arange(16) < 13
-  value_and_grad = lambda name: jax.value_and_grad(
-    lambda s, t, m: loss(s, t, mask=m, axis_name=name), argnums=(0, 1)
-  )
-  expected = jax.jit(value_and_grad(None))(student, teacher, mask)
-  split = [x.reshape(8, 2, *x.shape[1:]) for x in (student, teacher, mask)]
-  values, gradients = jax.pmap(value_and_grad("batch"), axis_name="batch")(*split)
-  np.testing.assert_allclose(values, np.full(8, expected[0]), rtol=1e-6)
-  for actual, gradient in zip(gradients, expected[1], strict=True):
-    np.testing.assert_allclose(
-      actual.reshape(gradient.shape) / 8, gradient, atol=1e-6 * abs(gradient).max()
-    )
-
-
-@every_loss
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_loss_and_gradient_are_finite_at_degenerate_rows(loss, dtype, degenerate_rows):
-  value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-  for case, rows in degenerate_rows.items():
-    rows = jnp.clip(rows, -6e4, 6e4).astype(dtype)
-    normal = _features(rows.shape[0])[0].astype(dtype)
-    for pair in ((rows, normal), (normal, rows), (rows, rows)):
-      value, gradients = value_and_grad(*pair)
-      assert value.dtype == jnp.float32
-      assert np.isfinite(value), case
-      assert all(np.isfinite(gradient).all() for gradient in gradients), case
-
-
-@every_loss
-def test_half_precision_features_lose_only_their_rounding(loss, x64):
-  rounded = [x.astype(jnp.bfloat16) for x in _features()]
-  value_and_grad = jax.jit(jax.value_and_grad(loss))
-  value, gradient = value_and_grad(*(x.astype(jnp.float32) for x in rounded))
-  expected, reference = value_and_grad(*(x.astype(jnp.float64) for x in rounded))
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-  np.testing.assert_allclose(value_and_grad(*rounded)[0], expected, rtol=1e-5)
-  np.testing.assert_allclose(
-    gradient, reference, rtol=0, atol=1e-5 * abs(reference).max()
-  )
-
-
 def test_bad_input_is_refused():
   student, teacher = _features()
   with pytest.raises(ValueError, match="student has 5 channels and teacher 7: pass"):
