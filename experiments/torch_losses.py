@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-import torch  # noqa: TID253
-from torch.nn import functional  # noqa: TID253
+import torch
+from torch.nn import functional
 
 from experiments import torch_step
 
