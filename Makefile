@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	$(RUN) -m experiments.information_flow --dataset=digits --workdir=$(WORKDIR)
 
 test: check
-	$(RUN) -m pytest -n auto --quiet --durations=10
+	$(RUN) -m pytest -n auto --dist loadfile --quiet --durations=10
 
 check: $(INSTALLED)-dev
 	$(VENV)/bin/ruff check .
