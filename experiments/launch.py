@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import app
 from absl import flags
+from absl import logging as absl_logging
 
 from flowkd_jax import train
 
@@ -42,11 +43,14 @@ def launch(
   define_flags(config_class, flags.FLAGS)
   # "Unable to initialize backend 'tpu'" frightens, and means nothing.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-  flags.FLAGS.set_default("verbosity", -1)  # Warnings; --verbosity=0 shows more.
 
   def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
       raise app.UsageError(f"expected flags only, got {' '.join(arguments[1:])}")
+    if flags.FLAGS.verbosity < 0:  # Libraries set the level themselves.
+      absl_logging.get_absl_handler().addFilter(
+        lambda record: record.levelno >= logging.WARNING
+      )
     try:
       run(configure(**given_flags(config_class, flags.FLAGS)))
     except train.Interrupted as interruption:
