@@ -6,6 +6,7 @@ go to `WORKDIR/metrics.jsonl` and `WORKDIR/tensorboard/`.
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -258,25 +259,15 @@ def measure_flow(
   return dict(zip(features.taps, np.asarray(values).tolist(), strict=True))
 
 
+@functools.partial(jax.jit, static_argnames=("num_classes", "kernel"))
 def _information_flow(taps, labels, num_classes, kernel):
-  return _compiled_flow(num_classes, kernel)(taps, labels)
-
-
-_COMPILED: dict[tuple[int, str], Any] = {}
-
-
-def _compiled_flow(num_classes, kernel):
-  if (num_classes, kernel) not in _COMPILED:
-    _COMPILED[num_classes, kernel] = jax.jit(
-      lambda taps, labels: flow.information_flow(
-        taps,
-        labels,
-        num_classes,
-        kernel=kernels.by_name(kernel),
-        block_size=FLOW_BLOCK,
-      )
-    )
-  return _COMPILED[num_classes, kernel]
+  return flow.information_flow(
+    taps,
+    labels,
+    num_classes,
+    kernel=kernels.by_name(kernel),
+    block_size=FLOW_BLOCK,
+  )
 
 
 def write_json(path: Path, value: Any) -> None:
