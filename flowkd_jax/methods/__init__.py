@@ -6,6 +6,12 @@ One method, one file, readable beside its paper; methods never import one anothe
 |---|---|---|
 | `supervised` | cross-entropy on labels | |
 | `information_flow` | information-flow matching | Passalis et al., CVPR 2020 |
+| `similarity_preserving` | similarity-preserving distillation | Tung, Mori, ICCV 2019 |
+| `knowledge_distillation` | softened logits | Hinton et al., 2015 |
+| `hint` | features through a learnt map | Romero et al., ICLR 2015 |
+
+`base` is what the training loop knows of a method, `from_teacher` what methods with a
+frozen teacher share.
 """
 
 from flowkd_jax.methods.base import Method
@@ -14,8 +20,13 @@ from flowkd_jax.methods.base import Network
 from flowkd_jax.methods.base import TrainState
 from flowkd_jax.methods.base import Variables
 from flowkd_jax.methods.base import gradient_method
+from flowkd_jax.methods.from_teacher import Outputs
+from flowkd_jax.methods.from_teacher import distillation
+from flowkd_jax.methods.hint import hint
 from flowkd_jax.methods.information_flow import MATCHINGS
 from flowkd_jax.methods.information_flow import information_flow
+from flowkd_jax.methods.knowledge_distillation import knowledge_distillation
+from flowkd_jax.methods.similarity_preserving import similarity_preserving
 from flowkd_jax.methods.supervised import supervised
 
 __all__ = [
@@ -23,9 +34,14 @@ __all__ = [
   "Method",
   "Metrics",
   "Network",
+  "Outputs",
   "TrainState",
   "Variables",
+  "distillation",
   "gradient_method",
+  "hint",
   "information_flow",
+  "knowledge_distillation",
+  "similarity_preserving",
   "supervised",
 ]

@@ -17,15 +17,12 @@ from the auxiliary by all taps, which correspond one to one.
 from collections.abc import Mapping
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import optax
-from jax import lax
 
 from flowkd_jax import _checks
-from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
+from flowkd_jax.methods import from_teacher
 
 MATCHINGS = ("probabilities", "quadratic")
 
@@ -60,7 +57,8 @@ def information_flow(
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
-    ValueError: If `pairs` is empty, a weight is missing, or `matching` is unknown.
+    ValueError: If `pairs` is empty, a weight is missing or negative, or `matching` is
+      unknown.
   """
   _checks.check_choice("matching", matching, MATCHINGS)
   if not pairs or set(weights) != set(pairs):
@@ -69,52 +67,30 @@ def information_flow(
       f"{sorted(weights)}; and at least one tap"
     )
 
-  def init_variables(key, images):
-    return capture.init(student, key, images) if initial is None else initial
-
-  def flow_terms(student_taps, teacher_taps, batch):
+  def terms(student, teacher, batch, learnt):
+    del learnt
+    # By position: two student taps may share a teacher tap.
+    teacher_taps = [teacher.taps[name] for name in pairs.values()]
     options = dict(matching_options or {})
     options |= {"mask": batch["mask"], "axis_name": axis_name}
     if matching == "probabilities":
-      return losses.information_flow_terms(student_taps, teacher_taps, **options)
+      return losses.information_flow_terms(student.taps, teacher_taps, **options)
     return losses.quadratic_flow_terms(
-      student_taps,
+      student.taps,
       teacher_taps,
       labels=batch["label"],
       layer_map=range(len(pairs)),
       **options,
     )
 
-  def loss(variables, batch, constants, *, step, key):
-    _, teacher_taps = capture.apply_with_taps(
-      teacher.model, constants, batch["image"], taps=tuple(pairs.values())
-    )
-    logits, student_taps, updated = base.forward(
-      student, variables, batch, taps=tuple(pairs), key=key
-    )
-    # By position: two student taps may share a teacher tap.
-    teacher_list = [lax.stop_gradient(teacher_taps[name]) for name in pairs.values()]
-    terms = flow_terms(student_taps, teacher_list, batch)
-    current = {
-      tap: jnp.asarray(weight(step) if callable(weight) else weight, jnp.float32)
-      for tap, weight in weights.items()
-    }
-    value = losses.weighted_sum(terms, current)
-    metrics = {f"loss/{tap}": term for tap, term in terms.items()}
-    metrics |= {f"weight/{tap}": weight for tap, weight in current.items()}
-    if label_weight:
-      labels_loss = losses.cross_entropy(
-        logits, batch["label"], mask=batch["mask"], axis_name=axis_name
-      )
-      value += label_weight * labels_loss
-      metrics["loss/labels"] = labels_loss
-    return value, (updated, metrics)
-
-  return base.gradient_method(
-    init_variables=init_variables,
-    loss=loss,
-    optimizer=optimizer,
-    export=lambda variables: {"network": base.Network(student, variables)},
-    constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
+  return from_teacher.distillation(
+    student,
+    teacher,
+    optimizer,
+    terms=terms,
+    weights=weights,
+    taps=(tuple(pairs), tuple(pairs.values())),
+    label_weight=label_weight,
+    initial=initial,
     axis_name=axis_name,
   )

@@ -37,7 +37,7 @@ def test_loss_is_the_weighted_sum_over_taps(network, teacher, batches):
   batch = batches[2]
   state = method.init(jax.random.key(0), batch["image"])
   _, metrics = jax.jit(method.update)(state, batch, method.constants)
-  variables = {"params": state.params, **state.collections}
+  variables = {"params": state.params["student"], **state.collections}
   (_, student_taps), _ = capture.apply_with_taps(
     network(),
     variables,

@@ -46,7 +46,34 @@ def _authors(network, axis_name):
   return _information_flow(network, axis_name, matching_options={"authors": True})
 
 
-METHODS = [_supervised, _information_flow, _quadratic, _authors]
+def _with_teacher(method, **options):
+  def make(network, axis_name):
+    teacher = network(width=4)
+    variables = capture.init(teacher, jax.random.key(7), jnp.zeros((2, 8, 8, 1)))
+    return method(
+      network(axis_name),
+      methods.Network(teacher, variables),
+      optax.sgd(0.1),
+      axis_name=axis_name,
+      **options,
+    )
+
+  return make
+
+
+PAIRS = {"pairs": {"block_2": "block_2", "dense": "dense"}}
+METHODS = {
+  "supervised": _supervised,
+  "information flow": _information_flow,
+  "quadratic": _quadratic,
+  "authors": _authors,
+  "knowledge distillation": _with_teacher(methods.knowledge_distillation),
+  "hint": _with_teacher(methods.hint, **PAIRS, weight=0.1),
+  "similarity preserving": _with_teacher(methods.similarity_preserving, **PAIRS),
+  "unrelated similarities": _with_teacher(
+    methods.similarity_preserving, **PAIRS, weight=1.0, unrelated=True
+  ),
+}
 
 
 def _run(method, step, batches):
@@ -58,7 +85,7 @@ def _run(method, step, batches):
   return state, losses
 
 
-@pytest.mark.parametrize("make", METHODS)
+@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
   plain = make(network, None)
   expected, expected_losses = _run(
@@ -87,7 +114,7 @@ def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
     )
 
 
-@pytest.mark.parametrize("make", METHODS)
+@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_training_reduces_the_loss(make, network, batches):
   method = make(network, None)
   step = jax.jit(lambda s, b: method.update(s, b, method.constants))

@@ -1,0 +1,148 @@
+"""Distillation from a frozen teacher: what most methods share.
+
+A student and a teacher see the same batch; a weighted sum of loss terms compares what
+they make of it, with or without a cross-entropy on the labels beside it:
+
+    L = label_weight * CE + sum_i weight_i(step) L_i
+
+Such a method is its terms: a function from the outputs of both to named scalars.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+from typing import Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Key
+
+from flowkd_jax import capture
+from flowkd_jax import losses
+from flowkd_jax.methods import base
+
+LABELS = "labels"
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Outputs(NamedTuple):
+  """What a network makes of a batch: its logits and its taps, in the order asked."""
+
+  logits: Float[Array, "batch classes"]
+  taps: dict[str, Float[Array, "batch ..."]]
+
+
+class Terms(Protocol):
+  """The loss terms of a method, by name, each of the global batch."""
+
+  def __call__(
+    self, student: Outputs, teacher: Outputs, batch: base.Batch, learnt: base.PyTree
+  ) -> dict[str, Float[Array, ""]]:
+    """`learnt` are the parameters that `init_learnt` made."""
+    ...
+
+
+def distillation(
+  student: nn.Module,
+  teacher: base.Network,
+  optimizer: optax.GradientTransformation,
+  *,
+  terms: Terms,
+  weights: Mapping[str, optax.Schedule | float],
+  taps: tuple[Sequence[str], Sequence[str]] = ((), ()),
+  label_weight: float = 0.0,
+  init_learnt: Callable[[Key[Array, ""], Shapes, Shapes], base.PyTree] | None = None,
+  initial: base.Variables | None = None,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """A method from its loss terms.
+
+  Args:
+    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
+    teacher: Frozen, in evaluation mode; receives no gradient.
+    optimizer: Updates the student and what is learnt beside it.
+    terms: The loss terms.
+    weights: Weight of each term, a number or a schedule of the step.
+    taps: Taps of the student and of the teacher that the terms read.
+    label_weight: Weight of a cross-entropy on the labels.
+    init_learnt: `(key, shapes of student taps, of teacher taps) -> parameters` that
+      the terms learn, such as a projection; thrown away after training.
+    initial: Variables of the student to start from; fresh ones by default.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If there is no weight, or one is negative.
+  """
+  check_weights(weights, label_weight)
+  student_taps, teacher_taps = (tuple(names) for names in taps)
+
+  def init_variables(key, images):
+    fresh = capture.init(student, key, images) if initial is None else initial
+    variables = dict(fresh)
+    learnt = {}
+    if init_learnt is not None:
+      shapes = (
+        capture.tap_shapes(student, variables, images, taps=student_taps),
+        capture.tap_shapes(*teacher, images, taps=teacher_taps),
+      )
+      learnt = init_learnt(jax.random.fold_in(key, 2), *shapes)
+    params = {"student": variables.pop("params"), "learnt": learnt}
+    return {"params": params, **variables}
+
+  def loss(variables, batch, constants, *, step, key):
+    frozen = Outputs(
+      *capture.apply_with_taps(
+        teacher.model, constants, batch["image"], taps=teacher_taps
+      )
+    )
+    frozen = jax.tree.map(lax.stop_gradient, frozen)
+    logits, activations, updated = base.forward(
+      student, _of_student(variables), batch, taps=student_taps, key=key
+    )
+    learnt = variables["params"]["learnt"]
+    values = terms(Outputs(logits, activations), frozen, batch, learnt)
+    current = dict(weights)
+    if label_weight:
+      current[LABELS] = label_weight
+      values[LABELS] = losses.cross_entropy(
+        logits, batch["label"], mask=batch["mask"], axis_name=axis_name
+      )
+    current = {name: _at(weight, step) for name, weight in current.items()}
+    metrics = {f"loss/{name}": value for name, value in values.items()}
+    metrics |= {f"weight/{name}": weight for name, weight in current.items()}
+    return losses.weighted_sum(values, current), (updated, metrics)
+
+  return base.gradient_method(
+    init_variables=init_variables,
+    loss=loss,
+    optimizer=optimizer,
+    export=lambda variables: {"network": base.Network(student, _of_student(variables))},
+    constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
+    axis_name=axis_name,
+  )
+
+
+def check_weights(
+  weights: Mapping[str, optax.Schedule | float], label_weight: float
+) -> None:
+  """Raises ValueError if there is nothing to weigh, or a weight is negative."""
+  if not weights:
+    raise ValueError("weights: expected at least one loss term, got none")
+  for name, weight in {**weights, LABELS: label_weight}.items():
+    if not callable(weight) and weight < 0:
+      raise ValueError(f"weight of {name}: expected 0 or above, got {weight}")
+
+
+def _of_student(variables: Mapping[str, Any]) -> dict[str, Any]:
+  return {**variables, "params": variables["params"]["student"]}
+
+
+def _at(weight, step):
+  return jnp.asarray(weight(step) if callable(weight) else weight, jnp.float32)

@@ -1,0 +1,83 @@
+"""Hint learning (Romero et al., "FitNets: hints for thin deep nets", ICLR 2015).
+
+https://arxiv.org/abs/1412.6550. The student's taps, through a learnt linear map, are
+to equal the teacher's (Eq. 3):
+
+    L = label_weight * CE + weight * sum_i mean_rows |t_i - r_i(s_i)|^2
+
+In one stage, the maps trained beside the student and then thrown away; the paper first
+trains the student up to the hinted layer, by the hint alone.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import optax
+
+from flowkd_jax import losses
+from flowkd_jax.methods import base
+from flowkd_jax.methods import from_teacher
+
+
+def hint(
+  student: nn.Module,
+  teacher: base.Network,
+  optimizer: optax.GradientTransformation,
+  *,
+  pairs: Mapping[str, str],
+  weight: optax.Schedule | float = 1.0,
+  reduction: str = "rows",
+  label_weight: float = 0.0,
+  initial: base.Variables | None = None,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """Distillation by hints.
+
+  Args:
+    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
+    teacher: Frozen, in evaluation mode.
+    optimizer: Updates the student and the linear maps.
+    pairs: Teacher tap of each student tap.
+    weight: Weight of every tap, a number or a schedule of the step.
+    reduction: Of `losses.hint`: "rows" or "elements".
+    label_weight: Weight of a cross-entropy on the labels.
+    initial: Variables of the student to start from; fresh ones by default.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If `pairs` is empty or a weight is negative.
+  """
+
+  def init_learnt(key, student_shapes, teacher_shapes):
+    keys = jax.random.split(key, len(pairs))
+    return {
+      tap: losses.hint_init(tap_key, student_shapes[tap], teacher_shapes[teacher_tap])
+      for tap_key, (tap, teacher_tap) in zip(keys, pairs.items(), strict=True)
+    }
+
+  def terms(student, teacher, batch, learnt):
+    return {
+      tap: losses.hint(
+        student.taps[tap],
+        teacher.taps[teacher_tap],
+        projection=learnt[tap],
+        reduction=reduction,
+        mask=batch["mask"],
+        axis_name=axis_name,
+      )
+      for tap, teacher_tap in pairs.items()
+    }
+
+  return from_teacher.distillation(
+    student,
+    teacher,
+    optimizer,
+    terms=terms,
+    weights=dict.fromkeys(pairs, weight),
+    taps=(tuple(pairs), tuple(pairs.values())),
+    label_weight=label_weight,
+    init_learnt=init_learnt,
+    initial=initial,
+    axis_name=axis_name,
+  )

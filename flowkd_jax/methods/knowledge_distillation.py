@@ -1,0 +1,68 @@
+"""Knowledge distillation by softened logits (Hinton, Vinyals, Dean, 2015).
+
+"Distilling the knowledge in a neural network", https://arxiv.org/abs/1503.02531:
+
+    L = label_weight * CE + weight * T^2 KL(softmax(t / T), softmax(s / T))
+
+the baseline that every other method has to beat.
+"""
+
+import flax.linen as nn
+import optax
+
+from flowkd_jax import _checks
+from flowkd_jax import losses
+from flowkd_jax.methods import base
+from flowkd_jax.methods import from_teacher
+
+
+def knowledge_distillation(
+  student: nn.Module,
+  teacher: base.Network,
+  optimizer: optax.GradientTransformation,
+  *,
+  temperature: float = 4.0,
+  weight: optax.Schedule | float = 1.0,
+  label_weight: float = 0.0,
+  initial: base.Variables | None = None,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """Distillation by the teacher's softened probabilities.
+
+  Args:
+    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
+    teacher: Frozen, in evaluation mode, of the same classes.
+    optimizer: Updates the student.
+    temperature: T.
+    weight: Weight of the divergence, a number or a schedule of the step.
+    label_weight: Weight of the cross-entropy on the labels; 0 learns from the
+      teacher alone.
+    initial: Variables to start from; fresh ones by default.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If the temperature is not positive or a weight is negative.
+  """
+  _checks.check_positive("temperature", temperature)
+
+  def terms(student, teacher, batch, learnt):
+    del learnt
+    value = losses.knowledge_distillation(
+      student.logits,
+      teacher.logits,
+      temperature=temperature,
+      mask=batch["mask"],
+      axis_name=axis_name,
+    )
+    return {"logits": value}
+
+  return from_teacher.distillation(
+    student,
+    teacher,
+    optimizer,
+    terms=terms,
+    weights={"logits": weight},
+    label_weight=label_weight,
+    initial=initial,
+    axis_name=axis_name,
+  )

@@ -1,0 +1,89 @@
+"""Similarity-preserving distillation (Tung and Mori, ICCV 2019).
+
+"Similarity-Preserving Knowledge Distillation", https://arxiv.org/abs/1907.09682. Pairs
+of images that excite the teacher alike are to excite the student alike:
+
+    L = label_weight * CE + weight * sum_i mean_rows |g_i^t - g_i^s|^2
+
+with `g` the rows of the matrix of inner products of a tap, normalised after the
+product. The mean over rows does not depend on the batch size: the paper's weight of
+3000, on the mean over all pairs of a batch of 128, is 3000 / 128 here.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+
+from flowkd_jax import _global_batch
+from flowkd_jax import losses
+from flowkd_jax.methods import base
+from flowkd_jax.methods import from_teacher
+
+PAPER_WEIGHT = 3000 / 128
+
+
+def similarity_preserving(
+  student: nn.Module,
+  teacher: base.Network,
+  optimizer: optax.GradientTransformation,
+  *,
+  pairs: Mapping[str, str],
+  weight: optax.Schedule | float = PAPER_WEIGHT,
+  label_weight: float = 1.0,
+  unrelated: bool = False,
+  initial: base.Variables | None = None,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """Distillation by the similarities between the rows of a batch.
+
+  Args:
+    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
+    teacher: Frozen, in evaluation mode.
+    optimizer: Updates the student.
+    pairs: Teacher tap of each student tap; widths may differ.
+    weight: Weight of every tap, a number or a schedule of the step.
+    label_weight: Weight of the cross-entropy on the labels.
+    unrelated: The control experiment: every image is given the similarities of its
+      neighbour in the shuffled batch, so that whatever this still gains is not
+      knowledge of the teacher.
+    initial: Variables to start from; fresh ones by default.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If `pairs` is empty or a weight is negative.
+  """
+
+  def terms(student, teacher, batch, learnt):
+    del learnt
+    mask = batch["mask"]
+
+    def similarity(tap, teacher_tap):
+      features = teacher.taps[teacher_tap]
+      return losses.similarity_preserving(
+        student.taps[tap],
+        _of_neighbours(features, axis_name) if unrelated else features,
+        mask=mask,
+        axis_name=axis_name,
+      )
+
+    return {tap: similarity(tap, teacher_tap) for tap, teacher_tap in pairs.items()}
+
+  return from_teacher.distillation(
+    student,
+    teacher,
+    optimizer,
+    terms=terms,
+    weights=dict.fromkeys(pairs, weight),
+    taps=(tuple(pairs), tuple(pairs.values())),
+    label_weight=label_weight,
+    initial=initial,
+    axis_name=axis_name,
+  )
+
+
+def _of_neighbours(features, axis_name):
+  """The rows of the global batch, each moved on by one."""
+  rows = jnp.roll(_global_batch.gather_rows(features, axis_name), 1, axis=0)
+  return rows[_global_batch.row_positions(len(features), axis_name)]
