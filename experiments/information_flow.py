@@ -10,6 +10,14 @@ Modeling", CVPR 2020, https://arxiv.org/abs/2005.00727. Five stages:
   student           from scratch, without labels: all taps learn from the auxiliary's,
                     intermediate ones by the critical-period schedule
 
+and, when named in --stages, what else the same student could learn from the auxiliary,
+without labels too:
+
+  student_kd        its softened logits
+  student_hint      its last tap, through a learnt linear map
+  student_pkt       the neighbour probabilities of its last tap (PKT)
+  student_constant  all taps as in student, but without the schedule: constant weights
+
     python -m experiments.information_flow --dataset=digits --workdir=runs/digits
     python -m experiments.information_flow --dataset=cifar10 --data_dir=D --workdir=W
 
@@ -19,53 +27,37 @@ pictures/, and for each stage its network.
 """
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import launch
+from experiments import settings
 from experiments import stages
-from flowkd_jax import data
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import methods
 from flowkd_jax import models
-from flowkd_jax import report
 from flowkd_jax import schedules
-from flowkd_jax import train
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
-_NETWORK_NAMES = f"one of {', '.join(models.NAMES)}"
-# Settings that do not change what comes out: they may differ when a run is resumed.
-RUN_ONLY = ("workdir", "data_dir", "stages", "checkpoint_seconds", "memory_gib")
+BASELINES = ("student_kd", "student_hint", "student_pkt", "student_constant")
+# All of them, as they stand in tables.
+ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
+_EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
+_NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(settings.Settings):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
-  dataset: str = launch.setting(
-    "digits",
-    "digits (scikit-learn's, nothing to download) or any image classification set of "
-    "tensorflow-datasets: cifar10, cifar100, mnist, stl10, caltech_birds2011, ...",
+  stages: tuple[str, ...] = launch.setting(
+    STAGES, f"Stages to run; there are also {', '.join(BASELINES)}."
   )
-  workdir: str = launch.setting(
-    "", "Where everything is written; resumed if it exists."
+  teacher_network: str = launch.setting(
+    "resnet18", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
   )
-  data_dir: str | None = launch.setting(
-    None, "Where tensorflow-datasets are prepared (default: its own default)."
-  )
-  stages: tuple[str, ...] = launch.setting(STAGES, "Stages to run.")
-  seed: int = launch.setting(0, "Seed of weights, order and augmentation.")
-  image_size: int | None = launch.setting(
-    None, "Side to which images are resized and cropped (default: as they are)."
-  )
-  teacher_network: str = launch.setting("resnet18", f"NAME:WIDTH, {_NETWORK_NAMES}.")
   auxiliary_network: str = launch.setting("cnn1:16", "As above.")
   student_network: str = launch.setting("cnn1:8", "As above.")
   auxiliary_weights: str | None = launch.setting(
@@ -73,7 +65,6 @@ class Config:
     "A .npz of PyTorch weights for the auxiliary, in place of the stages teacher, "
     "auxiliary_labels and auxiliary.",
   )
-  batch_size: int = launch.setting(128, "Rows of a step, over all devices.")
   teacher_epochs: str = launch.setting(
     "50@1e-3,30@1e-4", "Epochs@learning rate of Adam, one phase after the other."
   )
@@ -110,23 +101,7 @@ class Config:
   reset_optimizer: bool = launch.setting(
     True, "Forget Adam's moments at every epoch of the student, as the authors' code."
   )
-  flip: bool = launch.setting(True, "Random horizontal flips.")
-  crop_padding: int = launch.setting(
-    4, "Random crops after padding by so many pixels; 0 for none."
-  )
-  mixed_precision: bool = launch.setting(
-    False, "Networks compute in bfloat16; losses stay in float32."
-  )
-  flow_examples: int = launch.setting(
-    2000, "Training examples on which information flow is measured."
-  )
-  measure_every: int = launch.setting(
-    1, "Epochs between measurements of information flow and test accuracy."
-  )
-  checkpoint_seconds: float = launch.setting(60.0, "Seconds between checkpoints.")
-  memory_gib: float = launch.setting(
-    4.0, "Data sets up to so many GiB are kept on the devices; larger ones stream."
-  )
+  kd_temperature: float = launch.setting(2.0, "Temperature of student_kd.")
 
 
 # What differs from the paper's settings, by data set.
@@ -156,38 +131,25 @@ def configure(**given: Any) -> Config:
   """
   dataset = given.get("dataset", Config.dataset)
   config = Config(**{**PRESETS.get(dataset, {}), **given})
-  _check_choices(config)
-  _check_numbers(config)
-  return config
-
-
-def _check_choices(config: Config) -> None:
-  if not config.workdir:
-    raise ValueError("--workdir: expected a folder to write to, got none")
+  settings.check_settings(config, _NETWORKS)
   for stage in config.stages:
-    _check_choice("--stages", stage, STAGES)
-  _check_choice("--matching", config.matching, methods.MATCHINGS)
+    settings.check_choice("--stages", stage, ORDER)
+  settings.check_choice("--matching", config.matching, methods.MATCHINGS)
   if config.authors and config.matching == "quadratic":
     raise ValueError("--authors: the authors' code matches probabilities only")
   for kernel in config.kernels:
-    _check_choice("--kernels", kernel, tuple(kernels.KERNELS))
-  _check_choice("--divergence", config.divergence, tuple(information.DIVERGENCES))
-  for role in ("teacher", "auxiliary", "student"):
-    try:
-      models.by_name(getattr(config, f"{role}_network"))
-    except ValueError as error:
-      raise ValueError(f"--{role}_network: {error}") from None
+    settings.check_choice("--kernels", kernel, tuple(kernels.KERNELS))
+  settings.check_choice("--divergence", config.divergence, (*information.DIVERGENCES,))
+  settings.check_least(config, "label_weight", 0)
+  for name in _EPOCHS:
+    settings.phases(getattr(config, name), f"--{name}")
+  if config.kd_temperature <= 0:
+    raise ValueError(f"--kd_temperature: expected above 0, got {config.kd_temperature}")
+  _check_schedule(config)
+  return config
 
 
-def _check_numbers(config: Config) -> None:
-  for name in ("flow_examples", "measure_every", "batch_size"):
-    if getattr(config, name) < 1:
-      raise ValueError(f"--{name}: expected 1 or more, got {getattr(config, name)}")
-  for name in ("seed", "crop_padding", "label_weight", "checkpoint_seconds"):
-    if getattr(config, name) < 0:
-      raise ValueError(f"--{name}: expected 0 or above, got {getattr(config, name)}")
-  for stage in STAGES:
-    phases(getattr(config, f"{stage}_epochs"), f"--{stage}_epochs")
+def _check_schedule(config: Config) -> None:
   try:
     schedules.critical_period(config.initial_weight, config.weight_decay_per_epoch)
   except ValueError as error:
@@ -195,131 +157,9 @@ def _check_numbers(config: Config) -> None:
     raise ValueError(f"--{message}") from None
 
 
-def phases(text: str, flag: str) -> list[tuple[int, float]]:
-  """`"50@1e-3,30@1e-4"` as [(50, 0.001), (30, 0.0001)].
-
-  Raises:
-    ValueError: If the text is of another form.
-  """
-  try:
-    pairs = [part.split("@") for part in text.split(",")]
-    result = [(int(epochs), float(rate)) for epochs, rate in pairs]
-    if any(epochs < 1 or not rate > 0 for epochs, rate in result):
-      raise ValueError
-  except ValueError:
-    raise ValueError(
-      f"{flag}: expected EPOCHS@LEARNING_RATE, separated by commas, such as "
-      f"50@1e-3,30@1e-4; got {text!r}"
-    ) from None
-  return result
-
-
 def run(config: Config) -> None:
   """Runs the experiment; everything it leaves is in `config.workdir`."""
-  progress = train.Progress()
-  workdir = Path(config.workdir).absolute()
-  datasets = open_datasets(config, progress)
-  remember(config, workdir / "config.json")
-  devices = jax.local_devices()
-  progress.say(
-    f"{config.dataset}: {datasets.training.num_examples} training and "
-    f"{datasets.queries.num_examples} test images on {len(devices)} "
-    f"{devices[0].platform} device{'s' if len(devices) > 1 else ''}; work directory "
-    f"{workdir}"
-  )
-  with train.stop_on_signals() as should_stop:
-    runner = stages.StageRunner(
-      workdir,
-      datasets,
-      seed=config.seed,
-      measure_every=config.measure_every,
-      checkpoint_seconds=config.checkpoint_seconds,
-      progress=progress,
-      should_stop=should_stop,
-    )
-    for stage in _Stages(config, runner).selected():
-      runner.run(stage)
-  conclude(workdir, progress)
-
-
-def conclude(workdir: Path, progress: train.Progress) -> None:
-  """Writes results and pictures of all finished stages and shows the table."""
-  results = [
-    json.loads((workdir / name / "result.json").read_text())
-    for name in STAGES
-    if (workdir / name / "result.json").exists()
-  ]
-  stages.write_json(workdir / "results.json", {"networks": results})
-  (workdir / "results.md").write_text(report.network_markdown(results))
-  pictures = report.save_pictures(workdir)
-  progress.console.print(report.network_table(results))
-  progress.say(f"Pictures: {', '.join(str(path) for path in pictures)}")
-
-
-def open_datasets(config: Config, progress: train.Progress) -> stages.Datasets:
-  """The batches of the experiment; refuses what cannot work before any decoding."""
-  where: dict[str, Any] = {
-    "data_dir": config.data_dir,
-    "image_size": config.image_size,
-  }
-  training, test = (
-    data.open_source(config.dataset, split, **where) for split in ("train", "test")
-  )
-  train.check_batch_size(config.batch_size, jax.local_device_count())
-  if training.num_bytes + test.num_bytes <= config.memory_gib * 2**30:
-    training, test = (
-      data.load(
-        config.dataset,
-        split,
-        **where,
-        progress=progress.counter(f"decoding {config.dataset}/{split}"),
-      )
-      for split in ("train", "test")
-    )
-  mean, std = data.normalization(config.dataset, training)
-  limit = min(config.flow_examples, training.num_examples)
-  probe = data.load(config.dataset, "train", **where, limit=limit)
-
-  def clean(source: data.Source) -> data.Batches:
-    devices = jax.local_device_count()
-    size = min(stages.EVALUATION_BATCH, source.num_examples) // devices * devices
-    return data.evaluation_batches(source, batch_size=size, mean=mean, std=std)
-
-  return stages.Datasets(
-    training=data.training_batches(
-      training,
-      batch_size=config.batch_size,
-      seed=config.seed,
-      mean=mean,
-      std=std,
-      augmentation=data.Augmentation(flip=config.flip, padding=config.crop_padding),
-    ),
-    database=clean(training),
-    queries=clean(test),
-    probe=clean(probe),
-  )
-
-
-def remember(config: Config, path: Path) -> None:
-  """Writes the resolved configuration, or checks that it is the one written before.
-
-  Raises:
-    ValueError: If the work directory belongs to a run with other settings.
-  """
-  now = json.loads(json.dumps(dataclasses.asdict(config)))
-  if path.exists():
-    before = json.loads(path.read_text())
-    different = [
-      f"--{name}: {before.get(name)} before, {now[name]} now"
-      for name in now
-      if name not in RUN_ONLY and before.get(name) != now[name]
-    ]
-    if different:
-      raise ValueError(
-        f"{path.parent} belongs to a run with other settings ({'; '.join(different)}). "
-        "Use another --workdir, or the settings of before to go on with it"
-      )
-  stages.write_json(path, now)
+  settings.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
 
 
 class _Stages:
@@ -381,6 +221,53 @@ class _Stages:
     )
 
   def _student(self):
+    schedule = schedules.critical_period(
+      self.config.initial_weight,
+      self.config.weight_decay_per_epoch,
+      steps_per_epoch=self.training.steps_per_epoch,
+      by_step=self.config.schedule_by_step,
+    )
+    return self._by_all_taps("student", "student by information flow", schedule)
+
+  def _student_constant(self):
+    return self._by_all_taps("student_constant", "student, all taps, no schedule", 1.0)
+
+  def _student_kd(self):
+    def make(model, auxiliary):
+      return methods.knowledge_distillation(
+        model,
+        auxiliary,
+        self._adam("student"),
+        temperature=self.config.kd_temperature,
+      )
+
+    return self._from_auxiliary(
+      "student_kd", "student by softened logits", make, classifies=True
+    )
+
+  def _student_hint(self):
+    def make(model, auxiliary):
+      last = {model.taps[-1]: auxiliary.model.taps[-1]}
+      return methods.hint(model, auxiliary, self._adam("student"), pairs=last)
+
+    return self._from_auxiliary("student_hint", "student by hint, last tap", make)
+
+  def _student_pkt(self):
+    def make(model, auxiliary):
+      last = {model.taps[-1]: auxiliary.model.taps[-1]}
+      return methods.information_flow(
+        model,
+        auxiliary,
+        self._adam("student"),
+        pairs=last,
+        weights=dict.fromkeys(last, 1.0),
+        matching_options={"kernel_names": ("cosine",), "divergence_name": "kl"},
+      )
+
+    return self._from_auxiliary("student_pkt", "student by PKT, last tap", make)
+
+  def _by_all_taps(self, name, title, weight):
+    """All taps learn from the auxiliary's; `weight` is that of intermediate ones."""
     model, auxiliary = self._model("student"), self._model("auxiliary")
     if len(model.taps) != len(auxiliary.taps):
       raise ValueError(
@@ -388,32 +275,36 @@ class _Stages:
         f"{model.taps} and {auxiliary.taps}; take the same network in two widths"
       )
     pairs = dict(zip(model.taps, auxiliary.taps, strict=True))
-    schedule = schedules.critical_period(
-      self.config.initial_weight,
-      self.config.weight_decay_per_epoch,
-      steps_per_epoch=self.training.steps_per_epoch,
-      by_step=self.config.schedule_by_step,
-    )
-    weights = dict.fromkeys(model.taps[:-1], schedule) | {model.taps[-1]: 1.0}
 
-    def make():
+    def make(model, auxiliary):
       return self._distilled(
         model,
-        self.runner.network("auxiliary", auxiliary),
+        auxiliary,
         pairs=pairs,
-        weights=weights,
+        weights=dict.fromkeys(model.taps[:-1], weight) | {model.taps[-1]: 1.0},
         optimizer=self._adam("student", reset=self.config.reset_optimizer),
         label_weight=self.config.label_weight,
       )
 
+    classifies = self.config.label_weight > 0
+    return self._from_auxiliary(name, title, make, classifies=classifies)
+
+  def _from_auxiliary(self, name, title, make, *, classifies=False):
+    """A student from scratch; `make` gets it and the frozen auxiliary."""
+    model = self._model("student")
+
+    def make_method():
+      auxiliary = self.runner.network("auxiliary", self._model("auxiliary"))
+      return make(model, _frozen(auxiliary))
+
     return stages.Stage(
-      "student",
-      "student by information flow",
+      name,
+      title,
       model,
-      make,
+      make_method,
       self._epochs("student"),
       teacher="auxiliary",
-      classifies=self.config.label_weight > 0,
+      classifies=classifies,
       init_name="student",
     )
 
@@ -435,46 +326,33 @@ class _Stages:
       matching_options["authors"] = self.config.authors
     else:
       matching_options["num_classes"] = self.num_classes
-    frozen = methods.Network(teacher.model.clone(axis_name=None), teacher.variables)
     return methods.information_flow(
       model,
-      frozen,
+      _frozen(teacher),
       matching=self.config.matching,
       matching_options=matching_options,
       **options,
     )
 
   def _model(self, role):
-    return models.by_name(
-      getattr(self.config, f"{role}_network"),
-      num_classes=self.num_classes,
-      dtype=jnp.bfloat16 if self.config.mixed_precision else jnp.float32,
-      axis_name="batch",
-    )
+    name = getattr(self.config, f"{role}_network")
+    return settings.network(self.config, name, self.num_classes)
 
   def _epochs(self, name) -> int:
-    return sum(epochs for epochs, _ in self._phases(name))
+    epochs = getattr(self.config, f"{name}_epochs")
+    return sum(number for number, _ in settings.phases(epochs, name))
 
-  def _phases(self, name):
-    return phases(getattr(self.config, f"{name}_epochs"), name)
-
-  def _adam(self, name, *, reset: bool = False) -> optax.GradientTransformation:
-    """Adam with a constant learning rate per phase."""
-    rates = [rate for _, rate in self._phases(name)]
-    ends = np.cumsum([epochs for epochs, _ in self._phases(name)])[:-1]
-    boundaries = (ends * self.training.steps_per_epoch).tolist()
-    schedule = optax.join_schedules(
-      [optax.constant_schedule(rate) for rate in rates], boundaries
+  def _adam(self, name, *, reset: bool = False):
+    return settings.adam(
+      getattr(self.config, f"{name}_epochs"),
+      steps_per_epoch=self.training.steps_per_epoch,
+      decay=self.config.learning_rate_decay,
+      reset_each_epoch=reset,
     )
-    moments = optax.scale_by_adam()
-    if reset:
-      moments = schedules.reset_every(moments, self.training.steps_per_epoch)
-    return optax.chain(moments, optax.scale_by_learning_rate(schedule))
 
 
-def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
-  if value not in choices:
-    raise ValueError(f"{flag}: expected one of {', '.join(choices)}, got {value!r}")
+def _frozen(network: methods.Network) -> methods.Network:
+  return network._replace(model=network.model.clone(axis_name=None))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import information_flow
+from experiments import settings
 from flowkd_jax import data
 
 pytestmark = pytest.mark.optimizer
@@ -97,6 +98,16 @@ def test_stages_can_be_named_and_options_work(options, finished, tmp_path):
   assert (results[-1]["accuracy"] is not None) == ("label_weight" in options)
 
 
+def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
+  shutil.copytree(finished / "auxiliary", tmp_path / "auxiliary")
+  _run(tmp_path, stages=information_flow.BASELINES, learning_rate_decay="cosine")
+  results = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert [r["name"] for r in results] == ["auxiliary", *information_flow.BASELINES]
+  assert {r["teacher"] for r in results[1:]} == {"auxiliary"}
+  assert [r["accuracy"] is not None for r in results[1:]] == [True, False, False, False]
+  assert len({r["parameters"] for r in results[1:]}) == 1
+
+
 def test_stage_whose_teacher_is_missing_says_what_to_do(tmp_path):
   with pytest.raises(ValueError, match="stage auxiliary has not been run.*--stages"):
     _run(tmp_path, stages=("student",))
@@ -136,6 +147,9 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
     ({"teacher_epochs": "50x1e-3"}, "--teacher_epochs: expected EPOCHS@LEARNING_RATE"),
     ({"student_epochs": "0@1e-3"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
     ({"batch_size": 0}, "--batch_size: expected 1 or more, got 0"),
+    ({"kd_temperature": 0.0}, "--kd_temperature: expected above 0, got 0.0"),
+    ({"label_weight": -1.0}, "--label_weight: expected 0 or above, got -1.0"),
+    ({"learning_rate_decay": "step"}, "--learning_rate_decay: expected one of const"),
     ({"seed": -1}, "--seed: expected 0 or above, got -1"),
     ({"weight_decay_per_epoch": 2.0}, "--weight_decay_per_epoch: expected a factor"),
     ({"authors": True, "matching": "quadratic"}, "--authors: the authors' code"),
@@ -154,7 +168,7 @@ def test_devices_that_cannot_share_a_batch_refuse_before_any_work(tmp_path):
 def test_settings_are_the_papers_unless_the_data_set_has_others():
   paper = information_flow.configure(dataset="cifar10", workdir="x")
   assert (paper.batch_size, paper.initial_weight) == (128, 100.0)
-  assert information_flow.phases(paper.teacher_epochs, "") == [(50, 1e-3), (30, 1e-4)]
+  assert settings.phases(paper.teacher_epochs, "") == [(50, 1e-3), (30, 1e-4)]
   digits = information_flow.configure(dataset="digits", workdir="x", batch_size=8)
   assert digits.batch_size == 8
   assert not digits.flip

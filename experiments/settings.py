@@ -1,0 +1,298 @@
+"""What all experiments share: settings, data, the course of a run.
+
+An experiment adds its own settings to `Settings` and says what its stages are; here is
+the rest: data sets, the optimizer of a stage, the work directory and its conclusion.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import launch
+from experiments import stages
+from flowkd_jax import data
+from flowkd_jax import models
+from flowkd_jax import report
+from flowkd_jax import schedules
+from flowkd_jax import train
+
+NETWORK_NAMES = f"one of {', '.join(models.NAMES)}"
+LEARNING_RATE_DECAYS = ("constant", "cosine")
+# Settings that do not change what comes out: they may differ when a run is resumed.
+RUN_ONLY = ("workdir", "data_dir", "stages", "checkpoint_seconds", "memory_gib")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The settings of every experiment."""
+
+  dataset: str = launch.setting(
+    "digits",
+    "digits (scikit-learn's, nothing to download) or any image classification set of "
+    "tensorflow-datasets: cifar10, cifar100, mnist, stl10, caltech_birds2011, ...",
+  )
+  train_split: str = launch.setting(
+    "train", "Images to train on; with train[:90%] the rest can choose settings."
+  )
+  test_split: str = launch.setting(
+    "test", "Images to measure on: test, or train[90%:] to choose settings."
+  )
+  workdir: str = launch.setting(
+    "", "Where everything is written; resumed if it exists."
+  )
+  data_dir: str | None = launch.setting(
+    None, "Where tensorflow-datasets are prepared (default: its own default)."
+  )
+  seed: int = launch.setting(0, "Seed of weights, order and augmentation.")
+  image_size: int | None = launch.setting(
+    None, "Side to which images are resized and cropped (default: as they are)."
+  )
+  batch_size: int = launch.setting(128, "Rows of a step, over all devices.")
+  learning_rate_decay: str = launch.setting(
+    "constant",
+    "Within a phase of training: constant, or cosine, from the phase's rate to 0.",
+  )
+  flip: bool = launch.setting(True, "Random horizontal flips.")
+  crop_padding: int = launch.setting(
+    4, "Random crops after padding by so many pixels; 0 for none."
+  )
+  mixed_precision: bool = launch.setting(
+    False, "Networks compute in bfloat16; losses stay in float32."
+  )
+  flow_examples: int = launch.setting(
+    2000, "Training examples on which information flow is measured."
+  )
+  measure_every: int = launch.setting(
+    1, "Epochs between measurements of information flow and test accuracy."
+  )
+  checkpoint_seconds: float = launch.setting(60.0, "Seconds between checkpoints.")
+  memory_gib: float = launch.setting(
+    4.0, "Data sets up to so many GiB are kept on the devices; larger ones stream."
+  )
+
+
+def check_settings(settings: Settings, networks: Sequence[str]) -> None:
+  """Raises ValueError, naming the flag, if a shared setting cannot be right.
+
+  Args:
+    settings: The settings.
+    networks: Names of the settings that name networks.
+  """
+  if not settings.workdir:
+    raise ValueError("--workdir: expected a folder to write to, got none")
+  check_choice(
+    "--learning_rate_decay", settings.learning_rate_decay, LEARNING_RATE_DECAYS
+  )
+  for name in ("flow_examples", "measure_every", "batch_size"):
+    check_least(settings, name, 1)
+  for name in ("seed", "crop_padding", "checkpoint_seconds"):
+    check_least(settings, name, 0)
+  for name in networks:
+    try:
+      models.by_name(getattr(settings, name))
+    except ValueError as error:
+      raise ValueError(f"--{name}: {error}") from None
+
+
+def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
+  """Raises ValueError unless the value is one of the choices."""
+  if value not in choices:
+    raise ValueError(f"{flag}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_least(settings: Settings, name: str, least: int) -> None:
+  """Raises ValueError if a number is below what it can be."""
+  value = getattr(settings, name)
+  if value < least:
+    bound = "1 or more" if least else "0 or above"
+    raise ValueError(f"--{name}: expected {bound}, got {value}")
+
+
+def phases(text: str, flag: str) -> list[tuple[int, float]]:
+  """`"50@1e-3,30@1e-4"` as [(50, 0.001), (30, 0.0001)].
+
+  Raises:
+    ValueError: If the text is of another form.
+  """
+  try:
+    pairs = [part.split("@") for part in text.split(",")]
+    result = [(int(epochs), float(rate)) for epochs, rate in pairs]
+    if any(epochs < 1 or not rate > 0 for epochs, rate in result):
+      raise ValueError
+  except ValueError:
+    raise ValueError(
+      f"{flag}: expected EPOCHS@LEARNING_RATE, separated by commas, such as "
+      f"50@1e-3,30@1e-4; got {text!r}"
+    ) from None
+  return result
+
+
+def network(
+  settings: Settings, name: str, num_classes: int, axis_name: str | None = "batch"
+) -> models.CNN | models.PreActResNet:
+  """The network of that name, for training."""
+  return models.by_name(
+    name,
+    num_classes=num_classes,
+    dtype=jnp.bfloat16 if settings.mixed_precision else jnp.float32,
+    axis_name=axis_name,
+  )
+
+
+def adam(
+  epochs: str,
+  *,
+  steps_per_epoch: int,
+  decay: str = "constant",
+  reset_each_epoch: bool = False,
+) -> optax.GradientTransformation:
+  """Adam with a learning rate per phase.
+
+  Args:
+    epochs: Phases as in the flags: "50@1e-3,30@1e-4".
+    steps_per_epoch: Steps in an epoch.
+    decay: Of the learning rate within each phase: "constant", or "cosine" to 0.
+    reset_each_epoch: Forget the moments at every epoch.
+  """
+  parts = phases(epochs, "epochs")
+  rates = [_learning_rate(rate, n * steps_per_epoch, decay) for n, rate in parts]
+  ends = np.cumsum([n for n, _ in parts])[:-1]
+  schedule = optax.join_schedules(rates, (ends * steps_per_epoch).tolist())
+  moments = optax.scale_by_adam()
+  if reset_each_epoch:
+    moments = schedules.reset_every(moments, steps_per_epoch)
+  return optax.chain(moments, optax.scale_by_learning_rate(schedule))
+
+
+def _learning_rate(rate, steps, decay):
+  if decay == "cosine":
+    return optax.cosine_decay_schedule(rate, steps)
+  return optax.constant_schedule(rate)
+
+
+def run_stages(
+  settings: Settings,
+  select: Callable[[stages.StageRunner], Iterable[stages.Stage]],
+  order: Sequence[str],
+) -> None:
+  """Runs the stages and concludes; everything they leave is in the work directory.
+
+  Args:
+    settings: The settings of the experiment, all of them.
+    select: The stages to run, given what runs them.
+    order: Names of all stages that the experiment has, in the order of its table.
+  """
+  progress = train.Progress()
+  workdir = Path(settings.workdir).absolute()
+  datasets = open_datasets(settings, progress)
+  remember(settings, workdir / "config.json")
+  devices = jax.local_devices()
+  progress.say(
+    f"{settings.dataset}: {datasets.training.num_examples} training and "
+    f"{datasets.queries.num_examples} test images on {len(devices)} "
+    f"{devices[0].platform} device{'s' if len(devices) > 1 else ''}; work directory "
+    f"{workdir}"
+  )
+  with train.stop_on_signals() as should_stop:
+    runner = stages.StageRunner(
+      workdir,
+      datasets,
+      seed=settings.seed,
+      measure_every=settings.measure_every,
+      checkpoint_seconds=settings.checkpoint_seconds,
+      progress=progress,
+      should_stop=should_stop,
+    )
+    for stage in select(runner):
+      runner.run(stage)
+  conclude(workdir, order, progress)
+
+
+def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> None:
+  """Writes results and pictures of all finished stages and shows the table."""
+  results = [
+    json.loads((workdir / name / "result.json").read_text())
+    for name in order
+    if (workdir / name / "result.json").exists()
+  ]
+  stages.write_json(workdir / "results.json", {"networks": results})
+  (workdir / "results.md").write_text(report.network_markdown(results))
+  pictures = report.save_pictures(workdir)
+  progress.console.print(report.network_table(results))
+  progress.say(f"Pictures: {', '.join(str(path) for path in pictures)}")
+
+
+def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datasets:
+  """The batches of the experiment; refuses what cannot work before any decoding."""
+  where: dict[str, Any] = {
+    "data_dir": settings.data_dir,
+    "image_size": settings.image_size,
+  }
+  splits = settings.train_split, settings.test_split
+  training, test = (
+    data.open_source(settings.dataset, split, **where) for split in splits
+  )
+  train.check_batch_size(settings.batch_size, jax.local_device_count())
+  if training.num_bytes + test.num_bytes <= settings.memory_gib * 2**30:
+    training, test = (
+      data.load(
+        settings.dataset,
+        split,
+        **where,
+        progress=progress.counter(f"decoding {settings.dataset}/{split}"),
+      )
+      for split in splits
+    )
+  mean, std = data.normalization(settings.dataset, training)
+  limit = min(settings.flow_examples, training.num_examples)
+  probe = data.load(settings.dataset, settings.train_split, **where, limit=limit)
+
+  def clean(source: data.Source) -> data.Batches:
+    devices = jax.local_device_count()
+    size = min(stages.EVALUATION_BATCH, source.num_examples) // devices * devices
+    return data.evaluation_batches(source, batch_size=size, mean=mean, std=std)
+
+  return stages.Datasets(
+    training=data.training_batches(
+      training,
+      batch_size=settings.batch_size,
+      seed=settings.seed,
+      mean=mean,
+      std=std,
+      augmentation=data.Augmentation(flip=settings.flip, padding=settings.crop_padding),
+    ),
+    database=clean(training),
+    queries=clean(test),
+    probe=clean(probe),
+  )
+
+
+def remember(settings: Settings, path: Path) -> None:
+  """Writes the resolved configuration, or checks that it is the one written before.
+
+  Raises:
+    ValueError: If the work directory belongs to a run with other settings.
+  """
+  now = json.loads(json.dumps(dataclasses.asdict(settings)))
+  if path.exists():
+    before = json.loads(path.read_text())
+    different = [
+      f"--{name}: {before.get(name)} before, {now[name]} now"
+      for name in now
+      if name not in RUN_ONLY and before.get(name) != now[name]
+    ]
+    if different:
+      raise ValueError(
+        f"{path.parent} belongs to a run with other settings ({'; '.join(different)}). "
+        "Use another --workdir, or the settings of before to go on with it"
+      )
+  stages.write_json(path, now)
