@@ -170,7 +170,7 @@ class _Stages:
     self.training = runner.datasets.training
     self.num_classes = self.training.num_classes
 
-  def selected(self) -> list[stages.Stage]:
+  def selected(self) -> list[stages.Stage | stages.Imported]:
     imported = self.config.auxiliary_weights is not None
     skipped = ("teacher", "auxiliary_labels") if imported else ()
     chosen = [name for name in self.config.stages if name not in skipped]
@@ -189,14 +189,8 @@ class _Stages:
     model = self._model("auxiliary")
     if self.config.auxiliary_weights is not None:
       weights = np.load(self.config.auxiliary_weights)
-      return stages.Stage(
-        "auxiliary",
-        "auxiliary, imported",
-        model,
-        make_method=None,
-        epochs=0,
-        variables=models.from_torch(model, weights),
-      )
+      imported = methods.Network(model, models.from_torch(model, weights))
+      return stages.Imported("auxiliary", "auxiliary, imported", imported)
     teacher = self._model("teacher")
     last = {model.taps[-1]: teacher.taps[-1]}
 
@@ -214,7 +208,6 @@ class _Stages:
     return stages.Stage(
       "auxiliary",
       "auxiliary from the teacher, last tap",
-      model,
       make,
       self._epochs("auxiliary"),
       teacher="teacher",
@@ -295,12 +288,11 @@ class _Stages:
 
     def make_method():
       auxiliary = self.runner.network("auxiliary", self._model("auxiliary"))
-      return make(model, _frozen(auxiliary))
+      return make(model, auxiliary)
 
     return stages.Stage(
       name,
       title,
-      model,
       make_method,
       self._epochs("student"),
       teacher="auxiliary",
@@ -313,7 +305,6 @@ class _Stages:
     return stages.Stage(
       name,
       title,
-      model,
       lambda: methods.supervised(model, self._adam(name)),
       self._epochs(name),
       init_name=role,
@@ -328,7 +319,7 @@ class _Stages:
       matching_options["num_classes"] = self.num_classes
     return methods.information_flow(
       model,
-      _frozen(teacher),
+      teacher,
       matching=self.config.matching,
       matching_options=matching_options,
       **options,
@@ -349,10 +340,6 @@ class _Stages:
       decay=self.config.learning_rate_decay,
       reset_each_epoch=reset,
     )
-
-
-def _frozen(network: methods.Network) -> methods.Network:
-  return network._replace(model=network.model.clone(axis_name=None))
 
 
 if __name__ == "__main__":

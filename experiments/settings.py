@@ -181,7 +181,7 @@ def _learning_rate(rate, steps, decay):
 
 def run_stages(
   settings: Settings,
-  select: Callable[[stages.StageRunner], Iterable[stages.Stage]],
+  select: Callable[[stages.StageRunner], Iterable[stages.Stage | stages.Imported]],
   order: Sequence[str],
 ) -> None:
   """Runs the stages and concludes; everything they leave is in the work directory.
@@ -220,11 +220,12 @@ def run_stages(
 def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> None:
   """Writes results and pictures of all finished stages and shows the table."""
   results = [
-    json.loads((workdir / name / "result.json").read_text())
+    result
     for name in order
-    if (workdir / name / "result.json").exists()
+    if (workdir / name / stages.RESULTS).exists()
+    for result in json.loads((workdir / name / stages.RESULTS).read_text())
   ]
-  stages.write_json(workdir / "results.json", {"networks": results})
+  stages.write_json(workdir / stages.RESULTS, {"networks": results})
   (workdir / "results.md").write_text(report.network_markdown(results))
   pictures = report.save_pictures(workdir)
   progress.console.print(report.network_table(results))

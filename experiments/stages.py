@@ -1,8 +1,9 @@
-"""Stages of an experiment: train a network, measure it, keep it, remember that.
+"""Stages of an experiment: train networks, measure them, keep them, remember that.
 
 A stage leaves in `WORKDIR/STAGE/` its checkpoints while it runs and, when it is done,
-the network and `result.json`; a finished stage is not repeated. Metrics of all stages
-go to `WORKDIR/metrics.jsonl` and `WORKDIR/tensorboard/`.
+each network that its method exports and `results.json`; a finished stage is not
+repeated. Metrics of all stages go to `WORKDIR/metrics.jsonl` and
+`WORKDIR/tensorboard/`.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from flowkd_jax import train
 
 FLOW_KERNELS = ("cosine", "student_t")
 FLOW_BLOCK = 512
+RESULTS = "results.json"
 EVALUATION_BATCH = 512
 
 
@@ -53,29 +55,42 @@ class Datasets:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One network to train, or to import.
+  """Something to train.
 
   Attributes:
     name: Its folder, and its name in metrics, tables and pictures.
     title: What it is, for people.
-    model: The network, for training.
     make_method: `() -> method`; called only if the stage has to run.
     epochs: Passes over the training data.
     teacher: Stage whose network it learns from, if any.
     classifies: Whether its classifier was trained, so that accuracy means something.
-    variables: Given variables in place of training.
-    init_name: Networks of one such name start from the same weights.
+    init_name: Stages of one such name start from the same weights.
+    training: Batches of its own, in place of those that all stages share.
   """
 
   name: str
   title: str
-  model: nn.Module
-  make_method: Callable[[], methods.Method] | None
+  make_method: Callable[[], methods.Method]
   epochs: int
   teacher: str | None = None
   classifies: bool = True
-  variables: methods.Variables | None = None
   init_name: str | None = None
+  training: data.Batches | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+  """A network that comes from elsewhere and is only measured.
+
+  Attributes:
+    name: Its folder, and its name in metrics, tables and pictures.
+    title: What it is, for people.
+    network: The network.
+  """
+
+  name: str
+  title: str
+  network: methods.Network
 
 
 class StageRunner:
@@ -102,11 +117,18 @@ class StageRunner:
     self.should_stop = should_stop
 
   def is_done(self, name: str) -> bool:
-    """Whether the stage has left its result."""
-    return (self.workdir / name / "result.json").exists()
+    """Whether the stage has left its results."""
+    return (self.workdir / name / RESULTS).exists()
 
-  def network(self, name: str, model: nn.Module) -> methods.Network:
-    """The network that a finished stage left.
+  def network(
+    self, name: str, model: nn.Module, exported: str = "network"
+  ) -> methods.Network:
+    """A network that a finished stage left, frozen: not bound to a mapped axis.
+
+    Args:
+      name: The stage.
+      model: The network's module.
+      exported: Its name among those that the method exports.
 
     Raises:
       ValueError: If the stage has not been run.
@@ -120,35 +142,40 @@ class StageRunner:
     variables = jax.eval_shape(
       lambda key: capture.init(model, key, images), jax.random.key(0)
     )
-    template = methods.Network(model, _zeros(variables))
-    return train.load_network(self.workdir / name / "network", template)
+    template = methods.Network(_for_evaluation(model), _zeros(variables))
+    return train.load_network(self.workdir / name / exported, template)
 
-  def run(self, stage: Stage) -> dict[str, Any]:
-    """Trains and measures the network unless that is done; returns the result."""
-    result_path = self.workdir / stage.name / "result.json"
+  def run(self, stage: Stage | Imported) -> list[dict[str, Any]]:
+    """Trains and measures the networks unless that is done; returns their results."""
+    folder = self.workdir / stage.name
     if self.is_done(stage.name):
-      self.progress.say(f"{stage.title}: done before, in {result_path.parent}")
-      return json.loads(result_path.read_text())
-    if stage.variables is None:
-      network, seconds = self._train(stage)
+      self.progress.say(f"{stage.title}: done before, in {folder}")
+      return json.loads((folder / RESULTS).read_text())
+    if isinstance(stage, Imported):
+      networks = {"network": stage.network}
+      seconds = self._record_imported(stage, networks)
+      about = {"epochs": 0, "teacher": None}
     else:
-      network = methods.Network(stage.model, stage.variables)
-      seconds = self._record_imported(stage, network)
-    train.save_network(self.workdir / stage.name / "network", network)
-    result = {
-      **self._evaluate(stage, network),
-      "seconds": seconds,
-      "epochs": stage.epochs,
-      "teacher": stage.teacher,
-    }
-    write_json(result_path, result)
-    shutil.rmtree(self.workdir / stage.name / "checkpoints", ignore_errors=True)
-    return result
+      networks, seconds = self._train(stage)
+      about = {"epochs": stage.epochs, "teacher": stage.teacher}
+    classifies = isinstance(stage, Imported) or stage.classifies
+    results = []
+    for exported, network in networks.items():
+      train.save_network(folder / exported, network)
+      suffix = "" if len(networks) == 1 else exported
+      names = {
+        "name": "/".join(filter(None, (stage.name, suffix))),
+        "title": ", ".join(filter(None, (stage.title, suffix))),
+      }
+      measured = self._evaluate(network, classifies=classifies)
+      results.append({**names, **measured, "seconds": seconds, **about})
+    write_json(folder / RESULTS, results)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return results
 
-  def _train(self, stage: Stage) -> tuple[methods.Network, float]:
-    assert stage.make_method is not None
+  def _train(self, stage: Stage) -> tuple[Mapping[str, methods.Network], float]:
     method = stage.make_method()
-    measure = _EpochMeasures(stage, self.datasets, self.measure_every)
+    measure = self._measures(stage.epochs, self.measure_every, stage.classifies)
     with (
       train.Checkpoints(self.workdir / stage.name / "checkpoints") as checkpoints,
       train.MetricsWriter(self.workdir, stage.name) as metrics,
@@ -159,32 +186,35 @@ class StageRunner:
         metrics=metrics,
         progress=self.progress,
         title=stage.title,
-        on_epoch=lambda epoch, method, state: measure(
-          epoch, method.export(state)["network"].variables
-        ),
+        on_epoch=lambda epoch, method, state: measure(epoch, method.export(state)),
         should_stop=self.should_stop,
       )
       state, seconds = train.fit(
         method,
-        self.datasets.training,
+        stage.training or self.datasets.training,
         epochs=stage.epochs,
         key=self._key(stage.init_name or stage.name),
         options=options,
       )
-    return method.export(state)["network"], seconds
+    return method.export(state), seconds
 
-  def _record_imported(self, stage: Stage, network: methods.Network) -> float:
+  def _record_imported(
+    self, stage: Imported, networks: Mapping[str, methods.Network]
+  ) -> float:
     self.progress.say(f"{stage.title}: measuring its information flow")
     began = time.monotonic()
-    measure = _EpochMeasures(stage, self.datasets, every=1)
+    measure = self._measures(epochs=0, every=1, classifies=True)
     with train.MetricsWriter(self.workdir, stage.name) as metrics:
-      metrics.write(-1, 0, measure(-1, network.variables))
+      metrics.write(-1, 0, measure(-1, networks))
     return time.monotonic() - began
+
+  def _measures(self, epochs: int, every: int, classifies: bool) -> "_EpochMeasures":
+    return _EpochMeasures(self.datasets, epochs, every, classifies)
 
   def _key(self, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
 
-  def _evaluate(self, stage: Stage, network: methods.Network) -> dict[str, Any]:
+  def _evaluate(self, network: methods.Network, *, classifies: bool) -> dict[str, Any]:
     tap = network.model.taps[-1]
     sides = []
     for what, batches in (
@@ -214,36 +244,50 @@ class StageRunner:
       retrieval[metric] = _jsonable(dataclasses.asdict(found))
       retrieval[metric].pop("authors_raw_precision")
     return {
-      "name": stage.name,
-      "title": stage.title,
       "parameters": sum(x.size for x in jax.tree.leaves(network.variables["params"])),
-      "accuracy": float(accuracy) if stage.classifies else None,
+      "accuracy": float(accuracy) if classifies else None,
       "centroid": centroid,
       "retrieval": retrieval,
     }
 
 
 class _EpochMeasures:
-  """Information flow and test accuracy of the network, every few epochs."""
+  """Information flow and test accuracy of the networks, every few epochs."""
 
-  def __init__(self, stage: Stage, datasets: Datasets, every: int):
-    model = _for_evaluation(stage.model)
-    self._stage, self._every = stage, every
-    self._num_classes = datasets.training.num_classes
-    self._probe = train.FeatureExtractor(model, datasets.probe)
-    self._queries = train.FeatureExtractor(model, datasets.queries, taps=())
+  def __init__(self, datasets: Datasets, epochs: int, every: int, classifies: bool):
+    self._datasets, self._epochs, self._every = datasets, epochs, every
+    self._classifies = classifies
+    self._extractors: dict[str, tuple[train.FeatureExtractor, ...]] = {}
 
-  def __call__(self, epoch: int, variables: methods.Variables) -> Mapping[str, float]:
-    last = epoch == self._stage.epochs - 1
+  def __call__(
+    self, epoch: int, networks: Mapping[str, methods.Network]
+  ) -> dict[str, float]:
+    last = epoch == self._epochs - 1
     if not last and (epoch + 1) % self._every:
       return {}
-    probe = self._probe(variables)
     measured = {}
+    for name, network in networks.items():
+      prefix = "" if len(networks) == 1 else f"{name}/"
+      values = self._measure(name, network)
+      measured |= {f"{prefix}{key}": value for key, value in values.items()}
+    return measured
+
+  def _measure(self, name, network):
+    if name not in self._extractors:  # compiled once
+      model = _for_evaluation(network.model)
+      self._extractors[name] = (
+        train.FeatureExtractor(model, self._datasets.probe),
+        train.FeatureExtractor(model, self._datasets.queries, taps=()),
+      )
+    extract_probe, extract_queries = self._extractors[name]
+    probe = extract_probe(network.variables)
+    measured = {}
+    num_classes = self._datasets.training.num_classes
     for kernel in FLOW_KERNELS:
-      values = measure_flow(probe, self._num_classes, kernel)
+      values = measure_flow(probe, num_classes, kernel)
       measured |= {f"qmi/{kernel}/{tap}": value for tap, value in values.items()}
-    if self._stage.classifies:
-      queries = self._queries(variables)
+    if self._classifies:
+      queries = extract_queries(network.variables)
       right = queries.logits.argmax(1) == queries.labels
       measured["test_accuracy"] = float(right.mean())
     return measured
