@@ -16,7 +16,6 @@ without labels too:
   student_kd        its softened logits
   student_hint      its last tap, through a learnt linear map
   student_pkt       the neighbour probabilities of its last tap (PKT)
-  student_constant  all taps as in student, but without the schedule: constant weights
 
     python -m experiments.information_flow --dataset=digits --workdir=runs/digits
     python -m experiments.information_flow --dataset=cifar10 --data_dir=D --workdir=W
@@ -41,7 +40,7 @@ from flowkd_jax import models
 from flowkd_jax import schedules
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
-BASELINES = ("student_kd", "student_hint", "student_pkt", "student_constant")
+BASELINES = ("student_kd", "student_hint", "student_pkt")
 # All of them, as they stand in tables.
 ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
 _EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
@@ -214,16 +213,34 @@ class _Stages:
     )
 
   def _student(self):
+    model, auxiliary = self._model("student"), self._model("auxiliary")
+    if len(model.taps) != len(auxiliary.taps):
+      raise ValueError(
+        f"--student_network and --auxiliary_network: expected as many taps, got "
+        f"{model.taps} and {auxiliary.taps}; take the same network in two widths"
+      )
+    pairs = dict(zip(model.taps, auxiliary.taps, strict=True))
     schedule = schedules.critical_period(
       self.config.initial_weight,
       self.config.weight_decay_per_epoch,
       steps_per_epoch=self.training.steps_per_epoch,
       by_step=self.config.schedule_by_step,
     )
-    return self._by_all_taps("student", "student by information flow", schedule)
 
-  def _student_constant(self):
-    return self._by_all_taps("student_constant", "student, all taps, no schedule", 1.0)
+    def make(model, auxiliary):
+      return self._distilled(
+        model,
+        auxiliary,
+        pairs=pairs,
+        weights=dict.fromkeys(model.taps[:-1], schedule) | {model.taps[-1]: 1.0},
+        optimizer=self._adam("student", reset=self.config.reset_optimizer),
+        label_weight=self.config.label_weight,
+      )
+
+    classifies = self.config.label_weight > 0
+    return self._from_auxiliary(
+      "student", "student by information flow", make, classifies=classifies
+    )
 
   def _student_kd(self):
     def make(model, auxiliary):
@@ -258,29 +275,6 @@ class _Stages:
       )
 
     return self._from_auxiliary("student_pkt", "student by PKT, last tap", make)
-
-  def _by_all_taps(self, name, title, weight):
-    """All taps learn from the auxiliary's; `weight` is that of intermediate ones."""
-    model, auxiliary = self._model("student"), self._model("auxiliary")
-    if len(model.taps) != len(auxiliary.taps):
-      raise ValueError(
-        f"--student_network and --auxiliary_network: expected as many taps, got "
-        f"{model.taps} and {auxiliary.taps}; take the same network in two widths"
-      )
-    pairs = dict(zip(model.taps, auxiliary.taps, strict=True))
-
-    def make(model, auxiliary):
-      return self._distilled(
-        model,
-        auxiliary,
-        pairs=pairs,
-        weights=dict.fromkeys(model.taps[:-1], weight) | {model.taps[-1]: 1.0},
-        optimizer=self._adam("student", reset=self.config.reset_optimizer),
-        label_weight=self.config.label_weight,
-      )
-
-    classifies = self.config.label_weight > 0
-    return self._from_auxiliary(name, title, make, classifies=classifies)
 
   def _from_auxiliary(self, name, title, make, *, classifies=False):
     """A student from scratch; `make` gets it and the frozen auxiliary."""

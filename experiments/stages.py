@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import environment
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import evaluation
@@ -154,10 +155,11 @@ class StageRunner:
     if isinstance(stage, Imported):
       networks = {"network": stage.network}
       seconds = self._record_imported(stage, networks)
-      about = {"epochs": 0, "teacher": None}
+      about: dict[str, Any] = {"epochs": 0, "teacher": None}
     else:
       networks, seconds = self._train(stage)
       about = {"epochs": stage.epochs, "teacher": stage.teacher}
+    about |= {"seconds": seconds, "environment": environment.environment()}
     classifies = isinstance(stage, Imported) or stage.classifies
     results = []
     for exported, network in networks.items():
@@ -168,7 +170,7 @@ class StageRunner:
         "title": ", ".join(filter(None, (stage.title, suffix))),
       }
       measured = self._evaluate(network, classifies=classifies)
-      results.append({**names, **measured, "seconds": seconds, **about})
+      results.append({**names, **measured, **about})
     write_json(folder / RESULTS, results)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return results

@@ -1,0 +1,38 @@
+"""What a number depends on besides its settings: versions, machine, commit."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def environment() -> dict[str, Any]:
+  """The command, versions, devices and commit of this process."""
+  device = jax.local_devices()[0]
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+  return {
+    "command": shlex.join(["python", *sys.argv]),
+    "commit": _commit(),
+    "python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+    "device": f"{jax.local_device_count()} x {device.device_kind}",
+    "cores": cores or os.cpu_count(),
+  }
+
+
+def _commit() -> str | None:
+  """The commit that is checked out, with a + if files differ from it."""
+  command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+  try:
+    found = subprocess.run(
+      command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None  # an installed copy, or no git here
+  return found.stdout.strip()

@@ -1,0 +1,175 @@
+"""Runs the studies behind the results page: many launches, one after the other.
+
+    python -m experiments.study --study=cifar10 --workdir=W --data_dir=D \
+        --auxiliary_weights=FILE.npz
+    python -m experiments.study --study=cifar10 --workdir=W ... --dry_run
+
+Every run has its own folder, WORKDIR/STUDY/RUN/SEED, and its output beside it. What is
+finished is skipped and what was interrupted goes on where it was, so the same command
+serves until all is done. `experiments.results` makes the page from the folders.
+"""
+
+import dataclasses
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from typing import NamedTuple
+
+from experiments import launch
+from experiments import settings
+from experiments import stages
+from experiments import studies
+from flowkd_jax import train
+
+_POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings of the driver."""
+
+  study: str = launch.setting("cifar10", f"One of {', '.join(studies.STUDIES)}.")
+  runs: tuple[str, ...] = launch.setting((), "Runs of it, by name (default: all).")
+  seeds: tuple[str, ...] = launch.setting(("0", "1", "2"), "Seeds of every run.")
+  workdir: str = launch.setting("runs", "Where everything is written.")
+  data_dir: str = launch.setting("data", "Where tensorflow-datasets are prepared.")
+  auxiliary_weights: str = launch.setting(
+    "", "A .npz of the authors' auxiliary, for the studies that start from it."
+  )
+  jobs: int = launch.setting(
+    1, "Launches side by side, each on its share of this machine's cores."
+  )
+  dry_run: bool = launch.setting(False, "Print the commands that are left to do.")
+
+
+class Job(NamedTuple):
+  """One launch: its folder and its command."""
+
+  folder: Path
+  command: list[str]
+
+  @property
+  def is_done(self) -> bool:
+    """Whether the run has left its results."""
+    return (self.folder / stages.RESULTS).exists()
+
+
+def configure(**given: Any) -> Config:
+  """Settings, with those that are given.
+
+  Raises:
+    ValueError: If a study, a run or a number cannot be right.
+  """
+  config = Config(**given)
+  settings.check_choice("--study", config.study, tuple(studies.STUDIES))
+  names = [run.name for run in studies.STUDIES[config.study].runs]
+  for name in config.runs:
+    settings.check_choice("--runs", name, names)
+  for seed in config.seeds:
+    if not seed.isdecimal():
+      raise ValueError(f"--seeds: expected numbers such as 0,1,2, got {seed!r}")
+  if config.jobs < 1:
+    raise ValueError(f"--jobs: expected 1 or more, got {config.jobs}")
+  flags = " ".join(flag for run in _runs(config) for flag in run.flags)
+  if "{auxiliary_weights}" in flags and not config.auxiliary_weights:
+    raise ValueError(
+      "--auxiliary_weights: this study starts from the authors' auxiliary; expected a "
+      ".npz of its PyTorch weights, got none"
+    )
+  return config
+
+
+def run(config: Config) -> None:
+  """Launches what is not finished; raises Interrupted when asked to stop."""
+  progress = train.Progress()
+  left = [job for job in jobs(config) if not job.is_done]
+  if config.dry_run:
+    for job in left:
+      progress.say(shlex.join(job.command))
+    return
+  total = len(jobs(config))
+  running: dict[subprocess.Popen, tuple[Job, int]] = {}
+  free = list(range(config.jobs))
+  failed = []
+  progress.start(f"study {config.study}", total, total - len(left))
+  with train.stop_on_signals() as should_stop:
+    while (left or running) and not should_stop():
+      while left and free:
+        job, slot = left.pop(0), free.pop()
+        running[_start(job, slot, config.jobs)] = job, slot
+      time.sleep(_POLL_SECONDS)
+      for process in [process for process in running if process.poll() is not None]:
+        job, slot = running.pop(process)
+        free.append(slot)
+        if process.returncode or not job.is_done:
+          failed.append(job)
+          progress.say(f"failed: {job.folder}, see {_log(job)}")
+        progress.update(total - len(left) - len(running))
+    name = should_stop()
+    _stop(running)
+  progress.stop()
+  if name:
+    raise train.Interrupted(name, total - len(left) - len(running))
+  if failed:
+    raise ValueError(
+      f"{len(failed)} of {total} runs failed: "
+      f"{', '.join(str(job.folder) for job in failed)}; see the .log beside each"
+    )
+  progress.say(f"{total} runs are finished in {Path(config.workdir) / config.study}")
+
+
+def jobs(config: Config) -> list[Job]:
+  """All launches, seed by seed, so that every row has a number early."""
+  places = {name: getattr(config, name) for name in studies.PLACEHOLDERS}
+  root = Path(config.workdir).absolute() / config.study
+  places["workdir"] = str(root)
+  result = []
+  for number, seed in enumerate(config.seeds):
+    for each in _runs(config):
+      if each.seeds is not None and number >= each.seeds:
+        continue
+      folder = root / each.name / seed
+      flags = [flag.format(**places, seed=seed) for flag in each.flags]
+      command = [sys.executable, "-m", each.module, *flags, "--verbosity=-1"]
+      command += [f"--seed={seed}", f"--workdir={folder}"]
+      result.append(Job(folder, command))
+  return result
+
+
+def _runs(config):
+  wanted = studies.STUDIES[config.study].runs
+  return [each for each in wanted if not config.runs or each.name in config.runs]
+
+
+def _log(job):
+  return job.folder.with_suffix(".log")
+
+
+def _start(job, slot, slots):
+  """Starts a launch on its share of the cores, so that none waits for another's."""
+  job.folder.parent.mkdir(parents=True, exist_ok=True)
+  with _log(job).open("a") as log:
+    process = subprocess.Popen(
+      job.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+  if hasattr(os, "sched_setaffinity") and slots > 1:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(process.pid, cores[slot % len(cores) :: slots])
+  return process
+
+
+def _stop(running):
+  """Asks the launches to save and waits until they have."""
+  for process in running:
+    process.send_signal(signal.SIGTERM)
+  for process in running:
+    process.wait()
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)

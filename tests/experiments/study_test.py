@@ -1,0 +1,138 @@
+"""The driver of studies and the tables of the results page."""
+
+import importlib
+
+import pytest
+from absl import flags
+
+from experiments import launch
+from experiments import results
+from experiments import studies
+from experiments import study
+
+PYTHON = """
+import json, pathlib, sys
+flags = dict(flag.removeprefix("--").split("=") for flag in sys.argv[1:])
+folder = pathlib.Path(flags["workdir"])
+folder.mkdir(parents=True)
+mark = folder.parent / f"fail-{flags['seed']}"
+if mark.exists():
+  sys.exit("told to fail")
+seed = int(flags["seed"])
+side = {"mean_average_precision": .1 * seed, "precision_at": {"100": .5}}
+side |= {f"authors_{name}": value for name, value in side.items()}
+network = {
+  "name": "student", "accuracy": None, "seconds": 120,
+  "retrieval": {"euclidean": side, "cosine": side},
+  "centroid": {"euclidean": .25, "cosine": .75},
+}
+for name in ("config.json", "metrics.jsonl"):
+  (folder / name).write_text("{}")
+(folder / "results.json").write_text(json.dumps({"networks": [network]}))
+"""
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+  """A study of two runs whose launcher only writes results."""
+  (tmp_path / "code").mkdir()
+  (tmp_path / "code" / "fake_launcher.py").write_text(PYTHON)
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+  runs = (
+    studies.Run("first", "the first", (), module="fake_launcher"),
+    studies.Run("second", "the second", (), module="fake_launcher", seeds=1),
+  )
+  fake = studies.Study("A fake study", runs, (("theirs", {"mAP c": 12.5}),))
+  monkeypatch.setitem(studies.STUDIES, "fake", fake)
+  return fake
+
+
+def _configure(tmp_path, **options):
+  settings = {"study": "fake", "workdir": str(tmp_path), "seeds": ("1", "3")}
+  return study.configure(**{**settings, **options})
+
+
+def test_driver_runs_what_is_left_and_skips_what_is_done(fake, tmp_path, capsys):
+  config = _configure(tmp_path, jobs=2)
+  assert len(study.jobs(config)) == 3  # the second run has one seed
+  study.run(config)
+  folder = tmp_path / "fake" / "first" / "3"
+  written = (folder / "results.json").stat().st_mtime_ns
+  study.run(config)
+  assert (folder / "results.json").stat().st_mtime_ns == written
+  assert "3 runs are finished" in capsys.readouterr().out
+
+
+def test_driver_goes_on_after_a_failure_and_names_it(fake, tmp_path):
+  (tmp_path / "fake" / "first").mkdir(parents=True)
+  (tmp_path / "fake" / "first" / "fail-1").touch()
+  config = _configure(tmp_path)
+  with pytest.raises(ValueError, match=r"1 of 3 runs failed: .*first/1; see the .log"):
+    study.run(config)
+  assert (tmp_path / "fake" / "second" / "1" / "results.json").exists()
+  log = (tmp_path / "fake" / "first" / "1.log").read_text()
+  assert "told to fail" in log
+
+
+def test_dry_run_prints_the_commands_that_are_left(fake, tmp_path, capsys):
+  study.run(_configure(tmp_path, seeds=("1",), runs=("second",), dry_run=True))
+  output = capsys.readouterr().out.replace("\n", "")
+  assert "-m fake_launcher --verbosity=-1 --seed=1" in output
+  assert not (tmp_path / "fake").exists()
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"study": "imagenet"}, "--study: expected one of cifar10, .*got 'imagenet'"),
+    ({"runs": ("third",)}, "--runs: expected one of first, second, got 'third'"),
+    ({"seeds": ("one",)}, "--seeds: expected numbers such as 0,1,2, got 'one'"),
+    ({"jobs": 0}, "--jobs: expected 1 or more, got 0"),
+    ({"study": "cifar10"}, "--auxiliary_weights: this study starts from"),
+  ],
+)
+def test_impossible_settings_are_refused(fake, tmp_path, options, match):
+  with pytest.raises(ValueError, match=match):
+    _configure(tmp_path, **options)
+
+
+def test_page_shows_mean_and_deviation_over_seeds(fake, tmp_path):
+  study.run(_configure(tmp_path))
+  page = tmp_path / "PAGE.md"
+  page.write_text("Before.\n<!-- table: fake -->\nold\n<!-- end -->\nAfter.\n")
+  options = {"kept": str(tmp_path / "kept"), "page": str(page)}
+  results.run(results.configure(workdir=str(tmp_path), **options))
+  text = page.read_text()
+  rows = [line for line in text.splitlines() if line.startswith("|")]
+  assert "old" not in text
+  assert text.startswith("Before.")
+  assert text.endswith("After.\n")
+  assert "| *theirs* | | – | 12.50 |" in rows[2]
+  # 10 % and 30 %: mean 20, standard deviation sqrt(200).
+  assert "| the first | 1, 3 | 20.00 ± 14.14 | 20.00 ± 14.14 | 50.00 ± 0.00" in rows[3]
+  assert rows[3].endswith("| 25.00 ± 0.00 | 75.00 ± 0.00 | – | 2 |")
+  assert "| the second | 1 | 10.00 |" in rows[4]
+  results.run(results.configure(**options))
+  assert page.read_text() == text
+
+
+def test_page_says_what_was_not_run(fake, tmp_path):
+  assert "| the first | not run |" in results.table(fake, tmp_path)
+
+
+def test_page_that_is_not_there_is_refused(tmp_path):
+  with pytest.raises(FileNotFoundError, match="--page: expected an existing path"):
+    results.configure(page=str(tmp_path / "nothing.md"))
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_flags_of_every_study_are_flags_of_its_launcher(name):
+  places = {"data_dir": "D", "workdir": "W", "auxiliary_weights": "A.npz"}
+  config = study.configure(study=name, **places)
+  for job in study.jobs(config):
+    launcher = importlib.import_module(job.command[2])
+    values = flags.FlagValues()
+    launch.define_flags(launcher.Config, values)
+    given = [flag for flag in job.command[3:] if not flag.startswith("--verbosity")]
+    values(["program", *given])
+    launcher.configure(**launch.given_flags(launcher.Config, values))
