@@ -102,7 +102,29 @@ def table(study: studies.Study, folder: Path) -> str:
     minutes = statistics.mean(network["seconds"] for network in found.values()) / 60
     seeds = ", ".join(found)
     lines.append(f"| {each.title} | {seeds} | {' | '.join(cells)} | {minutes:.0f} |")
-  return "\n".join(lines)
+  return "\n".join([*lines, *_provenance(study, folder)])
+
+
+def _provenance(study, folder) -> list[str]:
+  """Where and by which commits the numbers were made."""
+  made = [
+    network["environment"]
+    for each in study.runs
+    for network in _networks(each, folder).values()
+    if "environment" in network
+  ]
+  if not made:
+    return []
+
+  def values(*names):
+    texts = {", ".join(f"{name} {entry[name]}" for name in names) for entry in made}
+    return "; ".join(sorted(texts))
+
+  return [
+    "",
+    f"Made with {values('device', 'cores')}; {values('python', 'jax', 'flax')}; "
+    f"{values('commit')}. Minutes are those of the stage itself.",
+  ]
 
 
 def _networks(each: studies.Run, folder: Path) -> dict[str, Mapping[str, Any]]:

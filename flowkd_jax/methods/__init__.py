@@ -11,9 +11,10 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `hint` | features through a learnt map | Romero et al., ICLR 2015 |
 
 `base` is what the training loop knows of a method, `from_teacher` what methods with a
-frozen teacher share.
+frozen teacher share; `averaged` wraps weight averaging around any of them.
 """
 
+from flowkd_jax.methods.averaged import averaged
 from flowkd_jax.methods.base import Method
 from flowkd_jax.methods.base import Metrics
 from flowkd_jax.methods.base import Network
@@ -37,6 +38,7 @@ __all__ = [
   "Outputs",
   "TrainState",
   "Variables",
+  "averaged",
   "distillation",
   "gradient_method",
   "hint",

@@ -25,6 +25,10 @@ network = {
   "name": "student", "accuracy": None, "seconds": 120,
   "retrieval": {"euclidean": side, "cosine": side},
   "centroid": {"euclidean": .25, "cosine": .75},
+  "environment": {
+    "command": "", "commit": "abc", "device": "1 x cpu", "cores": 2, "python": "3.11",
+    "jax": "1", "flax": "2",
+  },
 }
 for name in ("config.json", "metrics.jsonl"):
   (folder / name).write_text("{}")
@@ -112,6 +116,8 @@ def test_page_shows_mean_and_deviation_over_seeds(fake, tmp_path):
   assert "| the first | 1, 3 | 20.00 ± 14.14 | 20.00 ± 14.14 | 50.00 ± 0.00" in rows[3]
   assert rows[3].endswith("| 25.00 ± 0.00 | 75.00 ± 0.00 | – | 2 |")
   assert "| the second | 1 | 10.00 |" in rows[4]
+  assert "Made with device 1 x cpu, cores 2; python 3.11, jax 1, flax 2; " in text
+  assert "commit abc. Minutes" in text
   results.run(results.configure(**options))
   assert page.read_text() == text
 
