@@ -153,15 +153,15 @@ def test_apply_with_taps_numbers_what_is_sown_twice():
   output, taps = capture.apply_with_taps(model, variables, IMAGES)
   assert list(taps) == ["shared/act/0", "shared/act/1"]
   np.testing.assert_array_equal(output, taps["shared/act/1"])
-  with pytest.raises(ValueError, match=r"it sowed shared/act/0, shared/act/1"):
+  with pytest.raises(ValueError, match=r"it sows shared/act/0, shared/act/1 and"):
     capture.apply_with_taps(model, variables, IMAGES, taps=["shared/act"])
 
 
 def test_apply_with_taps_names_what_there_is():
   with pytest.raises(
     ValueError,
-    match=r"CNN did not sow blok_1; it sowed block_1, block_2, dense; did you "
-    r"mean block_1 or block_2\?",
+    match=r"CNN has no blok_1; it sows block_1, block_2, dense and has the modules "
+    r"conv_1, norm_1, .*, classifier; did you mean block_1 or block_2\?",
   ):
     capture.apply_with_taps(
       STUDENT, prepared(STUDENT), IMAGES, taps=["blok_1", "dense"]
@@ -170,8 +170,85 @@ def test_apply_with_taps_names_what_there_is():
 
 def test_apply_with_taps_notices_what_scan_drops():
   model = Scanned()
-  with pytest.raises(ValueError, match=r"sowed nothing \(inside nn\.scan"):
+  with pytest.raises(ValueError, match=r"sows nothing and .*none \(inside nn\.scan"):
     capture.apply_with_taps(model, prepared(model), IMAGES, taps=["shared/act"])
+
+
+class Silent(nn.Module):
+  """Sows nothing; two of its modules stand in a third."""
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = images.reshape(images.shape[0], -1)
+    for number in range(2):
+      x = nn.Dense(4 + number, name=f"layer_{number}")(x)
+    return Inner(name="head")(nn.remat(Inner)(name="inner")(x))
+
+
+def test_apply_with_taps_captures_modules_of_models_that_sow_nothing():
+  model = Silent()
+  variables = prepared(model)
+  output, taps = capture.apply_with_taps(
+    model, variables, IMAGES, taps=["head", "layer_*", "inner/**"]
+  )
+  shapes = {name: tap.shape for name, tap in taps.items()}
+  assert shapes == {
+    "head": (4, 3),
+    "layer_0": (4, 4),
+    "layer_1": (4, 5),
+    "inner": (4, 3),
+    "inner/Dense_0": (4, 3),
+    "inner/act": (4, 3),
+  }
+  assert list(shapes)[:3] == ["head", "layer_0", "layer_1"]
+  np.testing.assert_array_equal(output, taps["head"])
+  layer = variables["params"]["layer_0"]
+  expected = IMAGES.reshape(4, -1) @ layer["kernel"] + layer["bias"][None]
+  np.testing.assert_allclose(taps["layer_0"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_captured_modules_let_gradients_through():
+  model = Silent()
+  variables = prepared(model)
+
+  def loss(params):
+    _, taps = capture.apply_with_taps(
+      model, {"params": params}, IMAGES, taps=["**/Dense_0"]
+    )
+    return sum(jnp.square(tap).sum() for tap in taps.values())
+
+  grads = jax.grad(loss)(variables["params"])
+  assert np.abs(grads["layer_0"]["kernel"]).sum() > 0
+
+
+def test_stars_match_within_a_part_and_double_stars_across():
+  model = Silent()
+  for pattern, expected in {
+    "inner*": ["inner"],
+    "*/Dense_0": ["head/Dense_0", "inner/Dense_0"],
+    "**/layer_?": ["layer_0", "layer_1"],
+    "inn*/*": ["inner/Dense_0", "inner/act"],
+  }.items():
+    shapes = capture.tap_shapes(model, prepared(model), IMAGES, taps=[pattern])
+    assert sorted(shapes) == expected, pattern
+  with pytest.raises(ValueError, match=r"Silent has no layers_\*; .*mean layer_"):
+    capture.apply_with_taps(model, prepared(model), IMAGES, taps=["layers_*"])
+
+
+def test_list_taps_tells_what_a_model_offers():
+  taps = capture.list_taps(STUDENT, prepared(STUDENT), IMAGES)
+  assert [tap.name for tap in taps if tap.sown] == ["block_1", "block_2", "dense"]
+  assert [tap.name for tap in taps if not tap.sown][0] == "conv_1"
+  by_name = {tap.name: tap for tap in taps}
+  dense = by_name["dense"]
+  assert dense.shape == (4, 16)
+  assert (dense.width, dense.row_bytes, dense.pair_flops) == (16, 64, 32)
+  _, found = capture.apply_with_taps(
+    STUDENT, prepared(STUDENT), IMAGES, taps=list(by_name)
+  )
+  assert {name: tap.shape for name, tap in found.items()} == {
+    tap.name: tap.shape for tap in taps
+  }
 
 
 def test_init_leaves_out_intermediates():

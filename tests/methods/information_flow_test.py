@@ -111,5 +111,5 @@ def test_impossible_settings_are_refused(network, teacher):
 def test_missing_tap_is_an_error_that_lists_those_there_are(network, teacher, batches):
   method = _method(network, teacher, pairs={"dens": "dense"}, weights={"dens": 1.0})
   state = method.init(jax.random.key(0), batches[0]["image"])
-  with pytest.raises(ValueError, match="did not sow dens; it sowed block_1, block_2"):
+  with pytest.raises(ValueError, match="has no dens; it sows block_1, block_2"):
     method.update(state, batches[0], method.constants)

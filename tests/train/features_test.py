@@ -33,5 +33,5 @@ def test_missing_tap_is_an_error(split):
   model = models.by_name("digits_cnn:2", num_classes=3)
   variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
   batches = data.evaluation_batches(split, batch_size=16, mean=(128,), std=(64,))
-  with pytest.raises(ValueError, match="did not sow conv"):
+  with pytest.raises(ValueError, match="has no conv"):
     train.FeatureExtractor(model, batches, taps=("conv",))(variables)

@@ -1,0 +1,119 @@
+"""Lists what a network offers to distillation: every tap, its shape and its cost.
+
+    python -m experiments.list_taps --network=cnn1:16
+    python -m experiments.list_taps --network=mine.models:make_vit --image_size=224
+
+Nothing is computed. A network is one of ours by name, or `MODULE:FUNCTION`, where the
+function makes a Linen module that is called with images and `train`.
+"""
+
+import dataclasses
+import importlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from rich import box
+from rich import console as rich_console
+from rich import table as rich_table
+
+from experiments import launch
+from flowkd_jax import capture
+from flowkd_jax import models
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings of the listing."""
+
+  network: str = launch.setting(
+    "cnn1:16", f"NAME:WIDTH, one of {', '.join(models.NAMES)}; or MODULE:FUNCTION."
+  )
+  image_size: int = launch.setting(32, "Height and width of the images.")
+  channels: int = launch.setting(3, "Channels of the images.")
+  batch_size: int = launch.setting(128, "Rows of a step, for the costs.")
+
+
+def configure(**given: Any) -> Config:
+  """Settings, with those that are given.
+
+  Raises:
+    ValueError: If a number is below 1.
+  """
+  config = Config(**given)
+  for name in ("image_size", "channels", "batch_size"):
+    if getattr(config, name) < 1:
+      raise ValueError(f"--{name}: expected 1 or more, got {getattr(config, name)}")
+  return config
+
+
+def run(config: Config) -> None:
+  """Prints the table."""
+  model = find_network(config.network)
+  size = config.image_size
+  images = jax.ShapeDtypeStruct(
+    (config.batch_size, size, size, config.channels), jnp.float32
+  )
+  variables = jax.eval_shape(
+    lambda key, x: capture.init(model, key, x), jax.random.key(0), images
+  )
+  rich_console.Console(highlight=False).print(
+    tap_table(config, capture.list_taps(model, variables, images))
+  )
+
+
+def find_network(name: str) -> nn.Module:
+  """A network of ours, or what a function of somebody's module makes.
+
+  Raises:
+    ValueError: If there is no such network or function, or it makes something else.
+  """
+  module_name, _, function_name = name.partition(":")
+  if module_name in models.NAMES:
+    return models.by_name(name)
+  try:
+    model = getattr(importlib.import_module(module_name), function_name)()
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f"--network: expected one of {', '.join(models.NAMES)} with a width or without, "
+      f"or MODULE:FUNCTION that can be imported, got {name!r} ({error})"
+    ) from None
+  if not isinstance(model, nn.Module):
+    raise ValueError(
+      f"--network: expected {name} to make a flax.linen.Module, got a "
+      f"{type(model).__name__}"
+    )
+  return model
+
+
+def tap_table(config: Config, taps: list[capture.Tap]) -> rich_table.Table:
+  """One row per tap: name, kind, shape of a row, dtype, memory and operations."""
+  rows = config.batch_size
+  table = rich_table.Table(
+    title=f"Taps of {config.network}, images {config.image_size} x "
+    f"{config.image_size} x {config.channels}",
+    caption=f"Costs of a step of {rows} rows: memory of the tap, and operations of "
+    "its matrix of inner products.",
+    box=box.SIMPLE_HEAD,
+    title_justify="left",
+    caption_justify="left",
+  )
+  for heading in ("tap", "kind"):
+    table.add_column(heading, no_wrap=True)
+  for heading in ("row", "dtype", "MiB", "MFLOP"):
+    table.add_column(heading, justify="right", no_wrap=True)
+  for tap in taps:
+    table.add_row(
+      tap.name,
+      "sown" if tap.sown else "module",
+      " x ".join(map(str, tap.shape[1:])),
+      str(tap.dtype),
+      f"{tap.row_bytes * rows / 2**20:.2f}",
+      f"{tap.pair_flops * rows**2 / 1e6:.1f}",
+    )
+  return table
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)
