@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
@@ -115,6 +116,45 @@ def nearest_layers(
   distances = (student_flow[:, None] - teacher_flow[None, :]) ** 2
   nearest = jnp.argmin(distances, axis=1).astype(jnp.int32)
   return nearest.at[-1].set(teacher_flow.shape[0] - 1)
+
+
+def monotone_layers(
+  similarity: Float[np.ndarray, "student_taps teacher_taps"],
+) -> tuple[int, ...]:
+  """For each student tap a teacher tap, in order, so that similarity is largest.
+
+  Of all maps that never step back (a later student tap is not given an earlier
+  teacher tap) and give the last tap to the last, the one with the largest sum of
+  similarities, by dynamic programming; of equal sums the one with earlier teacher
+  taps. The paper's kappa, `nearest_layers`, chooses each tap on its own and may cross.
+
+  Args:
+    similarity: How alike two taps are, of any scale; for distances, their negative.
+
+  Raises:
+    ValueError: If `similarity` is not a non-empty, finite matrix.
+
+  Example:
+    >>> import numpy as np
+    >>> monotone_layers(np.array([[0.1, 0.9, 0.0], [0.8, 0.3, 0.1], [0.0, 0.0, 0.9]]))
+    (1, 1, 2)
+  """
+  similarity = np.asarray(similarity, np.float64)
+  if similarity.ndim != 2 or not similarity.size or not np.isfinite(similarity).all():
+    raise ValueError(
+      "similarity: expected a finite matrix [student taps, teacher taps], got shape "
+      f"{similarity.shape}" + ("" if similarity.ndim != 2 else " or a NaN in it")
+    )
+  best = similarity[0]
+  steps = []
+  for row in similarity[1:]:
+    so_far = np.maximum.accumulate(best)
+    steps.append([int(np.argmax(best[: last + 1])) for last in range(len(best))])
+    best = so_far + row
+  choice = [len(best) - 1]
+  for step in reversed(steps):
+    choice.append(step[choice[-1]])
+  return tuple(reversed(choice))
 
 
 def flow_divergence(

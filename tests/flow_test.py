@@ -1,5 +1,7 @@
 """Information flow vectors, the layer map, and the flow divergence."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +92,31 @@ def test_bad_input_is_refused():
     flow.flow_divergence(jnp.ones(2), jnp.ones(3), layer_map="closest")
   with pytest.raises(ValueError, match="student_flow: expected a non-empty vector"):
     flow.flow_divergence(jnp.ones(()), jnp.ones(3))
+
+
+def _best_by_trial(similarity):
+  students, teachers = similarity.shape
+  maps = itertools.combinations_with_replacement(range(teachers), students)
+  allowed = [choice for choice in maps if choice[-1] == teachers - 1]
+  return max(
+    allowed, key=lambda choice: sum(similarity[i, j] for i, j in enumerate(choice))
+  )
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (3, 3), (4, 6), (5, 2)])
+def test_monotone_layers_is_the_best_map_in_order(shape):
+  for seed in range(20):
+    similarity = np.random.default_rng(seed).standard_normal(shape)
+    assert flow.monotone_layers(similarity) == _best_by_trial(similarity)
+
+
+def test_monotone_layers_of_equal_networks_is_one_to_one():
+  assert flow.monotone_layers(np.eye(4)) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+  "similarity", [np.zeros(3), np.zeros((0, 2)), np.array([[0.0, np.nan]])]
+)
+def test_monotone_layers_refuses_what_is_no_matrix(similarity):
+  with pytest.raises(ValueError, match="similarity: expected a finite matrix"):
+    flow.monotone_layers(similarity)

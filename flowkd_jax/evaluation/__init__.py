@@ -1,7 +1,9 @@
-"""How good a representation is: classification and retrieval."""
+"""How good a representation is, and which layers of two networks are alike."""
 
 from flowkd_jax.evaluation._classification import accuracy
 from flowkd_jax.evaluation._classification import nearest_centroid_accuracy
+from flowkd_jax.evaluation._layers import cka_matrix
+from flowkd_jax.evaluation._layers import flow_distance_matrix
 from flowkd_jax.evaluation._retrieval import RetrievalMetrics
 from flowkd_jax.evaluation._retrieval import retrieval
 from flowkd_jax.evaluation._rows import Metric
@@ -10,6 +12,8 @@ __all__ = [
   "Metric",
   "RetrievalMetrics",
   "accuracy",
+  "cka_matrix",
+  "flow_distance_matrix",
   "nearest_centroid_accuracy",
   "retrieval",
 ]

@@ -1,0 +1,83 @@
+"""Which layer of one network is like which of another: matrices over their taps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from jaxtyping import Int
+
+from flowkd_jax import flow
+from flowkd_jax import kernels
+from flowkd_jax import losses
+
+
+def cka_matrix(
+  student: flow.Taps, teacher: flow.Taps
+) -> Float[np.ndarray, "student_taps teacher_taps"]:
+  """Linear CKA between every student tap and every teacher tap (1 is alike).
+
+  Kornblith et al. 2019, section 3, over all rows at once; see `losses.linear_cka`.
+
+  Args:
+    student: Activations by name or in a sequence, `[rows, ...]`.
+    teacher: Likewise, of the same rows.
+
+  Raises:
+    TypeError: If a tap is not floating point.
+    ValueError: If there are no taps or the rows disagree.
+  """
+  return np.array(
+    [
+      [1 - float(_linear_cka(left, right)) for _, right in flow.tap_items(teacher)]
+      for _, left in flow.tap_items(student)
+    ]
+  )
+
+
+def flow_distance_matrix(
+  student: flow.Taps,
+  teacher: flow.Taps,
+  *,
+  labels: Int[np.ndarray, " rows"],
+  num_classes: int,
+  kernel: kernels.Kernel | None = None,
+  block_size: int | None = 512,
+) -> Float[np.ndarray, "student_taps teacher_taps"]:
+  """`|w_s[i] - w_t[j]|` between the information flows of two networks.
+
+  The distances of which the paper's kappa takes the nearest (Passalis et al. 2020,
+  section 3.1).
+
+  Args:
+    student: Activations by name or in a sequence, `[rows, ...]`.
+    teacher: Likewise, of the same rows.
+    labels: Class of each row.
+    num_classes: Number of classes.
+    kernel: Pairwise kernel, cosine by default.
+    block_size: Rows evaluated at a time.
+
+  Raises:
+    TypeError: If a tap is not floating or the labels are not integers.
+    ValueError: If there are no taps or shapes disagree.
+  """
+  measure = jax.jit(
+    functools.partial(
+      flow.information_flow,
+      num_classes=num_classes,
+      kernel=kernel,
+      block_size=block_size,
+    )
+  )
+  labels = jnp.asarray(labels)
+  flows = [
+    np.asarray(measure([jnp.asarray(tap) for _, tap in flow.tap_items(taps)], labels))
+    for taps in (student, teacher)
+  ]
+  return np.abs(flows[0][:, None] - flows[1][None, :])
+
+
+@jax.jit
+def _linear_cka(left, right):
+  return losses.linear_cka(left, right)
