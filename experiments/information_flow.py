@@ -28,16 +28,21 @@ pictures/, and for each stage its network.
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import launch
+from experiments import layer_maps
 from experiments import settings
 from experiments import stages
+from flowkd_jax import capture
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import schedules
+from flowkd_jax import train
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
 BASELINES = ("student_kd", "student_hint", "student_pkt")
@@ -91,6 +96,16 @@ class Config(settings.Settings):
   divergence: str = launch.setting(
     "jeffreys", f"Divergence: {', '.join(information.DIVERGENCES)}."
   )
+  learn_from: str = launch.setting(
+    "auxiliary", "What the student learns from: auxiliary, or the teacher itself."
+  )
+  layer_map: str = launch.setting(
+    "",
+    "Teacher tap of each student tap: empty (one to one), auto (most alike by linear "
+    "CKA, in order), kappa (nearest information flow), pairs a:b,c:d, or a file "
+    "layer_map.json of an earlier run. Taps are compared with the student of "
+    "student_labels if that stage was run, else with an untrained one.",
+  )
   authors: bool = launch.setting(
     False, "The loss exactly as in the published code: diagonal, mean, epsilons."
   )
@@ -134,6 +149,7 @@ def configure(**given: Any) -> Config:
   for stage in config.stages:
     settings.check_choice("--stages", stage, ORDER)
   settings.check_choice("--matching", config.matching, methods.MATCHINGS)
+  settings.check_choice("--learn_from", config.learn_from, ("auxiliary", "teacher"))
   if config.authors and config.matching == "quadratic":
     raise ValueError("--authors: the authors' code matches probabilities only")
   for kernel in config.kernels:
@@ -213,13 +229,10 @@ class _Stages:
     )
 
   def _student(self):
-    model, auxiliary = self._model("student"), self._model("auxiliary")
-    if len(model.taps) != len(auxiliary.taps):
-      raise ValueError(
-        f"--student_network and --auxiliary_network: expected as many taps, got "
-        f"{model.taps} and {auxiliary.taps}; take the same network in two widths"
-      )
-    pairs = dict(zip(model.taps, auxiliary.taps, strict=True))
+    model = self._model("student")
+    if self.config.layer_map not in layer_maps.FOUND:
+      taps = self._model(self.config.learn_from).taps
+      layer_maps.given_layers(self.config.layer_map, model.taps, taps)
     schedule = schedules.critical_period(
       self.config.initial_weight,
       self.config.weight_decay_per_epoch,
@@ -227,20 +240,52 @@ class _Stages:
       by_step=self.config.schedule_by_step,
     )
 
-    def make(model, auxiliary):
+    def make(model, teacher):
+      pairs = self._pairs(model, teacher)
       return self._distilled(
         model,
-        auxiliary,
+        teacher,
         pairs=pairs,
-        weights=dict.fromkeys(model.taps[:-1], schedule) | {model.taps[-1]: 1.0},
+        weights=dict.fromkeys(pairs, schedule) | {[*pairs][-1]: 1.0},
         optimizer=self._adam("student", reset=self.config.reset_optimizer),
         label_weight=self.config.label_weight,
       )
 
-    classifies = self.config.label_weight > 0
-    return self._from_auxiliary(
-      "student", "student by information flow", make, classifies=classifies
+    return self._from_scratch(
+      "student",
+      "student by information flow",
+      make,
+      learn_from=self.config.learn_from,
+      classifies=self.config.label_weight > 0,
     )
+
+  def _pairs(self, model, teacher) -> layer_maps.LayerMap:
+    """Teacher tap of each student tap; what was found once is found no more."""
+    folder = self.runner.workdir / "student"
+    saved = folder / layer_maps.FILE
+    if self.config.layer_map not in layer_maps.FOUND or saved.exists():
+      text = str(saved) if saved.exists() else self.config.layer_map
+      return layer_maps.given_layers(text, model.taps, teacher.model.taps)
+    probe = self.runner.datasets.probe
+    features = [
+      train.FeatureExtractor(network.model, probe)(network.variables)
+      for network in (self._compared_student(model), teacher)
+    ]
+    pairs = layer_maps.found_layers(
+      self.config.layer_map, *features, num_classes=self.num_classes, folder=folder
+    )
+    shown = ", ".join(f"{tap} from {other}" for tap, other in pairs.items())
+    self.runner.progress.say(f"layer map, {self.config.layer_map}: {shown}")
+    return pairs
+
+  def _compared_student(self, model) -> methods.Network:
+    """The student whose taps are compared: trained on labels, or not at all."""
+    if self.runner.is_done("student_labels"):
+      return self.runner.network("student_labels", model)
+    images = jnp.zeros((2, *self.training.image_shape))
+    model = model.clone(axis_name=None)
+    key = jax.random.key(self.config.seed)
+    return methods.Network(model, capture.init(model, key, images))
 
   def _student_kd(self):
     def make(model, auxiliary):
@@ -251,7 +296,7 @@ class _Stages:
         temperature=self.config.kd_temperature,
       )
 
-    return self._from_auxiliary(
+    return self._from_scratch(
       "student_kd", "student by softened logits", make, classifies=True
     )
 
@@ -260,7 +305,7 @@ class _Stages:
       last = {model.taps[-1]: auxiliary.model.taps[-1]}
       return methods.hint(model, auxiliary, self._adam("student"), pairs=last)
 
-    return self._from_auxiliary("student_hint", "student by hint, last tap", make)
+    return self._from_scratch("student_hint", "student by hint, last tap", make)
 
   def _student_pkt(self):
     def make(model, auxiliary):
@@ -274,22 +319,23 @@ class _Stages:
         matching_options={"kernel_names": ("cosine",), "divergence_name": "kl"},
       )
 
-    return self._from_auxiliary("student_pkt", "student by PKT, last tap", make)
+    return self._from_scratch("student_pkt", "student by PKT, last tap", make)
 
-  def _from_auxiliary(self, name, title, make, *, classifies=False):
-    """A student from scratch; `make` gets it and the frozen auxiliary."""
+  def _from_scratch(
+    self, name, title, make, *, learn_from="auxiliary", classifies=False
+  ):
+    """A student from scratch; `make` gets it and the network it learns from."""
     model = self._model("student")
 
     def make_method():
-      auxiliary = self.runner.network("auxiliary", self._model("auxiliary"))
-      return make(model, auxiliary)
+      return make(model, self.runner.network(learn_from, self._model(learn_from)))
 
     return stages.Stage(
       name,
       title,
       make_method,
       self._epochs("student"),
-      teacher="auxiliary",
+      teacher=learn_from,
       classifies=classifies,
       init_name="student",
     )

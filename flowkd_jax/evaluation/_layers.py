@@ -1,6 +1,9 @@
 """Which layer of one network is like which of another: matrices over their taps."""
 
 import functools
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +15,12 @@ from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import losses
 
+# Arrays of NumPy or JAX, `[rows, ...]`.
+Taps = Mapping[str, Any] | Sequence[Any]
+
 
 def cka_matrix(
-  student: flow.Taps, teacher: flow.Taps
+  student: Taps, teacher: Taps
 ) -> Float[np.ndarray, "student_taps teacher_taps"]:
   """Linear CKA between every student tap and every teacher tap (1 is alike).
 
@@ -37,8 +43,8 @@ def cka_matrix(
 
 
 def flow_distance_matrix(
-  student: flow.Taps,
-  teacher: flow.Taps,
+  student: Taps,
+  teacher: Taps,
   *,
   labels: Int[np.ndarray, " rows"],
   num_classes: int,
@@ -70,12 +76,12 @@ def flow_distance_matrix(
       block_size=block_size,
     )
   )
-  labels = jnp.asarray(labels)
-  flows = [
-    np.asarray(measure([jnp.asarray(tap) for _, tap in flow.tap_items(taps)], labels))
-    for taps in (student, teacher)
-  ]
-  return np.abs(flows[0][:, None] - flows[1][None, :])
+
+  def information(taps):
+    activations = [jnp.asarray(tap) for _, tap in flow.tap_items(taps)]
+    return np.asarray(measure(activations, jnp.asarray(labels)))
+
+  return np.abs(np.subtract.outer(information(student), information(teacher)))
 
 
 @jax.jit

@@ -10,7 +10,9 @@ work directories can be read side by side.
 """
 
 from flowkd_jax.report._canvas import NothingToDrawError
+from flowkd_jax.report._canvas import save_figure
 from flowkd_jax.report._flow import flow_picture
+from flowkd_jax.report._layers import layer_picture
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
@@ -23,12 +25,14 @@ from flowkd_jax.report._workdir import read_results
 __all__ = [
   "NothingToDrawError",
   "flow_picture",
+  "layer_picture",
   "loss_picture",
   "network_markdown",
   "network_table",
   "precision_recall_picture",
   "read_metrics",
   "read_results",
+  "save_figure",
   "save_pictures",
   "training_picture",
 ]

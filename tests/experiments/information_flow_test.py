@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import information_flow
+from experiments import layer_maps
 from experiments import settings
 from flowkd_jax import data
 
@@ -108,6 +109,41 @@ def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   assert len({r["parameters"] for r in results[1:]}) == 1
 
 
+@pytest.mark.parametrize("layer_map", ["auto", "kappa", "block_2:stage_1,dense:pooled"])
+def test_student_learns_from_the_teacher_itself(layer_map, finished, tmp_path):
+  for stage in ("teacher", "student_labels"):
+    shutil.copytree(finished / stage, tmp_path / stage)
+  options = {"learn_from": "teacher", "layer_map": layer_map}
+  _run(tmp_path, stages=("student",), student_epochs="1@1e-3", **options)
+  result = json.loads((tmp_path / "results.json").read_text())["networks"][-1]
+  assert result["teacher"] == "teacher"
+  saved = tmp_path / "student" / "layer_map.json"
+  if layer_map.startswith("block"):
+    assert not saved.exists()
+    return
+  found = json.loads(saved.read_text())
+  assert found["layer_map"]["dense"] == found["teacher_taps"][-1]
+  assert np.shape(found["cka"]) == (3, len(found["teacher_taps"]))
+  assert (tmp_path / "student" / "layer_map.png").exists()
+  # The file serves as a map of its own.
+  taps = found["student_taps"], found["teacher_taps"]
+  assert layer_maps.given_layers(str(saved), *taps) == found["layer_map"]
+
+
+def test_layer_maps_that_do_not_fit_are_refused():
+  taps = ("block_1", "dense"), ("stage_1", "stage_2", "pooled")
+  for text, match in {
+    "": "--layer_map: the student has the taps block_1, dense, its teacher stage_1",
+    "block_1:stage_9": "--layer_map: no tap stage_9; there are stage_1, stage_2",
+    "dens:pooled": "--layer_map: no tap dens; there are block_1, dense",
+    "nothing.json": "--layer_map: expected auto, kappa, pairs such as dense:pooled",
+  }.items():
+    with pytest.raises(ValueError, match=match):
+      layer_maps.given_layers(text, *taps)
+  ordered = layer_maps.given_layers("dense:pooled,block_1:stage_2", *taps)
+  assert list(ordered.items()) == [("block_1", "stage_2"), ("dense", "pooled")]
+
+
 def test_stage_whose_teacher_is_missing_says_what_to_do(tmp_path):
   with pytest.raises(ValueError, match="stage auxiliary has not been run.*--stages"):
     _run(tmp_path, stages=("student",))
@@ -150,6 +186,7 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
     ({"kd_temperature": 0.0}, "--kd_temperature: expected above 0, got 0.0"),
     ({"label_weight": -1.0}, "--label_weight: expected 0 or above, got -1.0"),
     ({"learning_rate_decay": "step"}, "--learning_rate_decay: expected one of const"),
+    ({"learn_from": "student"}, "--learn_from: expected one of auxiliary, teacher"),
     ({"seed": -1}, "--seed: expected 0 or above, got -1"),
     ({"weight_decay_per_epoch": 2.0}, "--weight_decay_per_epoch: expected a factor"),
     ({"authors": True, "matching": "quadratic"}, "--authors: the authors' code"),

@@ -1,0 +1,103 @@
+"""Which teacher tap each student tap learns from: given, read, or found.
+
+`--layer_map` may be empty (one to one, in order), `auto` (most alike by linear CKA,
+in order), `kappa` (nearest information flow, the paper's), pairs `a:b,c:d`, or a file
+that an earlier run left.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments import stages
+from flowkd_jax import evaluation
+from flowkd_jax import flow
+from flowkd_jax import report
+from flowkd_jax import train
+
+LayerMap = dict[str, str]
+FOUND = ("auto", "kappa")
+FILE = "layer_map.json"
+
+
+def given_layers(
+  text: str, student_taps: Sequence[str], teacher_taps: Sequence[str]
+) -> LayerMap:
+  """The map that stands in the flag or in the file that it names.
+
+  Raises:
+    ValueError: If it names a tap that is not there, or taps cannot be paired.
+  """
+  if not text:
+    if len(student_taps) != len(teacher_taps):
+      raise ValueError(
+        f"--layer_map: the student has the taps {', '.join(student_taps)}, its teacher "
+        f"{', '.join(teacher_taps)}; expected as many, or a map: auto, kappa, "
+        f"{student_taps[-1]}:{teacher_taps[-1]} or the like"
+      )
+    return dict(zip(student_taps, teacher_taps, strict=True))
+  if Path(text).is_file():
+    pairs = json.loads(Path(text).read_text())["layer_map"]
+  elif ":" in text:
+    pairs = dict(part.split(":", 1) for part in text.split(","))
+  else:
+    raise ValueError(
+      f"--layer_map: expected {', '.join(FOUND)}, pairs such as "
+      f"{student_taps[-1]}:{teacher_taps[-1]}, or a file that exists; got {text!r}"
+    )
+  for taps, names in ((student_taps, pairs.keys()), (teacher_taps, pairs.values())):
+    missing = [name for name in names if name not in taps]
+    if missing:
+      raise ValueError(
+        f"--layer_map: no tap {', '.join(missing)}; there are {', '.join(taps)}"
+      )
+  return {tap: pairs[tap] for tap in student_taps if tap in pairs}
+
+
+def found_layers(
+  how: str,
+  student: train.Features,
+  teacher: train.Features,
+  *,
+  num_classes: int,
+  folder: Path,
+) -> LayerMap:
+  """The map that the activations of both networks suggest, saved and drawn.
+
+  Args:
+    how: "auto" or "kappa".
+    student: Taps of the student, on some examples.
+    teacher: Taps of the teacher, on the same examples.
+    num_classes: Number of classes.
+    folder: Where `layer_map.json` and `layer_map.png` are written.
+  """
+  cka = evaluation.cka_matrix(student.taps, teacher.taps)
+  distance = evaluation.flow_distance_matrix(
+    student.taps, teacher.taps, labels=student.labels, num_classes=num_classes
+  )
+  chosen = flow.monotone_layers(cka) if how == "auto" else _nearest(distance)
+  names = list(student.taps), list(teacher.taps)
+  layer_map = {tap: names[1][j] for tap, j in zip(names[0], chosen, strict=True)}
+  stages.write_json(
+    folder / FILE,
+    {
+      "how": how,
+      "layer_map": layer_map,
+      "student_taps": names[0],
+      "teacher_taps": names[1],
+      "cka": cka.tolist(),
+      "flow_distance": distance.tolist(),
+    },
+  )
+  matrices = {"linear CKA": cka, "distance of information flow": distance}
+  figure = report.layer_picture(matrices, *names, layer_map)
+  report.save_figure(figure, folder / "layer_map.png")
+  return layer_map
+
+
+def _nearest(distance: np.ndarray) -> list[int]:
+  """The paper's kappa: each student tap to the nearest flow, last to last."""
+  nearest = distance.argmin(axis=1).tolist()
+  return [*nearest[:-1], distance.shape[1] - 1]
