@@ -85,6 +85,9 @@ class Config(settings.Settings):
   schedule_by_step: bool = launch.setting(
     False, "Let that weight decay with every step instead of every epoch."
   )
+  normalize_weights: bool = launch.setting(
+    False, "Divide the weights of the student's taps by their sum, at every step."
+  )
   matching: str = launch.setting(
     "probabilities",
     "What is matched: conditional probabilities, as the paper trains, or quadratic: "
@@ -114,6 +117,9 @@ class Config(settings.Settings):
   )
   reset_optimizer: bool = launch.setting(
     True, "Forget Adam's moments at every epoch of the student, as the authors' code."
+  )
+  average: float = launch.setting(
+    0.0, "Average the student's weights over updates: the share kept, such as 0.999."
   )
   kd_temperature: float = launch.setting(2.0, "Temperature of student_kd.")
 
@@ -158,6 +164,8 @@ def configure(**given: Any) -> Config:
   settings.check_least(config, "label_weight", 0)
   for name in _EPOCHS:
     settings.phases(getattr(config, name), f"--{name}")
+  if not 0 <= config.average < 1:
+    raise ValueError(f"--average: expected a share in [0, 1), got {config.average}")
   if config.kd_temperature <= 0:
     raise ValueError(f"--kd_temperature: expected above 0, got {config.kd_temperature}")
   _check_schedule(config)
@@ -242,14 +250,19 @@ class _Stages:
 
     def make(model, teacher):
       pairs = self._pairs(model, teacher)
-      return self._distilled(
+      weights = dict.fromkeys(pairs, schedule) | {[*pairs][-1]: 1.0}
+      if self.config.normalize_weights:
+        weights = schedules.normalized(weights)
+      method = self._distilled(
         model,
         teacher,
         pairs=pairs,
-        weights=dict.fromkeys(pairs, schedule) | {[*pairs][-1]: 1.0},
+        weights=weights,
         optimizer=self._adam("student", reset=self.config.reset_optimizer),
         label_weight=self.config.label_weight,
       )
+      decay = self.config.average
+      return methods.averaged(method, decay=decay) if decay else method
 
     return self._from_scratch(
       "student",
@@ -378,6 +391,7 @@ class _Stages:
       getattr(self.config, f"{name}_epochs"),
       steps_per_epoch=self.training.steps_per_epoch,
       decay=self.config.learning_rate_decay,
+      beta2=self.config.adam_beta2,
       reset_each_epoch=reset,
     )
 

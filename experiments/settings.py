@@ -61,6 +61,9 @@ class Settings:
     "constant",
     "Within a phase of training: constant, or cosine, from the phase's rate to 0.",
   )
+  adam_beta2: float = launch.setting(
+    0.999, "Decay of Adam's mean of squared gradients."
+  )
   flip: bool = launch.setting(True, "Random horizontal flips.")
   crop_padding: int = launch.setting(
     4, "Random crops after padding by so many pixels; 0 for none."
@@ -92,6 +95,8 @@ def check_settings(settings: Settings, networks: Sequence[str]) -> None:
   check_choice(
     "--learning_rate_decay", settings.learning_rate_decay, LEARNING_RATE_DECAYS
   )
+  if not 0 <= settings.adam_beta2 < 1:
+    raise ValueError(f"--adam_beta2: expected in [0, 1), got {settings.adam_beta2}")
   for name in ("flow_examples", "measure_every", "batch_size"):
     check_least(settings, name, 1)
   for name in ("seed", "crop_padding", "checkpoint_seconds"):
@@ -153,6 +158,7 @@ def adam(
   *,
   steps_per_epoch: int,
   decay: str = "constant",
+  beta2: float = 0.999,
   reset_each_epoch: bool = False,
 ) -> optax.GradientTransformation:
   """Adam with a learning rate per phase.
@@ -161,13 +167,14 @@ def adam(
     epochs: Phases as in the flags: "50@1e-3,30@1e-4".
     steps_per_epoch: Steps in an epoch.
     decay: Of the learning rate within each phase: "constant", or "cosine" to 0.
+    beta2: Decay of the mean of squared gradients.
     reset_each_epoch: Forget the moments at every epoch.
   """
   parts = phases(epochs, "epochs")
   rates = [_learning_rate(rate, n * steps_per_epoch, decay) for n, rate in parts]
   ends = np.cumsum([n for n, _ in parts])[:-1]
   schedule = optax.join_schedules(rates, (ends * steps_per_epoch).tolist())
-  moments = optax.scale_by_adam()
+  moments = optax.scale_by_adam(b2=beta2)
   if reset_each_epoch:
     moments = schedules.reset_every(moments, steps_per_epoch)
   return optax.chain(moments, optax.scale_by_learning_rate(schedule))

@@ -1,5 +1,6 @@
 """Schedules of loss weights over training, as optax schedules of the step."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -52,6 +53,43 @@ def critical_period(
     return initial_weight * jnp.asarray(decay, jnp.float32) ** epochs
 
   return schedule
+
+
+def normalized(
+  weights: Mapping[str, optax.Schedule | float],
+) -> dict[str, optax.Schedule]:
+  """The same weights, divided by their sum at every step.
+
+  Under `critical_period` the whole loss shrinks by a factor per epoch, faster than
+  an adaptive optimizer forgets how large its gradients were, so that its steps shrink
+  too. Weights that always add up to one say which taps matter, and leave the size of
+  the step to the learning rate.
+
+  Args:
+    weights: Weight of each loss term, a number or a schedule of the step; 0 or above
+      and never all 0.
+
+  Raises:
+    ValueError: If there are none.
+
+  Example:
+    >>> weights = normalized({"conv": critical_period(3.0, 0.5), "dense": 1.0})
+    >>> [round(float(weights["dense"](epoch)), 3) for epoch in (0, 1, 50)]
+    [0.25, 0.4, 1.0]
+  """
+  if not weights:
+    raise ValueError("weights: expected at least one, got none")
+
+  def at(weight, count):
+    return jnp.asarray(weight(count) if callable(weight) else weight, jnp.float32)
+
+  def share(weight):
+    def schedule(count):
+      return at(weight, count) / sum(at(each, count) for each in weights.values())
+
+    return schedule
+
+  return {name: share(weight) for name, weight in weights.items()}
 
 
 class ResetState(NamedTuple):

@@ -64,3 +64,18 @@ def test_reset_every_equals_a_new_optimizer_each_period():
   np.testing.assert_allclose(params, expected, rtol=1e-6)
   with pytest.raises(ValueError, match="period"):
     schedules.reset_every(optax.adam(0.1), 0)
+
+
+def test_normalized_weights_keep_their_ratios_and_add_up_to_one():
+  period = schedules.critical_period(100.0, 0.7, steps_per_epoch=2)
+  weights = {"first": period, "second": period, "last": 1.0}
+  shares = schedules.normalized(weights)
+  assert list(shares) == list(weights)
+  for step in (0, 1, 2, 21, 100):
+    values = {name: float(share(step)) for name, share in shares.items()}
+    np.testing.assert_allclose(sum(values.values()), 1, rtol=1e-6)
+    ratio = 100 * 0.7 ** (step // 2)
+    np.testing.assert_allclose(values["first"] / values["last"], ratio, rtol=1e-5)
+    assert values["first"] == values["second"]
+  with pytest.raises(ValueError, match="weights: expected at least one, got none"):
+    schedules.normalized({})

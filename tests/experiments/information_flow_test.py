@@ -89,6 +89,7 @@ def test_work_directory_of_other_settings_is_refused(finished):
   [
     {"matching": "quadratic", "label_weight": 1.0},
     {"authors": True, "mixed_precision": True, "schedule_by_step": True},
+    {"normalize_weights": True, "average": 0.9, "adam_beta2": 0.99},
   ],
 )
 def test_stages_can_be_named_and_options_work(options, finished, tmp_path):
@@ -187,6 +188,8 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
     ({"label_weight": -1.0}, "--label_weight: expected 0 or above, got -1.0"),
     ({"learning_rate_decay": "step"}, "--learning_rate_decay: expected one of const"),
     ({"learn_from": "student"}, "--learn_from: expected one of auxiliary, teacher"),
+    ({"average": 1.0}, r"--average: expected a share in \[0, 1\), got 1.0"),
+    ({"adam_beta2": 1.0}, r"--adam_beta2: expected in \[0, 1\), got 1.0"),
     ({"seed": -1}, "--seed: expected 0 or above, got -1"),
     ({"weight_decay_per_epoch": 2.0}, "--weight_decay_per_epoch: expected a factor"),
     ({"authors": True, "matching": "quadratic"}, "--authors: the authors' code"),
