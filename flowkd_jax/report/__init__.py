@@ -4,6 +4,7 @@
     report.network_table(report.read_results(workdir))   # in a terminal or notebook
     report.flow_picture(report.read_metrics(workdir))    # a Matplotlib figure
     report.save_pictures(workdir)                        # workdir/pictures/*.png
+    report.report_page([workdir, another])               # one HTML page of both
 
 Reads files and plain dictionaries only. Nothing here keeps a state, so several
 work directories can be read side by side.
@@ -13,6 +14,7 @@ from flowkd_jax.report._canvas import NothingToDrawError
 from flowkd_jax.report._canvas import save_figure
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._layers import layer_picture
+from flowkd_jax.report._page import report_page
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
@@ -32,6 +34,7 @@ __all__ = [
   "precision_recall_picture",
   "read_metrics",
   "read_results",
+  "report_page",
   "save_figure",
   "save_pictures",
   "training_picture",

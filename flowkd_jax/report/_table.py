@@ -67,16 +67,28 @@ def network_table(results: Results, *, authors: bool = False) -> Table:
   return table
 
 
-def network_markdown(results: Results, *, authors: bool = False) -> str:
-  """The table of `network_table` in GitHub's Markdown, with its notes below."""
+def network_cells(
+  results: Results, *, authors: bool = False
+) -> tuple[list[str], list[list[tuple[str, bool]]], list[str]]:
+  """The table as `(headings, rows of (text, whether it is the best), notes)`."""
   columns = _columns(results, authors)
   headings = ["network", *(" ".join(column.heading).strip() for column in columns)]
-  rows = [headings, ["---", *("---:" for _ in columns)]]
-  for network, cells in zip(results, _cells(results, columns), strict=True):
-    texts = [f"**{cell.text}**" if cell.best else cell.text for cell in cells]
-    rows.append([_name(network).replace("|", r"\|"), *texts])
+  rows = [
+    [(_name(network), False), *((cell.text, cell.best) for cell in cells)]
+    for network, cells in zip(results, _cells(results, columns), strict=True)
+  ]
+  return headings, rows, _notes(results)
+
+
+def network_markdown(results: Results, *, authors: bool = False) -> str:
+  """The table of `network_table` in GitHub's Markdown, with its notes below."""
+  headings, cells, notes = network_cells(results, authors=authors)
+  rows = [headings, ["---", *("---:" for _ in headings[1:])]]
+  for (name, _), *others in cells:
+    texts = [f"**{text}**" if best else text for text, best in others]
+    rows.append([name.replace("|", r"\|"), *texts])
   table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-  return "\n\n".join([f"{_title(authors)}:", table, *_notes(results)]) + "\n"
+  return "\n\n".join([f"{_title(authors)}:", table, *notes]) + "\n"
 
 
 def _title(authors: bool) -> str:

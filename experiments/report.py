@@ -1,0 +1,52 @@
+"""One HTML page of finished or running jobs, to look at and to compare.
+
+    python -m experiments.report --workdirs=runs/digits
+    python -m experiments.report --workdirs=runs/a,runs/b --output=comparison.html
+
+The page is a single file without scripts: tables, settings that differ, and the
+pictures of every run side by side.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from experiments import launch
+from flowkd_jax import report
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings of the page."""
+
+  workdirs: tuple[str, ...] = launch.setting((), "Work directories, by commas.")
+  output: str = launch.setting(
+    "", "The page (default: report.html in the first work directory)."
+  )
+
+
+def configure(**given: Any) -> Config:
+  """Settings, with those that are given.
+
+  Raises:
+    ValueError: If no work directory is given.
+    FileNotFoundError: If one does not exist.
+  """
+  config = Config(**given)
+  if not config.workdirs:
+    raise ValueError("--workdirs: expected at least one work directory, got none")
+  for workdir in config.workdirs:
+    if not Path(workdir).is_dir():
+      raise FileNotFoundError(f"--workdirs: expected a folder, found none at {workdir}")
+  return config
+
+
+def run(config: Config) -> None:
+  """Writes the page."""
+  output = Path(config.output or Path(config.workdirs[0]) / "report.html")
+  output.write_text(report.report_page(config.workdirs), encoding="utf-8")
+  print(output)
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)

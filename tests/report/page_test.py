@@ -1,0 +1,97 @@
+"""The HTML page of work directories."""
+
+import html.parser
+import json
+import shutil
+
+import pytest
+
+from experiments import report as report_launcher
+from flowkd_jax import report
+
+
+class _Reader(html.parser.HTMLParser):
+  """Cells of the tables, headings, and what the page would load."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.rows, self.headings, self.sources, self.open = [], [], [], []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attributes):
+    if tag not in ("img", "meta"):
+      self.open.append(tag)
+    if tag == "tr":
+      self.rows.append([])
+    loaded = dict(attributes)
+    self.sources += [loaded[key] for key in ("src", "href") if key in loaded]
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if self.open and self.open[-1] == "h2":
+      self.headings.append(data)
+    if "td" in self.open or "th" in self.open:
+      self.rows[-1].append(data)
+
+
+def test_page_shows_every_network_and_picture_in_one_file(workdir):
+  page = _Reader(report.report_page([workdir]))
+  assert page.open == []
+  assert page.headings == [
+    "Networks",
+    "Training",
+    "Information flow",
+    "Matching",
+    "Retrieval",
+  ]
+  results = report.read_results(workdir)
+  assert [row[0] for row in page.rows[1:]] == [result["title"] for result in results]
+  assert f"{results[-1]['parameters']:,}" in page.rows[-1]
+  assert len(page.sources) == 4
+  assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+
+
+def test_page_compares_runs_side_by_side(workdir, tmp_path):
+  other = tmp_path / "other <run>"
+  shutil.copytree(workdir, other)
+  for path, seed in ((workdir, 0), (other, 1)):
+    (path / "config.json").write_text(json.dumps({"seed": seed, "batch_size": 8}))
+  page = _Reader(report.report_page([workdir, other]))
+  assert "Settings that differ" in page.headings
+  seeds = next(row for row in page.rows if row[0] == "seed")
+  assert seeds == ["seed", "0", "1"]
+  assert not any(row[0] == "batch_size" for row in page.rows)
+  runs = {row[0] for row in page.rows if len(row) > 3}
+  assert any(name.endswith("other <run>") for name in runs)
+  assert len(page.sources) == 8
+
+
+def test_page_of_a_running_job_leaves_out_what_is_not_there(workdir, tmp_path):
+  running = tmp_path / "running"
+  running.mkdir()
+  shutil.copy(workdir / "metrics.jsonl", running)
+  page = _Reader(report.report_page([running]))
+  assert "Retrieval" not in page.headings
+  assert "Training" in page.headings
+
+
+def test_page_needs_work_directories(tmp_path):
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(ValueError, match="workdirs: expected at least one"):
+    report.report_page([])
+  with pytest.raises(FileNotFoundError, match=r"expected the file metrics.jsonl"):
+    report.report_page([tmp_path / "empty"])
+
+
+def test_launcher_writes_the_page(workdir, tmp_path, capsys):
+  output = tmp_path / "page.html"
+  config = report_launcher.configure(workdirs=(str(workdir),), output=str(output))
+  report_launcher.run(config)
+  assert output.read_text().startswith("<!doctype html>")
+  assert str(output) in capsys.readouterr().out
+  with pytest.raises(ValueError, match="--workdirs: expected at least one"):
+    report_launcher.configure()
+  with pytest.raises(FileNotFoundError, match="--workdirs: expected a folder"):
+    report_launcher.configure(workdirs=("nowhere",))
