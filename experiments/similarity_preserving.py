@@ -1,0 +1,187 @@
+"""Similarity-preserving distillation, and what it has to beat.
+
+Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019,
+https://arxiv.org/abs/1907.09682. Stages, all students from the same weights:
+
+  teacher            a large network, on labels
+  student_labels     the student on labels only
+  student_kd         on labels and the teacher's softened logits
+  student            on labels and the similarities of the teacher's taps
+  student_unrelated  the control: the similarities of other images
+
+    python -m experiments.similarity_preserving --dataset=digits --workdir=W
+    python -m experiments.similarity_preserving --dataset=cifar10 --data_dir=D ...
+
+Run the same command again after any interruption and it goes on where it was.
+"""
+
+import dataclasses
+from typing import Any
+
+from experiments import launch
+from experiments import layer_maps
+from experiments import settings
+from experiments import stages
+from flowkd_jax import methods
+
+STAGES = ("teacher", "student_labels", "student_kd", "student", "student_unrelated")
+_PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+  """Settings; the weight is the paper's, networks and epochs fit two cores."""
+
+  stages: tuple[str, ...] = launch.setting(STAGES, "Stages to run.")
+  teacher_network: str = launch.setting(
+    "cnn1:32", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
+  )
+  student_network: str = launch.setting("cnn1:8", "As above.")
+  layer_map: str = launch.setting(
+    "dense:dense",
+    "Teacher tap of each student tap, pairs a:b,c:d; empty for all, one to one.",
+  )
+  teacher_epochs: str = launch.setting(
+    "30@1e-3", "Epochs@learning rate of Adam, one phase after the other."
+  )
+  student_epochs: str = launch.setting("30@1e-3", "As above, of every student.")
+  weight: float = launch.setting(
+    _PAPER_WEIGHT / _PAPER_BATCH,
+    "Weight of the similarities; the paper's 3000 is for a mean over all pairs of a "
+    "batch of 128, 3000 / 128 for the mean over rows.",
+  )
+  kd_weight: float = launch.setting(0.9, "Weight of the softened logits in student_kd.")
+  kd_temperature: float = launch.setting(4.0, "Temperature of student_kd.")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+  "digits": {
+    "teacher_network": "digits_cnn:16",
+    "student_network": "digits_cnn:4",
+    "batch_size": 64,
+    "teacher_epochs": "20@1e-3",
+    "student_epochs": "20@1e-3",
+    "flip": False,
+    "crop_padding": 0,
+  },
+}
+
+
+def configure(**given: Any) -> Config:
+  """Settings, adapted to the data set, and then those that are given.
+
+  Raises:
+    ValueError: If a setting cannot be right; names it, what was expected, what came.
+  """
+  dataset = given.get("dataset", Config.dataset)
+  config = Config(**{**PRESETS.get(dataset, {}), **given})
+  settings.check_settings(config, ("teacher_network", "student_network"))
+  for stage in config.stages:
+    settings.check_choice("--stages", stage, STAGES)
+  for name in ("teacher_epochs", "student_epochs"):
+    settings.phases(getattr(config, name), f"--{name}")
+  for name in ("weight", "kd_weight"):
+    settings.check_least(config, name, 0)
+  if config.kd_temperature <= 0:
+    raise ValueError(f"--kd_temperature: expected above 0, got {config.kd_temperature}")
+  return config
+
+
+def run(config: Config) -> None:
+  """Runs the experiment; everything it leaves is in `config.workdir`."""
+
+  def select(runner):
+    arms = _Arms(config, runner)
+    return [getattr(arms, name)() for name in config.stages]
+
+  settings.run_stages(config, select, STAGES)
+
+
+class _Arms:
+  """What each stage is, for one configuration."""
+
+  def __init__(self, config: Config, runner: stages.StageRunner):
+    self.config, self.runner = config, runner
+    classes = runner.datasets.training.num_classes
+    self.teacher_model, self.model = (
+      settings.network(config, name, classes)
+      for name in (config.teacher_network, config.student_network)
+    )
+    self.pairs = layer_maps.given_layers(
+      config.layer_map, self.model.taps, self.teacher_model.taps
+    )
+
+  def teacher(self) -> stages.Stage:
+    return self._stage(
+      "teacher",
+      "teacher on labels",
+      lambda: methods.supervised(self.teacher_model, self._adam("teacher")),
+      role="teacher",
+    )
+
+  def student_labels(self) -> stages.Stage:
+    return self._stage(
+      "student_labels",
+      "student on labels only",
+      lambda: methods.supervised(self.model, self._adam("student")),
+    )
+
+  def student_kd(self) -> stages.Stage:
+    def make():
+      return methods.knowledge_distillation(
+        self.model,
+        self._teacher(),
+        self._adam("student"),
+        temperature=self.config.kd_temperature,
+        weight=self.config.kd_weight,
+        label_weight=1 - min(self.config.kd_weight, 1),
+      )
+
+    return self._stage("student_kd", "student by softened logits", make)
+
+  def student(self) -> stages.Stage:
+    return self._by_similarities("student", "student by similarities")
+
+  def student_unrelated(self) -> stages.Stage:
+    return self._by_similarities(
+      "student_unrelated", "student by unrelated similarities", unrelated=True
+    )
+
+  def _by_similarities(self, name, title, **options):
+    def make():
+      return methods.similarity_preserving(
+        self.model,
+        self._teacher(),
+        self._adam("student"),
+        pairs=self.pairs,
+        weight=self.config.weight,
+        **options,
+      )
+
+    return self._stage(name, title, make)
+
+  def _stage(self, name, title, make, *, role="student"):
+    epochs = getattr(self.config, f"{role}_epochs")
+    return stages.Stage(
+      name,
+      title,
+      make,
+      sum(number for number, _ in settings.phases(epochs, role)),
+      teacher="teacher" if name in STAGES[2:] else None,
+      init_name=role,
+    )
+
+  def _teacher(self):
+    return self.runner.network("teacher", self.teacher_model)
+
+  def _adam(self, role):
+    return settings.adam(
+      getattr(self.config, f"{role}_epochs"),
+      steps_per_epoch=self.runner.datasets.training.steps_per_epoch,
+      decay=self.config.learning_rate_decay,
+      beta2=self.config.adam_beta2,
+    )
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)
