@@ -55,6 +55,11 @@ def _from_auxiliary(name, title, stage, *flags, seeds=None):
   return Run(name, title, (*_FROM_AUTHORS, stages, *flags), stage, seeds=seeds)
 
 
+def _full(name, title, *flags):
+  """The full method from the authors' auxiliary, with something changed."""
+  return _from_auxiliary(name, title, "student", *flags)
+
+
 def _published(*values: float) -> dict[str, float]:
   columns = ("mAP e", "mAP c", "top-100 e", "top-100 c")
   return dict(zip(columns, values, strict=True))
@@ -87,6 +92,26 @@ STUDIES = {
     published=(
       ("labels only, published", _published(35.30, 39.00, 55.87, 58.77)),
       ("full method, published", _published(49.20, 53.06, 61.54, 64.24)),
+    ),
+  ),
+  "parts": Study(
+    "What each part is worth: the full method with one thing changed",
+    (
+      _full("full", "full method, corrected loss"),
+      _full("last_tap", "last tap only", "--initial_weight=0"),
+      _full(
+        "no_schedule",
+        "no schedule: weights stay 1",
+        "--initial_weight=1",
+        "--weight_decay_per_epoch=1",
+      ),
+      _full("gamma_50", "gamma 0.5", "--weight_decay_per_epoch=0.5"),
+      _full("gamma_90", "gamma 0.9", "--weight_decay_per_epoch=0.9"),
+      _full("by_step", "schedule by step", "--schedule_by_step"),
+      _full("cosine", "cosine kernel only", "--kernels=cosine"),
+      _full("student_t", "Student-t kernel only", "--kernels=student_t"),
+      _full("quadratic", "flow vectors (QMI, labels)", "--matching=quadratic"),
+      _full("no_reset", "Adam keeps its moments", "--noreset_optimizer"),
     ),
   ),
 }
