@@ -1,7 +1,7 @@
 """Hint learning (Romero et al., "FitNets: hints for thin deep nets", ICLR 2015).
 
 https://arxiv.org/abs/1412.6550. The student's taps, through a learnt linear map, are
-to equal the teacher's (Eq. 3):
+to equal the teacher's:
 
     L = label_weight * CE + weight * sum_i mean_rows |t_i - r_i(s_i)|^2
 
