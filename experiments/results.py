@@ -5,9 +5,11 @@
 
 What is kept of a run is small, and lies in `experiments/results/STUDY/RUN/SEED/`: its
 settings, its results and the metrics of every epoch. In the page, RESULTS.md, whatever
-stands between `<!-- table: STUDY -->` and `<!-- end -->` is replaced.
+stands between `<!-- table: STUDY -->` and `<!-- end -->` is replaced; beside the runs
+of a study `flow.png` shows the information flow of its rows over the epochs.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -21,6 +23,7 @@ from typing import Any
 from experiments import launch
 from experiments import stages
 from experiments import studies
+from flowkd_jax import report
 
 HERE = Path(__file__).parent
 KEPT_FILES = ("config.json", stages.RESULTS, "metrics.jsonl")
@@ -58,6 +61,7 @@ def run(config: Config) -> None:
   text = page.read_text()
   for name, study in studies.STUDIES.items():
     text = replace_block(text, f"table: {name}", table(study, kept / name))
+    save_flow(study, kept / name)
   page.write_text(text)
 
 
@@ -125,6 +129,19 @@ def _provenance(study, folder) -> list[str]:
     f"Made with {values('device', 'cores')}; {values('python', 'jax', 'flax')}; "
     f"{values('commit')}. Minutes are those of the stage itself.",
   ]
+
+
+def save_flow(study: studies.Study, folder: Path) -> None:
+  """Draws the information flow of the first seed of every row, if there is any."""
+  metrics, titles = [], []
+  for each in study.runs:
+    for seed in [*_networks(each, folder)][:1]:
+      entries = report.read_metrics(folder / each.name / seed)
+      mine = [entry for entry in entries if entry["stage"] == each.result]
+      metrics += [{**entry, "stage": each.name} for entry in mine]
+      titles.append({"name": each.name, "title": each.title})
+  with contextlib.suppress(report.NothingToDrawError):
+    report.save_figure(report.flow_picture(metrics, titles), folder / "flow.png")
 
 
 def _networks(each: studies.Run, folder: Path) -> dict[str, Mapping[str, Any]]:
