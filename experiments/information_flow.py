@@ -185,6 +185,11 @@ def run(config: Config) -> None:
   settings.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
 
 
+def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:
+  """The stage of the student, not yet run."""
+  return _Stages(config, runner).student()
+
+
 class _Stages:
   """What each stage is, for one configuration."""
 
@@ -197,18 +202,18 @@ class _Stages:
     imported = self.config.auxiliary_weights is not None
     skipped = ("teacher", "auxiliary_labels") if imported else ()
     chosen = [name for name in self.config.stages if name not in skipped]
-    return [getattr(self, f"_{name}")() for name in chosen]
+    return [getattr(self, name)() for name in chosen]
 
-  def _teacher(self):
+  def teacher(self):
     return self._on_labels("teacher", "teacher on labels", "teacher")
 
-  def _student_labels(self):
+  def student_labels(self):
     return self._on_labels("student_labels", "student on labels only", "student")
 
-  def _auxiliary_labels(self):
+  def auxiliary_labels(self):
     return self._on_labels("auxiliary_labels", "auxiliary on labels", "auxiliary")
 
-  def _auxiliary(self):
+  def auxiliary(self):
     model = self._model("auxiliary")
     if self.config.auxiliary_weights is not None:
       weights = np.load(self.config.auxiliary_weights)
@@ -236,7 +241,7 @@ class _Stages:
       teacher="teacher",
     )
 
-  def _student(self):
+  def student(self):
     model = self._model("student")
     if self.config.layer_map not in layer_maps.FOUND:
       taps = self._model(self.config.learn_from).taps
@@ -300,7 +305,7 @@ class _Stages:
     key = jax.random.key(self.config.seed)
     return methods.Network(model, capture.init(model, key, images))
 
-  def _student_kd(self):
+  def student_kd(self):
     def make(model, auxiliary):
       return methods.knowledge_distillation(
         model,
@@ -313,14 +318,14 @@ class _Stages:
       "student_kd", "student by softened logits", make, classifies=True
     )
 
-  def _student_hint(self):
+  def student_hint(self):
     def make(model, auxiliary):
       last = {model.taps[-1]: auxiliary.model.taps[-1]}
       return methods.hint(model, auxiliary, self._adam("student"), pairs=last)
 
     return self._from_scratch("student_hint", "student by hint, last tap", make)
 
-  def _student_pkt(self):
+  def student_pkt(self):
     def make(model, auxiliary):
       last = {model.taps[-1]: auxiliary.model.taps[-1]}
       return methods.information_flow(

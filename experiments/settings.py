@@ -210,18 +210,28 @@ def run_stages(
     f"{workdir}"
   )
   with train.stop_on_signals() as should_stop:
-    runner = stages.StageRunner(
-      workdir,
-      datasets,
-      seed=settings.seed,
-      measure_every=settings.measure_every,
-      checkpoint_seconds=settings.checkpoint_seconds,
-      progress=progress,
-      should_stop=should_stop,
-    )
+    runner = stage_runner(settings, datasets, progress, should_stop)
     for stage in select(runner):
       runner.run(stage)
   conclude(workdir, order, progress)
+
+
+def stage_runner(
+  settings: Settings,
+  datasets: stages.Datasets,
+  progress: train.Progress,
+  should_stop: Callable[[], str | None] = lambda: None,
+) -> stages.StageRunner:
+  """What runs the stages of an experiment with these settings."""
+  return stages.StageRunner(
+    Path(settings.workdir).absolute(),
+    datasets,
+    seed=settings.seed,
+    measure_every=settings.measure_every,
+    checkpoint_seconds=settings.checkpoint_seconds,
+    progress=progress,
+    should_stop=should_stop,
+  )
 
 
 def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> None:

@@ -74,6 +74,15 @@ class DeviceStep:
     rows = split_rows(batch, len(self.devices))
     return self._step(state, self._constants, self._resident, rows)
 
+  def temporary_bytes(self, state: PyTree, batch: HostBatch) -> int:
+    """Memory of a step on every device besides its arguments and results.
+
+    Compiles the step and does not run it. Errors as in a call.
+    """
+    rows = split_rows(batch, len(self.devices))
+    lowered = self._step.lower(state, self._constants, self._resident, rows)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
 
 def replicate(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
   """The same arrays on every device, without a device axis."""

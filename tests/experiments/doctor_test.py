@@ -1,0 +1,111 @@
+"""What the doctor sees and says."""
+
+import numpy as np
+import pytest
+
+from experiments import doctor
+from experiments import information_flow
+from flowkd_jax import train
+
+pytestmark = pytest.mark.optimizer
+FINE, WARNING, WRONG = doctor.Level.FINE, doctor.Level.WARNING, doctor.Level.WRONG
+LABELS = np.arange(60, dtype=np.int32) % 3
+
+
+def _features(logits, embedded=None):
+  embedded = np.eye(3, dtype=np.float32)[LABELS] if embedded is None else embedded
+  return train.Features(logits, {"dense": embedded}, LABELS)
+
+
+def _only(findings):
+  (finding,) = findings
+  return finding
+
+
+def test_doctor_finds_a_good_teacher_good():
+  finding = _only(doctor.classifier(_features(np.eye(3)[LABELS]), 3))
+  assert finding.level is FINE
+  assert "classifies 100.0 % of 60 training images" in finding.text
+
+
+def test_doctor_finds_another_order_of_labels():
+  finding = _only(doctor.classifier(_features(np.eye(3)[(LABELS + 1) % 3]), 3))
+  assert finding.level is WRONG
+  assert "in another order it would be 100.0 %" in finding.text
+  assert "0->2, 1->0, 2->1" in finding.text
+
+
+def test_doctor_finds_a_teacher_of_other_images_and_of_other_classes():
+  rng = np.random.default_rng(0)
+  noise = rng.standard_normal((60, 3)).astype(np.float32)
+  finding = _only(doctor.classifier(_features(noise, noise), 3))
+  assert finding.level is WRONG
+  assert "hardly more than chance" in finding.text
+  finding = _only(doctor.classifier(_features(np.zeros((60, 4))), 3))
+  assert finding.text == "The teacher has 4 classes, the data 3."
+
+
+def test_doctor_finds_a_stale_classifier():
+  guesses = np.where(np.arange(60) < 24, LABELS, 0)
+  finding = _only(doctor.classifier(_features(np.eye(3)[guesses]), 3))
+  assert finding.level is WARNING
+  assert "do not distil its logits" in finding.text
+
+
+def test_doctor_finds_dead_and_broken_taps():
+  alive = np.random.default_rng(0).standard_normal((10, 4))
+  half = np.concatenate([alive, np.zeros((10, 6))], axis=1)
+  broken = np.where(np.arange(10)[:, None] == 3, np.nan, alive)
+  taps = {"alive": alive, "half": half, "dead": np.zeros((10, 2)), "broken": broken}
+  findings = list(doctor.taps(taps))
+  assert [finding.level for finding in findings] == [FINE, WARNING, WRONG, WRONG]
+  assert "Tap half of the teacher: 10, 60 % of its units" in findings[1].text
+  assert "not finite" in findings[3].text
+
+
+def test_doctor_finds_losses_that_drown_others():
+  metrics = {"loss/a": 1.0, "weight/a": 100.0, "loss/b": 2.0, "weight/b": 1.0}
+  fine = doctor.magnitudes({**metrics, "gradient_norm": 3.0})
+  assert fine.level is FINE
+  assert "losses a 100, b 2; norm of the gradient 3." in fine.text
+  drowned = doctor.magnitudes({**metrics, "loss/b": 1e-5, "gradient_norm": 3.0})
+  assert drowned.level is WARNING
+  broken = doctor.magnitudes({**metrics, "gradient_norm": np.nan})
+  assert broken.level is WRONG
+
+
+def test_doctor_looks_at_rows_a_device():
+  assert doctor.batch_scope(128, 8).level is FINE
+  assert doctor.batch_scope(32, 8).level is WARNING
+  assert doctor.batch_scope(16, 1).level is WARNING
+
+
+def test_doctor_examines_a_work_directory(tmp_path, capsys):
+  settings = {
+    "dataset": "digits",
+    "workdir": str(tmp_path),
+    "auxiliary_network": "digits_cnn:4",
+    "student_network": "digits_cnn:2",
+    "flow_examples": 200,
+    "batch_size": 200,
+    "auxiliary_labels_epochs": "3@1e-2",
+    "learn_from": "auxiliary",
+  }
+  with pytest.raises(ValueError, match="stage auxiliary has not been run"):
+    doctor.run(information_flow.configure(**settings))
+  labelled = information_flow.configure(**settings, stages=("auxiliary_labels",))
+  information_flow.run(labelled)
+  (tmp_path / "auxiliary_labels").rename(tmp_path / "auxiliary")
+  capsys.readouterr()
+  doctor.run(information_flow.configure(**settings))
+  output = " ".join(capsys.readouterr().out.split())
+  for sentence in (
+    "A step has 200 rows, 25 on each of 8 devices",
+    "The teacher classifies",
+    "it is used in evaluation mode",
+    "Tap block_1 of the teacher: 4 x 4 x 4,",
+    "A step needs 0.0",
+    "First step: weighted losses block_1",
+  ):
+    assert sentence in output, output
+  assert "wrong" not in output
