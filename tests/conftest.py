@@ -1,6 +1,8 @@
 """Eight virtual CPU devices and strict numerics for the whole suite."""
 
+import gc
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -14,6 +16,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_cpu_parallel_codegen_split_count=1",
   ]
 )
+# What several tests compile is compiled once. One cache a process: entries are not
+# written at once, so two processes would read each other's halves.
+_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Tracing makes many objects that stay: looking for garbage took a tenth of the time.
+gc.set_threshold(100_000, 20, 50)
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +31,10 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure():
+  _COMPILED.cleanup()
 
 
 @pytest.fixture(autouse=True)

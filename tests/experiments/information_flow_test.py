@@ -218,7 +218,12 @@ def test_settings_are_the_papers_unless_the_data_set_has_others():
 
 
 def _command(workdir, *flags):
-  environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "COLUMNS": "100"}
+  environment = {
+    **os.environ,
+    "JAX_NUM_CPU_DEVICES": "2",
+    "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+    "COLUMNS": "100",
+  }
   return subprocess.Popen(
     [
       sys.executable,
