@@ -1,7 +1,6 @@
 """Hint and variational information distillation, and what they learn."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 
 from flowkd_jax import losses
-
-GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
+from tests.losses import golden_files
 
 
 def _features(rows=6, student=(5,), teacher=(7,), seed=0):
@@ -34,16 +32,13 @@ SHAPES = {"vectors": ((5,), (7,)), "maps": ((4, 4, 3), (6, 2, 5))}
 every_shape = pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@golden_files.every_file
 def test_authors_hint_and_gradient_are_reproduced(path, x64):
   golden = np.load(path)
-  student, teacher = (
-    jnp.asarray(golden[name], jnp.float64) for name in ("student_same_width", "teacher")
-  )
+  sides = (golden[x].astype(np.float64) for x in ("student_same_width", "teacher"))
   loss = functools.partial(losses.hint, reduction="elements")
-  value, gradient = jax.value_and_grad(loss)(student, teacher)
-  np.testing.assert_allclose(value, golden["hint__loss"], rtol=1e-9)
-  np.testing.assert_allclose(gradient, golden["hint__grad"], rtol=1e-9, atol=1e-12)
+  results = jax.jit(jax.value_and_grad(loss))(*sides)
+  golden_files.assert_reproduced(golden, "hint", *results)
 
 
 def test_hint_is_the_mean_over_rows_of_the_squared_distance():

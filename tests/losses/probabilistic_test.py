@@ -1,6 +1,6 @@
 """Conditional-probability losses: the authors' values, and the corrected form."""
 
-import pathlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,7 @@ import pytest
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import losses
-
-GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
+from tests.losses import golden_files
 
 
 def _features(seed=0, rows=12, student=5, teacher=9):
@@ -20,56 +19,53 @@ def _features(seed=0, rows=12, student=5, teacher=9):
   return make(student), make(teacher)
 
 
-def _assert_golden(golden, names, losses_of):
-  """One compilation for all losses of a file: values, then rows of the Jacobian."""
-  student = jnp.asarray(golden["student"], jnp.float64)
-  stacked = jax.jit(lambda x: (losses_of(x), jax.jacrev(losses_of)(x)))
-  for name, value, gradient in zip(names, *stacked(student), strict=True):
-    np.testing.assert_allclose(value, golden[f"{name}__loss"], rtol=1e-9)
-    expected = golden[f"{name}__grad"]
-    tolerance = 1e-9 * abs(expected).max()
-    np.testing.assert_allclose(gradient, expected, rtol=0, atol=tolerance)
+@functools.cache
+def _authors_divergence(kernel):
+  """One compilation a shape for all divergences: which one is an argument."""
+  divergences = [
+    information.authors_divergence(name) for name in information.DIVERGENCES
+  ]
+
+  def loss(student, teacher, index):
+    return losses.conditional_divergence(
+      student,
+      teacher,
+      kernel=kernels.authors_kernel(kernel),
+      divergence=lambda *logs: jax.lax.switch(index, divergences, *logs),
+      self_pairs=True,
+      reduction="matrix",
+    )
+
+  return jax.jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@golden_files.every_file
 @pytest.mark.parametrize("kernel", kernels.KERNELS)
 def test_authors_values_and_gradients_are_reproduced(path, kernel, x64):
   golden = np.load(path)
-  teacher = jnp.asarray(golden["teacher"], jnp.float64)
-
-  def losses_of(student):
-    return jnp.stack(
-      [
-        losses.conditional_divergence(
-          student,
-          teacher,
-          kernel=kernels.authors_kernel(kernel),
-          divergence=information.authors_divergence(divergence),
-          self_pairs=True,
-          reduction="matrix",
-        )
-        for divergence in information.DIVERGENCES
-      ]
-    )
-
-  names = [f"hkd__{kernel}__{divergence}" for divergence in information.DIVERGENCES]
-  _assert_golden(golden, names, losses_of)
+  sides = [golden_files.widened(golden, side) for side in ("student", "teacher")]
+  for index, divergence in enumerate(information.DIVERGENCES):
+    results = _authors_divergence(kernel)(*sides, index)
+    golden_files.assert_reproduced(golden, f"hkd__{kernel}__{divergence}", *results)
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_authors_combined_loss_and_pkt_are_reproduced(path, x64):
+_AUTHORS_LOSSES = {
+  "hkd__combined__combined": jax.jit(
+    jax.value_and_grad(lambda s, t: losses.information_flow([s], [t], authors=True))
+  ),
+  "pkt__cosine__kl": jax.jit(
+    jax.value_and_grad(lambda s, t: losses.pkt(s, t, authors=True))
+  ),
+}
+
+
+@golden_files.every_file
+@pytest.mark.parametrize("name", _AUTHORS_LOSSES)
+def test_authors_combined_loss_and_pkt_are_reproduced(path, name, x64):
   golden = np.load(path)
-  teacher = jnp.asarray(golden["teacher"], jnp.float64)
-
-  def losses_of(student):
-    return jnp.stack(
-      [
-        losses.information_flow([student], [teacher], authors=True),
-        losses.pkt(student, teacher, authors=True),
-      ]
-    )
-
-  _assert_golden(golden, ["hkd__combined__combined", "pkt__cosine__kl"], losses_of)
+  sides = [golden_files.widened(golden, side) for side in ("student", "teacher")]
+  results = _AUTHORS_LOSSES[name](*sides)
+  golden_files.assert_reproduced(golden, name, *results)
 
 
 def _definition(student, teacher, kernel_name):

@@ -1,7 +1,7 @@
 """Relations between rows: the authors' values, definitions, invariances."""
 
+import functools
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from flowkd_jax import losses
+from tests.losses import golden_files
 
-GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
 LOSSES = [
   losses.similarity_preserving,
   losses.rkd_distance,
@@ -28,41 +28,40 @@ def _features(rows=10, student=5, teacher=7, seed=0):
   return make(student), make(teacher)
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_authors_values_and_gradients_are_reproduced(path, x64):
-  golden = {name: jnp.asarray(value) for name, value in np.load(path).items()}
-  read = lambda name: golden[name].astype(jnp.float64)
-  similarity, distance = losses.similarity_preserving, losses.rkd_distance
-  matrix = {"reduction": "matrix"}
-  cases = {
-    "sp": (similarity, "student", "teacher", matrix),
-    "sp__map0": (similarity, "student_map0_nchw", "teacher_map0_nchw", matrix),
-    "sp__map1": (similarity, "student_map1_nchw", "teacher_map1_nchw", matrix),
-    "rkd_distance": (distance, "student", "teacher", matrix),
-    "rkd_angle": (losses.rkd_angle, "student", "teacher", matrix),
-    "correlation_congruence": (
-      losses.correlation_congruence,
-      "student_same_width",
-      "teacher",
-      {"authors": True},
-    ),
+_MATRIX = {"reduction": "matrix"}
+_AUTHORS = {
+  "sp": (losses.similarity_preserving, _MATRIX),
+  "sp__map0": (losses.similarity_preserving, _MATRIX),
+  "sp__map1": (losses.similarity_preserving, _MATRIX),
+  "rkd_distance": (losses.rkd_distance, _MATRIX),
+  "rkd_angle": (losses.rkd_angle, _MATRIX),
+  "correlation_congruence": (losses.correlation_congruence, {"authors": True}),
+}
+
+
+@jax.jit
+def _authors_values(sides):
+  return {
+    name: jax.value_and_grad(functools.partial(loss, **options))(*sides[name])
+    for name, (loss, options) in _AUTHORS.items()
   }
-  students = {name: read(case[1]) for name, case in cases.items()}
 
-  @jax.jit
-  def evaluate(students):
-    return {
-      name: jax.value_and_grad(lambda s, c=case: c[0](s, read(c[2]), **c[3]))(
-        students[name]
-      )
-      for name, case in cases.items()
-    }
 
-  for name, (value, gradient) in evaluate(students).items():
-    np.testing.assert_allclose(value, golden[f"{name}__loss"], rtol=1e-9)
-    expected = golden[f"{name}__grad"]
-    tolerance = 1e-9 * abs(expected).max()
-    np.testing.assert_allclose(gradient, expected, rtol=0, atol=tolerance)
+def _authors_sides(golden, name):
+  if "map" in name:
+    return [
+      golden_files.maps(golden, side, name[-1]) for side in ("student", "teacher")
+    ]
+  student = "student_same_width" if name == "correlation_congruence" else "student"
+  return [golden_files.widened(golden, side) for side in (student, "teacher")]
+
+
+@golden_files.every_file
+def test_authors_values_and_gradients_are_reproduced(path, x64):
+  golden = np.load(path)
+  sides = {name: _authors_sides(golden, name) for name in _AUTHORS}
+  for name, results in _authors_values(sides).items():
+    golden_files.assert_reproduced(golden, name, *results)
 
 
 def _huber(gaps):

@@ -1,7 +1,5 @@
 """Losses on logits."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,7 @@ import optax
 import pytest
 
 from flowkd_jax import losses
-
-GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
+from tests.losses import golden_files
 
 
 def test_cross_entropy_is_the_masked_mean_of_optax():
@@ -76,30 +73,25 @@ named = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+TEMPERATURES = (1, 2, 4)
+
+
+@jax.jit
+def _authors_values(student, teacher):
+  return [
+    jax.value_and_grad(losses.knowledge_distillation)(student, teacher, temperature=t)
+    for t in TEMPERATURES
+  ]
+
+
+@golden_files.every_file
 def test_authors_distillation_values_are_reproduced(path, x64):
   golden = np.load(path)
-  student, teacher = (
-    jnp.asarray(golden[f"{side}_logits"], jnp.float64)
-    for side in ("student", "teacher")
+  sides = (
+    golden[f"{side}_logits"].astype(np.float64) for side in ("student", "teacher")
   )
-
-  @jax.jit
-  def evaluate(student):
-    return [
-      jax.value_and_grad(losses.knowledge_distillation)(
-        student, teacher, temperature=temperature
-      )
-      for temperature in (1, 2, 4)
-    ]
-
-  for temperature, (value, gradient) in zip((1, 2, 4), evaluate(student), strict=True):
-    name = f"kd__T{temperature}"
-    np.testing.assert_allclose(value, golden[f"{name}__loss"], rtol=1e-9)
-    expected = golden[f"{name}__grad"]
-    np.testing.assert_allclose(
-      gradient, expected, rtol=0, atol=1e-9 * abs(expected).max()
-    )
+  for temperature, results in zip(TEMPERATURES, _authors_values(*sides), strict=True):
+    golden_files.assert_reproduced(golden, f"kd__T{temperature}", *results)
 
 
 def _probabilities(logits, temperature):

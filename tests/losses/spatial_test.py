@@ -2,7 +2,6 @@
 
 import functools
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,7 @@ import pytest
 
 from flowkd_jax import losses
 from flowkd_jax.losses import _spatial
-
-GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("losses_*"))
+from tests.losses import golden_files
 
 
 def _two_maps(student, teacher, **options):
@@ -55,34 +53,27 @@ def _rotation(width):
   return jnp.asarray(np.linalg.qr(random)[0], jnp.float32)
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+_AUTHORS = {
+  "at": functools.partial(losses.attention_transfer, reduction="elements"),
+  "ft": functools.partial(losses.factor_transfer, reduction="elements"),
+  "nst": losses.nst,
+}
+
+
+@jax.jit
+def _authors_values(student, teacher):
+  return {
+    name: jax.value_and_grad(loss)(student, teacher) for name, loss in _AUTHORS.items()
+  }
+
+
+@golden_files.every_file
 @pytest.mark.parametrize("index", [0, 1])
 def test_authors_values_and_gradients_are_reproduced(path, index, x64):
   golden = np.load(path)
-  student, teacher = (
-    jnp.asarray(golden[f"{side}_map{index}_nchw"], jnp.float64).transpose(0, 2, 3, 1)
-    for side in ("student", "teacher")
-  )
-
-  @jax.jit
-  def values_and_jacobian(student):
-    stacked = lambda x: jnp.stack(
-      [
-        losses.attention_transfer(x, teacher, reduction="elements"),
-        losses.factor_transfer(x, teacher, reduction="elements"),
-        losses.nst(x, teacher),
-      ]
-    )
-    return stacked(student), jax.jacrev(stacked)(student)
-
-  for name, value, gradient in zip(
-    ("at", "ft", "nst"), *values_and_jacobian(student), strict=True
-  ):
-    expected = golden[f"{name}__map{index}__grad"].transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(value, golden[f"{name}__map{index}__loss"], rtol=1e-9)
-    np.testing.assert_allclose(
-      gradient, expected, rtol=0, atol=1e-9 * abs(expected).max()
-    )
+  sides = [golden_files.maps(golden, side, index) for side in ("student", "teacher")]
+  for name, results in _authors_values(*sides).items():
+    golden_files.assert_reproduced(golden, f"{name}__map{index}", *results)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (7, 2)])

@@ -1,0 +1,40 @@
+"""The authors' values: files of inputs, losses and gradients.
+
+Compiling takes longer than evaluating, so features are widened to the widths that all
+files share; columns of zeros change none of the losses that go through here.
+"""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+PATHS = sorted((pathlib.Path(__file__).parents[1] / "golden").glob("losses_*"))
+WIDTHS = {"student": 16, "teacher": 40, "student_same_width": 40}
+
+every_file = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def widened(golden, side):
+  rows = golden[side].astype(np.float64)
+  return np.pad(rows, ((0, 0), (0, WIDTHS[side] - rows.shape[1])))
+
+
+def maps(golden, side, index):
+  """Maps with channels last."""
+  return golden[f"{side}_map{index}_nchw"].astype(np.float64).transpose(0, 2, 3, 1)
+
+
+def assert_reproduced(golden, name, value, gradient):
+  """Both to 1e-9; the gradient relative to its largest entry."""
+  np.testing.assert_allclose(value, golden[f"{name}__loss"], rtol=1e-9, err_msg=name)
+  expected = golden[f"{name}__grad"]
+  if expected.ndim == 4:
+    expected = expected.transpose(0, 2, 3, 1)
+  np.testing.assert_allclose(
+    gradient[..., : expected.shape[-1]],
+    expected,
+    rtol=0,
+    atol=1e-9 * abs(expected).max(),
+    err_msg=name,
+  )
