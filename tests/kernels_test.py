@@ -47,21 +47,21 @@ def test_kernel_equals_its_definition(name):
 @pytest.mark.parametrize("degree", [0.5, 1.0, 2.0, 3.0])
 def test_student_t_takes_any_degree(degree):
   x = _features()
-  actual = kernels.student_t(degree)(jnp.asarray(x, jnp.float32))
+  actual = jax.jit(kernels.student_t(degree))(jnp.asarray(x, jnp.float32))
   np.testing.assert_allclose(actual, 1 / (1 + _distances(x) ** degree), rtol=2e-5)
 
 
 def test_kernel_flattens_everything_after_the_batch_axis():
   maps = jnp.asarray(_features(shape=(5, 4, 4, 3)), jnp.float32)
-  kernel = kernels.student_t()
+  kernel = jax.jit(kernels.student_t())
   np.testing.assert_array_equal(kernel(maps), kernel(maps.reshape(5, -1)))
 
 
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_kernel_works_under_vmap_over_taps(name):
   stacked = jnp.asarray(_features(shape=(3, 6, 5)), jnp.float32)
-  kernel = kernels.by_name(name)
-  expected = jnp.stack([kernel(tap) for tap in stacked])
+  kernel = jax.jit(kernels.by_name(name))
+  expected = np.stack([kernel(tap) for tap in stacked])
   np.testing.assert_allclose(jax.vmap(kernel)(stacked), expected, rtol=1e-6)
 
 
@@ -99,8 +99,8 @@ def test_kernel_is_computed_in_float32_whatever_comes_in(dtype):
 
 def test_geometry_of_some_rows_equals_that_of_all():
   x = jnp.asarray(_features(), jnp.float32)
-  everything = _pairs.pair_geometry(x, x, jnp.arange(12))
-  some = _pairs.pair_geometry(x[3:7], x, jnp.arange(3, 7))
+  everything = jax.jit(lambda x: _pairs.pair_geometry(x, x, jnp.arange(12)))(x)
+  some = jax.jit(_pairs.pair_geometry)(x[3:7], x, jnp.arange(3, 7))
   for name in ("squared_distances", "cosine_gaps", "norm_products", "norm_sums"):
     np.testing.assert_allclose(
       getattr(some, name), getattr(everything, name)[3:7], rtol=1e-5, atol=1e-5
@@ -118,7 +118,8 @@ def test_gradient_of_distances_is_exact_at_a_zero_row(x64):
   def direct(x):
     return (weights * ((x[:, None] - x[None, :]) ** 2).sum(-1)).sum()
 
-  np.testing.assert_allclose(jax.grad(geometry)(x), jax.grad(direct)(x), rtol=1e-9)
+  gradients = jax.jit(lambda x: (jax.grad(geometry)(x), jax.grad(direct)(x)))(x)
+  np.testing.assert_allclose(*gradients, rtol=1e-9)
 
 
 def test_second_derivatives_are_exact(x64):
@@ -133,7 +134,7 @@ def test_second_derivatives_are_exact(x64):
     gaps = (1 - unit @ unit.T) / 2
     return (((x[:, None] - x[None, :]) ** 2).sum(-1) * gaps).sum()
 
-  hessians = jax.hessian(geometry)(x), jax.hessian(direct)(x)
+  hessians = jax.jit(lambda x: (jax.hessian(geometry)(x), jax.hessian(direct)(x)))(x)
   np.testing.assert_allclose(*hessians, rtol=1e-7, atol=1e-9)
 
 
@@ -151,7 +152,7 @@ def test_kernel_and_gradient_are_finite_at_degenerate_rows(name, make, degenerat
 def test_unit_rows_leave_zero_rows_at_zero():
   rows = jnp.array([[3.0, 4.0], [0.0, 0.0]])
   np.testing.assert_allclose(kernels.unit_rows(rows), [[0.6, 0.8], [0, 0]])
-  assert np.isfinite(jax.jacobian(kernels.unit_rows)(rows)).all()
+  assert np.isfinite(jax.jit(jax.jacobian(kernels.unit_rows))(rows)).all()
 
 
 def test_bad_input_is_refused_with_what_was_expected():

@@ -32,11 +32,18 @@ def _definition(similarities, labels):
 def test_information_equals_its_definition(name, block_size, x64):
   features, labels = _batch(dtype=jnp.float64)
   kernel = kernels.by_name(name)
-  within, everything, between = _definition(kernel(features), labels)
-  options = {"kernel": kernel, "block_size": block_size}
-  potentials = information.information_potentials(features, labels, CLASSES, **options)
+  within, everything, between = _definition(jax.jit(kernel)(features), labels)
+
+  @jax.jit
+  def measure(features, labels):
+    options = {"kernel": kernel, "block_size": block_size}
+    return (
+      information.information_potentials(features, labels, CLASSES, **options),
+      information.quadratic_mutual_information(features, labels, CLASSES, **options),
+    )
+
+  potentials, value = measure(features, labels)
   np.testing.assert_allclose(potentials, (within, everything, between), rtol=1e-10)
-  value = information.quadratic_mutual_information(features, labels, CLASSES, **options)
   np.testing.assert_allclose(value, within + everything - 2 * between, rtol=1e-9)
 
 
@@ -45,17 +52,20 @@ def test_information_of_thousands_of_rows_is_safe_in_float32(name):
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 10, 3000)
   features = 5 + rng.standard_normal((3000, 64)) + 0.3 * np.eye(10, 64)[labels]
-  kernel = kernels.by_name(name)
-  arguments = (jnp.asarray(labels, jnp.int32), 10)
-  actual = information.quadratic_mutual_information(
-    jnp.asarray(features, jnp.float32), *arguments, kernel=kernel, block_size=500
-  )
-  with jax.enable_x64(True):
-    expected = float(
-      information.quadratic_mutual_information(
-        jnp.asarray(features, jnp.float64), *arguments, kernel=kernel
-      )
+
+  @jax.jit
+  def measure(features):
+    return information.quadratic_mutual_information(
+      features,
+      jnp.asarray(labels, jnp.int32),
+      10,
+      kernel=kernels.by_name(name),
+      block_size=500,
     )
+
+  actual = measure(jnp.asarray(features, jnp.float32))
+  with jax.enable_x64(True):
+    expected = float(measure(jnp.asarray(features, jnp.float64)))
   assert expected < 1e-3
   np.testing.assert_allclose(actual, expected, rtol=1e-3)
 
@@ -66,14 +76,17 @@ def test_padding_changes_nothing(name):
   mask = jnp.arange(26) < 20
   padded = jnp.concatenate([features, jnp.full((6, 6), 7.0)])
   padded_labels = jnp.concatenate([labels, jnp.zeros(6, jnp.int32)])
-  kernel = kernels.by_name(name)
-  for measure in (
-    information.quadratic_mutual_information,
-    information.information_potentials,
-  ):
-    expected = measure(features, labels, CLASSES, kernel=kernel)
-    actual = measure(padded, padded_labels, CLASSES, kernel=kernel, mask=mask)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+  @jax.jit
+  def measures(features, labels, mask=None):
+    options = {"kernel": kernels.by_name(name), "mask": mask}
+    return (
+      information.quadratic_mutual_information(features, labels, CLASSES, **options),
+      *information.information_potentials(features, labels, CLASSES, **options),
+    )
+
+  expected = measures(features, labels)
+  np.testing.assert_allclose(measures(padded, padded_labels, mask), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cosine", "student_t", "adaptive_rbf"])
@@ -87,7 +100,7 @@ def test_information_and_gradient_of_the_global_batch(name):
       features, labels, CLASSES, kernel=kernel, mask=mask, axis_name=axis_name
     )
 
-  expected = jax.value_and_grad(measure)(features, labels, mask)
+  expected = jax.jit(jax.value_and_grad(measure))(features, labels, mask)
   split = [x.reshape(8, 4, *x.shape[1:]) for x in (features, labels, mask)]
   values, gradients = jax.pmap(
     jax.value_and_grad(lambda *batch: measure(*batch, "batch")), axis_name="batch"

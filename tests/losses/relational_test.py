@@ -195,8 +195,10 @@ def test_reductions_differ_by_what_the_documentation_says():
     np.testing.assert_allclose(rows, size * mean, rtol=1e-5)
     power = 2 if loss is losses.rkd_angle else 1
     np.testing.assert_allclose(matrix, rows / count**power, rtol=1e-5)
-  rows = losses.similarity_preserving(student, teacher)
-  matrix = losses.similarity_preserving(student, teacher, reduction="matrix")
+  loss = losses.similarity_preserving
+  rows, matrix = jax.jit(lambda s, t: (loss(s, t), loss(s, t, reduction="matrix")))(
+    student, teacher
+  )
   np.testing.assert_allclose(matrix, rows / count, rtol=1e-5)
 
 
@@ -218,11 +220,9 @@ def test_correlation_congruence_of_neighbours_skips_padding(authors):
   places = np.array([0, 1, 4, 5, 8, 9])
   spread = lambda x: jnp.full((10, 5), 7.0).at[places].set(x)
   mask = jnp.zeros(10, bool).at[places].set(True)
-  padded = losses.correlation_congruence(
-    spread(student), spread(teacher), authors=authors, mask=mask
-  )
-  plain = losses.correlation_congruence(student, teacher, authors=authors)
-  np.testing.assert_allclose(padded, plain, rtol=1e-6)
+  loss = jax.jit(functools.partial(losses.correlation_congruence, authors=authors))
+  padded = loss(spread(student), spread(teacher), mask=mask)
+  np.testing.assert_allclose(padded, loss(student, teacher), rtol=1e-6)
 
 
 def test_near_rows_keep_their_digits():
@@ -245,7 +245,7 @@ def test_alignment_with_rows_all_alike(loss):
     value, gradient = jax.jit(jax.value_and_grad(loss, argnums=side))(*pair)
     np.testing.assert_allclose(value, 1, rtol=1e-6)
     assert not gradient.any()
-  assert loss(alike, 2 * alike) == 0
+  assert jax.jit(loss)(alike, 2 * alike) == 0
 
 
 @pytest.mark.parametrize("loss", [losses.linear_cka, losses.rkd_angle])
