@@ -70,7 +70,7 @@ def test_crd_is_infonce_of_both_sides(block_size):
   loss = functools.partial(_crd, block_size=block_size)
   value, gradient = jax.jit(jax.value_and_grad(loss))(student, teacher)
   np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
-  reference = jax.grad(_crd)(student, teacher)
+  reference = jax.jit(jax.grad(_crd))(student, teacher)
   np.testing.assert_allclose(gradient, reference, rtol=1e-3, atol=1e-6)
 
 
@@ -105,12 +105,12 @@ def test_crd_bank_is_the_authors_computation(number, monkeypatch):
   student, teacher = _features()
   options = _bank_options(student, teacher, 6)
   expected, normalizers, bank = _authors_step(student, teacher, options)
-  value = losses.crd_bank(student, teacher, authors=True, **options)
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-  np.testing.assert_allclose(
-    losses.crd_bank(student, teacher, **options), expected, rtol=1e-4
-  )
-  updated = losses.crd_bank_update(student, teacher, **options)
+  authors = jax.jit(functools.partial(losses.crd_bank, authors=True))
+  np.testing.assert_allclose(authors(student, teacher, **options), expected, rtol=1e-5)
+  value = jax.jit(losses.crd_bank)(student, teacher, **options)
+  np.testing.assert_allclose(value, expected, rtol=1e-4)
+  update = jax.jit(losses.crd_bank_update)
+  updated = update(student, teacher, **options)
   np.testing.assert_allclose(updated["log_normalizers"], np.log(normalizers), rtol=1e-5)
   for side, rows in bank.items():
     np.testing.assert_allclose(updated[side], rows, atol=1e-6)
@@ -118,9 +118,8 @@ def test_crd_bank_is_the_authors_computation(number, monkeypatch):
   student, teacher = _features(seed=1)
   options["bank"] = updated
   expected, _, _ = _authors_step(student, teacher, options, normalizers)
-  value = losses.crd_bank(student, teacher, authors=True, **options)
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-  again = losses.crd_bank_update(student, teacher, **options)
+  np.testing.assert_allclose(authors(student, teacher, **options), expected, rtol=1e-5)
+  again = update(student, teacher, **options)
   assert (again["log_normalizers"] == updated["log_normalizers"]).all()
 
 
@@ -129,7 +128,9 @@ def test_crd_bank_update_of_eight_devices_skips_padding():
   mask = jnp.arange(16) < 13
   options = _bank_options(student, teacher, 16)
   constants = {name: options.pop(name) for name in ("heads", "bank")}
-  expected = losses.crd_bank_update(student, teacher, **options, **constants, mask=mask)
+  expected = jax.jit(losses.crd_bank_update)(
+    student, teacher, **options, **constants, mask=mask
+  )
   batch = (student, teacher, mask, options["indices"], options["negatives"])
   split = [x.reshape(8, 2, *x.shape[1:]) for x in batch]
 
@@ -155,7 +156,8 @@ def test_crd_bank_update_of_eight_devices_skips_padding():
 def test_a_batch_of_padding_leaves_the_bank_alone():
   student, teacher = _features()
   options = _bank_options(student, teacher, 6)
-  updated = losses.crd_bank_update(student, teacher, **options, mask=jnp.zeros(6, bool))
+  update = jax.jit(losses.crd_bank_update)
+  updated = update(student, teacher, **options, mask=jnp.zeros(6, bool))
   for one, other in zip(*map(jax.tree.leaves, (updated, options["bank"])), strict=True):
     assert (one == other).all()
 

@@ -1,5 +1,7 @@
 """Factor transfer with the paper's networks; its plain form is in spatial_test."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,8 @@ def test_factor_transfer_equals_its_definition(power):
   assert factors[0].shape == (3, 4 * 4 * 3)
   units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in factors]
   expected = (abs(units[0] - units[1]) ** power).sum(1).mean()
-  actual = losses.factor_transfer(student, teacher, networks=networks, power=power)
+  loss = jax.jit(functools.partial(losses.factor_transfer, power=power))
+  actual = loss(student, teacher, networks=networks)
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
@@ -55,15 +58,19 @@ def test_factor_reconstruction_equals_its_definition():
   layers = networks["paraphraser"]["encoder"] + networks["paraphraser"]["decoder"]
   restored = _convolve(teacher, layers)
   expected = ((restored - np.asarray(teacher)) ** 2).sum((1, 2, 3)).mean()
-  actual = losses.factor_reconstruction(teacher, networks=networks)
+  actual = jax.jit(losses.factor_reconstruction)(teacher, networks=networks)
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_only_the_translator_is_trained_with_the_student():
   student, teacher = _maps()
-  gradient = jax.grad(
-    lambda networks: losses.factor_transfer(student, teacher, networks=networks)
-  )(_networks(student, teacher))
+
+  @jax.jit
+  @jax.grad
+  def gradients(networks):
+    return losses.factor_transfer(student, teacher, networks=networks)
+
+  gradient = gradients(_networks(student, teacher))
   norms = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradient)
   assert set(jax.tree.leaves(norms["paraphraser"])) == {0.0}
   assert min(jax.tree.leaves(norms["translator"])) > 0

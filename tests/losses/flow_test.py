@@ -1,5 +1,8 @@
 """Losses over several taps."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,23 +24,27 @@ def _taps(seed, widths=(6, 4, 4)):
 
 def test_information_flow_is_the_weighted_sum_of_its_terms():
   student, teacher = _taps(0), _taps(1, (8, 8, 9))
-  terms = losses.information_flow_terms(student, teacher)
+  terms = jax.jit(losses.information_flow_terms)(student, teacher)
   assert list(terms) == list(student)
+  pair = [kernels.cosine(), kernels.student_t()]
+  divergence = jax.jit(functools.partial(losses.conditional_divergence, kernel=pair))
   expected = [
-    losses.conditional_divergence(s, t, kernel=[kernels.cosine(), kernels.student_t()])
-    for s, t in zip(student.values(), teacher.values(), strict=True)
+    divergence(s, t) for s, t in zip(student.values(), teacher.values(), strict=True)
   ]
   np.testing.assert_allclose(list(terms.values()), expected, rtol=1e-5)
   weights = (100.0, 100.0, 1.0)
   for given in (weights, dict(zip(terms, weights, strict=True))):
-    total = losses.information_flow(student, teacher, weights=given)
+    loss = jax.jit(functools.partial(losses.information_flow, weights=given))
+    total = loss(student, teacher)
     np.testing.assert_allclose(total, np.dot(weights, expected), rtol=1e-5)
 
 
 def test_layer_map_pairs_taps_of_networks_of_different_depth():
   student, teacher = _taps(0, (6, 4)), _taps(1, (8, 8, 9))
-  terms = losses.information_flow_terms(student, teacher, layer_map=(0, 2))
-  expected = losses.information_flow([student["tap_1"]], [teacher["tap_2"]])
+  terms = jax.jit(functools.partial(losses.information_flow_terms, layer_map=(0, 2)))(
+    student, teacher
+  )
+  expected = jax.jit(losses.information_flow)([student["tap_1"]], [teacher["tap_2"]])
   np.testing.assert_allclose(terms["tap_1"], expected, rtol=1e-6)
   with pytest.raises(
     ValueError, match="student has 2 and the teacher 3; pass layer_map"
@@ -50,17 +57,22 @@ def test_layer_map_pairs_taps_of_networks_of_different_depth():
 def test_quadratic_flow_is_the_relative_flow_divergence():
   student, teacher = _taps(0), _taps(1, (8, 8, 9, 5))
   options = {"labels": LABELS, "num_classes": 3}
-  expected = sum(
-    flow.flow_divergence(
-      flow.information_flow(student, LABELS, 3, kernel=kernels.by_name(name)),
-      flow.information_flow(teacher, LABELS, 3, kernel=kernels.by_name(name)),
-      relative=True,
-    )
-    for name in ("cosine", "student_t")
-  )
-  actual = losses.quadratic_flow(student, teacher, **options)
-  np.testing.assert_allclose(actual, expected, rtol=1e-4)
-  assert losses.quadratic_flow(student, student, **options) == 0
+
+  @jax.jit
+  def expected_and_actual(student, teacher):
+    expected = [
+      flow.flow_divergence(
+        flow.information_flow(student, LABELS, 3, kernel=kernels.by_name(name)),
+        flow.information_flow(teacher, LABELS, 3, kernel=kernels.by_name(name)),
+        relative=True,
+      )
+      for name in ("cosine", "student_t")
+    ]
+    return expected, losses.quadratic_flow(student, teacher, **options)
+
+  expected, actual = expected_and_actual(student, teacher)
+  np.testing.assert_allclose(actual, sum(expected), rtol=1e-4)
+  assert expected_and_actual(student, student)[1] == 0
 
 
 def test_weights_must_match_the_taps():

@@ -1,5 +1,7 @@
 """Losses on logits."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +119,7 @@ def test_decoupled_kd_equals_its_definition():
   target_terms = _relative_entropy(s_binary, t_binary)
   rest_terms = _relative_entropy(s_rest, t_rest)
   expected = 16 * (1.0 * target_terms + 8.0 * rest_terms).mean()
-  loss = _loss("decoupled_kd")
+  loss = jax.jit(_loss("decoupled_kd"))
   np.testing.assert_allclose(loss(student, teacher), expected, rtol=1e-5)
   # Eq. 6: with the teacher's share of the other classes for beta it is KD.
   coupled = 16 * (target_terms + t_binary[:, 1] * rest_terms).mean()
@@ -128,7 +130,8 @@ def test_decoupled_kd_equals_its_definition():
 def test_decoupled_kd_is_finite_where_the_label_takes_all():
   student = jnp.float32([[200.0, -200.0], [-200.0, 200.0], [0.0, 0.0]])
   loss = lambda s, t: losses.decoupled_kd(s, t, labels=jnp.array([0, 0, 1]))
-  value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(student, -student)
+  value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+  value, gradients = value_and_grad(student, -student)
   assert np.isfinite(value)
   assert all(np.isfinite(gradient).all() for gradient in gradients)
 
@@ -138,17 +141,19 @@ def test_dist_equals_its_definition():
   s, t = (_probabilities(x, 2) for x in (student, teacher))
   rows = np.mean([1 - np.corrcoef(s[i], t[i])[0, 1] for i in range(8)])
   columns = np.mean([1 - np.corrcoef(s[:, c], t[:, c])[0, 1] for c in range(6)])
-  actual = losses.dist(student, teacher, beta=2.0, gamma=3.0, temperature=2.0)
+  loss = functools.partial(losses.dist, beta=2.0, gamma=3.0, temperature=2.0)
+  actual = jax.jit(loss)(student, teacher)
   np.testing.assert_allclose(actual, 4 * (2 * rows + 3 * columns), rtol=1e-5)
 
 
 def test_dist_of_rows_all_alike_counts_classes_without_variation():
   student, teacher = _logits()
   alike = jnp.broadcast_to(student[:1], student.shape)
-  intra = lambda s, t: losses.dist(s, t, beta=0.0)
-  assert intra(alike, alike) == 0
-  np.testing.assert_allclose(intra(alike, teacher), 1, rtol=1e-6)
-  assert not jax.grad(intra)(alike, teacher).any()
+  intra = jax.jit(jax.value_and_grad(lambda s, t: losses.dist(s, t, beta=0.0)))
+  assert intra(alike, alike)[0] == 0
+  value, gradient = intra(alike, teacher)
+  np.testing.assert_allclose(value, 1, rtol=1e-6)
+  assert not gradient.any()
 
 
 @named
@@ -177,8 +182,9 @@ def test_response_losses_do_not_depend_on_the_batch_size(name):
   student, teacher = _logits()
   twice = [jnp.concatenate([x, x]) for x in (student, teacher)]
   labels = {"labels": jnp.tile(_labels(), 2)} if name == "decoupled_kd" else {}
-  once = _loss(name)(student, teacher)
-  np.testing.assert_allclose(getattr(losses, name)(*twice, **labels), once, rtol=1e-5)
+  once = jax.jit(_loss(name))(student, teacher)
+  actual = jax.jit(getattr(losses, name))(*twice, **labels)
+  np.testing.assert_allclose(actual, once, rtol=1e-5)
 
 
 @named
