@@ -7,7 +7,7 @@ import pytest
 from flowkd_jax import models
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def network():
   """Makes the network for a mapped axis or none."""
   return lambda axis_name=None, width=2: models.by_name(

@@ -1,5 +1,7 @@
 """The same update on one device, on eight, and under plain jit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,12 +87,16 @@ def _run(method, step, batches):
   return state, losses
 
 
+@functools.cache
+def _plain(make, network):
+  """The method on one device and its compiled step."""
+  method = make(network, None)
+  return method, jax.jit(lambda s, b: method.update(s, b, method.constants))
+
+
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
-  plain = make(network, None)
-  expected, expected_losses = _run(
-    plain, jax.jit(lambda s, b: plain.update(s, b, plain.constants)), batches
-  )
+  expected, expected_losses = _run(*_plain(make, network), batches)
   mapped = make(network, "batch")
   for devices in (1, 8):
     update = jax.pmap(
@@ -116,8 +122,7 @@ def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
 
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_training_reduces_the_loss(make, network, batches):
-  method = make(network, None)
-  step = jax.jit(lambda s, b: method.update(s, b, method.constants))
+  method, step = _plain(make, network)
   state = method.init(jax.random.key(0), batches[0]["image"])
   losses = []
   for _ in range(20):

@@ -130,10 +130,10 @@ def test_cnn_does_not_depend_on_the_number_of_devices():
       variables, x, train=True, mask=mask, mutable=["batch_stats"]
     )
 
-  expected, expected_state = train(None)(images, mask)
-  logits, state = jax.vmap(train("batch"), axis_name="batch", out_axes=(0, None))(
-    images.reshape(4, 2, 8, 8, 1), mask.reshape(4, 2)
-  )
+  expected, expected_state = jax.jit(train(None))(images, mask)
+  logits, state = jax.jit(
+    jax.vmap(train("batch"), axis_name="batch", out_axes=(0, None))
+  )(images.reshape(4, 2, 8, 8, 1), mask.reshape(4, 2))
   np.testing.assert_allclose(logits.reshape(8, 10)[:5], expected[:5], atol=1e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowkd_jax import capture
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import train
@@ -81,8 +82,7 @@ def test_nothing_is_deleted_when_no_checkpoint_can_be_read(state, tmp_path):
 
 def test_network_is_saved_and_loaded(tmp_path):
   model = models.by_name("digits_cnn:2", num_classes=3)
-  variables = model.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
-  variables = {k: variables[k] for k in ("params", "batch_stats")}
+  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
   train.save_network(tmp_path / "network", methods.Network(model, variables))
   blank = jax.tree.map(np.zeros_like, variables)
   template = methods.Network(model, blank)
