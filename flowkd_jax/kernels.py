@@ -77,7 +77,7 @@ def unit_rows(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
 
 
 def cosine() -> Kernel:
-  """Cosine kernel `K = (1 + cos(a, b)) / 2` (Passalis et al. 2020, Eq. 7).
+  """Cosine kernel `K = (1 + cos(a, b)) / 2`, one of the two of Passalis et al. 2020.
 
   A zero row has cosine 0 with every other row. Similarities are floored at the machine
   epsilon, below which they are rounding noise.
@@ -93,7 +93,7 @@ def cosine() -> Kernel:
 
 
 def student_t(degree: float = 1.0) -> Kernel:
-  """Student-t kernel `K = 1 / (1 + |a - b|^degree)` (Passalis et al. 2020, Eq. 8).
+  """Student-t kernel `K = 1 / (1 + |a - b|^degree)`, the other; degree 1 there.
 
   Raises:
     ValueError: If `degree` is not positive.

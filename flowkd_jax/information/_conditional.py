@@ -13,7 +13,7 @@ def conditional_log_probabilities(
 ) -> Float[Array, "rows columns"]:
   """`log p(j | i)`: each row's similarities normalised over its valid columns.
 
-  Passalis et al. 2020, Eq. 5-6, `p_{i|j} = K_ij / sum_k K_kj`; the kernels are
+  Passalis et al. 2020, Eq. 5-8, `p_{i|j} = K_ij / sum_k K_kj`; the kernels are
   symmetric, so normalising rows or columns is the same.
 
   Args:

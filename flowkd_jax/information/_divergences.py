@@ -6,7 +6,7 @@ every pair; the caller sums the terms of a row. All are 0 where the two agree. W
 
 | name | term | |
 |---|---|---|
-| `jeffreys` | `(t - s)(log t - log s)` | Passalis et al. 2020, Eq. 8; symmetric |
+| `jeffreys` | `(t - s)(log t - log s)` | Passalis et al. 2020, Eq. 5-8; symmetric |
 | `kullback_leibler` | `t (log t - log s) + s - t` | the last two cancel |
 | `absolute` | `|t - s|` | twice the total variation |
 | `squared` | `(t - s)^2` | |

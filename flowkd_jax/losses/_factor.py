@@ -38,7 +38,7 @@ def factor_transfer(
 ) -> Float[Array, ""]:
   """Factor transfer: distance between normalised factors of the two maps.
 
-  `mean_i sum_n |f_in^s - f_in^t|^q` with `f = F / |F|` (Kim et al. 2018, Eq. 3-4),
+  `mean_i sum_n |f_in^s - f_in^t|^q` with `f = F / |F|` (Kim et al. 2018),
   where q is `power`. With `networks` the factors F are those of the paper: the
   translator's of the student's map, trained beside the student, and the paraphraser's
   of the teacher's, trained before with `factor_reconstruction` and constant here.
@@ -148,7 +148,7 @@ def factor_reconstruction(
 ) -> Float[Array, ""]:
   """What the paraphraser is trained with, before any student: its reconstruction.
 
-  `mean_i |x_i - P(x_i)|^2` with P the paraphraser (Kim et al. 2018, Eq. 1). Does not
+  `mean_i |x_i - P(x_i)|^2` with P the paraphraser (Kim et al. 2018). Does not
   depend on the batch; grows with the size of the maps ("elements" does not).
 
   Args:

@@ -55,7 +55,7 @@ def hint(
 ) -> Float[Array, ""]:
   """Hint: squared distance between the features, the student's projected.
 
-  `mean_i |t_i - r(s_i)|^2` (Romero et al. 2015, Eq. 3, without its factor 1/2), where
+  `mean_i |t_i - r(s_i)|^2` (Romero et al. 2015, without its factor 1/2), where
   the regressor r is linear in the channels: on maps a convolution of 1 x 1. Does not
   depend on the batch; grows with the width ("elements" does not) and with the square
   of the scale. Without projection invariant to a rotation or shift of both sides and
@@ -163,7 +163,7 @@ def vid(
   `mean_i sum_n (t_in - mu_n(s_i))^2 / (2 v_c) + log(v_c) / 2`, minus the logarithm
   of a Gaussian likelihood, whose mean is a network of the student's features and
   whose variance `v_c = softplus(alpha_c) + epsilon` belongs to the teacher's channel
-  (Ahn et al. 2019, Eq. 5 and below); up to a constant, a lower bound of the mutual
+  (Ahn et al. 2019); up to a constant, a lower bound of the mutual
   information between both. May be negative. Does not depend on the batch; grows with
   the number of teacher features ("elements" does not). Invariant to a permutation of
   rows, and of positions common to both.

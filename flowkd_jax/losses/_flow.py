@@ -79,7 +79,7 @@ def information_flow(
   """Information-flow matching over several taps: `sum_i weight_i L_i`.
 
   `L_i` is the Jeffreys divergence of neighbour probabilities under the cosine
-  kernel plus that under the Student-t kernel (Passalis et al. 2020, Eq. 8-9);
+  kernel plus that under the Student-t kernel (Passalis et al. 2020, Eq. 5-9);
   weights come from `flowkd_jax.schedules.critical_period` for intermediate taps
   and are 1 for the last (Eq. 10). To match the flow vectors themselves, see
   `quadratic_flow`.

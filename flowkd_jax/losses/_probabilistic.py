@@ -141,7 +141,7 @@ def pkt(
 
   References:
     Passalis and Tefas, "Learning deep representations with probabilistic
-    knowledge transfer", ECCV 2018, Eq. 6-9.
+    knowledge transfer", ECCV 2018.
   """
   options = {"mask": mask, "axis_name": axis_name, "block_size": block_size}
   if not authors:

@@ -32,7 +32,7 @@ def similarity_preserving(
   """Similarity-preserving distillation: `mean_i |g^t_i - g^s_i|^2`.
 
   `g_i` is row i of the matrix of inner products `Q Q'`, divided by its norm after the
-  product (Tung and Mori 2019, Eq. 1-4). Between 0 and 4, whatever the batch size and
+  product (Tung and Mori 2019). Between 0 and 4, whatever the batch size and
   the widths. Invariant to rotation of either side, to one scale for all rows and to
   permutation; neither to a scale of single rows nor to a shift.
 
@@ -98,7 +98,7 @@ def correlation_congruence(
 
   `mean_{i != j} (k^s_ij - k^t_ij)^2` with the Taylor expansion of the Gaussian kernel
   of unit rows, `k_ij = exp(-2 gamma) sum_{p <= order} (2 gamma)^p / p! cos_ij^p` (Peng
-  et al. 2019, section 3.3). Depends neither on the batch size nor on the widths.
+  et al. 2019). Depends neither on the batch size nor on the widths.
   Invariant to rotation, to a scale of single rows and to permutation, not to a shift.
 
   Differs from the paper: a row is not paired with itself, which makes the loss larger

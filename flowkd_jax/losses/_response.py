@@ -59,8 +59,8 @@ def knowledge_distillation(
 ) -> Float[Array, ""]:
   """Knowledge distillation: `T^2 mean_i KL(t_i, s_i)` of softened probabilities.
 
-  `t = softmax(teacher / T)`, `s = softmax(student / T)` (Hinton et al. 2015, Eq. 1 and
-  section 2.1; `T^2` keeps the size of the gradient). The mean over rows of a sum over
+  `t = softmax(teacher / T)`, `s = softmax(student / T)` (Hinton et al. 2015, Eq. 1;
+  `T^2` keeps the size of the gradient, section 2). The mean over rows of a sum over
   classes: does not depend on the batch size. Invariant to a shift of each row of
   logits and to permutation of rows, or of the classes of both; not to scale or
   rotation.
@@ -111,9 +111,9 @@ def decoupled_kd(
 
   TCKD is the relative entropy between the probabilities of the label and of anything
   else; NCKD that between the probabilities of the other classes among themselves
-  (Zhao et al. 2022, Eq. 7). `alpha = 1` with the teacher's probability of the other
-  classes as beta is `knowledge_distillation` (Eq. 6). The mean over rows: does not
-  depend on the batch size. Invariances as there.
+  (Zhao et al. 2022). `alpha = 1` with the teacher's probability of the other classes
+  as beta is `knowledge_distillation`, as the paper shows. The mean over rows of sums
+  over classes: does not depend on the batch size. Invariances as there.
 
   Differs from the authors' code: the label is left out of NCKD, where they lower its
   logit by 1000, and logarithms are of sums of exponentials, where their log of a
@@ -176,10 +176,10 @@ def dist(
 
   `T^2 (beta mean_i (1 - r(s_i, t_i)) + gamma mean_c (1 - r(s_c, t_c)))` with r the
   correlation of Pearson, `s_i` the probabilities of row i (inter-class relation) and
-  `s_c` those of class c in the batch (intra-class relation) (Huang et al. 2022, Eq.
-  6-10). Between 0 and `2 T^2 (beta + gamma)` whatever the batch size and the number of
+  `s_c` those of class c in the batch (intra-class relation) (Huang et al. 2022).
+  Between 0 and `2 T^2 (beta + gamma)` whatever the batch size and the number of
   classes. Invariant to a shift of each row of logits and to permutation of rows or
-  classes.
+  classes; not to scale or rotation.
 
   Differs from the authors' code, which adds 1e-8 to products of norms and so loses
   classes that are rare in the batch. A row or class without variation on one side

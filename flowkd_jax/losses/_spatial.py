@@ -38,7 +38,7 @@ def attention_transfer(
   """Attention transfer: where in the image each network is active.
 
   `mean_i |a_i^s - a_i^t|^2` with the attention map `a = Q / |Q|`, `Q = sum_c
-  |F_c|^p` (Zagoruyko and Komodakis 2017, Eq. 1-2). Between 0 and 2, whatever the
+  |F_c|^p` (Zagoruyko and Komodakis 2017, Eq. 2). Between 0 and 2, whatever the
   batch, the widths and the size of the maps. Invariant to the scale of each
   example, to rotation (p = 2) and permutation of channels, and to a permutation
   of positions common to both.
@@ -88,8 +88,8 @@ def nst(
   """Neuron selectivity transfer: the channels as a sample from a distribution.
 
   The squared maximum mean discrepancy between the channels of the student and those
-  of the teacher, each a vector of positions of norm one (Huang and Wang 2017,
-  Eq. 5), averaged over rows:
+  of the teacher, each a vector of positions of norm one (Huang and Wang 2017),
+  averaged over rows:
 
       mean_ij k(s_i, s_j) + mean_ij k(t_i, t_j) - 2 mean_ij k(s_i, t_j)
 

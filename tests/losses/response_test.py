@@ -121,7 +121,7 @@ def test_decoupled_kd_equals_its_definition():
   expected = 16 * (1.0 * target_terms + 8.0 * rest_terms).mean()
   loss = jax.jit(_loss("decoupled_kd"))
   np.testing.assert_allclose(loss(student, teacher), expected, rtol=1e-5)
-  # Eq. 6: with the teacher's share of the other classes for beta it is KD.
+  # As the paper shows: with the teacher's share of the other classes for beta it is KD.
   coupled = 16 * (target_terms + t_binary[:, 1] * rest_terms).mean()
   actual = losses.knowledge_distillation(student, teacher)
   np.testing.assert_allclose(actual, coupled, rtol=1e-5)
