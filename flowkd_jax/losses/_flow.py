@@ -113,6 +113,7 @@ def information_flow(
     >>> float(information_flow(taps, taps, weights={"conv": 100.0, "dense": 1.0}))
     0.0
   """
+  weights = _weight_of_each([name for name, _ in flow.tap_items(student)], weights)
   terms = information_flow_terms(
     student,
     teacher,
@@ -209,6 +210,7 @@ def quadratic_flow(
     >>> float(quadratic_flow(taps, taps, labels=labels, num_classes=2))
     0.0
   """
+  weights = _weight_of_each([name for name, _ in flow.tap_items(student)], weights)
   terms = quadratic_flow_terms(
     student,
     teacher,
@@ -232,19 +234,24 @@ def weighted_sum(
   Raises:
     ValueError: If there is not exactly one weight per term.
   """
-  if weights is None:
-    weights = [1.0] * len(terms)
-  if not isinstance(weights, Mapping):
-    if len(weights) != len(terms):
-      raise ValueError(
-        f"weights: expected {len(terms)}, one per tap, got {len(weights)}"
-      )
-    weights = dict(zip(terms, weights, strict=True))
-  if set(weights) != set(terms):
-    raise ValueError(
-      f"weights: expected one for each of {sorted(terms)}, got {sorted(weights)}"
-    )
+  weights = _weight_of_each(list(terms), weights)
   return jnp.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+def _weight_of_each(names, weights):
+  if weights is None:
+    weights = [1.0] * len(names)
+  if not isinstance(weights, Mapping):
+    if len(weights) != len(names):
+      raise ValueError(
+        f"weights: expected {len(names)}, one per tap, got {len(weights)}"
+      )
+    weights = dict(zip(names, weights, strict=True))
+  if set(weights) != set(names):
+    raise ValueError(
+      f"weights: expected one for each of {sorted(names)}, got {sorted(weights)}"
+    )
+  return weights
 
 
 def _flattened(taps):

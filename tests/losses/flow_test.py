@@ -76,11 +76,16 @@ def test_quadratic_flow_is_the_relative_flow_divergence():
 
 
 def test_weights_must_match_the_taps():
-  student = _taps(0)
-  with pytest.raises(ValueError, match="weights: expected 3, one per tap, got 2"):
-    losses.information_flow(student, student, weights=(1.0, 1.0))
-  with pytest.raises(ValueError, match=r"each of \['tap_0'.* got \['tap_9'\]"):
-    losses.information_flow(student, student, weights={"tap_9": 1.0})
+  taps = dict.fromkeys(_taps(0))  # refused before any tap is looked at
+  options = {"labels": LABELS, "num_classes": 3}
+  for loss in (
+    losses.information_flow,
+    functools.partial(losses.quadratic_flow, **options),
+  ):
+    with pytest.raises(ValueError, match="weights: expected 3, one per tap, got 2"):
+      loss(taps, taps, weights=(1.0, 1.0))
+    with pytest.raises(ValueError, match=r"each of \['tap_0'.* got \['tap_9'\]"):
+      loss(taps, taps, weights={"tap_9": 1.0})
 
 
 def test_unknown_names_are_refused():
