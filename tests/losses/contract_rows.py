@@ -93,7 +93,7 @@ ROWS = {
   "correlation_congruence": _pairwise(losses.correlation_congruence),
   "correlation_congruence, authors": _rowwise(
     losses.correlation_congruence, (5,), (5,), authors=True
-  ),
+  )._replace(exempt={"permutation": "multiplies neighbours in the batch"}),
   "crd": _pairwise(losses.crd, heads=losses.crd_init(KEY, (1, 5), (1, 7), width=4)),
   "crd_bank": Row(_bank),
   "cross_entropy": Row(
@@ -108,6 +108,7 @@ ROWS = {
       s, **_in_dtype_of(s, {"networks": FACTORS}), **options
     ),
     student=MAPS[1][1:],
+    teacher=MAPS[1][1:],
     exempt={"both sides": "takes the teacher only, here as the student"},
   ),
   "factor_transfer": _rowwise(losses.factor_transfer),

@@ -7,6 +7,7 @@ apply, and why. Equalities are checked in float64, where 1e-6 is far above round
 
 import functools
 import inspect
+import re
 
 import hypothesis
 import jax
@@ -116,7 +117,10 @@ def test_value_and_gradient_take_part_of_both_sides(name, x64):
 EDITS = ("none", "zero row", "zero", "duplicates", "alike", "antipodal", "one-hot")
 
 
-def _edited(rows, edit, scale, mean):
+LIKE_STUDENT = "like the student"
+
+
+def _edited(rows, edit, scale, mean, student=None):
   rows = rows.copy()
   if edit == "zero row":
     rows[1] = 0
@@ -130,6 +134,10 @@ def _edited(rows, edit, scale, mean):
     rows[1] = -rows[0]
   elif edit == "one-hot":
     rows[:] = np.eye(rows[0].size)[0].reshape(rows[0].shape)
+  elif edit == LIKE_STUDENT:  # where it is wider, zeros: the same distances and angles
+    common = tuple(map(slice, np.minimum(rows.shape, student.shape)))
+    rows[:] = 0
+    rows[common] = student[common]
   largest = float(np.finfo(np.float16).max) / 2
   return np.clip(scale * rows + mean, -largest, largest)
 
@@ -146,6 +154,8 @@ def _degenerate_cases():
       cases.append(((edit, scale, mean), ("none", 1.0, 0.0), "all"))
       cases.append((("none", 1.0, 0.0), (edit, scale, mean), "all"))
       cases.append(((edit, scale, mean), (edit, scale, mean), "most"))
+  for edit in EDITS:
+    cases.append(((edit, 1.0, 0.0), (LIKE_STUDENT, 1.0, 0.0), "all"))
   for kind in ("one", "none"):
     for mean in (0.0, 1e3):
       cases.append((("none", 1.0, mean), ("none", 1.0, 0.0), kind))
@@ -157,12 +167,12 @@ def _assert_never_nan(name, cases, seed, dtype=jnp.float32):
   ids = _ids()
   for start in range(0, len(cases), CASES):
     group = cases[start : start + CASES]
-    sides = [
-      jnp.asarray(np.stack([_edited(rows, *case[side]) for case in group])).astype(
-        dtype
-      )
-      for side, rows in enumerate((student, teacher))
+    students = [_edited(student, *case[0]) for case in group]
+    teachers = [
+      _edited(teacher, *case[1], rows)
+      for case, rows in zip(group, students, strict=True)
     ]
+    sides = [jnp.asarray(np.stack(side)).astype(dtype) for side in (students, teachers)]
     masks = np.stack([_mask(case[2]) for case in group])
     many = _many_recomputed if dtype == jnp.float32 else _many
     results = many(name)(*sides, ids, masks)
@@ -189,13 +199,14 @@ def test_never_nan_with_a_batch_of_one_row(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results)), scale
 
 
-SIDE = strategies.tuples(
-  strategies.sampled_from(EDITS),
+SCALE_AND_MEAN = (
   strategies.sampled_from((1e-4, 1e-2, 1.0, 1e2, 1e4)),
   strategies.sampled_from((0.0, 0.0, 1.0, -1e3)),
 )
 PROBLEM = strategies.tuples(
-  SIDE, SIDE, strategies.sampled_from(("all", "most", "one", "none"))
+  strategies.tuples(strategies.sampled_from(EDITS), *SCALE_AND_MEAN),
+  strategies.tuples(strategies.sampled_from((*EDITS, LIKE_STUDENT)), *SCALE_AND_MEAN),
+  strategies.sampled_from(("all", "most", "one", "none")),
 )
 
 
@@ -217,7 +228,8 @@ def test_never_nan_property(name):
 @every_loss
 def test_numpy_without_jit_equals_jit(name):
   student, teacher = _example(name)
-  eager = ROWS[name].call(student, teacher, _ids(), mask=_mask("most"))
+  mask = _mask("most").astype(np.int32)
+  eager = ROWS[name].call(student, teacher, _ids(), mask=mask)
   with jax.enable_x64(True):
     sides = student.astype(np.float64), teacher.astype(np.float64)
     jitted = _plain(name)(*sides, _ids(), _mask("most"))[0]
@@ -254,6 +266,17 @@ def test_half_precision_inputs_lose_only_their_rounding(name):
   results = _many(name)(*sides, _ids(), np.stack([mask] * CASES))
   # A gradient comes back in bfloat16, the sum of several of 8 binary digits each.
   _assert_problems_equal(name, sides, mask, results, 2**-6)
+
+
+@every_loss
+def test_permutation_of_rows_permutes_the_gradients(name, x64):
+  if "permutation" in ROWS[name].exempt:
+    pytest.skip(ROWS[name].exempt["permutation"])
+  problem = *_example(name, dtype=np.float64), _ids(), _mask("most")
+  order = np.random.default_rng(3).permutation(BATCH)
+  value, gradients = _plain(name)(*problem)
+  permuted = _plain(name)(*(rows[order] for rows in problem))
+  _assert_close(permuted, (value, [np.asarray(g)[order] for g in gradients]))
 
 
 @every_loss
@@ -335,6 +358,9 @@ def test_lowers_for_tpu_and_cuda(name):
   assert exported.platforms == ("tpu", "cuda")
 
 
+POSITIVE = {"bandwidth", "epsilon", "exponent", "order", "power", "temperature"}
+
+
 @every_loss
 def test_bad_input_is_refused(name):
   row = ROWS[name]
@@ -343,8 +369,9 @@ def test_bad_input_is_refused(name):
   named = "student|teacher|logits|labels|tap"
 
   def refused(error, match, *arguments, **options):
-    with pytest.raises(error, match=match):
+    with pytest.raises(error, match=match) as info:
       jax.eval_shape(lambda *x: row.call(*x, **options), *arguments)
+    assert re.search("expected .*(got|has) ", str(info.value)), info.value
 
   if "both sides" not in row.exempt:
     refused(ValueError, named, student, teacher[1:], ids)
@@ -355,6 +382,12 @@ def test_bad_input_is_refused(name):
   refused(ValueError, "mask", student, teacher, ids, mask=np.ones(3, bool))
   if row.blocks:
     refused(ValueError, "block_size", student, teacher, ids, block_size=0)
+  function = getattr(losses, name.split(",")[0])
+  options = set(inspect.signature(function).parameters)
+  for option in options & POSITIVE:
+    refused(ValueError, option, student, teacher, ids, **{option: -1})
+  if "reduction" in options:
+    refused(ValueError, "reduction", student, teacher, ids, reduction="sum")
 
 
 @every_loss
@@ -367,6 +400,8 @@ def test_unknown_axis_is_refused(name):
 @pytest.mark.parametrize("name", sorted({name.split(",")[0] for name in ROWS}))
 def test_options_are_keywords_and_documented(name):
   function = getattr(losses, name)
+  assert inspect.isfunction(function)
+  assert not hasattr(function, "__wrapped__")
   parameters = inspect.signature(function).parameters.values()
   positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
   assert positional in (
