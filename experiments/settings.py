@@ -143,7 +143,7 @@ def phases(text: str, flag: str) -> list[tuple[int, float]]:
 
 def network(
   settings: Settings, name: str, num_classes: int, axis_name: str | None = "batch"
-) -> models.CNN | models.PreActResNet:
+) -> models.Named:
   """The network of that name, for training."""
   return models.by_name(
     name,

@@ -1,8 +1,19 @@
 """Networks that name their activations, and the weights the authors trained."""
 
+from flowkd_jax.models._branched import BranchedResNet
+from flowkd_jax.models._branched import backbone
+from flowkd_jax.models._branched import backbone_variables
+from flowkd_jax.models._branched import with_branches
+from flowkd_jax.models._cifar_resnet import CifarResNet
+from flowkd_jax.models._cifar_resnet import cifar_resnet
 from flowkd_jax.models._cnn import CNN
+from flowkd_jax.models._ensemble import ResNetEnsemble
+from flowkd_jax.models._ensemble import shrinking_ensemble
+from flowkd_jax.models._ensemble import student_network
+from flowkd_jax.models._ensemble import student_variables
 from flowkd_jax.models._normalization import BatchNorm
 from flowkd_jax.models._registry import NAMES
+from flowkd_jax.models._registry import Named
 from flowkd_jax.models._registry import by_name
 from flowkd_jax.models._resnet import PreActBlock
 from flowkd_jax.models._resnet import PreActResNet
@@ -13,9 +24,20 @@ __all__ = [
   "CNN",
   "NAMES",
   "BatchNorm",
+  "BranchedResNet",
+  "CifarResNet",
+  "Named",
   "PreActBlock",
   "PreActResNet",
+  "ResNetEnsemble",
+  "backbone",
+  "backbone_variables",
   "by_name",
+  "cifar_resnet",
   "from_torch",
   "resnet18",
+  "shrinking_ensemble",
+  "student_network",
+  "student_variables",
+  "with_branches",
 ]

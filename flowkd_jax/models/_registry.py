@@ -1,29 +1,40 @@
 """Networks by a short name, for flags and notebooks: "cnn1:16", "resnet18"."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from flowkd_jax._checks import check_choice
+from flowkd_jax.models._cifar_resnet import CifarResNet
+from flowkd_jax.models._cifar_resnet import cifar_resnet
 from flowkd_jax.models._cnn import CNN
 from flowkd_jax.models._resnet import PreActResNet
 
+Named = CNN | PreActResNet | CifarResNet
+
 # Name: how it is made from a width, and its default width.
-_NETWORKS: dict[str, tuple[Callable[..., CNN | PreActResNet], int]] = {
+_NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
   "cnn1": (CNN, 8),
   "digits_cnn": (lambda **options: CNN(num_blocks=2, padding="SAME", **options), 8),
   "resnet18": (PreActResNet, 64),
   "digits_resnet": (lambda **options: PreActResNet(stage_sizes=(1, 1), **options), 32),
+  **{
+    f"resnet{depth}": (functools.partial(cifar_resnet, depth), 16)
+    for depth in (8, 14, 20, 32, 44, 56, 110)
+  },
 }
 
 NAMES = tuple(_NETWORKS)
 
 
-def by_name(name: str, **options: Any) -> CNN | PreActResNet:
+def by_name(name: str, **options: Any) -> Named:
   """A network from "NAME" or "NAME:WIDTH".
 
   Args:
-    name: "cnn1" (CNN1; "cnn1:16" is CNN1-A), "resnet18", and for the 8x8 digits
-      "digits_cnn" and "digits_resnet". The width is that of the first block.
+    name: "cnn1" (CNN1; "cnn1:16" is CNN1-A), "resnet18" (pre-activation), "resnet8",
+      "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110" (for
+      small images), and for the 8x8 digits "digits_cnn" and "digits_resnet". The
+      width is that of the first block.
     **options: Further fields of the module: `num_classes`, `dtype`, `axis_name`.
 
   Raises:

@@ -13,6 +13,10 @@ def test_networks_have_short_names_and_widths():
   small = models.by_name("digits_resnet:4", dtype=jnp.bfloat16, axis_name="batch")
   assert (small.stage_sizes, small.width, small.axis_name) == ((1, 1), 4, "batch")
   assert models.by_name("digits_cnn").num_blocks == 2
+  assert models.by_name("resnet20", num_classes=7) == models.CifarResNet(num_classes=7)
+  deep = models.by_name("resnet110:8", axis_name="batch")
+  assert (deep.num_blocks, deep.widths, deep.stem_width) == (18, (8, 16, 32), 8)
+  assert deep.axis_name == "batch"
 
 
 @pytest.mark.parametrize(
