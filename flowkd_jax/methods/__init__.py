@@ -9,6 +9,7 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `similarity_preserving` | similarity-preserving distillation | Tung, Mori, ICCV 2019 |
 | `knowledge_distillation` | softened logits | Hinton et al., 2015 |
 | `hint` | features through a learnt map | Romero et al., ICLR 2015 |
+| `online_ensemble` | students of many widths | Walawalkar et al., ECCV 2020 |
 
 `base` is what the training loop knows of a method, `from_teacher` what methods with a
 frozen teacher share; `averaged` wraps weight averaging around any of them.
@@ -27,6 +28,7 @@ from flowkd_jax.methods.hint import hint
 from flowkd_jax.methods.information_flow import MATCHINGS
 from flowkd_jax.methods.information_flow import information_flow
 from flowkd_jax.methods.knowledge_distillation import knowledge_distillation
+from flowkd_jax.methods.online_ensemble import online_ensemble
 from flowkd_jax.methods.similarity_preserving import similarity_preserving
 from flowkd_jax.methods.supervised import supervised
 
@@ -44,6 +46,7 @@ __all__ = [
   "hint",
   "information_flow",
   "knowledge_distillation",
+  "online_ensemble",
   "similarity_preserving",
   "supervised",
 ]

@@ -10,6 +10,7 @@ import pytest
 
 from flowkd_jax import capture
 from flowkd_jax import methods
+from flowkd_jax import models
 
 pytestmark = pytest.mark.optimizer
 
@@ -63,6 +64,19 @@ def _with_teacher(method, **options):
   return make
 
 
+def _resnet(axis_name, width=4):
+  return models.CifarResNet(
+    num_blocks=1, widths=(width,), stem_width=4, num_classes=3, axis_name=axis_name
+  )
+
+
+def _online_ensemble(network, axis_name):
+  del network
+  return methods.online_ensemble(
+    _resnet(axis_name), optax.sgd(0.1), num_students=2, axis_name=axis_name
+  )
+
+
 PAIRS = {"pairs": {"block_2": "block_2", "dense": "dense"}}
 METHODS = {
   "supervised": _supervised,
@@ -75,6 +89,7 @@ METHODS = {
   "unrelated similarities": _with_teacher(
     methods.similarity_preserving, **PAIRS, weight=1.0, unrelated=True
   ),
+  "online ensemble": _online_ensemble,
 }
 
 
