@@ -10,9 +10,11 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `knowledge_distillation` | softened logits | Hinton et al., 2015 |
 | `hint` | features through a learnt map | Romero et al., ICLR 2015 |
 | `online_ensemble` | students of many widths | Walawalkar et al., ECCV 2020 |
+| `hierarchical_self_supervised` | classes and rotations | Yang et al., IJCAI 2021 |
 
 `base` is what the training loop knows of a method, `from_teacher` what methods with a
-frozen teacher share; `averaged` wraps weight averaging around any of them.
+frozen teacher share, `rotations` what those on rotated images do; `averaged` wraps
+weight averaging around any of them.
 """
 
 from flowkd_jax.methods.averaged import averaged
@@ -24,6 +26,9 @@ from flowkd_jax.methods.base import Variables
 from flowkd_jax.methods.base import gradient_method
 from flowkd_jax.methods.from_teacher import Outputs
 from flowkd_jax.methods.from_teacher import distillation
+from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_mutual
+from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_student
+from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_teacher
 from flowkd_jax.methods.hint import hint
 from flowkd_jax.methods.information_flow import MATCHINGS
 from flowkd_jax.methods.information_flow import information_flow
@@ -43,6 +48,9 @@ __all__ = [
   "averaged",
   "distillation",
   "gradient_method",
+  "hierarchical_mutual",
+  "hierarchical_student",
+  "hierarchical_teacher",
   "hint",
   "information_flow",
   "knowledge_distillation",

@@ -77,6 +77,33 @@ def _online_ensemble(network, axis_name):
   )
 
 
+def _frozen_backbone(network, axis_name):
+  del network
+  model = _resnet(axis_name, width=16)
+  variables = capture.init(model, jax.random.key(7), jnp.zeros((2, 8, 8, 1)))
+  return methods.hierarchical_teacher(
+    model, optax.sgd(0.5), backbone=variables, axis_name=axis_name
+  )
+
+
+def _hierarchical_student(network, axis_name):
+  del network
+  teacher = models.with_branches(_resnet(None, width=6), 12)
+  variables = capture.init(teacher, jax.random.key(7), jnp.zeros((2, 8, 8, 1)))
+  return methods.hierarchical_student(
+    _resnet(axis_name),
+    methods.Network(teacher, variables),
+    optax.sgd(0.1),
+    axis_name=axis_name,
+  )
+
+
+def _hierarchical_mutual(network, axis_name):
+  del network
+  pair = _resnet(axis_name), _resnet(axis_name, width=3)
+  return methods.hierarchical_mutual(pair, optax.sgd(0.1), axis_name=axis_name)
+
+
 PAIRS = {"pairs": {"block_2": "block_2", "dense": "dense"}}
 METHODS = {
   "supervised": _supervised,
@@ -90,6 +117,9 @@ METHODS = {
     methods.similarity_preserving, **PAIRS, weight=1.0, unrelated=True
   ),
   "online ensemble": _online_ensemble,
+  "branches on a frozen backbone": _frozen_backbone,
+  "hierarchical student": _hierarchical_student,
+  "hierarchical mutual": _hierarchical_mutual,
 }
 
 

@@ -1,0 +1,302 @@
+"""Hierarchical self-supervised distillation (Yang, An, Cai, Xu, IJCAI 2021).
+
+"Hierarchical Self-supervised Augmented Knowledge Distillation",
+https://arxiv.org/abs/2107.13715 (HSAKD), and its extension to networks that teach one
+another, https://arxiv.org/abs/2109.03075 (HSSAKD). Every image is seen in M = 4
+rotations `t_j x`. After each stage of the network, the backbone `f`, a branch `c_l`
+tells class and rotation at once, the joint label `k_j = 4 y + j`; branches are thrown
+away after training.
+
+Three methods. The teacher (`hierarchical_teacher`), from scratch or with the branches
+put on a frozen backbone:
+
+    L = CE(f(x), y) + 1/M sum_j sum_l CE(c_l(t_j x), k_j)
+
+The student of a frozen teacher (`hierarchical_student`), whose branches learn
+from those of the teacher, stage by stage, and not from joint labels:
+
+    L = CE(f(x), y) + 1/M sum_j T^2 KL(f^T(t_j x), f(t_j x))
+        + 1/M sum_j sum_l T^2 KL(c_l^T(t_j x), c_l(t_j x))
+
+And two networks that teach each other from scratch (`hierarchical_mutual`): the
+teacher's loss of both, with both divergences, each from the other as a constant.
+
+KL is between probabilities softened by T = 3. Only upright images enter the
+cross-entropy of the backbone; BatchNorm sees all four rotations, as in the authors'
+code.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax import lax
+
+from flowkd_jax import _checks
+from flowkd_jax import capture
+from flowkd_jax import losses
+from flowkd_jax import models
+from flowkd_jax.methods import base
+from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import rotations
+
+
+def hierarchical_teacher(
+  network: models.CifarResNet,
+  optimizer: optax.GradientTransformation,
+  *,
+  backbone: base.Variables | None = None,
+  keep_branches: bool = True,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """A network and its branches on labels and joint labels.
+
+  Args:
+    network: The backbone; its `axis_name` is the same.
+    optimizer: Updates what is trained.
+    backbone: Variables of a trained backbone, which then stays as it is, in
+      evaluation mode, and only the branches are trained; by default all is trained,
+      from scratch.
+    keep_branches: Whether the exported network has its branches, as a teacher needs
+      them. Without, this is the control experiment: joint labels without a teacher.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If the network is not a `CifarResNet`.
+    ValueError: If `backbone` holds the variables of another network.
+  """
+  frozen = backbone is not None
+  branched = _branched(network, frozen_backbone=frozen)
+  constants = jax.tree.map(jnp.asarray, dict(backbone or {}))
+
+  def init_variables(key, images):
+    fresh = capture.init(branched, key, images)
+    if frozen:
+      _check_backbone(constants, models.backbone_variables(fresh))
+    return _without(fresh, constants)
+
+  def loss(variables, batch, constants, *, step, key):
+    del step
+    logits, branches, updated = base.forward(
+      branched, _joined(variables, constants), batch, taps=branched.branches, key=key
+    )
+    outputs = from_teacher.Outputs(logits, branches)
+    values = rotations.cross_entropies(outputs, batch, axis_name)
+    if frozen:
+      del values["labels"]  # the branches change nothing there
+    metrics = {f"loss/{name}": value for name, value in values.items()}
+    return losses.weighted_sum(values, None), (_without(updated, constants), metrics)
+
+  def export(variables):
+    variables = _joined(variables, constants)
+    if keep_branches:
+      return {"network": base.Network(_branched(network), variables)}
+    return {"network": base.Network(network, models.backbone_variables(variables))}
+
+  method = base.gradient_method(
+    init_variables=init_variables,
+    loss=loss,
+    optimizer=optimizer,
+    export=export,
+    constants=constants,
+    axis_name=axis_name,
+  )
+  return rotations.on_rotations(method)
+
+
+def hierarchical_student(
+  student: models.CifarResNet,
+  teacher: base.Network,
+  optimizer: optax.GradientTransformation,
+  *,
+  temperature: float = 3.0,
+  branches: bool = True,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """Distillation from the teacher's logits and its branches, in four rotations.
+
+  Args:
+    student: The network to train; its `axis_name` is the same. It is exported
+      without the branches that it is trained with.
+    teacher: Frozen, in evaluation mode; with branches, from `hierarchical_teacher`,
+      as many as the student has stages.
+    optimizer: Updates the student and its branches.
+    temperature: T.
+    branches: Whether the branches teach. Without, neither network needs any: the
+      control experiment, knowledge distillation on the same images.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If the student is not a `CifarResNet`.
+    ValueError: If the teacher has no branches, another number of them or other
+      classes, or the temperature is not positive.
+  """
+  _checks.check_positive("temperature", temperature)
+  weights = {"labels": 1.0, "logits": 1.0}
+  model, taps = student, ((), ())
+  if branches:
+    weights["branches"] = 1.0
+    model = _branched(student)
+    _check_branches("teacher", teacher.model, model)
+    taps = model.branches, teacher.model.branches
+
+  def terms(student, teacher, batch, learnt):
+    del learnt
+    labels = rotations.upright_cross_entropy(student.logits, batch, axis_name)
+    options = {"temperature": temperature, "axis_name": axis_name}
+    return {
+      "labels": labels,
+      **rotations.divergences(student, teacher, batch, **options),
+    }
+
+  method = from_teacher.distillation(
+    model,
+    teacher,
+    optimizer,
+    terms=terms,
+    weights=weights,
+    taps=taps,
+    axis_name=axis_name,
+  )
+
+  def export(state):
+    _, variables = method.export(state)["network"]
+    return {"network": base.Network(student, models.backbone_variables(variables))}
+
+  return rotations.on_rotations(method._replace(export=export) if branches else method)
+
+
+def hierarchical_mutual(
+  networks: Sequence[models.CifarResNet],
+  optimizer: optax.GradientTransformation,
+  *,
+  temperature: float = 3.0,
+  axis_name: str | None = "batch",
+) -> base.Method:
+  """Two networks that teach each other, from scratch, by logits and branches.
+
+  Exports "network_1" and "network_2", without branches.
+
+  Args:
+    networks: The two; they may be the same and have as many stages. Their `axis_name`
+      is the same.
+    optimizer: Updates both.
+    temperature: T.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If a network is not a `CifarResNet`.
+    ValueError: If there are not two networks, their stages or classes differ in
+      number, or the temperature is not positive.
+  """
+  _checks.check_positive("temperature", temperature)
+  if len(networks) != 2:
+    raise ValueError(f"networks: expected two, got {len(networks)}")
+  pair = {f"network_{i}": _branched(x) for i, x in enumerate(networks, start=1)}
+  _check_branches("networks", *pair.values())
+
+  def init_variables(key, images):
+    fresh = {
+      name: capture.init(model, jax.random.fold_in(key, i), images)
+      for i, (name, model) in enumerate(pair.items())
+    }
+    return _by_collection(fresh)
+
+  def loss(variables, batch, constants, *, step, key):
+    del constants, step
+    outputs, updated = [], {}
+    for name, model in pair.items():
+      logits, branches, updated[name] = base.forward(
+        model, _of_network(variables, name), batch, taps=model.branches, key=key
+      )
+      outputs.append(from_teacher.Outputs(logits, branches))
+    on_labels = [rotations.cross_entropies(x, batch, axis_name) for x in outputs]
+    options = {"temperature": temperature, "axis_name": axis_name}
+    on_each_other = [
+      rotations.divergences(one, lax.stop_gradient(other), batch, **options)
+      for one, other in itertools.permutations(outputs)
+    ]
+    values = {**optax.tree.add(*on_labels), **optax.tree.add(*on_each_other)}
+    metrics = {f"loss/{name}": value for name, value in values.items()}
+    return losses.weighted_sum(values, None), (_by_collection(updated), metrics)
+
+  def export(variables):
+    return {
+      name: base.Network(
+        models.backbone(model), models.backbone_variables(_of_network(variables, name))
+      )
+      for name, model in pair.items()
+    }
+
+  method = base.gradient_method(
+    init_variables=init_variables,
+    loss=loss,
+    optimizer=optimizer,
+    export=export,
+    axis_name=axis_name,
+  )
+  return rotations.on_rotations(method)
+
+
+def _branched(network, **options):
+  joint_classes = rotations.ROTATIONS * network.num_classes
+  return models.with_branches(network, joint_classes, **options)
+
+
+def _without(variables, others):
+  """What is in `variables` and not in `others`, by collection and module."""
+  return {
+    collection: {k: v for k, v in tree.items() if k not in others.get(collection, {})}
+    for collection, tree in variables.items()
+  }
+
+
+def _joined(variables, others):
+  return {c: {**others.get(c, {}), **tree} for c, tree in variables.items()}
+
+
+def _by_collection(networks):
+  """`{network: {collection: tree}}` the other way round."""
+  collections = dict.fromkeys(name for tree in networks.values() for name in tree)
+  return {c: {name: tree[c] for name, tree in networks.items()} for c in collections}
+
+
+def _of_network(variables, name):
+  return {collection: tree[name] for collection, tree in variables.items()}
+
+
+def _check_branches(name, teacher, student):
+  """Raises ValueError unless the branches correspond one to one."""
+  there = getattr(teacher, "branches", ())
+  if not there:
+    raise ValueError(
+      f"{name}: expected a network with branches, got {type(teacher).__name__}; train "
+      "it with hierarchical_teacher"
+    )
+  for what, ours, theirs in (
+    ("stages and branches", len(student.branches), len(there)),
+    ("classes", student.num_classes, teacher.num_classes),
+  ):
+    if ours != theirs:
+      raise ValueError(
+        f"{name}: expected as many {what} as the student has, {ours}, got {theirs}"
+      )
+
+
+def _check_backbone(variables, expected):
+  shapes, wanted = (
+    jax.tree.map(jnp.shape, traverse_util.flatten_dict(tree, sep="/"))
+    for tree in (variables, expected)
+  )
+  wrong = [
+    f"{path}: expected {wanted.get(path)}, got {shapes.get(path)}"
+    for path in sorted({**shapes, **wanted})
+    if shapes.get(path) != wanted.get(path)
+  ]
+  if wrong:
+    raise ValueError(
+      f"backbone: expected variables of the network without branches, but {wrong[0]}"
+    )

@@ -1,0 +1,137 @@
+"""Images in four rotations, and losses on them: what self-supervised methods share.
+
+Rows multiply on the device: a method says what it does with a rotated batch, and
+`on_rotations` gives it one. Row `4 b + j` is image b rotated j times; its joint label,
+of class and rotation, is `4 y + j`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
+
+from flowkd_jax import losses
+from flowkd_jax.methods import base
+from flowkd_jax.methods import from_teacher
+
+ROTATIONS = 4
+
+
+def rotated_batch(batch: base.Batch) -> dict[str, jax.Array]:
+  """Every image by 0, 90, 180 and 270 degrees anticlockwise, with joint labels.
+
+  Args:
+    batch: "image" [rows, side, side, channels], "label" [rows] and "mask" [rows].
+
+  Returns:
+    The same with four times as many rows.
+
+  Raises:
+    ValueError: If the images are not square.
+  """
+  images, labels = batch["image"], batch["label"]
+  _check_square(images)
+  turns = range(ROTATIONS)
+  rotated = jnp.stack([jnp.rot90(images, j, axes=(1, 2)) for j in turns], axis=1)
+  joint = ROTATIONS * labels[:, None] + jnp.arange(ROTATIONS, dtype=labels.dtype)[None]
+  return {
+    "image": rotated.reshape(-1, *images.shape[1:]),
+    "label": joint.reshape(-1),
+    "mask": jnp.repeat(batch["mask"], ROTATIONS),
+  }
+
+
+def on_rotations(method: base.Method) -> base.Method:
+  """The method, given the rotations of every batch."""
+
+  def init(key, images):
+    _check_square(images)
+    return method.init(key, images)
+
+  def update(state, batch, constants):
+    return method.update(state, rotated_batch(batch), constants)
+
+  return method._replace(init=init, update=update)
+
+
+def cross_entropies(
+  outputs: from_teacher.Outputs, batch: base.Batch, axis_name: str | None
+) -> base.Metrics:
+  """Of the logits with the labels, of the branches with the joint labels.
+
+  Args:
+    outputs: Logits, and as taps the branches' logits, of a rotated batch.
+    batch: The rotated batch.
+    axis_name: Mapped axis over which the batch is split.
+
+  Returns:
+    "labels", over the upright images, and "joint_labels", the sum over the branches
+    of the means over all rotations.
+  """
+  joint = [
+    losses.cross_entropy(
+      branch, batch["label"], mask=batch["mask"], axis_name=axis_name
+    )
+    for branch in outputs.taps.values()
+  ]
+  labels = upright_cross_entropy(outputs.logits, batch, axis_name)
+  return {"labels": labels, "joint_labels": jnp.stack(joint).sum()}
+
+
+def upright_cross_entropy(
+  logits: Float[Array, "batch classes"], batch: base.Batch, axis_name: str | None
+) -> Float[Array, ""]:
+  """Cross-entropy with the labels, of the rows of a rotated batch that are upright."""
+  upright = slice(None, None, ROTATIONS)
+  return losses.cross_entropy(
+    logits[upright],
+    batch["label"][upright] // ROTATIONS,
+    mask=batch["mask"][upright],
+    axis_name=axis_name,
+  )
+
+
+def divergences(
+  student: from_teacher.Outputs,
+  teacher: from_teacher.Outputs,
+  batch: base.Batch,
+  *,
+  temperature: float,
+  axis_name: str | None,
+) -> base.Metrics:
+  """Divergence of the logits and, if the student has branches, of theirs.
+
+  Args:
+    student: Logits, and as taps the branches' logits, of a rotated batch.
+    teacher: The same of the teacher, with the same names.
+    batch: The rotated batch.
+    temperature: T.
+    axis_name: Mapped axis over which the batch is split.
+
+  Returns:
+    "logits" and, if there are any, "branches", the sum over them; both means over all
+    rotations, with the factor `T^2`.
+  """
+
+  def divergence(student, teacher):
+    return losses.knowledge_distillation(
+      student,
+      teacher,
+      temperature=temperature,
+      mask=batch["mask"],
+      axis_name=axis_name,
+    )
+
+  values = {"logits": divergence(student.logits, teacher.logits)}
+  if student.taps:
+    branches = [divergence(x, teacher.taps[name]) for name, x in student.taps.items()]
+    values["branches"] = jnp.stack(branches).sum()
+  return values
+
+
+def _check_square(images):
+  if images.shape[1] != images.shape[2]:
+    raise ValueError(
+      f"images: expected square images, to be rotated, got shape {images.shape}; crop "
+      "or resize them"
+    )
