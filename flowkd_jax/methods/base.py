@@ -19,12 +19,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 
 from flowkd_jax import capture
+from flowkd_jax import losses
 
 PyTree = Any
 Batch = Mapping[str, Array]
@@ -165,6 +167,27 @@ def gradient_method(
 
 def _mean_over(axis_name, tree):
   return tree if axis_name is None else lax.pmean(tree, axis_name)
+
+
+def weighted_loss(
+  terms: Mapping[str, Float[Array, ""]], weights: Mapping[str, ArrayLike]
+) -> tuple[Float[Array, ""], Metrics]:
+  """The sum of the terms by their weights, and both as metrics.
+
+  Args:
+    terms: Loss terms by name.
+    weights: Weight of each term.
+
+  Returns:
+    `(loss, metrics)`, with `loss/NAME` before weighting and `weight/NAME`.
+
+  Raises:
+    ValueError: If there is not exactly one weight per term.
+  """
+  current = {name: jnp.asarray(weight, jnp.float32) for name, weight in weights.items()}
+  metrics = {f"loss/{name}": value for name, value in terms.items()}
+  metrics |= {f"weight/{name}": weight for name, weight in current.items()}
+  return losses.weighted_sum(terms, current), metrics
 
 
 def forward(

@@ -115,9 +115,8 @@ def distillation(
         logits, batch["label"], mask=batch["mask"], axis_name=axis_name
       )
     current = {name: _at(weight, step) for name, weight in current.items()}
-    metrics = {f"loss/{name}": value for name, value in values.items()}
-    metrics |= {f"weight/{name}": weight for name, weight in current.items()}
-    return losses.weighted_sum(values, current), (updated, metrics)
+    value, metrics = base.weighted_loss(values, current)
+    return value, (updated, metrics)
 
   return base.gradient_method(
     init_variables=init_variables,
@@ -145,4 +144,4 @@ def _of_student(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _at(weight, step):
-  return jnp.asarray(weight(step) if callable(weight) else weight, jnp.float32)
+  return weight(step) if callable(weight) else weight

@@ -37,7 +37,6 @@ from jax import lax
 
 from flowkd_jax import _checks
 from flowkd_jax import capture
-from flowkd_jax import losses
 from flowkd_jax import models
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
@@ -87,8 +86,8 @@ def hierarchical_teacher(
     values = rotations.cross_entropies(outputs, batch, axis_name)
     if frozen:
       del values["labels"]  # the branches change nothing there
-    metrics = {f"loss/{name}": value for name, value in values.items()}
-    return losses.weighted_sum(values, None), (_without(updated, constants), metrics)
+    value, metrics = base.weighted_loss(values, dict.fromkeys(values, 1.0))
+    return value, (_without(updated, constants), metrics)
 
   def export(variables):
     variables = _joined(variables, constants)
@@ -220,8 +219,8 @@ def hierarchical_mutual(
       for one, other in itertools.permutations(outputs)
     ]
     values = {**optax.tree.add(*on_labels), **optax.tree.add(*on_each_other)}
-    metrics = {f"loss/{name}": value for name, value in values.items()}
-    return losses.weighted_sum(values, None), (_by_collection(updated), metrics)
+    value, metrics = base.weighted_loss(values, dict.fromkeys(values, 1.0))
+    return value, (_by_collection(updated), metrics)
 
   def export(variables):
     return {

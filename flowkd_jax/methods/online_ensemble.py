@@ -104,8 +104,8 @@ def online_ensemble(
       ]
     values = {name: jnp.stack(terms).sum() for name, terms in values.items()}
     current = {name: weight for name, weight in weights.items() if name in values}
-    metrics = {f"loss/{name}": value for name, value in values.items()}
-    return losses.weighted_sum(values, current), (updated, metrics)
+    value, metrics = base.weighted_loss(values, current)
+    return value, (updated, metrics)
 
   def export(variables):
     variables = _of_ensemble(variables)

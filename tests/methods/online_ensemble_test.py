@@ -180,7 +180,7 @@ def test_shared_base_alone_is_cross_entropy(trained):
   assert fresh.params["adapters"] == {}
   state = state.replace(params={**state.params, "adapters": {}})
   _, metrics = jax.eval_shape(method.update, state, batch, ())
-  assert set(metrics) == {"loss", "gradient_norm", "loss/labels"}
+  assert set(metrics) == {"loss", "gradient_norm", "loss/labels", "weight/labels"}
 
 
 @pytest.mark.parametrize(
