@@ -388,8 +388,7 @@ class _Stages:
     return settings.network(self.config, name, self.num_classes)
 
   def _epochs(self, name) -> int:
-    epochs = getattr(self.config, f"{name}_epochs")
-    return sum(number for number, _ in settings.phases(epochs, name))
+    return settings.number_of_epochs(getattr(self.config, f"{name}_epochs"))
 
   def _adam(self, name, *, reset: bool = False):
     return settings.adam(

@@ -141,6 +141,11 @@ def phases(text: str, flag: str) -> list[tuple[int, float]]:
   return result
 
 
+def number_of_epochs(text: str) -> int:
+  """Epochs of all phases."""
+  return sum(epochs for epochs, _ in phases(text, "epochs"))
+
+
 def network(
   settings: Settings, name: str, num_classes: int, axis_name: str | None = "batch"
 ) -> models.Named:
@@ -151,6 +156,24 @@ def network(
     dtype=jnp.bfloat16 if settings.mixed_precision else jnp.float32,
     axis_name=axis_name,
   )
+
+
+def staged_network(
+  settings: Settings, flag: str, num_classes: int
+) -> models.CifarResNet:
+  """The network that a flag names, if it can be taken apart at its stages.
+
+  Raises:
+    ValueError: If it cannot; names the flag.
+  """
+  name = getattr(settings, flag)
+  found = network(settings, name, num_classes)
+  if not isinstance(found, models.CifarResNet):
+    raise ValueError(
+      f"--{flag}: expected resnetDEPTH:WIDTH with a depth of 6n + 2, such as resnet20, "
+      f"got {name!r}"
+    )
+  return found
 
 
 def adam(
@@ -170,14 +193,44 @@ def adam(
     beta2: Decay of the mean of squared gradients.
     reset_each_epoch: Forget the moments at every epoch.
   """
-  parts = phases(epochs, "epochs")
-  rates = [_learning_rate(rate, n * steps_per_epoch, decay) for n, rate in parts]
-  ends = np.cumsum([n for n, _ in parts])[:-1]
-  schedule = optax.join_schedules(rates, (ends * steps_per_epoch).tolist())
   moments = optax.scale_by_adam(b2=beta2)
   if reset_each_epoch:
     moments = schedules.reset_every(moments, steps_per_epoch)
-  return optax.chain(moments, optax.scale_by_learning_rate(schedule))
+  rates = _learning_rates(epochs, steps_per_epoch, decay)
+  return optax.chain(moments, optax.scale_by_learning_rate(rates))
+
+
+def sgd(
+  epochs: str,
+  *,
+  steps_per_epoch: int,
+  decay: str = "constant",
+  momentum: float = 0.9,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """Stochastic gradient descent with Nesterov's momentum and a rate per phase.
+
+  As in PyTorch, weight decay is added to the gradient, of every parameter.
+
+  Args:
+    epochs: Phases as in the flags: "150@0.1,50@0.01".
+    steps_per_epoch: Steps in an epoch.
+    decay: Of the learning rate within each phase: "constant", or "cosine" to 0.
+    momentum: Weight of the earlier gradients.
+    weight_decay: Factor of the parameters in the gradient.
+  """
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.trace(momentum, nesterov=True),
+    optax.scale_by_learning_rate(_learning_rates(epochs, steps_per_epoch, decay)),
+  )
+
+
+def _learning_rates(epochs, steps_per_epoch, decay):
+  parts = phases(epochs, "epochs")
+  rates = [_learning_rate(rate, n * steps_per_epoch, decay) for n, rate in parts]
+  ends = np.cumsum([n for n, _ in parts])[:-1]
+  return optax.join_schedules(rates, (ends * steps_per_epoch).tolist())
 
 
 def _learning_rate(rate, steps, decay):
