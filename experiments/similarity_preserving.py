@@ -166,7 +166,7 @@ class _Arms:
       name,
       title,
       make,
-      sum(number for number, _ in settings.phases(epochs, role)),
+      settings.number_of_epochs(epochs),
       teacher="teacher" if name in STAGES[2:] else None,
       init_name=role,
     )
