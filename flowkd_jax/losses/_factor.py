@@ -149,7 +149,8 @@ def factor_reconstruction(
   """What the paraphraser is trained with, before any student: its reconstruction.
 
   `mean_i |x_i - P(x_i)|^2` with P the paraphraser (Kim et al. 2018). Does not
-  depend on the batch; grows with the size of the maps ("elements" does not).
+  depend on the batch; grows with the size of the maps ("elements" does not). Invariant
+  to a permutation of rows.
 
   Args:
     teacher: Teacher maps.

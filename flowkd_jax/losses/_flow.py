@@ -82,7 +82,9 @@ def information_flow(
   kernel plus that under the Student-t kernel (Passalis et al. 2020, Eq. 5-9);
   weights come from `flowkd_jax.schedules.critical_period` for intermediate taps
   and are 1 for the last (Eq. 10). To match the flow vectors themselves, see
-  `quadratic_flow`.
+  `quadratic_flow`. Depends neither on the batch size nor on the widths through its
+  reduction; grows with the number of taps. Invariant to rotation and permutation:
+  each kernel has an invariance that the other has not.
 
   Differs from the authors' code (`authors=True` is that code exactly): a row is
   not its own neighbour; the mean is over rows of sums over columns (theirs is
@@ -185,7 +187,9 @@ def quadratic_flow(
   Passalis et al. 2020, section 3.1, summed over kernels. Differs from the paper: each
   difference is relative to the teacher's entry, because flow is of order 1e-3 and its
   squares would vanish beside any other loss; `flow.flow_divergence` has the plain form.
-  Needs labels, which conditional probabilities do not.
+  Needs labels, which conditional probabilities do not. Relative, so of one size
+  whatever the batch and the widths; grows with the number of taps. Invariant to
+  rotation and to permutation.
 
   Args:
     student: Student taps, by name or in a sequence, from input to output.

@@ -37,9 +37,10 @@ def conditional_divergence(
   """Divergence between the neighbour probabilities of student and teacher.
 
   `mean_i sum_{j != i} d(p^t_{j|i}, p^s_{j|i})` with `p = K_ij / sum_{k != i} K_ik`
-  (Passalis et al. 2020, Eq. 5-8). Invariant to rotation and permutation; with the
-  cosine kernel to scale, with distance kernels to shift. Does not depend on the
-  batch size through its reduction, nor on the widths.
+  (Passalis et al. 2020, Eq. 5-8). Depends neither on the batch size nor on the widths
+  through its reduction. Invariant to rotation and permutation; with the cosine kernel
+  to a scale of single rows, with the others to shift, with the adaptive ones to one
+  scale for all rows too.
 
   Args:
     student: Student features; axes after the first are flattened.
@@ -121,6 +122,9 @@ def pkt(
   mean over rows of KL (theirs is the mean over all pairs, smaller by the batch
   size, hence the weight 30000 often seen), and there is no epsilon (theirs: 1e-7
   in norms and logarithms). `authors=True` is their code exactly.
+
+  Depends neither on the batch size nor on the widths through its reduction. Invariant
+  to rotation, to a scale of single rows and to permutation; not to a shift.
 
   Args:
     student: Student features; axes after the first are flattened.

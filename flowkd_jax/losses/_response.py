@@ -23,7 +23,9 @@ def cross_entropy(
   """Mean cross-entropy of the rows with their labels.
 
   Computed in float32 from log-softmax. Not a distillation loss, but the one that
-  every method of this library stands beside.
+  every method of this library stands beside. The mean over rows: does not depend on
+  the batch size; `log(classes)` where nothing is known. Invariant to a shift of each
+  row of logits and to permutation of rows, or of the classes.
 
   Args:
     logits: Unnormalised log-probabilities.
@@ -61,7 +63,8 @@ def knowledge_distillation(
 
   `t = softmax(teacher / T)`, `s = softmax(student / T)` (Hinton et al. 2015, Eq. 1;
   `T^2` keeps the size of the gradient, section 2). The mean over rows of a sum over
-  classes: does not depend on the batch size. Invariant to a shift of each row of
+  classes: depends neither on the batch size nor, through its reduction, on the number
+  of classes. Invariant to a shift of each row of
   logits and to permutation of rows, or of the classes of both; not to scale or
   rotation.
 
@@ -112,8 +115,8 @@ def decoupled_kd(
   TCKD is the relative entropy between the probabilities of the label and of anything
   else; NCKD that between the probabilities of the other classes among themselves
   (Zhao et al. 2022). `alpha = 1` with the teacher's probability of the other classes
-  as beta is `knowledge_distillation`, as the paper shows. The mean over rows of sums
-  over classes: does not depend on the batch size. Invariances as there.
+  as beta is `knowledge_distillation`, as the paper shows. Scale and invariances
+  as there.
 
   Differs from the authors' code: the label is left out of NCKD, where they lower its
   logit by 1000, and logarithms are of sums of exponentials, where their log of a

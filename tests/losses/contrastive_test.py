@@ -178,29 +178,43 @@ def test_negatives_are_other_rows_whatever_the_devices():
 def test_crd_is_invariant_to_permutation_and_without_heads_to_scale_and_rotation():
   student, teacher = _features()
   order = jnp.array([3, 1, 5, 0, 2, 4])
+  loss = jax.jit(_crd)
   np.testing.assert_allclose(
-    _crd(student[order], teacher[order]), _crd(student, teacher), rtol=1e-5
+    loss(student[order], teacher[order]), loss(student, teacher), rtol=1e-5
   )
   teacher = teacher[:, :5]
-  expected = losses.crd(student, teacher)
+  loss = jax.jit(losses.crd)
+  expected = loss(student, teacher)
   scales = jnp.logspace(-3, 3, 6)[:, None]
-  np.testing.assert_allclose(losses.crd(student * scales, teacher), expected, rtol=1e-4)
+  np.testing.assert_allclose(loss(student * scales, teacher), expected, rtol=1e-4)
   random = np.random.default_rng(2).standard_normal((5, 5))
   rotation = jnp.asarray(np.linalg.qr(random)[0], jnp.float32)
   np.testing.assert_allclose(
-    losses.crd(student @ rotation, teacher @ rotation), expected, rtol=1e-4
+    loss(student @ rotation, teacher @ rotation), expected, rtol=1e-4
   )
 
 
 def test_crd_bank_is_invariant_to_permutation_of_rows_and_negatives():
   student, teacher = _features()
   options = _bank_options(student, teacher, 6)
-  expected = losses.crd_bank(student, teacher, **options)
+  loss = jax.jit(losses.crd_bank)
+  expected = loss(student, teacher, **options)
   options["negatives"] = options["negatives"][::-1, ::-1]
   options["indices"] = options["indices"][::-1]
   np.testing.assert_allclose(
-    losses.crd_bank(student[::-1], teacher[::-1], **options), expected, rtol=1e-5
+    loss(student[::-1], teacher[::-1], **options), expected, rtol=1e-5
   )
+
+
+def test_crd_bank_does_not_depend_on_the_batch_size():
+  student, teacher = _features()
+  options = _bank_options(student, teacher, 6)
+  loss = jax.jit(losses.crd_bank)
+  expected = loss(student, teacher, **options)
+  for name in ("indices", "negatives"):
+    options[name] = jnp.concatenate([options[name], options[name]])
+  twice = [jnp.concatenate([side, side]) for side in (student, teacher)]
+  np.testing.assert_allclose(loss(*twice, **options), expected, rtol=1e-5)
 
 
 @every_loss

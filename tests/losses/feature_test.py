@@ -99,6 +99,36 @@ def test_vid_equals_its_definition(reduction):
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@every_loss
+def test_loss_does_not_depend_on_the_batch_size(loss):
+  sides = _features()
+  loss = jax.jit(loss)
+  twice = [jnp.concatenate([side, side]) for side in sides]
+  np.testing.assert_allclose(loss(*twice), loss(*sides), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("rows", 3), ("elements", 1)])
+def test_losses_grow_with_the_width_of_the_teacher(reduction, factor):
+  student, teacher = _features()
+  wide = jnp.tile(teacher, 3)
+  parameters = losses.vid_init(jax.random.key(0), student.shape, teacher.shape)
+  *first, last = parameters["kernels"]
+  widened = {
+    "kernels": [*first, jnp.tile(last, 3)],
+    "variance": jnp.tile(parameters["variance"], 3),
+  }
+  vid = jax.jit(functools.partial(losses.vid, reduction=reduction))
+  np.testing.assert_allclose(
+    vid(student, wide, parameters=widened),
+    factor * vid(student, teacher, parameters=parameters),
+    rtol=1e-5,
+  )
+  hint = jax.jit(functools.partial(losses.hint, reduction=reduction))
+  np.testing.assert_allclose(
+    hint(2 * wide, wide), factor * hint(2 * teacher, teacher), rtol=1e-5
+  )
+
+
 @pytest.mark.parametrize("variance", [1e-3, 1.0, 5.0])
 def test_vid_init_sets_the_variance(variance):
   parameters = losses.vid_init(jax.random.key(0), (2,), (3,), variance=variance)
@@ -108,10 +138,11 @@ def test_vid_init_sets_the_variance(variance):
 
 def test_vid_is_invariant_to_permutations_of_rows_and_positions():
   student, teacher = _features(4, (4, 4, 3), (4, 4, 5))
-  expected = _vid(student, teacher)
-  np.testing.assert_allclose(_vid(student[::-1], teacher[::-1]), expected, rtol=1e-5)
+  loss = jax.jit(_vid)
+  expected = loss(student, teacher)
+  np.testing.assert_allclose(loss(student[::-1], teacher[::-1]), expected, rtol=1e-5)
   np.testing.assert_allclose(
-    _vid(student[:, ::-1], teacher[:, ::-1]), expected, rtol=1e-5
+    loss(student[:, ::-1], teacher[:, ::-1]), expected, rtol=1e-5
   )
 
 

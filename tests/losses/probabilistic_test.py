@@ -103,8 +103,10 @@ def test_conditional_divergence_equals_its_definition(name, block_size):
 def test_several_kernels_are_summed():
   student, teacher = _features()
   pair = [kernels.cosine(), kernels.student_t()]
-  together = losses.conditional_divergence(student, teacher, kernel=pair)
-  apart = [losses.conditional_divergence(student, teacher, kernel=k) for k in pair]
+  loss = losses.conditional_divergence
+  together, *apart = jax.jit(
+    lambda s, t: [loss(s, t, kernel=kernel) for kernel in (pair, *pair)]
+  )(student, teacher)
   np.testing.assert_allclose(together, sum(apart), rtol=1e-5)
 
 
@@ -125,20 +127,73 @@ def test_blocks_change_neither_value_nor_gradient(name):
 
 def test_matrix_reduction_is_smaller_by_the_batch_size():
   student, teacher = _features()
-  rows = losses.conditional_divergence(student, teacher)
-  matrix = losses.conditional_divergence(student, teacher, reduction="matrix")
+  loss = losses.conditional_divergence
+  rows, matrix = jax.jit(lambda s, t: (loss(s, t), loss(s, t, reduction="matrix")))(
+    student, teacher
+  )
   np.testing.assert_allclose(rows, 12 * matrix, rtol=1e-6)
 
 
-def test_loss_is_invariant_to_rotation_and_permutation():
+_LABELS = np.arange(96, dtype=np.int32) % 3
+
+
+def _labelled(student, teacher):
+  labels = _LABELS[: student.shape[0]]
+  return losses.quadratic_flow([student], [teacher], labels=labels, num_classes=3)
+
+
+def _with_kernel(name):
+  kernel = kernels.by_name(name)
+  return functools.partial(losses.conditional_divergence, kernel=kernel)
+
+
+INVARIANCES = {
+  "cosine": (_with_kernel("cosine"), {"rotation", "scale", "row scale"}),
+  "student_t": (_with_kernel("student_t"), {"rotation", "shift"}),
+  "rbf": (_with_kernel("rbf"), {"rotation", "shift"}),
+  "adaptive_rbf": (_with_kernel("adaptive_rbf"), {"rotation", "shift", "scale"}),
+  "cauchy": (_with_kernel("cauchy"), {"rotation", "shift"}),
+  "pkt": (losses.pkt, {"rotation", "scale", "row scale"}),
+  "information_flow": (lambda s, t: losses.information_flow([s], [t]), {"rotation"}),
+  "quadratic_flow": (_labelled, {"rotation"}),
+}
+
+
+@pytest.mark.parametrize("name", INVARIANCES)
+def test_invariances_are_those_of_the_documentation(name):
   student, teacher = _features()
-  rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((5, 5)))[0]
-  order = np.random.default_rng(3).permutation(12)
-  expected = losses.information_flow([student], [teacher])
-  rotated = losses.information_flow([student @ jnp.float32(rotation)], [teacher])
-  permuted = losses.information_flow([student[order]], [teacher[order]])
-  np.testing.assert_allclose(rotated, expected, rtol=1e-4)
-  np.testing.assert_allclose(permuted, expected, rtol=1e-4)
+  rng = np.random.default_rng(2)
+  rotation = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+  changes = {
+    "rotation": student @ jnp.float32(rotation),
+    "scale": 3 * student,
+    "row scale": student * jnp.float32(rng.uniform(0.5, 2, (12, 1))),
+    "shift": student + jnp.float32(rng.standard_normal((1, 5))),
+  }
+  loss, invariances = INVARIANCES[name]
+  loss = jax.jit(loss)
+  for change, changed in changes.items():
+    difference = abs(loss(changed, teacher) / loss(student, teacher) - 1)
+    assert (difference < 1e-4) == (change in invariances), (change, difference)
+
+
+@pytest.mark.parametrize("name", ["cosine", "pkt", "information_flow"])
+def test_loss_does_not_depend_on_batch_size_or_width(name):
+  rng = np.random.default_rng(0)
+  signal, maps = rng.standard_normal((96, 4)), rng.standard_normal((2, 4, 8))
+  student, teacher = (jnp.float32(np.tanh(signal @ each)) for each in maps)
+  loss = jax.jit(INVARIANCES[name][0])
+  large, small = loss(student, teacher), loss(student[:48], teacher[:48])
+  assert 0.5 < large / small < 2
+  wide = loss(*(jnp.tile(side[:48], (1, 3)) for side in (student, teacher)))
+  assert 0.5 < wide / small < 2
+
+
+def test_quadratic_flow_does_not_depend_on_the_batch_size():
+  sides = _features()
+  twice = [jnp.concatenate([side, side]) for side in sides]
+  loss = jax.jit(_labelled)
+  np.testing.assert_allclose(loss(*twice), loss(*sides), rtol=1e-4)
 
 
 def test_gradient_steps_reduce_the_loss():

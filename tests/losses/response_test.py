@@ -156,25 +156,37 @@ def test_dist_of_rows_all_alike_counts_classes_without_variation():
   assert not gradient.any()
 
 
-@named
+@pytest.mark.parametrize(
+  "name", ["cross_entropy", "knowledge_distillation", "decoupled_kd", "dist"]
+)
 def test_response_losses_are_invariant_to_shift_and_permutation(name):
   student, teacher = _logits()
-  loss = jax.jit(_loss(name))
-  expected = loss(student, teacher)
+
+  @jax.jit
+  def loss(student, teacher, labels):
+    if name == "cross_entropy":
+      return losses.cross_entropy(student, labels)
+    labelled = {"labels": labels} if name == "decoupled_kd" else {}
+    return getattr(losses, name)(student, teacher, **labelled)
+
+  labels = _labels()
+  expected = loss(student, teacher, labels)
   assert expected > 0.01
   shift = jnp.arange(8, dtype=jnp.float32)[:, None]
-  np.testing.assert_allclose(
-    loss(student + shift, teacher - shift), expected, rtol=1e-4
-  )
+  shifted = loss(student + shift, teacher - shift, labels)
+  np.testing.assert_allclose(shifted, expected, rtol=1e-4)
   rows = np.random.default_rng(1).permutation(8)
   classes = np.random.default_rng(2).permutation(6)
-  if name == "decoupled_kd":
-    permuted = losses.decoupled_kd(student[rows], teacher[rows], labels=_labels()[rows])
-  else:
-    permuted = loss(student[rows][:, classes], teacher[rows][:, classes])
+  permuted = loss(
+    student[rows][:, classes],
+    teacher[rows][:, classes],
+    jnp.asarray(np.argsort(classes))[labels[rows]],
+  )
   np.testing.assert_allclose(permuted, expected, rtol=1e-4)
-  scaled = loss(2 * student, teacher)
-  assert abs(scaled / expected - 1) > 0.01
+  random = np.random.default_rng(3).standard_normal((6, 6))
+  rotation = jnp.asarray(np.linalg.qr(random)[0], jnp.float32)
+  for other in (2 * student, student @ rotation):
+    assert abs(loss(other, teacher, labels) / expected - 1) > 0.01
 
 
 @named

@@ -162,6 +162,37 @@ def test_nst_is_invariant_to_scale_and_order_of_channels(kernel):
     np.testing.assert_allclose(loss(-student, teacher), expected, rtol=1e-4)
 
 
+@every_loss
+def test_loss_does_not_depend_on_the_batch_size(loss):
+  sides = _maps()
+  loss = jax.jit(loss)
+  twice = [jnp.concatenate([side, side]) for side in sides]
+  np.testing.assert_allclose(loss(*twice), loss(*sides), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "loss", [losses.attention_transfer, losses.factor_transfer, losses.nst]
+)
+def test_losses_of_normalised_maps_do_not_depend_on_the_width(loss):
+  student, teacher = _maps()
+  loss = jax.jit(loss)
+  wide = jnp.tile(student, 3), jnp.tile(teacher, 2)
+  np.testing.assert_allclose(loss(*wide), loss(student, teacher), rtol=1e-5)
+
+
+def test_fsp_grows_with_the_channel_pairs_and_the_fourth_power_of_scale():
+  student, teacher = _maps()
+  pair, other = (student, student**2), (teacher[..., :3], teacher[..., 2:])
+  widen = lambda maps: tuple(jnp.tile(x, 3) for x in maps)
+  scale = lambda maps: tuple(2 * x for x in maps)
+  for reduction, factor in (("rows", 9), ("elements", 1)):
+    loss = jax.jit(functools.partial(losses.fsp, reduction=reduction))
+    narrow = loss(pair, other)
+    wide = loss(widen(pair), widen(other))
+    np.testing.assert_allclose(wide, factor * narrow, rtol=1e-5)
+    np.testing.assert_allclose(loss(scale(pair), scale(other)), 16 * narrow, rtol=1e-5)
+
+
 def test_fsp_is_invariant_to_a_permutation_of_positions():
   student, teacher = _maps()
   pair, other = (student, student**2), (teacher[..., :3], teacher[..., 2:])
