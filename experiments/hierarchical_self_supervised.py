@@ -1,4 +1,4 @@
-"""Hierarchical self-supervised distillation: classes and rotations, stage by stage.
+r"""Hierarchical self-supervised distillation: classes and rotations, stage by stage.
 
 Yang, An, Cai, Xu, "Hierarchical Self-supervised Augmented Knowledge Distillation",
 IJCAI 2021, https://arxiv.org/abs/2107.13715, and https://arxiv.org/abs/2109.03075.
@@ -21,7 +21,7 @@ and, when named in --stages:
     python -m experiments.hierarchical_self_supervised --dataset=cifar100 \
         --data_dir=D --workdir=W
 
-The defaults are the authors' for CIFAR-100, which take a GPU. For an hour on two cores:
+The defaults are the authors' for CIFAR-100, which take a GPU. For two cores:
 
     ... --dataset=cifar10 --image_size=16 --train_split=train[:4000] --crop_padding=2 \
         --teacher_network=resnet8:16 --student_network=resnet8:4 \

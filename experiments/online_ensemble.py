@@ -1,4 +1,4 @@
-"""Online ensemble compression: networks of several widths, trained together.
+r"""Online ensemble compression: networks of several widths, trained together.
 
 Walawalkar, Shen, Savvides, "Online Ensemble Model Compression using Knowledge
 Distillation", ECCV 2020, https://arxiv.org/abs/2011.07449. Three stages:
@@ -11,7 +11,7 @@ Distillation", ECCV 2020, https://arxiv.org/abs/2011.07449. Three stages:
     python -m experiments.online_ensemble --dataset=digits --workdir=runs/digits
     python -m experiments.online_ensemble --dataset=cifar10 --data_dir=D --workdir=W
 
-The defaults are the paper's for CIFAR-10, which take a GPU. For an hour on two cores:
+The defaults are the paper's for CIFAR-10, which take a GPU. For two cores:
 
     ... --dataset=cifar10 --image_size=16 --train_split=train[:4000] --crop_padding=2 \
         --network=resnet8 --num_students=3 --epochs=10@0.1,5@0.01,5@0.001

@@ -1,4 +1,4 @@
-"""Runs the studies behind the results page: many launches, one after the other.
+r"""Runs the studies behind the results page: many launches, one after the other.
 
     python -m experiments.study --study=cifar10 --workdir=W --data_dir=D \
         --auxiliary_weights=FILE.npz
