@@ -3,8 +3,9 @@
     python -m experiments.measure_precision
 
 Prints the table of `experiments/LOSSES.md`: relative error of the value, and 1 - cosine
-between the gradients (the worse side), for normal features and with a common mean. A
-gradient comes back in bfloat16, whose rounding alone costs 1e-6 of cosine.
+between the gradients (the worse side; a side that the loss takes no gradient of, or not
+at all, counts nothing), for normal features and with a common mean. A gradient comes
+back in bfloat16, whose rounding alone costs 1e-6 of cosine.
 """
 
 import jax
@@ -31,12 +32,40 @@ def _solution(student, teacher):
   return losses.fsp(*((maps[..., :4], maps[..., 4:8]) for maps in (student, teacher)))
 
 
+def _of_labels(student, teacher):
+  del teacher
+  return losses.cross_entropy(student, jnp.arange(ROWS, dtype=jnp.int32) % 10)
+
+
+def _bank(student, teacher):
+  key, indices = jax.random.key(0), jnp.arange(ROWS, dtype=jnp.int32)
+  return losses.crd_bank(
+    student,
+    teacher,
+    heads=losses.crd_init(key, student.shape, teacher.shape),
+    bank=losses.crd_bank_init(key, 10 * ROWS),
+    indices=indices,
+    negatives=losses.crd_negatives(key, indices, 10 * ROWS, number=64),
+  )
+
+
+def _reconstruction(student, teacher):
+  networks = losses.factor_transfer_init(
+    jax.random.key(0), student.shape, teacher.shape
+  )
+  return losses.factor_reconstruction(teacher, networks=networks)
+
+
 LOSSES = {
   "attention_transfer": (losses.attention_transfer, MAPS),
+  "conditional_divergence": (losses.conditional_divergence, VECTORS),
   "correlation_congruence": (losses.correlation_congruence, VECTORS),
   "crd": (losses.crd, (VECTORS[0], VECTORS[0])),
+  "crd_bank": (_bank, VECTORS),
+  "cross_entropy": (_of_labels, LOGITS),
   "decoupled_kd": (_labelled(losses.decoupled_kd), LOGITS),
   "dist": (losses.dist, LOGITS),
+  "factor_reconstruction": (_reconstruction, MAPS),
   "factor_transfer": (losses.factor_transfer, MAPS),
   "fsp": (_solution, (MAPS[0], MAPS[0])),
   "hint": (losses.hint, (VECTORS[0], VECTORS[0])),
@@ -83,8 +112,9 @@ def errors(loss, shapes, mean: float) -> tuple[float, float]:
   gaps = []
   for gradient, reference in zip(gradients, references, strict=True):
     a, b = (np.asarray(x, np.float64).ravel() for x in (gradient, reference))
-    gaps.append(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-  return abs(float(value) / float(expected) - 1), float(max(gaps))
+    if b.any():
+      gaps.append(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+  return abs(float(value) / float(expected) - 1), float(max(0.0, *gaps))
 
 
 def main() -> None:
