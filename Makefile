@@ -8,21 +8,37 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 WORKDIR ?= runs/digits
 
-.PHONY: demo test check format bench clean help
+# What has to pass with the core dependencies alone.
+CORE_TESTS := tests/losses tests/information tests/kernels_test.py \
+  tests/flow_test.py tests/schedules_test.py tests/import_test.py
+WHEEL := build/wheel
+
+.PHONY: demo test wheel-test check format bench clean help
 
 help:
-	@echo "make demo    run the whole method on handwritten digits, into $(WORKDIR)"
-	@echo "make test    everything that has to pass: linters, types, layers, tests"
-	@echo "make check   linters, types and layers only"
-	@echo "make format  format the code"
-	@echo "make bench   one training step against PyTorch (installs PyTorch)"
-	@echo "make clean   remove $(VENV) and caches"
+	@echo "make demo        run the whole method on handwritten digits, into $(WORKDIR)"
+	@echo "make test        everything that has to pass: linters, types, layers, tests"
+	@echo "make wheel-test  tests of the losses against the wheel in a bare environment"
+	@echo "make check       linters, types and layers only"
+	@echo "make format      format the code"
+	@echo "make bench       one training step against PyTorch (installs PyTorch)"
+	@echo "make clean       remove $(VENV), build and caches"
 
 demo: $(INSTALLED)
 	$(RUN) -m experiments.information_flow --dataset=digits --workdir=$(WORKDIR)
 
 test: check
 	$(RUN) -m pytest -n auto --dist loadfile --quiet --durations=10
+
+# Tests and settings are copied to where the sources are not.
+wheel-test: need-python
+	rm -rf $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip install --quiet --upgrade pip
+	$(WHEEL)/venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
+	$(WHEEL)/venv/bin/python -m pip install --quiet $(WHEEL)/*.whl --group test
+	cp -r tests pyproject.toml $(WHEEL)
+	cd $(WHEEL) && venv/bin/python -m pytest -n auto --dist loadfile --quiet $(CORE_TESTS)
 
 check: $(INSTALLED)-dev
 	$(VENV)/bin/ruff check .
@@ -38,9 +54,12 @@ bench: $(INSTALLED)
 	$(RUN) -m pip install --quiet --editable ".[train,benchmark]"
 	$(RUN) -m experiments.benchmark_step
 
-$(RUN):
+.PHONY: need-python
+need-python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and was not found; \
 	install it, or say where it is: make PYTHON=/path/to/python3.12"; exit 1; }
+
+$(RUN): | need-python
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): pyproject.toml | $(RUN)
@@ -53,4 +72,4 @@ $(INSTALLED)-dev: $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,5 +1,6 @@
 """What `import flowkd_jax` loads."""
 
+import importlib.resources
 import subprocess
 import sys
 
@@ -31,3 +32,7 @@ def test_import_loads_only_the_core():
   assert not package & FORBIDDEN
   beyond = package - core - {"flowkd_jax"} - sys.stdlib_module_names
   assert not {name for name in beyond if not name.startswith("_")}, beyond
+
+
+def test_package_tells_type_checkers_that_it_is_typed():
+  assert (importlib.resources.files("flowkd_jax") / "py.typed").is_file()
