@@ -17,10 +17,23 @@ def _flow(*names):
   )
 
 
+def _quadratic_flow(student, teacher, **options):
+  labels = jnp.arange(ROWS, dtype=jnp.int32) % 3
+  return losses.quadratic_flow(
+    [student],
+    [teacher],
+    labels=labels,
+    num_classes=3,
+    kernel_names=("student_t",),
+    **options,
+  )
+
+
 LOSSES = {
   "information_flow": _flow("cosine", "student_t"),
   "information_flow, adaptive": _flow("adaptive_rbf"),
   "pkt": losses.pkt,
+  "quadratic_flow": _quadratic_flow,
   "similarity_preserving": losses.similarity_preserving,
   "rkd_distance": losses.rkd_distance,
   "correlation_congruence": losses.correlation_congruence,
