@@ -11,6 +11,8 @@ from flowkd_jax.models._ensemble import ResNetEnsemble
 from flowkd_jax.models._ensemble import shrinking_ensemble
 from flowkd_jax.models._ensemble import student_network
 from flowkd_jax.models._ensemble import student_variables
+from flowkd_jax.models._latent import LatentCNN
+from flowkd_jax.models._latent import LatentGenerator
 from flowkd_jax.models._normalization import BatchNorm
 from flowkd_jax.models._registry import NAMES
 from flowkd_jax.models._registry import Named
@@ -26,6 +28,8 @@ __all__ = [
   "BatchNorm",
   "BranchedResNet",
   "CifarResNet",
+  "LatentCNN",
+  "LatentGenerator",
   "Named",
   "PreActBlock",
   "PreActResNet",

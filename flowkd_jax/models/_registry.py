@@ -8,9 +8,10 @@ from flowkd_jax._checks import check_choice
 from flowkd_jax.models._cifar_resnet import CifarResNet
 from flowkd_jax.models._cifar_resnet import cifar_resnet
 from flowkd_jax.models._cnn import CNN
+from flowkd_jax.models._latent import LatentCNN
 from flowkd_jax.models._resnet import PreActResNet
 
-Named = CNN | PreActResNet | CifarResNet
+Named = CNN | LatentCNN | PreActResNet | CifarResNet
 
 # Name: how it is made from a width, and its default width.
 _NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
@@ -22,6 +23,7 @@ _NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
     f"resnet{depth}": (functools.partial(cifar_resnet, depth), 16)
     for depth in (8, 14, 20, 32, 44, 56, 110)
   },
+  "latent_cnn": (LatentCNN, 6),
 }
 
 NAMES = tuple(_NETWORKS)
@@ -33,8 +35,8 @@ def by_name(name: str, **options: Any) -> Named:
   Args:
     name: "cnn1" (CNN1; "cnn1:16" is CNN1-A), "resnet18" (pre-activation), "resnet8",
       "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110" (for
-      small images), and for the 8x8 digits "digits_cnn" and "digits_resnet". The
-      width is that of the first block.
+      small images), for the 8x8 digits "digits_cnn" and "digits_resnet", and for
+      clients of federated learning "latent_cnn". The width is that of the first block.
     **options: Further fields of the module: `num_classes`, `dtype`, `axis_name`.
 
   Raises:
