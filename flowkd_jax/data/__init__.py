@@ -5,6 +5,8 @@ from flowkd_jax.data._augment import augment
 from flowkd_jax.data._augment import example_keys
 from flowkd_jax.data._augment import normalize
 from flowkd_jax.data._batches import Batches
+from flowkd_jax.data._dirichlet import dirichlet_split
+from flowkd_jax.data._federated import FederatedBatches
 from flowkd_jax.data._load import load
 from flowkd_jax.data._load import open_source
 from flowkd_jax.data._memory import MemoryBatches
@@ -20,11 +22,13 @@ __all__ = [
   "Augmentation",
   "Batches",
   "DatasetNotPreparedError",
+  "FederatedBatches",
   "MemoryBatches",
   "Source",
   "Split",
   "StreamBatches",
   "augment",
+  "dirichlet_split",
   "evaluation_batches",
   "example_keys",
   "load",

@@ -36,6 +36,9 @@ class Batches(Protocol):
       def step(state, resident, batch):              # mapped, jitted
         batch = batches.prepare(resident, batch)
         ...
+
+  A row may be more than an image: in `FederatedBatches` it is a client with all its
+  minibatches, and arrays have more axes than is said below.
   """
 
   @property
@@ -55,7 +58,7 @@ class Batches(Protocol):
 
   @property
   def batch_size(self) -> int:
-    """Rows of a step over all processes."""
+    """Rows of a step over all processes: the first axis of its arrays."""
     ...
 
   @property
