@@ -11,10 +11,11 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `hint` | features through a learnt map | Romero et al., ICLR 2015 |
 | `online_ensemble` | students of many widths | Walawalkar et al., ECCV 2020 |
 | `hierarchical_self_supervised` | classes and rotations | Yang et al., IJCAI 2021 |
+| `federated` | averaging of clients, FedProx, FedGen | Zhu et al., ICML 2021 |
 
 `base` is what the training loop knows of a method, `from_teacher` what methods with a
-frozen teacher share, `rotations` what those on rotated images do; `averaged` wraps
-weight averaging around any of them.
+frozen teacher share, `rotations` what those on rotated images do, `latent_generator`
+what FedGen adds to federated averaging; `averaged` wraps weight averaging around any.
 """
 
 from flowkd_jax.methods.averaged import averaged
@@ -24,6 +25,8 @@ from flowkd_jax.methods.base import Network
 from flowkd_jax.methods.base import TrainState
 from flowkd_jax.methods.base import Variables
 from flowkd_jax.methods.base import gradient_method
+from flowkd_jax.methods.federated import FederatedState
+from flowkd_jax.methods.federated import federated_averaging
 from flowkd_jax.methods.from_teacher import Outputs
 from flowkd_jax.methods.from_teacher import distillation
 from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_mutual
@@ -33,12 +36,15 @@ from flowkd_jax.methods.hint import hint
 from flowkd_jax.methods.information_flow import MATCHINGS
 from flowkd_jax.methods.information_flow import information_flow
 from flowkd_jax.methods.knowledge_distillation import knowledge_distillation
+from flowkd_jax.methods.latent_generator import GeneratorOptions
 from flowkd_jax.methods.online_ensemble import online_ensemble
 from flowkd_jax.methods.similarity_preserving import similarity_preserving
 from flowkd_jax.methods.supervised import supervised
 
 __all__ = [
   "MATCHINGS",
+  "FederatedState",
+  "GeneratorOptions",
   "Method",
   "Metrics",
   "Network",
@@ -47,6 +53,7 @@ __all__ = [
   "Variables",
   "averaged",
   "distillation",
+  "federated_averaging",
   "gradient_method",
   "hierarchical_mutual",
   "hierarchical_student",

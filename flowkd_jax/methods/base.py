@@ -190,6 +190,17 @@ def weighted_loss(
   return losses.weighted_sum(terms, current), metrics
 
 
+def at_step(value: optax.Schedule | float, step: Int[Array, ""]) -> Float[Array, ""]:
+  """A number, or what a schedule says at the step."""
+  return jnp.asarray(value(step) if callable(value) else value, jnp.float32)
+
+
+def check_not_negative(name: str, value: optax.Schedule | float) -> None:
+  """Raises ValueError if a number is below 0; of a schedule nothing is known."""
+  if not callable(value) and value < 0:
+    raise ValueError(f"{name}: expected 0 or above, got {value}")
+
+
 def forward(
   model: nn.Module,
   variables: Variables,

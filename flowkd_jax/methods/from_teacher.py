@@ -114,7 +114,7 @@ def distillation(
       values[LABELS] = losses.cross_entropy(
         logits, batch["label"], mask=batch["mask"], axis_name=axis_name
       )
-    current = {name: _at(weight, step) for name, weight in current.items()}
+    current = {name: base.at_step(weight, step) for name, weight in current.items()}
     value, metrics = base.weighted_loss(values, current)
     return value, (updated, metrics)
 
@@ -135,13 +135,8 @@ def check_weights(
   if not weights:
     raise ValueError("weights: expected at least one loss term, got none")
   for name, weight in {**weights, LABELS: label_weight}.items():
-    if not callable(weight) and weight < 0:
-      raise ValueError(f"weight of {name}: expected 0 or above, got {weight}")
+    base.check_not_negative(f"weight of {name}", weight)
 
 
 def _of_student(variables: Mapping[str, Any]) -> dict[str, Any]:
   return {**variables, "params": variables["params"]["student"]}
-
-
-def _at(weight, step):
-  return weight(step) if callable(weight) else weight
