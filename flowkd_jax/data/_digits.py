@@ -4,10 +4,10 @@ import numpy as np
 from jaxtyping import Bool
 from jaxtyping import Int
 
-from flowkd_jax._checks import check_choice
 from flowkd_jax.data._order import random_ranks
 from flowkd_jax.data._split import Split
 
+DIGITS_SPLITS = ("train", "test")
 _TRAIN_EXAMPLES = 1_000
 _SPLIT_SEED = 0
 
@@ -19,11 +19,13 @@ def load_digits(split: str) -> Split:
   0..255. Which example belongs to which part never changes; every class is
   shared out in proportion.
 
+  Parts of both are written as in tensorflow-datasets, which is then needed to read
+  that: "train[:90%]", "train[100:200]+test".
+
   Raises:
-    ValueError: `split` is neither "train" nor "test".
+    ValueError: there is no such split, or nothing in it.
     ImportError: scikit-learn is not installed.
   """
-  check_choice("split of digits", split, ("train", "test"))
   try:
     import sklearn.datasets
   except ImportError as error:
@@ -32,16 +34,36 @@ def load_digits(split: str) -> Split:
     ) from error
   values, classes = sklearn.datasets.load_digits(return_X_y=True)
   images = np.rint(np.reshape(values, (-1, 8, 8, 1)) * (255 / 16))
-  chosen = _in_train(classes)
-  if split == "test":
-    chosen = ~chosen
+  rows = _rows_of(split, _in_train(classes))
   return Split(
     name="digits",
     split=split,
-    images=images[chosen].astype(np.uint8),
-    labels=classes[chosen].astype(np.int32),
+    images=images[rows].astype(np.uint8),
+    labels=classes[rows].astype(np.int32),
     class_names=tuple("0123456789"),
   )
+
+
+def _rows_of(
+  split: str, in_train: Bool[np.ndarray, " examples"]
+) -> Int[np.ndarray, " rows"]:
+  """Positions of the examples of a split."""
+  places = {"train": np.flatnonzero(in_train), "test": np.flatnonzero(~in_train)}
+  if split in places:
+    return places[split]
+  from tensorflow_datasets.core import ReadInstruction
+  from tensorflow_datasets.core import SplitInfo
+
+  infos = {
+    name: SplitInfo(name=name, shard_lengths=[len(rows)], num_bytes=0)
+    for name, rows in places.items()
+  }
+  try:
+    parts = ReadInstruction.from_spec(split).to_absolute(infos)
+  except ValueError as error:
+    raise ValueError(f"split of digits: {error}") from None
+  rows = [places[part.splitname][part.from_ : part.to] for part in parts]
+  return np.concatenate(rows)
 
 
 def _in_train(

@@ -40,10 +40,20 @@ def test_load_limits_and_resizes():
   np.testing.assert_array_equal(split.labels, whole.labels[:5])
 
 
+def test_load_takes_parts_of_the_digits():
+  whole, test = data.load("digits", "train"), data.load("digits", "test")
+  part = data.load("digits", "train[90%:]+test[:5]")
+  assert len(part) == 105
+  np.testing.assert_array_equal(part.images[:100], whole.images[900:])
+  np.testing.assert_array_equal(part.labels[100:], test.labels[:5])
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"split": "validation"}, "expected one of 'train', 'test'"),
+    ({"split": "validation"}, r"Unknown split 'validation'.*\['train', 'test'\]"),
+    ({"split": "train["}, "split of digits: Error parsing split"),
+    ({"split": "train[:0]"}, "expected at least one example, got none"),
     ({"limit": 0}, "limit: expected a number above 0, got 0"),
     ({"image_size": -1}, "image_size: expected a number above 0, got -1"),
   ],
