@@ -9,6 +9,7 @@ from flowkd_jax.data._dirichlet import dirichlet_split
 from flowkd_jax.data._federated import FederatedBatches
 from flowkd_jax.data._load import load
 from flowkd_jax.data._load import open_source
+from flowkd_jax.data._load import split_names
 from flowkd_jax.data._memory import MemoryBatches
 from flowkd_jax.data._normalization import normalization
 from flowkd_jax.data._prepared import DatasetNotPreparedError
@@ -35,5 +36,6 @@ __all__ = [
   "normalization",
   "normalize",
   "open_source",
+  "split_names",
   "training_batches",
 ]

@@ -8,11 +8,15 @@ from collections.abc import Callable
 import numpy as np
 
 from flowkd_jax._checks import check_positive
+from flowkd_jax.data._digits import DIGITS_SPLITS
 from flowkd_jax.data._digits import load_digits
 from flowkd_jax.data._resize import fit_image
+from flowkd_jax.data._rotated import is_rotated
+from flowkd_jax.data._rotated import open_rotated
 from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
 from flowkd_jax.data._tfds import open_tfds
+from flowkd_jax.data._tfds import tfds_splits
 
 # Examples a thread decodes at a time: enough to read in one go, few enough for a
 # progress bar to move.
@@ -36,8 +40,9 @@ def open_source(
     name: "digits" (ships with scikit-learn, 8 x 8) or an image-classification
       data set of tensorflow-datasets, prepared as array_record. A version and a
       configuration may follow: "cifar10:3.0.2".
-    split: "train", "test", "train[:10%]", "train+test" and so on; for the
-      digits "train" or "test".
+    split: "train", "test", "train[:10%]", "train+test" and so on. Parts may be
+      rotated by an angle in degrees, counter-clockwise: "train@15", or
+      "train[:1000]@0+train[1000:2000]@30".
     data_dir: folder of the prepared data sets; None for TFDS_DATA_DIR, or else
       ~/tensorflow_datasets.
     image_size: height and width to bring the images to (the shorter side is
@@ -52,9 +57,31 @@ def open_source(
   for argument, value in (("image_size", image_size), ("limit", limit)):
     if value is not None:
       check_positive(argument, value)
-  if name == "digits":
-    return _open_digits(split, image_size, limit)
-  return open_tfds(name, split, data_dir=data_dir, image_size=image_size, limit=limit)
+
+  def open_part(split: str, limit: int | None = None) -> Source:
+    if name == "digits":
+      return _open_digits(split, image_size, limit)
+    return open_tfds(name, split, data_dir=data_dir, image_size=image_size, limit=limit)
+
+  if is_rotated(split):
+    return open_rotated(split, open_part, limit)
+  return open_part(split, limit)
+
+
+def split_names(
+  name: str, *, data_dir: str | os.PathLike[str] | None = None
+) -> tuple[str, ...]:
+  """Names of the splits that a data set has, for example ("train", "test").
+
+  Args:
+    name: as for `open_source`.
+    data_dir: as for `open_source`.
+
+  Raises:
+    DatasetNotPreparedError: not on this machine; says what prepares it.
+    ValueError: unknown name.
+  """
+  return DIGITS_SPLITS if name == "digits" else tfds_splits(name, data_dir=data_dir)
 
 
 def load(

@@ -1,4 +1,4 @@
-"""Images on the host: decoding and fitting to a size, with Pillow."""
+"""Images on the host: decoding, fitting to a size, turning, with Pillow."""
 
 import io
 
@@ -39,3 +39,16 @@ def fit_image(
   left = (pixels.shape[1] - size) // 2
   centre = pixels[top : top + size, left : left + size]
   return centre.reshape(size, size, channels)
+
+
+def rotate_image(
+  image: UInt8[np.ndarray, "height width channels"], degrees: float
+) -> UInt8[np.ndarray, "height width channels"]:
+  """Turns an image counter-clockwise about its centre; what is uncovered is black."""
+  from PIL import Image
+
+  if degrees == 0:
+    return image
+  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  turned = picture.rotate(degrees, Image.Resampling.BILINEAR)
+  return np.asarray(turned).reshape(image.shape)

@@ -5,6 +5,7 @@ import difflib
 import functools
 import math
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -114,21 +115,8 @@ def open_tfds(
   limit: int | None,
 ) -> TfdsSource:
   """Opens a prepared split: see `open_source`."""
-  root = data_root(data_dir)
-  folder = prepared_folder(name, root)
   tfds = _import_tfds()
-  if folder is None:
-    _check_known(name, tfds.list_builders(with_community_datasets=False))
-    raise not_prepared(name, root)
-  builder = tfds.builder_from_directory(folder)
-  formats = {form.value for form in builder.info.available_file_formats()}
-  if "array_record" not in formats:
-    raise DatasetNotPreparedError(
-      f"{name}: {folder} holds the format {', '.join(sorted(formats))}, which "
-      "only TensorFlow reads; expected array_record. Prepare it in another "
-      "folder, or delete this one first, because tensorflow-datasets leaves a "
-      f"prepared folder as it is. {preparation(name, root)}"
-    )
+  builder = _builder(name, data_root(data_dir), tfds)
   image_key, label_key = _find_keys(name, builder.info, tfds)
   features = builder.info.features
   return TfdsSource(
@@ -142,6 +130,31 @@ def open_tfds(
     label_key=label_key,
     resized=image_size is not None,
   )
+
+
+def tfds_splits(
+  name: str, *, data_dir: str | os.PathLike[str] | None
+) -> tuple[str, ...]:
+  """Names of the splits of a prepared data set."""
+  return tuple(_builder(name, data_root(data_dir), _import_tfds()).info.splits)
+
+
+def _builder(name: str, root: pathlib.Path, tfds: Any) -> Any:
+  """Of a data set that is prepared in a format that can be read."""
+  folder = prepared_folder(name, root)
+  if folder is None:
+    _check_known(name, tfds.list_builders(with_community_datasets=False))
+    raise not_prepared(name, root)
+  builder = tfds.builder_from_directory(folder)
+  formats = {form.value for form in builder.info.available_file_formats()}
+  if "array_record" not in formats:
+    raise DatasetNotPreparedError(
+      f"{name}: {folder} holds the format {', '.join(sorted(formats))}, which "
+      "only TensorFlow reads; expected array_record. Prepare it in another "
+      "folder, or delete this one first, because tensorflow-datasets leaves a "
+      f"prepared folder as it is. {preparation(name, root)}"
+    )
+  return builder
 
 
 def _import_tfds() -> Any:
