@@ -166,8 +166,7 @@ def configure(**given: Any) -> Config:
     settings.phases(getattr(config, name), f"--{name}")
   if not 0 <= config.average < 1:
     raise ValueError(f"--average: expected a share in [0, 1), got {config.average}")
-  if config.kd_temperature <= 0:
-    raise ValueError(f"--kd_temperature: expected above 0, got {config.kd_temperature}")
+  settings.check_positive(config, "kd_temperature")
   _check_schedule(config)
   return config
 

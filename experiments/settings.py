@@ -82,6 +82,11 @@ class Settings:
     4.0, "Data sets up to so many GiB are kept on the devices; larger ones stream."
   )
 
+  @property
+  def shared_by_devices(self) -> tuple[str, int, str]:
+    """What devices share in a step: the setting, its value, what they are."""
+    return "batch_size", self.batch_size, "rows"
+
 
 def check_settings(settings: Settings, networks: Sequence[str]) -> None:
   """Raises ValueError, naming the flag, if a shared setting cannot be right.
@@ -120,6 +125,13 @@ def check_least(settings: Settings, name: str, least: int) -> None:
   if value < least:
     bound = "1 or more" if least else "0 or above"
     raise ValueError(f"--{name}: expected {bound}, got {value}")
+
+
+def check_positive(settings: Settings, name: str) -> None:
+  """Raises ValueError unless a number is above 0."""
+  value = getattr(settings, name)
+  if not value > 0:
+    raise ValueError(f"--{name}: expected above 0, got {value}")
 
 
 def phases(text: str, flag: str) -> list[tuple[int, float]]:
@@ -228,12 +240,13 @@ def sgd(
 
 def _learning_rates(epochs, steps_per_epoch, decay):
   parts = phases(epochs, "epochs")
-  rates = [_learning_rate(rate, n * steps_per_epoch, decay) for n, rate in parts]
+  rates = [learning_rate(rate, n * steps_per_epoch, decay) for n, rate in parts]
   ends = np.cumsum([n for n, _ in parts])[:-1]
   return optax.join_schedules(rates, (ends * steps_per_epoch).tolist())
 
 
-def _learning_rate(rate, steps, decay):
+def learning_rate(rate: float, steps: int, decay: str) -> optax.Schedule:
+  """A rate that stays ("constant") or falls to 0 in so many steps ("cosine")."""
   if decay == "cosine":
     return optax.cosine_decay_schedule(rate, steps)
   return optax.constant_schedule(rate)
@@ -312,7 +325,8 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
   training, test = (
     data.open_source(settings.dataset, split, **where) for split in splits
   )
-  train.check_batch_size(settings.batch_size, jax.local_device_count())
+  name, size, of = settings.shared_by_devices
+  train.check_batch_size(size, jax.local_device_count(), name=f"--{name}", of=of)
   if training.num_bytes + test.num_bytes <= settings.memory_gib * 2**30:
     training, test = (
       data.load(

@@ -82,8 +82,7 @@ def configure(**given: Any) -> Config:
     settings.phases(getattr(config, name), f"--{name}")
   for name in ("weight", "kd_weight"):
     settings.check_least(config, name, 0)
-  if config.kd_temperature <= 0:
-    raise ValueError(f"--kd_temperature: expected above 0, got {config.kd_temperature}")
+  settings.check_positive(config, "kd_temperature")
   return config
 
 

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,15 @@ from flowkd_jax import evaluation
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import methods
+from flowkd_jax import report
 from flowkd_jax import train
 
 FLOW_KERNELS = ("cosine", "student_t")
 FLOW_BLOCK = 512
 RESULTS = "results.json"
 EVALUATION_BATCH = 512
+
+Metrics = Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Stage:
     classifies: Whether its classifier was trained, so that accuracy means something.
     init_name: Stages of one such name start from the same weights.
     training: Batches of its own, in place of those that all stages share.
+    summarize: `metrics of its epochs -> further results`, by name.
   """
 
   name: str
@@ -77,6 +82,7 @@ class Stage:
   classifies: bool = True
   init_name: str | None = None
   training: data.Batches | None = None
+  summarize: Callable[[Metrics], Mapping[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +152,11 @@ class StageRunner:
     template = methods.Network(_for_evaluation(model), _zeros(variables))
     return train.load_network(self.workdir / name / exported, template)
 
+  def metrics(self, name: str) -> list[dict[str, Any]]:
+    """What was recorded of the epochs of a stage, in order; -1 is before the first."""
+    entries = report.read_metrics(self.workdir)
+    return [entry for entry in entries if entry["stage"] == name]
+
   def run(self, stage: Stage | Imported) -> list[dict[str, Any]]:
     """Trains and measures the networks unless that is done; returns their results."""
     folder = self.workdir / stage.name
@@ -159,6 +170,8 @@ class StageRunner:
     else:
       networks, seconds = self._train(stage)
       about = {"epochs": stage.epochs, "teacher": stage.teacher}
+      if stage.summarize is not None:
+        about |= stage.summarize(self.metrics(stage.name))
     about |= {"seconds": seconds, "environment": environment.environment()}
     classifies = isinstance(stage, Imported) or stage.classifies
     results = []

@@ -202,11 +202,11 @@ class FedGen:
     latents, noise = self.generate(params, labels, noise_key)
     logits = jax.vmap(self.classify, (0, None))(heads, latents)
     parts = {
-      "loss/generator": ensemble_cross_entropy(logits, labels, counts),
-      "loss/diversity": diversity_loss(latents, noise),
+      "generator/labels": ensemble_cross_entropy(logits, labels, counts),
+      "generator/diversity": diversity_loss(latents, noise),
     }
-    spread = self.options.diversity_weight * parts["loss/diversity"]
-    return parts["loss/generator"] + spread, parts
+    spread = self.options.diversity_weight * parts["generator/diversity"]
+    return parts["generator/labels"] + spread, parts
 
 
 def ensemble_cross_entropy(

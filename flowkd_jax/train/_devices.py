@@ -105,13 +105,22 @@ def split_rows(batch: HostBatch, num_devices: int) -> dict[str, np.ndarray]:
   }
 
 
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-  """Raises ValueError, naming the nearest sizes, if devices can't share a batch."""
+def check_batch_size(
+  batch_size: int, num_devices: int, *, name: str = "batch_size", of: str = "rows"
+) -> None:
+  """Raises ValueError, naming the nearest sizes, if devices can't share a batch.
+
+  Args:
+    batch_size: Rows of a step.
+    num_devices: Devices that share them.
+    name: What the number is called in the message.
+    of: What the rows are called in the message.
+  """
   if batch_size > 0 and batch_size % num_devices == 0:
     return
   below = batch_size // num_devices * num_devices
   nearest = [size for size in (below, below + num_devices) if size > 0]
   raise ValueError(
-    f"batch_size: {num_devices} devices cannot share {batch_size} rows evenly; "
+    f"{name}: {num_devices} devices cannot share {batch_size} {of} evenly; "
     f"nearest sizes that they can: {' or '.join(str(size) for size in nearest)}"
   )

@@ -213,8 +213,8 @@ def test_training_reduces_the_losses():
   for _ in range(12):
     state, metrics = after(fedgen, batch, state=state)
     history.append(metrics)
-  assert history[-1]["loss/generator"] < 0.5 * history[0]["loss/generator"]
-  assert history[-1]["loss/diversity"] < 1
+  assert history[-1]["generator/labels"] < 0.5 * history[0]["generator/labels"]
+  assert history[-1]["generator/diversity"] < 1
   # From the second round on the loss has the latents' term, too.
   assert history[-1]["loss"] < 0.9 * history[1]["loss"]
 

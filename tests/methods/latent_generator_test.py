@@ -130,7 +130,7 @@ def test_server_trains_on_labels_that_were_drawn_only():
   moved = np.abs(trained["hidden"]["kernel"] - params["hidden"]["kernel"]).max(1)
   assert moved[4 + 1] == 0
   assert (moved[[4, 4 + 2]] > 0).all()
-  assert set(metrics) == {"loss/generator", "loss/diversity"}
+  assert set(metrics) == {"generator/labels", "generator/diversity"}
 
 
 def test_trained_generator_makes_what_the_clients_recognise():

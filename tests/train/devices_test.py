@@ -33,6 +33,8 @@ def test_batch_that_devices_cannot_share_is_refused():
     train.check_batch_size(100, 8)
   with pytest.raises(ValueError, match="nearest sizes that they can: 8"):
     train.check_batch_size(3, 8)
+  with pytest.raises(ValueError, match="--clients: 4 devices cannot share 6 clients"):
+    train.check_batch_size(6, 4, name="--clients", of="clients")
   train.check_batch_size(128, 8)
 
 

@@ -1,0 +1,275 @@
+"""Federated learning from unevenly shared data: FedAvg, FedProx, FedGen.
+
+Zhu, Hong, Zhou, "Data-Free Knowledge Distillation for Heterogeneous Federated
+Learning", ICML 2021, https://arxiv.org/abs/2105.10056. The training images are shared
+out to clients whose labels differ (--alpha); a network is trained in rounds, in each of
+which some clients train it on their own images and the server averages. Arms, one stage
+each, from the same initial weights:
+
+  fedavg            averaging
+  fedprox           with a term that keeps clients near the global network
+  fedgen            with a generator of latents, distilled from the clients (the paper)
+  fedgen_kl         and the KL term that is in the published code only
+  fedgen_untrained  the control: a generator that is never trained
+
+    python -m experiments.federated --dataset=digits --workdir=runs/federated
+    python -m experiments.federated --dataset=mnist --data_dir=D --workdir=W
+
+An epoch is a round. Terms added to a loss act like a larger learning rate, and in
+published comparisons that may be all they do: every arm has a learning rate of its own,
+to be tuned for each before their accuracy is compared (with --train_split=train[:90%]
+--test_split=train[90%:], say). At a common learning rate compare how many rounds they
+take to an accuracy (--target_accuracy). Both are in results.json.
+
+Run the same command again after any interruption and it goes on where it was. The work
+directory holds config.json, metrics.jsonl, tensorboard/, results.json, results.md,
+pictures/, and for each stage its network.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import optax
+
+from experiments import launch
+from experiments import settings
+from experiments import stages
+from flowkd_jax import data
+from flowkd_jax import methods
+from flowkd_jax import report
+
+ARMS = ("fedavg", "fedprox", "fedgen", "fedgen_kl", "fedgen_untrained")
+TITLES = {
+  "fedavg": "FedAvg",
+  "fedprox": "FedProx",
+  "fedgen": "FedGen",
+  "fedgen_kl": "FedGen with the code's KL term",
+  "fedgen_untrained": "FedGen, generator untrained",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+  """Settings. Learning rates are those tuned for the preset of mnist."""
+
+  stages: tuple[str, ...] = launch.setting(ARMS, "Arms to run.")
+  network: str = launch.setting(
+    "latent_cnn", f"NAME:WIDTH, {settings.NETWORK_NAMES}; FedGen needs latent_cnn."
+  )
+  clients: int = launch.setting(20, "Clients that share the training images.")
+  alpha: float = launch.setting(
+    0.1, "Concentration of the Dirichlet distribution by which they do; small: uneven."
+  )
+  client_minimum: int = launch.setting(10, "Images that every client has at least.")
+  clients_per_round: int = launch.setting(10, "Clients that take part in a round.")
+  rounds: int = launch.setting(100, "Communication rounds.")
+  local_steps: int = launch.setting(20, "SGD steps of a client in a round.")
+  batch_size: int = launch.setting(32, "Images of a client's step.")
+  fedavg_learning_rate: float = launch.setting(0.3, "Of the clients' SGD.")
+  fedprox_learning_rate: float = launch.setting(0.3, "As above.")
+  fedgen_learning_rate: float = launch.setting(0.2, "As above.")
+  fedgen_kl_learning_rate: float = launch.setting(0.05, "As above.")
+  fedgen_untrained_learning_rate: float = launch.setting(0.2, "As above.")
+  round_decay: float = launch.setting(0.99, "Factor of the learning rate per round.")
+  proximal_weight: float = launch.setting(0.01, "FedProx's mu.")
+  latent_weight: float = launch.setting(
+    10.0, "Weight of generated latents in a client's loss, and of the KL term."
+  )
+  latent_decay: float = launch.setting(0.98, "Factor of that weight per round.")
+  generator_steps: int = launch.setting(50, "Updates of the generator in a round.")
+  generator_learning_rate: float = launch.setting(3e-4, "Of its Adam.")
+  target_accuracy: float = launch.setting(
+    0.9, "Test accuracy to which rounds are counted, as a fraction of 1."
+  )
+  averaged_rounds: int = launch.setting(
+    10, "Rounds at the end over which measured test accuracy is averaged."
+  )
+  flow_examples: int = launch.setting(
+    200, "Training examples on which information flow is measured."
+  )
+
+  @property
+  def shared_by_devices(self) -> tuple[str, int, str]:
+    """Devices share the clients of a round."""
+    return "clients_per_round", self.clients_per_round, "clients"
+
+
+_COUNTS = (
+  "clients",
+  "client_minimum",
+  "clients_per_round",
+  "rounds",
+  "local_steps",
+  "generator_steps",
+  "averaged_rounds",
+)
+_POSITIVE = (
+  "alpha",
+  *(f"{arm}_learning_rate" for arm in ARMS),
+  "generator_learning_rate",
+  "round_decay",
+  "latent_decay",
+)
+
+# The smallest honest experiment on MNIST, and one that takes seconds.
+PRESETS: dict[str, dict[str, Any]] = {
+  "mnist": {
+    "train_split": "train[:5000]",
+    "test_split": "test[:5000]",
+    "image_size": 14,
+    "flip": False,
+    "crop_padding": 0,
+  },
+  "digits": {
+    "clients": 8,
+    "alpha": 0.3,
+    "clients_per_round": 4,
+    "rounds": 30,
+    "local_steps": 10,
+    "batch_size": 16,
+    "flip": False,
+    "crop_padding": 0,
+  },
+}
+
+
+def configure(**given: Any) -> Config:
+  """The settings for the data set, and then those that are given.
+
+  Raises:
+    ValueError: If a setting cannot be right; names it, what was expected, what came.
+  """
+  dataset = given.get("dataset", Config.dataset)
+  config = Config(**{**PRESETS.get(dataset, {}), **given})
+  settings.check_settings(config, ("network",))
+  for stage in config.stages:
+    settings.check_choice("--stages", stage, ARMS)
+  for name in _COUNTS:
+    settings.check_least(config, name, 1)
+  for name in _POSITIVE:
+    settings.check_positive(config, name)
+  for name in ("proximal_weight", "latent_weight"):
+    settings.check_least(config, name, 0)
+  fedgen = any(arm.startswith("fedgen") for arm in config.stages)
+  if fedgen and not config.network.startswith("latent_cnn"):
+    raise ValueError(
+      f"--network: FedGen needs a network with a latent, latent_cnn, got "
+      f"{config.network}; or leave its arms out of --stages"
+    )
+  if config.clients_per_round > config.clients:
+    raise ValueError(
+      f"--clients_per_round: expected at most the {config.clients} --clients, got "
+      f"{config.clients_per_round}"
+    )
+  return config
+
+
+def run(config: Config) -> None:
+  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  settings.run_stages(config, lambda runner: _Stages(config, runner).selected(), ARMS)
+  for result in report.read_results(config.workdir):
+    rounds = result["rounds_to_target"]
+    when = "not reached" if rounds is None else f"after {rounds} rounds"
+    print(
+      f"{result['title']}: {100 * result['averaged_accuracy']:.2f} % in the last "
+      f"rounds, {100 * config.target_accuracy:g} % {when}"
+    )
+
+
+def summarize(metrics: stages.Metrics, config: Config) -> dict[str, Any]:
+  """Of an arm: mean test accuracy of the last rounds, rounds to the target accuracy."""
+  accuracies = {
+    entry["epoch"] + 1: entry["test_accuracy"]
+    for entry in metrics
+    if "test_accuracy" in entry
+  }
+  first = config.rounds - config.averaged_rounds
+  reached = [n for n, value in accuracies.items() if value >= config.target_accuracy]
+  last = [value for n, value in accuracies.items() if n > first]
+  return {
+    "averaged_accuracy": float(np.mean(last)),
+    "rounds_to_target": min(reached, default=None),
+  }
+
+
+class _Stages:
+  """What each stage is, for one configuration."""
+
+  def __init__(self, config: Config, runner: stages.StageRunner):
+    self.config = config
+    images = runner.datasets.training
+    if not isinstance(images, data.MemoryBatches):
+      raise ValueError(
+        "--memory_gib: clients read their images in any order, so that they must fit "
+        f"into memory, which {config.memory_gib} GiB do not allow; raise it, or choose "
+        "smaller images or a part of them by --image_size and --train_split"
+      )
+    self.model = settings.network(config, config.network, images.num_classes)
+    self.training = data.FederatedBatches(
+      images,
+      clients=_clients(config, images.source.labels),
+      clients_per_round=config.clients_per_round,
+      local_steps=config.local_steps,
+      minibatch_size=config.batch_size,
+    )
+
+  def selected(self) -> list[stages.Stage]:
+    return [self._stage(arm) for arm in self.config.stages]
+
+  def _stage(self, arm):
+    return stages.Stage(
+      arm,
+      TITLES[arm],
+      lambda: self._method(arm),
+      self.config.rounds,
+      init_name="network",
+      training=self.training,
+      summarize=lambda metrics: summarize(metrics, self.config),
+    )
+
+  def _method(self, arm):
+    config = self.config
+    rate = getattr(config, f"{arm}_learning_rate")
+    base = settings.learning_rate(rate, config.rounds, config.learning_rate_decay)
+    return methods.federated_averaging(
+      self.model,
+      lambda number: base(number) * config.round_decay**number,
+      proximal_weight=config.proximal_weight if arm == "fedprox" else 0.0,
+      generator=self._generator(arm) if arm.startswith("fedgen") else None,
+    )
+
+  def _generator(self, arm):
+    config = self.config
+    weight = optax.exponential_decay(config.latent_weight, 1, config.latent_decay)
+    # As in the published code: Adam with L2, whose rate falls from round to round.
+    rate = optax.exponential_decay(
+      config.generator_learning_rate, config.generator_steps, 0.98, staircase=True
+    )
+    optimizer = optax.chain(
+      optax.add_decayed_weights(1e-2), optax.adam(rate, b2=config.adam_beta2)
+    )
+    return methods.GeneratorOptions(
+      optimizer=optimizer,
+      latent_weight=weight,
+      kl_weight=weight if arm == "fedgen_kl" else 0.0,
+      steps=0 if arm == "fedgen_untrained" else config.generator_steps,
+      batch_size=config.batch_size,
+    )
+
+
+def _clients(config, labels):
+  try:
+    return data.dirichlet_split(
+      labels,
+      config.clients,
+      config.alpha,
+      seed=config.seed,
+      minimum=config.client_minimum,
+    )
+  except ValueError as error:
+    raise ValueError(f"--clients, --alpha, --client_minimum: {error}") from None
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)
