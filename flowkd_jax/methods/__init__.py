@@ -15,7 +15,8 @@ One method, one file, readable beside its paper; methods never import one anothe
 
 `base` is what the training loop knows of a method, `from_teacher` what methods with a
 frozen teacher share, `rotations` what those on rotated images do, `latent_generator`
-what FedGen adds to federated averaging; `averaged` wraps weight averaging around any.
+what FedGen adds to federated averaging; `averaged` wraps weight averaging around any,
+`trajectory` measures of the path of its parameters.
 """
 
 from flowkd_jax.methods.averaged import averaged
@@ -40,6 +41,7 @@ from flowkd_jax.methods.latent_generator import GeneratorOptions
 from flowkd_jax.methods.online_ensemble import online_ensemble
 from flowkd_jax.methods.similarity_preserving import similarity_preserving
 from flowkd_jax.methods.supervised import supervised
+from flowkd_jax.methods.trajectory import with_trajectory
 
 __all__ = [
   "MATCHINGS",
@@ -64,4 +66,5 @@ __all__ = [
   "online_ensemble",
   "similarity_preserving",
   "supervised",
+  "with_trajectory",
 ]
