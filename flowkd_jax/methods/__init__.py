@@ -11,6 +11,7 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `hint` | features through a learnt map | Romero et al., ICLR 2015 |
 | `online_ensemble` | students of many widths | Walawalkar et al., ECCV 2020 |
 | `hierarchical_self_supervised` | classes and rotations | Yang et al., IJCAI 2021 |
+| `domain_generalization` | filtered logits, after KDDG | Wang et al., ACM MM 2021 |
 | `federated` | averaging of clients, FedProx, FedGen | Zhu et al., ICML 2021 |
 
 `base` is what the training loop knows of a method, `from_teacher` what methods with a
@@ -26,6 +27,8 @@ from flowkd_jax.methods.base import Network
 from flowkd_jax.methods.base import TrainState
 from flowkd_jax.methods.base import Variables
 from flowkd_jax.methods.base import gradient_method
+from flowkd_jax.methods.domain_generalization import GRADIENT_FILTERS
+from flowkd_jax.methods.domain_generalization import filtered_distillation
 from flowkd_jax.methods.federated import FederatedState
 from flowkd_jax.methods.federated import federated_averaging
 from flowkd_jax.methods.from_teacher import Outputs
@@ -44,6 +47,7 @@ from flowkd_jax.methods.supervised import supervised
 from flowkd_jax.methods.trajectory import with_trajectory
 
 __all__ = [
+  "GRADIENT_FILTERS",
   "MATCHINGS",
   "FederatedState",
   "GeneratorOptions",
@@ -56,6 +60,7 @@ __all__ = [
   "averaged",
   "distillation",
   "federated_averaging",
+  "filtered_distillation",
   "gradient_method",
   "hierarchical_mutual",
   "hierarchical_student",

@@ -45,7 +45,10 @@ class Terms(Protocol):
   def __call__(
     self, student: Outputs, teacher: Outputs, batch: base.Batch, learnt: base.PyTree
   ) -> dict[str, Float[Array, ""]]:
-    """`learnt` are the parameters that `init_learnt` made."""
+    """`learnt` are the parameters that `init_learnt` made.
+
+    What has no weight is no term of the loss, and only recorded.
+    """
     ...
 
 
@@ -108,6 +111,7 @@ def distillation(
     )
     learnt = variables["params"]["learnt"]
     values = terms(Outputs(logits, activations), frozen, batch, learnt)
+    recorded = {name: values.pop(name) for name in [*values] if name not in weights}
     current = dict(weights)
     if label_weight:
       current[LABELS] = label_weight
@@ -116,7 +120,7 @@ def distillation(
       )
     current = {name: base.at_step(weight, step) for name, weight in current.items()}
     value, metrics = base.weighted_loss(values, current)
-    return value, (updated, metrics)
+    return value, (updated, metrics | recorded)
 
   return base.gradient_method(
     init_variables=init_variables,

@@ -111,6 +111,12 @@ METHODS = {
   "quadratic": _quadratic,
   "authors": _authors,
   "knowledge distillation": _with_teacher(methods.knowledge_distillation),
+  "filtered gradients": _with_teacher(
+    methods.filtered_distillation, gradient_filter="saturated"
+  ),
+  "randomly filtered gradients": _with_teacher(
+    methods.filtered_distillation, gradient_filter="random"
+  ),
   "hint": _with_teacher(methods.hint, **PAIRS, weight=0.1),
   "similarity preserving": _with_teacher(methods.similarity_preserving, **PAIRS),
   "unrelated similarities": _with_teacher(
