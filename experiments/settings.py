@@ -46,6 +46,9 @@ class Settings:
   test_split: str = launch.setting(
     "test", "Images to measure on: test, or train[90%:] to choose settings."
   )
+  validation_split: str | None = launch.setting(
+    None, "Further images on which accuracy is measured, beside the test images."
+  )
   workdir: str = launch.setting(
     "", "Where everything is written; resumed if it exists."
   )
@@ -321,14 +324,14 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
     "data_dir": settings.data_dir,
     "image_size": settings.image_size,
   }
-  splits = settings.train_split, settings.test_split
-  training, test = (
-    data.open_source(settings.dataset, split, **where) for split in splits
-  )
+  splits = [settings.train_split, settings.test_split]
+  if settings.validation_split is not None:
+    splits.append(settings.validation_split)
+  sources = [data.open_source(settings.dataset, split, **where) for split in splits]
   name, size, of = settings.shared_by_devices
   train.check_batch_size(size, jax.local_device_count(), name=f"--{name}", of=of)
-  if training.num_bytes + test.num_bytes <= settings.memory_gib * 2**30:
-    training, test = (
+  if sum(source.num_bytes for source in sources) <= settings.memory_gib * 2**30:
+    sources = [
       data.load(
         settings.dataset,
         split,
@@ -336,7 +339,8 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
         progress=progress.counter(f"decoding {settings.dataset}/{split}"),
       )
       for split in splits
-    )
+    ]
+  training, test, *validation = sources
   mean, std = data.normalization(settings.dataset, training)
   limit = min(settings.flow_examples, training.num_examples)
   probe = data.load(settings.dataset, settings.train_split, **where, limit=limit)
@@ -358,6 +362,7 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
     database=clean(training),
     queries=clean(test),
     probe=clean(probe),
+    validation=clean(validation[0]) if validation else None,
   )
 
 

@@ -50,12 +50,14 @@ class Datasets:
     database: The training examples, clean, in order.
     queries: The test examples.
     probe: Some training examples, clean, on which information flow is measured.
+    validation: Further examples whose accuracy is measured, if any.
   """
 
   training: data.Batches
   database: data.Batches
   queries: data.Batches
   probe: data.Batches
+  validation: data.Batches | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,9 +244,12 @@ class StageRunner:
       counter = self.progress.counter(f"  features of the {what}")
       sides.append(extract(network.variables, counter))
     database, queries = sides
-    accuracy = evaluation.accuracy(
-      jnp.asarray(queries.logits), jnp.asarray(queries.labels)
-    )
+    accuracies = {"accuracy": _accuracy(queries) if classifies else None}
+    if self.datasets.validation is not None and classifies:
+      extract = train.FeatureExtractor(
+        _for_evaluation(network.model), self.datasets.validation, taps=()
+      )
+      accuracies["validation_accuracy"] = _accuracy(extract(network.variables))
     arguments = (database.taps[tap], database.labels, queries.taps[tap], queries.labels)
     ranks = [k for k in (1, 10, 100) if k <= len(database.labels)]
     centroid, retrieval = {}, {}
@@ -260,7 +265,7 @@ class StageRunner:
       retrieval[metric].pop("authors_raw_precision")
     return {
       "parameters": sum(x.size for x in jax.tree.leaves(network.variables["params"])),
-      "accuracy": float(accuracy) if classifies else None,
+      **accuracies,
       "centroid": centroid,
       "retrieval": retrieval,
     }
@@ -272,7 +277,9 @@ class _EpochMeasures:
   def __init__(self, datasets: Datasets, epochs: int, every: int, classifies: bool):
     self._datasets, self._epochs, self._every = datasets, epochs, every
     self._classifies = classifies
-    self._extractors: dict[str, tuple[train.FeatureExtractor, ...]] = {}
+    self._extractors: dict[
+      str, tuple[train.FeatureExtractor, dict[str, train.FeatureExtractor]]
+    ] = {}
 
   def __call__(
     self, epoch: int, networks: Mapping[str, methods.Network]
@@ -290,11 +297,19 @@ class _EpochMeasures:
   def _measure(self, name, network):
     if name not in self._extractors:  # compiled once
       model = _for_evaluation(network.model)
+      accuracies = {
+        "test_accuracy": self._datasets.queries,
+        "validation_accuracy": self._datasets.validation,
+      }
       self._extractors[name] = (
         train.FeatureExtractor(model, self._datasets.probe),
-        train.FeatureExtractor(model, self._datasets.queries, taps=()),
+        {
+          metric: train.FeatureExtractor(model, batches, taps=())
+          for metric, batches in accuracies.items()
+          if batches is not None
+        },
       )
-    extract_probe, extract_queries = self._extractors[name]
+    extract_probe, extractors = self._extractors[name]
     probe = extract_probe(network.variables)
     measured = {}
     num_classes = self._datasets.training.num_classes
@@ -302,10 +317,14 @@ class _EpochMeasures:
       values = measure_flow(probe, num_classes, kernel)
       measured |= {f"qmi/{kernel}/{tap}": value for tap, value in values.items()}
     if self._classifies:
-      queries = extract_queries(network.variables)
-      right = queries.logits.argmax(1) == queries.labels
-      measured["test_accuracy"] = float(right.mean())
+      for metric, extract in extractors.items():
+        measured[metric] = _accuracy(extract(network.variables))
     return measured
+
+
+def _accuracy(features: train.Features) -> float:
+  logits, labels = jnp.asarray(features.logits), jnp.asarray(features.labels)
+  return float(evaluation.accuracy(logits, labels))
 
 
 def measure_flow(

@@ -12,6 +12,7 @@ from rich.text import Text
 from flowkd_jax.report._workdir import Results
 
 _DASH = "–"
+_VALIDATION = "validation_accuracy"
 _METRICS = {"eucl": "euclidean", "cos": "cosine"}
 _UNTRAINED = (
   f"{_DASH} for acc.: the classifier was not trained, as transfer uses no labels; "
@@ -103,6 +104,8 @@ def _columns(results: Results, authors: bool) -> list[_Column]:
     _Column(("parameters", ""), _number("parameters"), _count, False),
     _Column(("acc.", ""), _number("accuracy"), _percent),
   ]
+  if _validated(results):
+    columns.append(_Column(("val.", ""), _number(_VALIDATION), _percent))
   measured = [
     ("NCC", "centroid", ()),
     ("mAP", "retrieval", (f"{prefix}mean_average_precision",)),
@@ -114,6 +117,10 @@ def _columns(results: Results, authors: bool) -> list[_Column]:
       look_up = _number(kind, metric, *keys)
       columns.append(_Column((heading, short), look_up, _percent))
   return [*columns, _Column(("seconds", ""), _number("seconds"), _count, False)]
+
+
+def _validated(results: Results) -> bool:
+  return any(network.get(_VALIDATION) is not None for network in results)
 
 
 def _largest_rank(results: Results) -> str | None:
@@ -172,6 +179,8 @@ def _notes(results: Results) -> list[str]:
     "NCC: accuracy of the nearest class centroid",
     "mAP: mean average precision",
   ]
+  if _validated(results):
+    meanings.insert(1, "val.: accuracy on the validation images")
   rank = _largest_rank(results)
   if rank is not None:
     meanings.append(f"P@{rank}: precision among the first {rank}")

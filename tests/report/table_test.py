@@ -53,6 +53,17 @@ def test_network_table_keeps_every_number_in_narrow_logs(results, width):
   assert len(shown) == 3 + 5 * 6
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_network_table_shows_validation_accuracy_where_it_was_measured(results, width):
+  results[1]["validation_accuracy"] = 0.6543
+  text = _text(report.network_table(results), width)
+  assert "71.54 65.43 60.00" in " ".join(_row(text, "15,050 71.54").split())
+  assert "val.: accuracy on the validation images" in " ".join(text.split())
+  assert max(map(len, text.splitlines())) <= width
+  del results[1]["validation_accuracy"]
+  assert "val.:" not in _text(report.network_table(results))
+
+
 def test_network_table_takes_the_largest_rank_and_none(results):
   for network in results:
     for found in network["retrieval"].values():
