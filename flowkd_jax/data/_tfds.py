@@ -143,7 +143,7 @@ def _builder(name: str, root: pathlib.Path, tfds: Any) -> Any:
   """Of a data set that is prepared in a format that can be read."""
   folder = prepared_folder(name, root)
   if folder is None:
-    _check_known(name, tfds.list_builders(with_community_datasets=False))
+    _check_known(name, tfds.list_builders(with_community_datasets=False), root)
     raise not_prepared(name, root)
   builder = tfds.builder_from_directory(folder)
   formats = {form.value for form in builder.info.available_file_formats()}
@@ -168,14 +168,15 @@ def _import_tfds() -> Any:
   return tensorflow_datasets
 
 
-def _check_known(name: str, known: list[str]) -> None:
+def _check_known(name: str, known: list[str], root: pathlib.Path) -> None:
   dataset = name.split(":")[0].split("/")[0]
   if dataset in known:
     return
   nearest = difflib.get_close_matches(dataset, [*known, "digits"], n=3)
   hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
   raise ValueError(
-    f"name: expected 'digits' or a data set of tensorflow-datasets, got {name!r}{hint}"
+    "name: expected 'digits', a data set of tensorflow-datasets or one prepared by its "
+    f"name under {root}, got {name!r}{hint}"
   )
 
 

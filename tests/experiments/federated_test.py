@@ -25,6 +25,7 @@ def _configure(workdir, **options):
   return federated.configure(**{"workdir": str(workdir), **TINY, **options})
 
 
+@pytest.mark.slow
 def test_all_arms_start_alike_and_leave_their_results(tmp_path, capsys):
   federated.run(_configure(tmp_path))
   results = json.loads((tmp_path / "results.json").read_text())["networks"]
