@@ -35,7 +35,16 @@ _COLOURS = {
   "auxiliary": "#0072B2",
   "student": "#D55E00",
 }
-_SPARE_COLOURS = ("#009E73", "#CC79A7", "#8C6BB1", "#A6761D")
+_SPARE_COLOURS = (
+  "#009E73",
+  "#CC79A7",
+  "#8C6BB1",
+  "#A6761D",
+  "#1B4F72",
+  "#D62728",
+  "#7FB800",
+  "#17BECF",
+)
 
 _TEXT = "#262626"
 _QUIET = "#6F6F6F"
