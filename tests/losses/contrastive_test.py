@@ -36,17 +36,8 @@ def _crd(student, teacher, **options):
   return losses.crd(student, teacher, heads=_heads(student, teacher), **options)
 
 
-def _crd_bank(student, teacher, *, axis_name=None, rows=None, **options):
-  """Each device takes its share of the indices and negatives of the global batch."""
-  rows = student.shape[0] if rows is None else rows
-  bank_options = _bank_options(student, teacher, rows)
-  if axis_name is not None:
-    first = jax.lax.axis_index(axis_name) * student.shape[0]
-    for name in ("indices", "negatives"):
-      bank_options[name] = jax.lax.dynamic_slice_in_dim(
-        bank_options[name], first, student.shape[0]
-      )
-  options |= bank_options | {"axis_name": axis_name}
+def _crd_bank(student, teacher):
+  options = _bank_options(student, teacher, student.shape[0])
   return losses.crd_bank(student, teacher, **options)
 
 

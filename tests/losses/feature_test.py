@@ -28,8 +28,6 @@ def _vid(student, teacher, **options):
 
 
 every_loss = pytest.mark.parametrize("loss", [_projected_hint, _vid])
-SHAPES = {"vectors": ((5,), (7,)), "maps": ((4, 4, 3), (6, 2, 5))}
-every_shape = pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
 
 
 @golden_files.every_file
@@ -56,7 +54,7 @@ def test_hint_is_the_mean_over_rows_of_the_squared_distance():
 
 
 def test_hint_projects_maps_by_a_convolution_and_pools_the_larger():
-  student, teacher = _features(2, *SHAPES["maps"])
+  student, teacher = _features(2, (4, 4, 3), (6, 2, 5))
   projection = losses.hint_init(jax.random.key(1), student.shape, teacher.shape)
   small = np.asarray(student).reshape(2, 4, 2, 2, 3).mean(3)
   mapped = np.einsum("bhwi,io->bhwo", small, projection["kernel"])

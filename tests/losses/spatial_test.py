@@ -218,6 +218,20 @@ def _degenerate_maps():
   }
 
 
+# The others are rows of the contract.
+OPTIONS = [name for name in LOSSES if "," in name and "learnt" not in name]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_loss_and_gradients_are_finite_at_degenerate_maps(name):
+  teacher = _maps()[1]
+  evaluate = jax.jit(jax.value_and_grad(LOSSES[name], argnums=(0, 1)))
+  for case, maps in _degenerate_maps().items():
+    for problem in ((maps, teacher[: len(maps)]), (maps, maps)):
+      finite = jax.tree.map(lambda x: np.isfinite(x).all(), evaluate(*problem))
+      assert all(jax.tree.leaves(finite)), case
+
+
 def test_bad_input_is_refused():
   student, teacher = _maps()
   with pytest.raises(ValueError, match=r"student: expected non-empty maps of shape"):
