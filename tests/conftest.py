@@ -1,6 +1,7 @@
 """Eight virtual CPU devices and strict numerics for the whole suite."""
 
 import gc
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -10,12 +11,11 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["MPLBACKEND"] = "agg"
 # Compiling takes most of the time here; what is compiled runs once.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["XLA_FLAGS"] = " ".join(
-  [
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_cpu_use_fusion_emitters=false",  # the older emitters compile twice as fast
-    "--xla_cpu_parallel_codegen_split_count=1",
-  ]
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+  " --xla_cpu_parallel_codegen_split_count=1"
+  # The older emitters compile twice as fast; later versions refuse the flag.
+  + " --xla_cpu_use_fusion_emitters=false"
+  * importlib.metadata.version("jaxlib").startswith("0.10.")
 )
 # What several tests compile is compiled once. One cache a process: entries are not
 # written at once, so two processes would read each other's halves.
