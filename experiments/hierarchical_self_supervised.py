@@ -115,8 +115,7 @@ def configure(**given: Any) -> Config:
   for name in _EPOCHS:
     settings.phases(getattr(config, name), f"--{name}")
   settings.check_least(config, "weight_decay", 0)
-  if config.temperature <= 0:
-    raise ValueError(f"--temperature: expected above 0, got {config.temperature}")
+  settings.check_positive(config, "temperature")
   for name in _NETWORKS:
     settings.staged_network(config, name, num_classes=1)
   return config

@@ -19,12 +19,9 @@ from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
 from flowkd_jax.report._table import network_cells
-from flowkd_jax.report._workdir import METRICS_FILE
-from flowkd_jax.report._workdir import RESULTS_FILE
 from flowkd_jax.report._workdir import Metrics
 from flowkd_jax.report._workdir import Results
-from flowkd_jax.report._workdir import read_metrics
-from flowkd_jax.report._workdir import read_results
+from flowkd_jax.report._workdir import read_run
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -64,7 +61,7 @@ def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
   if not workdirs:
     raise ValueError("workdirs: expected at least one work directory, got none")
   names = _short_names([Path(path) for path in workdirs])
-  runs = {name: _read(path) for name, path in names.items()}
+  runs = {name: read_run(path) for name, path in names.items()}
   sections = [_section("Networks", _table(runs))]
   if len(runs) > 1:
     sections.append(_section("Settings that differ", _settings(names)))
@@ -86,13 +83,6 @@ def _short_names(paths: Sequence[Path]) -> dict[str, Path]:
   absolute = [path.absolute() for path in paths]
   shared = Path(os.path.commonpath([path.parent for path in absolute]))
   return {str(path.relative_to(shared)): path for path in absolute}
-
-
-def _read(path: Path) -> tuple[Metrics, Results]:
-  finished = (path / RESULTS_FILE).exists()
-  started = (path / METRICS_FILE).exists()
-  metrics = read_metrics(path) if started or not finished else []
-  return metrics, read_results(path) if finished else []
 
 
 def _table(runs: Mapping[str, tuple[Metrics, Results]]) -> str:

@@ -10,10 +10,7 @@ from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
-from flowkd_jax.report._workdir import METRICS_FILE
-from flowkd_jax.report._workdir import RESULTS_FILE
-from flowkd_jax.report._workdir import read_metrics
-from flowkd_jax.report._workdir import read_results
+from flowkd_jax.report._workdir import read_run
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,10 +29,7 @@ def save_pictures(workdir: str | os.PathLike[str]) -> list[Path]:
     ValueError: If one of them is not what a job writes.
   """
   workdir = Path(workdir)
-  finished = (workdir / RESULTS_FILE).exists()
-  started = (workdir / METRICS_FILE).exists()
-  results = read_results(workdir) if finished else []
-  metrics = read_metrics(workdir) if started or not finished else []
+  metrics, results = read_run(workdir)
   pictures = {
     "training": functools.partial(training_picture, metrics, results),
     "flow": functools.partial(flow_picture, metrics, results),

@@ -74,6 +74,20 @@ def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   return networks
 
 
+def read_run(path: str | os.PathLike[str]) -> tuple[Metrics, Results]:
+  """Metrics and results as far as a job has come; of either there may be none yet.
+
+  Raises:
+    FileNotFoundError: If the work directory has neither.
+    ValueError: If one of them is not what a job writes.
+  """
+  path = Path(path)
+  finished = (path / RESULTS_FILE).exists()
+  started = (path / METRICS_FILE).exists()
+  metrics = read_metrics(path) if started or not finished else []
+  return metrics, read_results(path) if finished else []
+
+
 def _existing_file(path: str | os.PathLike[str], name: str) -> Path:
   path = Path(path)
   path = path / name if path.is_dir() else path
