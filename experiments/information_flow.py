@@ -216,7 +216,10 @@ class _Stages:
     model = self._model("auxiliary")
     if self.config.auxiliary_weights is not None:
       weights = np.load(self.config.auxiliary_weights)
-      imported = methods.Network(model, models.from_torch(model, weights))
+      try:
+        imported = methods.Network(model, models.from_torch(model, weights))
+      except TypeError as error:
+        raise ValueError(f"--auxiliary_network: {error}") from None
       return stages.Imported("auxiliary", "auxiliary, imported", imported)
     teacher = self._model("teacher")
     last = {model.taps[-1]: teacher.taps[-1]}

@@ -330,6 +330,12 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
   sources = [data.open_source(settings.dataset, split, **where) for split in splits]
   name, size, of = settings.shared_by_devices
   train.check_batch_size(size, jax.local_device_count(), name=f"--{name}", of=of)
+  for split, source in zip(splits, sources, strict=True):
+    if source.num_examples < jax.local_device_count():
+      raise ValueError(
+        f"split {split}: expected an image for each of the {jax.local_device_count()} "
+        f"devices, got {source.num_examples}; use a larger one"
+      )
   if sum(source.num_bytes for source in sources) <= settings.memory_gib * 2**30:
     sources = [
       data.load(

@@ -157,10 +157,16 @@ def test_weights_from_pytorch_replace_the_auxiliary(tmp_path):
     "workdir": str(tmp_path),
     "auxiliary_weights": str(ROOT / "tests" / "golden" / "torch_cnn.npz"),
   }
-  with pytest.raises(ValueError, match="state_dict"):
-    information_flow.run(
-      information_flow.configure(**{**TINY, **settings, "stages": ("auxiliary",)})
-    )
+  others = {
+    "state_dict: .*missing": "digits_cnn:4",
+    "--auxiliary_network: model: expected a CNN or a PreActResNet": "resnet8:4",
+  }
+  for number, (message, name) in enumerate(others.items()):
+    settings |= {"auxiliary_network": name, "workdir": str(tmp_path / str(number))}
+    with pytest.raises(ValueError, match=message):
+      information_flow.run(
+        information_flow.configure(**{**TINY, **settings, "stages": ("auxiliary",)})
+      )
 
 
 def test_unprepared_data_set_is_refused_at_once(tmp_path):

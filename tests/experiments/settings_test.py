@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from experiments import settings
+from flowkd_jax import train
 
 pytestmark = pytest.mark.optimizer
 
@@ -43,3 +44,9 @@ def test_sgd_decays_within_each_phase():
 
 def test_epochs_of_all_phases_are_added():
   assert settings.number_of_epochs("150@0.1,30@0.01") == 180
+
+
+def test_split_of_fewer_images_than_devices_is_refused(tmp_path):
+  few = settings.Settings(test_split="test[:5]", workdir=str(tmp_path))
+  with pytest.raises(ValueError, match=r"split test\[:5\]: .* the 8 devices, got 5"):
+    settings.open_datasets(few, train.Progress())
