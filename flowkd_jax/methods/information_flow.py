@@ -12,11 +12,16 @@ quadratic mutual information with the labels; `alpha_i = 1` for the last tap and
 The paper uses it twice. The auxiliary teacher, shaped like the student but wider, is
 distilled from the real teacher by its last tap alone; the student is then distilled
 from the auxiliary by all taps, which correspond one to one.
+
+Not in the paper: a student tap can learn from the teacher's class probabilities
+(`POSTERIOR`) in place of one of its taps. They are what the teacher knows of the labels
+whose information flows through the network, and neighbours by them are sharper.
 """
 
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import optax
 
 from flowkd_jax import _checks
@@ -25,6 +30,7 @@ from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 
 MATCHINGS = ("probabilities", "quadratic")
+POSTERIOR = "posterior"
 
 
 def information_flow(
@@ -46,7 +52,8 @@ def information_flow(
     student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
     teacher: Frozen, in evaluation mode; receives no gradient.
     optimizer: Updates the student.
-    pairs: Teacher tap of each student tap, in order.
+    pairs: Teacher tap of each student tap, in order; or `POSTERIOR`, the softmax of
+      the teacher's logits.
     weights: Weight of each student tap, a number or a schedule of the step.
     matching: "probabilities" (no labels needed), `losses.information_flow`; or
       "quadratic", `losses.quadratic_flow`.
@@ -70,7 +77,7 @@ def information_flow(
   def terms(student, teacher, batch, learnt):
     del learnt
     # By position: two student taps may share a teacher tap.
-    teacher_taps = [teacher.taps[name] for name in pairs.values()]
+    teacher_taps = [_compared(teacher, name) for name in pairs.values()]
     options = dict(matching_options or {})
     options |= {"mask": batch["mask"], "axis_name": axis_name}
     if matching == "probabilities":
@@ -89,8 +96,12 @@ def information_flow(
     optimizer,
     terms=terms,
     weights=weights,
-    taps=(tuple(pairs), tuple(pairs.values())),
+    taps=(tuple(pairs), tuple(name for name in pairs.values() if name != POSTERIOR)),
     label_weight=label_weight,
     initial=initial,
     axis_name=axis_name,
   )
+
+
+def _compared(teacher: from_teacher.Outputs, name: str):
+  return jax.nn.softmax(teacher.logits) if name == POSTERIOR else teacher.taps[name]

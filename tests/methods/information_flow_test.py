@@ -98,6 +98,29 @@ def test_two_student_taps_may_share_a_teacher_tap(network, teacher, batches):
   assert np.isfinite(metrics["loss/block_2"])
 
 
+def test_last_tap_may_learn_from_class_probabilities(network, teacher, batches):
+  method = _method(
+    network, teacher, pairs={"dense": methods.POSTERIOR}, weights={"dense": 1.0}
+  )
+  batch = batches[0]
+  state = method.init(jax.random.key(0), batch["image"])
+  _, metrics = jax.jit(method.update)(state, batch, method.constants)
+  variables = {"params": state.params["student"], **state.collections}
+  (_, taps), _ = capture.apply_with_taps(
+    network(),
+    variables,
+    batch["image"],
+    train=True,
+    mask=batch["mask"],
+    mutable=["batch_stats"],
+  )
+  logits, _ = capture.apply_with_taps(*teacher, batch["image"], taps=())
+  expected = losses.information_flow(
+    [taps["dense"]], [jax.nn.softmax(logits)], mask=batch["mask"]
+  )
+  np.testing.assert_allclose(metrics["loss/dense"], expected, rtol=1e-5)
+
+
 def test_training_starts_from_given_variables(network, teacher):
   variables = capture.init(network(), jax.random.key(3), jnp.zeros((2, 8, 8, 1)))
   method = _method(network, teacher, initial=variables)
