@@ -48,6 +48,7 @@ STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student
 BASELINES = ("student_kd", "student_hint", "student_pkt")
 # All of them, as they stand in tables.
 ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
+LAST_TAP_FROM = ("tap", methods.POSTERIOR)
 _EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
 _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 
@@ -58,6 +59,11 @@ class Config(settings.Settings):
 
   stages: tuple[str, ...] = launch.setting(
     STAGES, f"Stages to run; there are also {', '.join(BASELINES)}."
+  )
+  recipe: str = launch.setting(
+    "paper",
+    "Settings of the student's training, further flags change them: paper; or "
+    "posterior, better on CIFAR-10 and without labels too.",
   )
   teacher_network: str = launch.setting(
     "resnet18", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
@@ -109,6 +115,11 @@ class Config(settings.Settings):
     "layer_map.json of an earlier run. Taps are compared with the student of "
     "student_labels if that stage was run, else with an untrained one.",
   )
+  last_tap_from: str = launch.setting(
+    "tap",
+    "What the student's last tap learns from: the teacher's tap, or posterior: its "
+    "class probabilities.",
+  )
   authors: bool = launch.setting(
     False, "The loss exactly as in the published code: diagonal, mean, epsilons."
   )
@@ -142,20 +153,37 @@ PRESETS: dict[str, dict[str, Any]] = {
   "mnist": {"flip": False, "crop_padding": 2, "image_size": 32},
 }
 
+# What differs from the paper's settings, by recipe.
+RECIPES: dict[str, dict[str, Any]] = {
+  "paper": {},
+  "posterior": {
+    "last_tap_from": "posterior",
+    "student_epochs": "50@1e-2",
+    "learning_rate_decay": "cosine",
+    "adam_beta2": 0.99,
+    "reset_optimizer": False,
+    "normalize_weights": True,
+    "crop_padding": 0,
+  },
+}
+
 
 def configure(**given: Any) -> Config:
-  """The paper's settings, adapted to the data set, and then those that are given.
+  """The paper's settings, adapted to data set and recipe, then those that are given.
 
   Raises:
     ValueError: If a setting cannot be right; names it, what was expected, what came.
   """
   dataset = given.get("dataset", Config.dataset)
-  config = Config(**{**PRESETS.get(dataset, {}), **given})
+  recipe = given.get("recipe", Config.recipe)
+  settings.check_choice("--recipe", recipe, (*RECIPES,))
+  config = Config(**{**RECIPES[recipe], **PRESETS.get(dataset, {}), **given})
   settings.check_settings(config, _NETWORKS)
   for stage in config.stages:
     settings.check_choice("--stages", stage, ORDER)
   settings.check_choice("--matching", config.matching, methods.MATCHINGS)
   settings.check_choice("--learn_from", config.learn_from, ("auxiliary", "teacher"))
+  settings.check_choice("--last_tap_from", config.last_tap_from, LAST_TAP_FROM)
   if config.authors and config.matching == "quadratic":
     raise ValueError("--authors: the authors' code matches probabilities only")
   for kernel in config.kernels:
@@ -257,6 +285,8 @@ class _Stages:
 
     def make(model, teacher):
       pairs = self._pairs(model, teacher)
+      if self.config.last_tap_from == methods.POSTERIOR:
+        pairs |= {[*pairs][-1]: methods.POSTERIOR}
       weights = dict.fromkeys(pairs, schedule) | {[*pairs][-1]: 1.0}
       if self.config.normalize_weights:
         weights = schedules.normalized(weights)

@@ -17,6 +17,7 @@ from experiments import information_flow
 from experiments import layer_maps
 from experiments import settings
 from flowkd_jax import data
+from flowkd_jax import methods
 
 pytestmark = pytest.mark.optimizer
 
@@ -89,7 +90,7 @@ def test_work_directory_of_other_settings_is_refused(finished):
   [
     {"matching": "quadratic", "label_weight": 1.0},
     {"authors": True, "mixed_precision": True, "schedule_by_step": True},
-    {"normalize_weights": True, "average": 0.9, "adam_beta2": 0.99},
+    {"recipe": "posterior", "average": 0.9},
   ],
 )
 def test_stages_can_be_named_and_options_work(options, finished, tmp_path):
@@ -196,6 +197,8 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
     ({"learn_from": "student"}, "--learn_from: expected one of auxiliary, teacher"),
     ({"average": 1.0}, r"--average: expected a share in \[0, 1\), got 1.0"),
     ({"adam_beta2": 1.0}, r"--adam_beta2: expected in \[0, 1\), got 1.0"),
+    ({"recipe": "best"}, "--recipe: expected one of paper, posterior, got 'best'"),
+    ({"last_tap_from": "labels"}, "--last_tap_from: expected one of tap, posterior"),
     ({"seed": -1}, "--seed: expected 0 or above, got -1"),
     ({"weight_decay_per_epoch": 2.0}, "--weight_decay_per_epoch: expected a factor"),
     ({"authors": True, "matching": "quadratic"}, "--authors: the authors' code"),
@@ -218,6 +221,16 @@ def test_settings_are_the_papers_unless_the_data_set_has_others():
   digits = information_flow.configure(dataset="digits", workdir="x", batch_size=8)
   assert digits.batch_size == 8
   assert not digits.flip
+
+
+def test_recipe_gives_way_to_the_data_set_and_to_flags():
+  options = {"dataset": "cifar10", "recipe": "posterior", "workdir": "x"}
+  recipe = information_flow.configure(**options)
+  assert recipe.last_tap_from == methods.POSTERIOR
+  assert (recipe.crop_padding, recipe.student_epochs) == (0, "50@1e-2")
+  assert information_flow.configure(**options, crop_padding=2).crop_padding == 2
+  digits = information_flow.configure(**{**options, "dataset": "digits"})
+  assert digits.student_epochs == "40@1e-3"
 
 
 # From the command line -------------------------------------------------------
