@@ -88,6 +88,9 @@ STUDIES = {
       ),
       _from_auxiliary("full", "full method, authors' loss", "student", "--authors"),
       _from_auxiliary("corrected", "full method, corrected loss", "student"),
+      _from_auxiliary(
+        "posterior", "recipe posterior, no labels", "student", "--recipe=posterior"
+      ),
     ),
     published=(
       ("labels only, published", _published(35.30, 39.00, 55.87, 58.77)),
