@@ -168,10 +168,80 @@ def test_apply_with_taps_names_what_there_is():
     )
 
 
-def test_apply_with_taps_notices_what_scan_drops():
+def test_layers_of_a_scan_are_numbered_whatever_it_drops():
   model = Scanned()
-  with pytest.raises(ValueError, match=r"sows nothing and .*none \(inside nn\.scan"):
-    capture.apply_with_taps(model, prepared(model), IMAGES, taps=["shared/act"])
+  variables = prepared(model)
+  output, taps = capture.apply_with_taps(
+    model, variables, IMAGES, taps=["shared/act/*", "shared/1"]
+  )
+  dense = jax.device_get(variables["params"]["shared"]["Dense_0"])
+  x, expected = IMAGES[:, :3, 0, 0], []
+  for layer in range(2):
+    x = x @ dense["kernel"][layer] + dense["bias"][layer]
+    expected.append(x)
+  assert list(taps) == ["shared/act/0", "shared/act/1", "shared/1"]
+  for tap, wanted in zip(taps.values(), [*expected, expected[1]], strict=True):
+    np.testing.assert_allclose(tap, wanted, atol=1e-5)
+  np.testing.assert_allclose(output, expected[1], atol=1e-5)
+  with pytest.raises(ValueError, match=r"no shared/act; it sows shared/act/0, shared"):
+    capture.apply_with_taps(model, variables, IMAGES, taps=["shared/act"])
+
+
+class Layer(nn.Module):
+  @nn.compact
+  def __call__(self, x, _):
+    x = nn.relu(Inner(name="inner")(x))
+    self.sow("intermediates", "after", x)
+    return x, None
+
+
+class Layers(nn.Module):
+  """Rematerialised layers in a scan that keeps what is sown."""
+
+  depth: int = 4  # As many as there are rows: axes cannot be told by their length.
+
+  @nn.compact
+  def __call__(self, images, train):
+    layers = nn.scan(
+      nn.remat(Layer, prevent_cse=False),
+      variable_axes={"params": 0, "intermediates": 0},
+      split_rngs={"params": True},
+      length=self.depth,
+    )
+    x, _ = layers(name="layers")(images[:, :3, 0, 0], None)
+    return nn.Dense(2, name="head")(x)
+
+
+def test_layers_of_a_rematerialised_scan_let_gradients_through():
+  model = Layers()
+  variables = prepared(model)
+
+  @jax.jit
+  def taps(params):
+    wanted = ["layers/after/*", "layers/inner/2", "layers/2"]
+    return capture.apply_with_taps(model, {"params": params}, IMAGES, taps=wanted)[1]
+
+  inner = jax.device_get(variables["params"]["layers"]["inner"]["Dense_0"])
+  x, expected = IMAGES[:, :3, 0, 0], {}
+  for layer in range(4):
+    x = x @ inner["kernel"][layer] + inner["bias"][layer]
+    expected[f"layers/inner/{layer}"] = x
+    x = np.maximum(x, 0)
+    expected |= {f"layers/after/{layer}": x, f"layers/{layer}": x}
+  found = taps(variables["params"])
+  for name, tap in found.items():
+    np.testing.assert_allclose(tap, expected[name], atol=1e-5, err_msg=name)
+  assert len(found) == 6
+  names = [t.name for t in capture.list_taps(model, variables, IMAGES)]
+  assert names[4:8] == [f"layers/after/{layer}" for layer in range(4)]
+  assert names[-4:] == [*(f"layers/{layer}" for layer in range(1, 4)), "head"]
+
+  grads = jax.jit(jax.grad(lambda p: jnp.square(taps(p)["layers/inner/2"]).sum()))(
+    variables["params"]
+  )
+  sizes = np.abs(grads["layers"]["inner"]["Dense_0"]["kernel"]).sum((1, 2))
+  assert (sizes[:3] > 0).all()
+  assert sizes[3] == 0
 
 
 class Silent(nn.Module):

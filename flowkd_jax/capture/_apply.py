@@ -1,0 +1,230 @@
+"""Applying a model, of whichever framework, and collecting its activations."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Key
+
+from flowkd_jax.capture import _model
+from flowkd_jax.capture import _names
+from flowkd_jax.capture import _tags
+from flowkd_jax.capture._linen import Linen
+from flowkd_jax.capture._linen import without_intermediates
+from flowkd_jax.capture._model import Variables
+
+AnyModel = nn.Module | _model.Model
+
+
+def apply_with_taps(
+  model: AnyModel,
+  variables: Variables,
+  images: Float[Array, "batch ..."],
+  *,
+  taps: Sequence[str] | None = None,
+  train: bool = False,
+  mask: Bool[Array, " batch"] | None = None,
+  rngs: Mapping[str, Array] | None = None,
+  mutable: Sequence[str] = (),
+) -> tuple[Any, Any]:
+  """Applies `model` and returns its output and the activations asked for.
+
+  Args:
+    model: a Linen module whose `__call__` takes the images and `train`, or what
+      `from_nnx` or `from_equinox` made of another.
+    variables: its variables.
+    images: what it is applied to.
+    taps: names or patterns wanted, in the order wanted: of what the model sows, or
+      of its modules. None means `model.taps` if the model declares them, else
+      everything sown, in the order of sowing.
+    train: whether the model is in training; else it is in evaluation mode.
+    mask: rows that are valid; passed on to a Linen module unless None.
+    rngs: keys for dropout and the like, as in `model.apply`.
+    mutable: collections that the model may update, such as `batch_stats`.
+
+  Returns:
+    `(output, {tap: activation})`; with `mutable`, as in `model.apply`,
+    `((output, {tap: activation}), updated)`.
+
+  Raises:
+    TypeError: if the model is none of those.
+    ValueError: if the model has no tap of such a name; lists those it has.
+  """
+  if isinstance(mutable, str):
+    mutable = (mutable,)
+  adapted = adapt(model)
+  wanted = adapted.taps if taps is None else tuple(taps)
+  options = {"train": train, "mask": mask, "rngs": rngs, "mutable": mutable}
+  if wanted is not None and not wanted:
+    output, updated = adapted.apply(
+      variables, images, is_wanted=_model.nothing_wanted, **options
+    )
+    found = {}
+  else:
+    (output, updated), sown, modules = _collect(
+      adapted, variables, images, wanted, **options
+    )
+    found = sown if wanted is None else sown | modules
+  names = tuple(found) if wanted is None else _names.expand(found, wanted)
+  missing = [name for name in names if name not in found]
+  if missing:
+    offered = list_taps(model, variables, images)
+    raise ValueError(_names.no_such_taps(adapted.name, missing, offered))
+  result = output, {name: found[name] for name in names}
+  return (result, updated) if mutable else result
+
+
+def adapt(model: AnyModel) -> _model.Model:
+  """The model as a pure function that marks its activations.
+
+  Raises:
+    TypeError: if it is neither a Linen module nor such a function.
+  """
+  if isinstance(model, nn.Module):
+    return Linen(model)
+  if hasattr(model, "apply") and hasattr(model, "taps"):
+    return model
+  raise TypeError(
+    "model: expected a flax.linen.Module, or what capture.from_nnx(model) or "
+    f"capture.from_equinox(model) return first, got a {type(model).__name__}"
+  )
+
+
+def _collect(adapted, variables, images, patterns, *, mask, rngs, **options):
+  """`(what apply returns, {name: what it sows}, {name: output of a module})`.
+
+  `patterns` may be None for everything sown, or `...` for everything.
+  """
+
+  def is_wanted(path, sown):
+    if patterns is ...:
+      return path != ""  # The model itself is no tap: that is its output.
+    return sown if patterns is None else matches(path)
+
+  def apply(variables, images, mask, rngs):
+    return adapted.apply(
+      variables, images, is_wanted=is_wanted, mask=mask, rngs=rngs, **options
+    )
+
+  matches = _names.any_matches(patterns if isinstance(patterns, tuple) else ())
+  output, found = _tags.harvest(apply, variables, images, mask, rngs)
+  return output, *_names.named(found)
+
+
+def check_evaluation(
+  model: AnyModel, variables: Variables, images: Float[Array, "batch ..."]
+) -> None:
+  """Proves on images that the model treats each on its own, as in evaluation mode.
+
+  Some of them are put in another place among others: BatchNorm that takes the
+  statistics of the batch, or dropout, would change what the model makes of them.
+
+  Args:
+    model: as in `apply_with_taps`.
+    variables: its variables.
+    images: four images or more, not alike.
+
+  Raises:
+    ValueError: if the model is in training mode, or there are too few images.
+  """
+  half = images.shape[0] // 2
+  if half < 2:
+    raise ValueError(f"images: expected four or more, got {images.shape[0]}")
+  adapted = adapt(model)
+  first, second = images[:half], images[half : 2 * half]
+
+  def logits_of(*parts):
+    return apply_with_taps(model, variables, jnp.concatenate(parts), taps=())[0]
+
+  logits = logits_of(first, second)[:half]
+  again = logits_of(first, first)[half:]
+  if not jnp.allclose(logits, again, rtol=1e-3, atol=1e-3 * jnp.abs(logits).max()):
+    raise ValueError(
+      f"model: {adapted.name} is not in evaluation mode: what it makes of an image "
+      "depends on the other images of the batch, or on chance; see that dropout and "
+      "BatchNorm follow its mode, or set it in call="
+    )
+
+
+def init(
+  model: nn.Module, key: Key[Array, ""], images: Float[Array, "batch ..."]
+) -> dict[str, Any]:
+  """Fresh variables of `model`, without intermediates.
+
+  Compiled, so that nothing of the forward pass is computed but the shapes.
+
+  Args:
+    model: a Linen module whose `__call__` takes the images and `train`.
+    key: randomness of the initialisation.
+    images: an example; only its shape and dtype matter.
+  """
+
+  def initialize(key, images):
+    return without_intermediates(model.init(key, images, train=False))
+
+  return jax.jit(initialize)(key, images)
+
+
+def tap_shapes(
+  model: AnyModel,
+  variables: Variables,
+  images: Float[Array, "batch ..."] | jax.ShapeDtypeStruct,
+  *,
+  taps: Sequence[str] | None = None,
+) -> dict[str, tuple[int, ...]]:
+  """Shapes of the activations, batch included, without computing anything.
+
+  Args:
+    model: as in `apply_with_taps`.
+    variables: its variables, or their shapes.
+    images: an example, or its shape.
+    taps: as in `apply_with_taps`.
+
+  Raises:
+    ValueError: if the model has no tap of such a name.
+  """
+  # A list, because a dictionary would come back in another order.
+  names: list[str] = []
+
+  def activations(variables, images):
+    _, captured = apply_with_taps(model, variables, images, taps=taps)
+    names.extend(captured)
+    return list(captured.values())
+
+  shapes = jax.eval_shape(activations, variables, images)
+  return {name: x.shape for name, x in zip(names, shapes, strict=True)}
+
+
+def list_taps(
+  model: AnyModel,
+  variables: Variables,
+  images: Float[Array, "batch ..."] | jax.ShapeDtypeStruct,
+) -> list[_names.Tap]:
+  """Every tap of the model, without computing anything.
+
+  First what it sows, then the outputs of its modules, each from input to output.
+
+  Args:
+    model: as in `apply_with_taps`.
+    variables: its variables, or their shapes.
+    images: an example, or its shape.
+  """
+  found: list[tuple[str, bool]] = []  # a dictionary would come back sorted
+  options = {"train": False, "mask": None, "rngs": None, "mutable": ()}
+
+  def activations(variables, images):
+    _, sown, modules = _collect(adapt(model), variables, images, ..., **options)
+    found.extend((name, name in sown) for name in sown | modules)
+    return [*sown.values(), *modules.values()]
+
+  shapes = jax.eval_shape(activations, variables, images)
+  return [
+    _names.Tap(name, sown, x.shape, x.dtype)
+    for (name, sown), x in zip(found, shapes, strict=True)
+  ]

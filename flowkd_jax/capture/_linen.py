@@ -1,0 +1,86 @@
+"""Flax Linen modules."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+
+from flowkd_jax.capture import _tags
+from flowkd_jax.capture._model import IsWanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Linen:
+  """A Linen module whose `__call__` takes the images and `train`."""
+
+  module: nn.Module
+
+  @property
+  def name(self) -> str:
+    """Its class."""
+    return type(self.module).__name__
+
+  @property
+  def taps(self) -> tuple[str, ...] | None:
+    """What the module declares, if it does."""
+    return getattr(self.module, "taps", None)
+
+  def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
+    """See `Model`."""
+    options: dict[str, Any] = {"train": train, "rngs": rngs}
+    if mask is not None:
+      options["mask"] = mask
+    with nn.intercept_methods(_Marking(is_wanted)):
+      output, updated = self.module.apply(
+        without_intermediates(variables),
+        images,
+        # Some modules compute what they sow only if somebody asks.
+        mutable=[*mutable, "intermediates"],
+        **options,
+      )
+    return output, without_intermediates(updated)
+
+
+def without_intermediates(variables) -> dict[str, Any]:
+  """The collections but what was sown."""
+  return {k: v for k, v in variables.items() if k != "intermediates"}
+
+
+class _Marking:
+  """Marks outputs of modules, and what they sow.
+
+  A lifted transformation (`nn.scan`, `nn.remat`) calls a copy of the module at the same
+  path, whose output is that of a layer; a module that calls the method of its base
+  class is one module, whose output is the last.
+  """
+
+  def __init__(self, is_wanted: IsWanted):
+    self._is_wanted = is_wanted
+    self._active: dict[tuple[str, ...], list[nn.Module]] = {}
+    self._marked: set[int] = set()
+
+  def __call__(self, call, arguments, options, context):
+    module, path = context.module, context.module.path
+    object.__setattr__(module, "sow", functools.partial(self._sow, module))
+    name = "/".join(path)
+    if context.method_name != "__call__" or not self._is_wanted(name, False):
+      return call(*arguments, **options)
+    active = self._active.setdefault(path, [])
+    if any(module is other for other in active):
+      return call(*arguments, **options)
+    self._marked.discard(id(module))
+    active.append(module)
+    try:
+      output = call(*arguments, **options)
+    finally:
+      active.pop()
+    for other in active:
+      self._marked.add(id(other))
+    return output if id(module) in self._marked else _tags.tag(output, name)
+
+  def _sow(self, module, collection, name, value, *arguments, **options):
+    path = "/".join((*module.path, name))
+    if collection == "intermediates" and self._is_wanted(path, True):
+      value = _tags.tag(value, path, sown=True)
+    return type(module).sow(module, collection, name, value, *arguments, **options)

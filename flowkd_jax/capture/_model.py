@@ -1,0 +1,48 @@
+"""What the rest of the package knows of a model, of whichever framework."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Protocol
+
+from jaxtyping import Array
+
+Variables = Mapping[str, Any]
+# Whether something is to be marked: its path, and whether it is sown.
+IsWanted = Callable[[str, bool], bool]
+
+
+class Model(Protocol):
+  """A model as a pure function that marks what is wanted of it.
+
+  Attributes:
+    name: What to call it in messages.
+    taps: Names or patterns of its taps, by default; None for all that it sows.
+  """
+
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def taps(self) -> tuple[str, ...] | None: ...
+
+  def apply(
+    self,
+    variables: Variables,
+    images: Array,
+    *,
+    is_wanted: IsWanted,
+    train: bool,
+    mask: Array | None,
+    rngs: Mapping[str, Array] | None,
+    mutable: Sequence[str],
+  ) -> tuple[Any, dict[str, Any]]:
+    """Returns `(output, {collection: its new values})` of those in `mutable`."""
+    ...
+
+
+def nothing_wanted(path: str, sown: bool) -> bool:
+  """For `is_wanted`: only the output is of interest."""
+  del path, sown
+  return False

@@ -1,0 +1,118 @@
+"""Names of taps: patterns, numbers, and what to say of a wrong one."""
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import jax
+
+from flowkd_jax.capture import _tags
+
+Taps = dict[str, jax.Array]
+
+
+class Tap(NamedTuple):
+  """An activation that a model offers.
+
+  Attributes:
+    name: What to ask for.
+    sown: Whether the model sows it; else it is the output of a module.
+    shape: Of the activation, batch included.
+    dtype: Of the activation.
+  """
+
+  name: str
+  sown: bool
+  shape: tuple[int, ...]
+  dtype: Any
+
+  @property
+  def width(self) -> int:
+    """Entries of a row."""
+    return math.prod(self.shape[1:])
+
+  @property
+  def row_bytes(self) -> int:
+    """Memory that a row takes."""
+    return self.width * self.dtype.itemsize
+
+  @property
+  def pair_flops(self) -> int:
+    """Operations that a pairwise loss spends on the inner product of two rows."""
+    return 2 * self.width
+
+
+def named(found: Iterable[_tags.Tagged]) -> tuple[Taps, Taps]:
+  """Activations by name: what is sown, and outputs of modules of other names."""
+  calls: dict[_tags.Label, list[jax.Array]] = {}
+  for tagged in found:
+    value = tagged.value
+    each = [value]
+    if tagged.loops:
+      each = [*value.reshape(-1, *value.shape[tagged.loops :])]
+    calls.setdefault(tagged.label, []).extend(each)
+  sown, modules = {}, {}
+  for label, values in calls.items():
+    part = "" if label.part is None else f"/{label.part}"
+    for number, value in enumerate(values):
+      call = f"/{number}" if len(values) > 1 else ""
+      (sown if label.sown else modules)[f"{label.name}{call}{part}"] = value
+  names = {label.name for label in calls if label.sown}
+  other = {
+    name: value
+    for name, value in modules.items()
+    if name not in sown and name not in names
+  }
+  return sown, other
+
+
+def any_matches(patterns: Sequence[str]) -> Callable[[str], bool]:
+  """Whether what has a path may have a tap that one of the patterns matches."""
+  split = [pattern.split("/") for pattern in patterns]
+  # A pattern may end in the numbers of a call and of an array.
+  split += [
+    parts[:-last]
+    for parts in split
+    for last in (1, 2)
+    if all(part.isdigit() or set(part) & set("*?[") for part in parts[-last:])
+  ]
+  return lambda path: any(_matches(path.split("/"), each) for each in split)
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+  if not pattern or not parts:
+    return not parts and all(part == "**" for part in pattern)
+  if pattern[0] == "**":
+    return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+  return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def expand(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
+  """Names in place of patterns; what matches nothing stays as it is."""
+  names: dict[str, None] = {}
+  for pattern in wanted:
+    parts = pattern.split("/")
+    matching = [name for name in found if _matches(name.split("/"), parts)]
+    exact = pattern in found
+    names |= dict.fromkeys([pattern] if exact or not matching else matching)
+  return tuple(names)
+
+
+def no_such_taps(model: str, missing: Sequence[str], offered: Sequence[Tap]) -> str:
+  """What to say of taps that a model does not have."""
+  sown, modules = (
+    [tap.name for tap in offered if tap.sown is x] for x in (True, False)
+  )
+  near = difflib.get_close_matches(missing[0], [*sown, *modules], n=3)
+  suggestion = f"; did you mean {' or '.join(near)}?" if near else ""
+  return (
+    f"taps: {model} has no {', '.join(missing)}; it sows "
+    f"{', '.join(sown) or 'nothing'} and has the modules "
+    f"{', '.join(modules) or 'none'}{suggestion}"
+  )

@@ -1,0 +1,218 @@
+"""Values marked inside a function, collected outside of it.
+
+A mark is an identity with a label. It stands in the traced program (the jaxpr) of the
+function, where `harvest` finds it: also within `scan`, `checkpoint`, `jit` and `vmap`,
+whose values no Python variable can carry outside.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+from jax.interpreters import ad
+from jax.interpreters import batching
+from jax.interpreters import mlir
+
+PyTree = Any
+
+
+class Label(NamedTuple):
+  """What a marked value is called.
+
+  Attributes:
+    name: The path of the module, or of what it sows.
+    sown: Whether the model sows it; else it is the output of a module.
+    part: Number of the array among those marked together, if they are several.
+  """
+
+  name: str
+  sown: bool
+  part: int | None = None
+
+
+class Tagged(NamedTuple):
+  """A value found.
+
+  Attributes:
+    label: What it is called.
+    value: The value; what was marked in a loop is stacked.
+    loops: Loops around the mark: so many axes come before the value's own.
+  """
+
+  label: Label
+  value: jax.Array
+  loops: int = 0
+
+
+_mark_p = core.Primitive("flowkd_mark")
+_mark_p.def_impl(lambda x, *, label: x)
+_mark_p.def_abstract_eval(lambda x, *, label: x)
+mlir.register_lowering(_mark_p, lambda context, x, *, label: [x])
+ad.deflinear2(_mark_p, lambda cotangent, x, *, label: [cotangent])
+
+
+def _batch(arguments, axes, *, label):
+  """What `vmap` adds comes first, wherever it kept it until now."""
+  first = jnp.moveaxis(arguments[0], axes[0], 0)
+  return _mark_p.bind(first, label=label), 0
+
+
+batching.primitive_batchers[_mark_p] = _batch
+
+
+def tag(value: PyTree, name: str, *, sown: bool = False) -> PyTree:
+  """The same value, its arrays marked."""
+  leaves, structure = jax.tree.flatten(value)
+  several = sum(isinstance(leaf, jax.Array) for leaf in leaves) > 1
+  for part, leaf in enumerate(leaves):
+    if isinstance(leaf, jax.Array):
+      label = Label(name, sown, part if several else None)
+      leaves[part] = _mark_p.bind(leaf, label=label)
+  return structure.unflatten(leaves)
+
+
+def harvest(
+  function: Callable[..., PyTree], *arguments: PyTree
+) -> tuple[PyTree, list[Tagged]]:
+  """What the function returns, and what it marked, in order.
+
+  What is marked in a `cond`, a `while_loop` or a function with a derivative of its own
+  is not found.
+
+  Args:
+    function: Takes and returns pytrees of arrays.
+    *arguments: What it is called with.
+  """
+  program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+  outputs, found = _evaluate(program, jax.tree.leaves(arguments))
+  return jax.tree.unflatten(jax.tree.structure(shapes), outputs), found
+
+
+def _evaluate(program, arguments) -> tuple[list[jax.Array], list[Tagged]]:
+  jaxpr, constants = program.jaxpr, program.consts
+  values = dict(zip(jaxpr.constvars, constants, strict=True))
+  values |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+  def read(atom):
+    return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+  found = []
+  for equation in jaxpr.eqns:
+    inputs = [read(atom) for atom in equation.invars]
+    evaluate = _evaluation(equation)
+    outputs, marked = evaluate(equation, inputs)
+    values |= dict(zip(equation.outvars, outputs, strict=True))
+    found += marked
+  return [read(atom) for atom in jaxpr.outvars], found
+
+
+def _evaluation(equation):
+  if equation.primitive is _mark_p:
+    return _marked
+  inner = _programs(equation.params)
+  return _RULES.get(equation.primitive.name, _bind) if _any_mark(inner) else _bind
+
+
+def _marked(equation, inputs):
+  return inputs, [Tagged(equation.params["label"], inputs[0])]
+
+
+def _bind(equation, inputs):
+  options = equation.primitive.get_bind_params(equation.params)
+  with equation.ctx.manager:
+    outputs = equation.primitive.bind(*inputs, **options)
+  return (outputs if equation.primitive.multiple_results else [outputs]), []
+
+
+def _inline(equation, inputs):
+  (program,) = _programs(equation.params)
+  return _evaluate(program, inputs)
+
+
+def _checkpoint(equation, inputs):
+  (program,) = _programs(equation.params)
+  options = {name: equation.params[name] for name in ("prevent_cse", "policy")}
+  labels = _Labels()
+  again = jax.checkpoint(
+    lambda inputs: labels.taken_off(_evaluate(program, inputs)), **options
+  )
+  outputs, values = again(inputs)
+  return outputs, labels.put_on(values)
+
+
+def _scan(equation, inputs):
+  options = {name: equation.params[name] for name in ("length", "reverse", "unroll")}
+  start, end = _carry(equation.params, inputs)
+  labels = _Labels()
+
+  def body(carry, rows):
+    arguments = [*inputs[:start], *carry, *rows]
+    found = _evaluate(equation.params["jaxpr"], arguments)
+    outputs, values = labels.taken_off(found)
+    return outputs[: end - start], (outputs[end - start :], values)
+
+  carry, (stacked, values) = lax.scan(body, inputs[start:end], inputs[end:], **options)
+  return [*carry, *stacked], labels.put_on(values, loops=1)
+
+
+def _carry(params, inputs) -> tuple[int, int]:
+  """Where among the inputs of a loop its carry starts and ends."""
+  if "num_carry" in params:
+    start = params["num_consts"]
+    return start, start + params["num_carry"]
+  constants, carry, _ = params["ft_in"].update(inputs).unpack()  # JAX 0.12
+  start = len(list(constants))
+  return start, start + len(list(carry))
+
+
+class _Labels:
+  """Labels of values that cross a transformation, which lets only arrays through."""
+
+  def __init__(self):
+    self._found: list[Tagged] = []
+
+  def taken_off(self, result):
+    outputs, self._found = result
+    return outputs, [tagged.value for tagged in self._found]
+
+  def put_on(self, values: Sequence[jax.Array], loops: int = 0) -> list[Tagged]:
+    return [
+      Tagged(tagged.label, value, tagged.loops + loops)
+      for tagged, value in zip(self._found, values, strict=True)
+    ]
+
+
+_RULES: Mapping[str, Callable] = {
+  "jit": _inline,
+  "pjit": _inline,
+  "closed_call": _inline,
+  "core_call": _inline,
+  "checkpoint": _checkpoint,
+  "remat2": _checkpoint,
+  "scan": _scan,
+}
+
+
+def _programs(params: Mapping[str, Any]) -> list[core.ClosedJaxpr]:
+  """The programs within an equation."""
+  found = []
+  for value in params.values():
+    for entry in value if isinstance(value, tuple | list) else (value,):
+      if hasattr(entry, "eqns"):
+        closed = hasattr(entry, "consts")  # always, from JAX 0.12 on
+        found.append(entry if closed else core.ClosedJaxpr(entry, ()))
+  return found
+
+
+def _any_mark(programs: Sequence[core.ClosedJaxpr]) -> bool:
+  return any(
+    equation.primitive is _mark_p or _any_mark(_programs(equation.params))
+    for program in programs
+    for equation in program.jaxpr.eqns
+  )
