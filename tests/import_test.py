@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 FORBIDDEN = {
+  "equinox",
   "flax",
   "matplotlib",
   "orbax",
@@ -32,6 +33,10 @@ def test_import_loads_only_the_core():
   assert not package & FORBIDDEN
   beyond = package - core - {"flowkd_jax"} - sys.stdlib_module_names
   assert not {name for name in beyond if not name.startswith("_")}, beyond
+
+
+def test_capture_loads_other_frameworks_only_when_asked():
+  assert "equinox" not in _loaded("flowkd_jax.capture")
 
 
 def test_package_tells_type_checkers_that_it_is_typed():

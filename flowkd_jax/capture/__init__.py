@@ -10,8 +10,18 @@ used twice, and so each layer of a scanned one (`nn.scan`, `nnx.scan`, `lax.scan
 "blocks/3" is the output of the fourth layer, "blocks/attention/3" that of its
 attention, "blocks/*" those of all. Several arrays in one output are numbered too.
 
+Linen modules are taken as they are. `from_nnx` and `from_equinox` turn modules of the
+other two into a model and its variables, for every function that takes a Linen module
+and its variables:
+
+    model, variables = capture.from_nnx(vit, taps=["blocks/*"])
+    logits, taps = capture.apply_with_taps(model, variables, images)
+
 A dictionary that crosses `jax.jit` comes back sorted by name: index it by tap.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from flowkd_jax.capture._apply import apply_with_taps
 from flowkd_jax.capture._apply import check_evaluation
@@ -22,12 +32,31 @@ from flowkd_jax.capture._model import Variables
 from flowkd_jax.capture._names import Tap
 from flowkd_jax.capture._names import Taps
 
+if TYPE_CHECKING:
+  from flowkd_jax.capture._equinox import from_equinox
+  from flowkd_jax.capture._nnx import from_nnx
+
+# Loaded with the framework that they need, when they are asked for.
+_LAZY = {
+  "from_equinox": "flowkd_jax.capture._equinox",
+  "from_nnx": "flowkd_jax.capture._nnx",
+}
+
+
+def __getattr__(name: str):
+  if name in _LAZY:
+    return getattr(importlib.import_module(_LAZY[name]), name)
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
   "Tap",
   "Taps",
   "Variables",
   "apply_with_taps",
   "check_evaluation",
+  "from_equinox",
+  "from_nnx",
   "init",
   "list_taps",
   "tap_shapes",

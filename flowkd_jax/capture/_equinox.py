@@ -1,0 +1,148 @@
+"""Equinox modules, of one example each."""
+
+import dataclasses
+import functools
+import types
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from flowkd_jax.capture import _arrays
+from flowkd_jax.capture import _tags
+from flowkd_jax.capture._model import Variables
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EquinoxModel:
+  """An Equinox module without its arrays, as a pure function of them."""
+
+  name: str
+  taps: tuple[str, ...] | None
+  static: Any
+  layouts: Mapping[str, _arrays.Layout]
+  call: Callable[..., Any]
+
+  def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
+    """See `Model`; Equinox modules do not get the mask."""
+    del mask, mutable
+    trees = {
+      name: layout.tree(variables[name]) for name, layout in self.layouts.items()
+    }
+    module = eqx.combine(trees["params"], self.static)
+    module = _marked(eqx.nn.inference_mode(module, value=not train), (), is_wanted)
+    key = None
+    if train and rngs:
+      (key,) = (jax.random.split(each, images.shape[0]) for each in rngs.values())
+    if "state" not in trees:
+      return jax.vmap(functools.partial(self.call, module))(images, key), {}
+    if train:
+      raise ValueError(
+        f"train: {self.name} has a state, and such Equinox modules are used in "
+        "evaluation mode only; expected False, got True"
+      )
+    output, _ = jax.vmap(
+      functools.partial(self.call, module), in_axes=(0, None, None), out_axes=(0, None)
+    )(images, trees["state"], key)
+    return output, {}
+
+
+def from_equinox(
+  model: eqx.Module,
+  *,
+  state: eqx.nn.State | None = None,
+  call: Callable[..., Any] | None = None,
+  taps: Sequence[str] | None = None,
+) -> tuple[EquinoxModel, Variables]:
+  """An Equinox module as a model and its variables, for all that takes a Linen module.
+
+  Evaluation and training mode are set by `equinox.nn.inference_mode`.
+
+  Args:
+    model: The module, with its weights.
+    state: Its state, of BatchNorm for instance; such a module is never trained here.
+    call: `(module, image, key) -> logits` of one image `[height, width, channels]`,
+      with a state `(module, image, state, key) -> (logits, state)`; `key` is None in
+      evaluation. By default `module(image, key=key)`, or with the state before the
+      key. A module that wants channels first gets them here.
+    taps: Names or patterns of its taps, such as "blocks/*".
+
+  Returns:
+    `(model, variables)`, variables as `{"params": {"blocks/0/weight": ...}, ...}`.
+
+  Raises:
+    TypeError: If `model` is no Equinox module.
+  """
+  if not isinstance(model, eqx.Module):
+    raise TypeError(
+      f"model: expected an equinox.Module, got a {type(model).__name__}; Linen modules "
+      "need no from_equinox, NNX modules have from_nnx"
+    )
+  params, static = eqx.partition(model, eqx.is_inexact_array)
+  flat = {"params": _arrays.by_path(params)}
+  if state is not None:
+    flat["state"] = _arrays.by_path(state)
+  adapted = EquinoxModel(
+    name=type(model).__name__,
+    taps=None if taps is None else tuple(taps),
+    static=static,
+    layouts={name: layout for name, (_, layout) in flat.items()},
+    call=call or (_call if state is None else _call_with_state),
+  )
+  return adapted, {name: arrays for name, (arrays, _) in flat.items()}
+
+
+def _call(module, image, key):
+  return module(image, key=key)
+
+
+def _call_with_state(module, image, state, key):
+  return module(image, state, key=key)
+
+
+def _marked(module: Any, path: tuple[str, ...], is_wanted) -> Any:
+  """The module with its submodules, and theirs, of classes that mark their output."""
+
+  def is_inner(leaf):
+    return isinstance(leaf, eqx.Module) and leaf is not module
+
+  leaves, structure = jax.tree_util.tree_flatten_with_path(module, is_leaf=is_inner)
+  module = structure.unflatten(
+    [
+      _marked(leaf, (*path, *map(_part, keys)), is_wanted) if is_inner(leaf) else leaf
+      for keys, leaf in leaves
+    ]
+  )
+  name = "/".join(path)
+  if not path or not callable(module) or not is_wanted(name, False):
+    return module
+  return _of_class(module, _marking(type(module), name))
+
+
+def _part(key) -> str:
+  return jax.tree_util.keystr((key,), simple=True)
+
+
+def _of_class(module: Any, kind: type[eqx.Module]) -> eqx.Module:
+  new = object.__new__(kind)
+  for name, value in vars(module).items():
+    object.__setattr__(new, name, value)
+  return new
+
+
+# Cached: the class is part of the structure by which transformations know a module.
+@functools.cache
+def _marking(kind: type[eqx.Module], name: str) -> type[eqx.Module]:
+  """The class, at one place of a model, with what it returns marked."""
+
+  def __call__(self, *arguments, **options):  # noqa: N807
+    output = kind.__call__(self, *arguments, **options)
+    if isinstance(output, tuple) and isinstance(output[-1], eqx.nn.State):
+      return _tags.tag(output[:-1], name) + output[-1:]
+    return _tags.tag(output, name)
+
+  members = {"__call__": __call__, "__module__": kind.__module__}
+  return types.new_class(kind.__name__, (kind,), {}, lambda body: body.update(members))

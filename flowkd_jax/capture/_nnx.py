@@ -1,0 +1,140 @@
+"""Flax NNX modules."""
+
+import dataclasses
+import functools
+import types
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from flowkd_jax.capture import _arrays
+from flowkd_jax.capture import _tags
+from flowkd_jax.capture._model import Variables
+
+_COLLECTIONS = {"params": nnx.Param, "batch_stats": nnx.BatchStat, "other": ...}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NNXModel:
+  """An NNX module without its arrays, as a pure function of them."""
+
+  name: str
+  taps: tuple[str, ...] | None
+  graph: Any
+  layouts: Mapping[str, _arrays.Layout]
+  rng_state: Any
+  call: Callable[[nnx.Module, Array], Any]
+
+  def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
+    """See `Model`; NNX modules do not get the mask."""
+    del mask
+    states = [
+      layout.tree(variables[collection]) for collection, layout in self.layouts.items()
+    ]
+    module = nnx.merge(self.graph, *states, self._rngs(train, rngs))
+    _mark(module, is_wanted)
+    module.train() if train else module.eval()
+    output = self.call(module, images)
+    return output, {
+      collection: _arrays.by_path(nnx.state(module, _COLLECTIONS[collection]))[0]
+      for collection in mutable
+    }
+
+  def _rngs(self, train, rngs):
+    """Random state of this call, made anew: variables belong to one trace."""
+    leaves, structure = jax.tree.flatten(self.rng_state)
+    if train and leaves:
+      if not rngs:
+        raise ValueError(
+          f"rngs: {self.name} draws random numbers in training; expected a key, such "
+          "as {'dropout': jax.random.key(0)}, got none"
+        )
+      (key,) = rngs.values()
+      leaves = [
+        jax.random.fold_in(key, number)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else jnp.zeros_like(leaf)
+        for number, leaf in enumerate(leaves)
+      ]
+    return structure.unflatten(leaves)
+
+
+def from_nnx(
+  model: nnx.Module,
+  *,
+  call: Callable[[nnx.Module, Array], Any] | None = None,
+  taps: Sequence[str] | None = None,
+) -> tuple[NNXModel, Variables]:
+  """An NNX module as a model and its variables, for all that takes a Linen module.
+
+  Evaluation and training mode are set by the module's own `eval()` and `train()`. The
+  module itself is not touched, now or later.
+
+  Args:
+    model: The module, with its weights.
+    call: `(module, images) -> logits`; by default `module(images)`. What a module
+      gets as an argument, such as `deterministic`, has to be given here.
+    taps: Names or patterns of its taps, by default all that it sows.
+
+  Returns:
+    `(model, variables)`, variables as `{"params": {"blocks/0/kernel": ...}, ...}`.
+
+  Raises:
+    TypeError: If `model` is no NNX module.
+  """
+  if not isinstance(model, nnx.Module):
+    raise TypeError(
+      f"model: expected a flax.nnx.Module, got a {type(model).__name__}; Linen modules "
+      "need no from_nnx, Equinox modules have from_equinox"
+    )
+  filters = [*_COLLECTIONS.values()]
+  graph, rng_state, *states = nnx.split(model, nnx.RngState, *filters)
+  flat = {
+    collection: _arrays.by_path(state)
+    for collection, state in zip(_COLLECTIONS, states, strict=True)
+  }
+  flat = {name: found for name, found in flat.items() if found[0] or name == "params"}
+  adapted = NNXModel(
+    name=type(model).__name__,
+    taps=None if taps is None else tuple(taps),
+    graph=graph,
+    layouts={name: layout for name, (_, layout) in flat.items()},
+    rng_state=rng_state,
+    call=call or (lambda module, images: module(images)),
+  )
+  return adapted, {name: arrays for name, (arrays, _) in flat.items()}
+
+
+def _mark(model: nnx.Module, is_wanted) -> None:
+  for path, module in list(nnx.iter_modules(model)):
+    name = "/".join(map(str, path))
+    wanted = bool(path) and callable(module) and is_wanted(name, False)
+    object.__setattr__(module, "__class__", _marking(type(module), name, wanted))
+
+
+# Cached: the class is part of the graph by which transformations know a module.
+@functools.cache
+def _marking(kind: type[nnx.Module], name: str, wanted: bool) -> type[nnx.Module]:
+  """The class, at one place of a model, with what it sows and returns marked."""
+
+  def __call__(self, *arguments, **options):  # noqa: N807
+    return _tags.tag(kind.__call__(self, *arguments, **options), name)
+
+  def sow(self, variable_type, sown, value, *arguments, **options):
+    if isinstance(variable_type, str):
+      variable_type = nnx.variable_type_from_name(variable_type, allow_register=True)
+    if not issubclass(variable_type, nnx.Intermediate):
+      return kind.sow(self, variable_type, sown, value, *arguments, **options)
+    _tags.tag(value, f"{name}/{sown}" if name else sown, sown=True)
+    return True
+
+  members: dict[str, Any] = {"sow": sow, "__module__": kind.__module__}
+  if wanted:
+    members["__call__"] = __call__
+  return types.new_class(kind.__name__, (kind,), {}, lambda body: body.update(members))
