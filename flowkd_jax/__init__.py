@@ -12,8 +12,9 @@ from flowkd_jax import flow
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import losses
+from flowkd_jax import pooling
 from flowkd_jax import schedules
 
 __version__ = "0.1.0"
 
-__all__ = ["flow", "information", "kernels", "losses", "schedules"]
+__all__ = ["flow", "information", "kernels", "losses", "pooling", "schedules"]

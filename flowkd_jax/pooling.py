@@ -1,0 +1,132 @@
+"""Taps with positions, such as tokens or the pixels of a map, as one row each.
+
+A transformer's tap is `[batch, tokens, dim]`, a convolutional network's `[batch,
+height, width, channels]`. Losses flatten what follows the batch axis, so that position
+by position is compared; what is pooled here is compared whatever the positions are.
+Arithmetic is float32 (float64 stays float64), whatever the dtype of the tap.
+
+Where a mask leaves no position, the row is zero, and so is its gradient; what stands in
+a masked position, be it NaN, changes nothing.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Shaped
+
+from flowkd_jax import _checks
+from flowkd_jax import _precision
+
+
+def mean(
+  tap: Float[Array, "batch *positions dim"],
+  *,
+  mask: Shaped[Array, "batch *positions"] | None = None,
+) -> Float[Array, "batch dim"]:
+  """The mean over all positions.
+
+  Args:
+    tap: Tokens, a map, or anything with positions between the batch and the width.
+    mask: Which positions are real, all by default.
+
+  Raises:
+    TypeError: If `tap` is not floating.
+    ValueError: If `tap` has no position, or the mask another shape.
+  """
+  _check_tap(tap)
+  return attention(tap, jnp.ones(jnp.shape(tap)[:-1]), mask=mask)
+
+
+def attention(
+  tap: Float[Array, "batch *positions dim"],
+  weights: Float[Array, "batch *positions"],
+  *,
+  mask: Shaped[Array, "batch *positions"] | None = None,
+) -> Float[Array, "batch dim"]:
+  """The mean over all positions by given weights, such as a class token's attention.
+
+  `sum_p weight_p tap_p / sum_p weight_p`, with sums over the positions that are real.
+  Invariant to the scale of a row's weights; differentiable in them too.
+
+  Args:
+    tap: As in `mean`.
+    weights: Weight of each position, 0 or above. For scores take their softmax.
+    mask: Which positions are real, all by default.
+
+  Returns:
+    The weighted means; zero where the weights add up to zero.
+
+  Raises:
+    TypeError: If `tap` or `weights` are not floating.
+    ValueError: If `tap` has no position, or weights or mask another shape.
+  """
+  _check_tap(tap)
+  _checks.check_floating("weights", weights)
+  positions = jnp.shape(tap)[:-1]
+  _checks.check_shape("weights", weights, positions)
+  values = _precision.at_least_float32(jnp.asarray(tap))
+  shares = jnp.asarray(weights).astype(values.dtype)
+  if mask is not None:
+    _checks.check_shape("mask", mask, positions)
+    real = jnp.asarray(mask).astype(bool)
+    values = jnp.where(real[..., None], values, 0)
+    shares = jnp.where(real, shares, 0)
+  axes = tuple(range(1, len(positions)))
+  total = shares.sum(axes)[:, None]
+  # Twice where: the gradient of a quotient by zero is not finite, taken or not.
+  weighted = (shares[..., None] * values).sum(axes)
+  return jnp.where(total > 0, weighted / jnp.where(total > 0, total, 1), 0)
+
+
+def class_token(
+  tokens: Float[Array, "batch tokens dim"],
+  *,
+  index: int = 0,
+  mask: Shaped[Array, "batch tokens"] | None = None,
+) -> Float[Array, "batch dim"]:
+  """The token that stands for the whole image, the first by custom.
+
+  Args:
+    tokens: The tokens.
+    index: Which it is; -1 is the last.
+    mask: Which tokens are real, all by default; a row without its class token is zero.
+
+  Raises:
+    TypeError: If `tokens` are not floating.
+    ValueError: If they are of another rank, there is no such token, or the mask is of
+      another shape.
+  """
+  _checks.check_floating("tokens", tokens)
+  shape = jnp.shape(tokens)
+  if len(shape) != 3 or 0 in shape:
+    raise ValueError(
+      "tokens: expected a non-empty array of shape [batch, tokens, dim], got shape "
+      f"{shape}; a map has no class token, take its mean"
+    )
+  if not -shape[1] <= index < shape[1]:
+    raise ValueError(f"index: expected one of {shape[1]} tokens, got {index}")
+  token = _precision.at_least_float32(jnp.asarray(tokens)[:, index])
+  if mask is None:
+    return token
+  _checks.check_shape("mask", mask, shape[:2])
+  return jnp.where(jnp.asarray(mask).astype(bool)[:, index, None], token, 0)
+
+
+# What needs no weights, by name.
+POOLINGS: Mapping[str, Callable[..., Float[Array, "batch dim"]]] = {
+  "mean": mean,
+  "class_token": class_token,
+}
+
+
+def _check_tap(tap) -> None:
+  _checks.check_floating("tap", tap)
+  shape = jnp.shape(tap)
+  if len(shape) < 3 or 0 in shape:
+    raise ValueError(
+      "tap: expected a non-empty array of shape [batch, positions, ..., dim], got "
+      f"shape {shape}; what has no positions needs no pooling"
+    )
