@@ -23,10 +23,12 @@ A dictionary that crosses `jax.jit` comes back sorted by name: index it by tap.
 import importlib
 from typing import TYPE_CHECKING
 
+from flowkd_jax.capture._apply import AnyModel
 from flowkd_jax.capture._apply import apply_with_taps
 from flowkd_jax.capture._apply import check_evaluation
 from flowkd_jax.capture._apply import init
 from flowkd_jax.capture._apply import list_taps
+from flowkd_jax.capture._apply import pooled
 from flowkd_jax.capture._apply import tap_shapes
 from flowkd_jax.capture._model import Variables
 from flowkd_jax.capture._names import Tap
@@ -50,6 +52,7 @@ def __getattr__(name: str):
 
 
 __all__ = [
+  "AnyModel",
   "Tap",
   "Taps",
   "Variables",
@@ -59,5 +62,6 @@ __all__ = [
   "from_nnx",
   "init",
   "list_taps",
+  "pooled",
   "tap_shapes",
 ]

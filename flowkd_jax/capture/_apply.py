@@ -1,5 +1,6 @@
 """Applying a model, of whichever framework, and collecting its activations."""
 
+import dataclasses
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -114,7 +115,29 @@ def _collect(adapted, variables, images, patterns, *, mask, rngs, **options):
 
   matches = _names.any_matches(patterns if isinstance(patterns, tuple) else ())
   output, found = _tags.harvest(apply, variables, images, mask, rngs)
-  return output, *_names.named(found)
+  sown, modules = _names.named(found)
+  return output, _pooled(adapted.pool, sown), _pooled(adapted.pool, modules)
+
+
+def _pooled(pool, taps):
+  if pool is None:
+    return taps
+  return {name: tap if tap.ndim < 3 else pool(tap) for name, tap in taps.items()}
+
+
+def pooled(model: AnyModel, pool: _model.Pool) -> _model.Model:
+  """The same model, whose taps with positions are pooled.
+
+  Args:
+    model: as in `apply_with_taps`.
+    pool: such as `pooling.mean`, of tokens `[batch, tokens, dim]`, maps `[batch,
+      height, width, channels]` and the like to rows; what has no positions stays.
+
+  Raises:
+    TypeError: as `apply_with_taps`.
+  """
+  adapted: Any = adapt(model)
+  return dataclasses.replace(adapted, pool=pool)
 
 
 def check_evaluation(

@@ -13,6 +13,7 @@ import jax
 
 from flowkd_jax.capture import _arrays
 from flowkd_jax.capture import _tags
+from flowkd_jax.capture._model import Pool
 from flowkd_jax.capture._model import Variables
 
 
@@ -25,6 +26,7 @@ class EquinoxModel:
   static: Any
   layouts: Mapping[str, _arrays.Layout]
   call: Callable[..., Any]
+  pool: Pool | None = None
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
     """See `Model`; Equinox modules do not get the mask."""

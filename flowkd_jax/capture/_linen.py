@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._model import IsWanted
+from flowkd_jax.capture._model import Pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Linen:
   """A Linen module whose `__call__` takes the images and `train`."""
 
   module: nn.Module
+  pool: Pool | None = None
 
   @property
   def name(self) -> str:

@@ -12,6 +12,8 @@ Variables = Mapping[str, Any]
 # Whether something is to be marked: its path, and whether it is sown.
 IsWanted = Callable[[str, bool], bool]
 
+Pool = Callable[[Array], Array]
+
 
 class Model(Protocol):
   """A model as a pure function that marks what is wanted of it.
@@ -19,13 +21,18 @@ class Model(Protocol):
   Attributes:
     name: What to call it in messages.
     taps: Names or patterns of its taps, by default; None for all that it sows.
+    pool: What becomes of taps with positions, `[batch, positions, ..., dim]`; None
+      leaves them as they are.
   """
 
   @property
   def name(self) -> str: ...
 
   @property
-  def taps(self) -> tuple[str, ...] | None: ...
+  def taps(self) -> Any: ...
+
+  @property
+  def pool(self) -> Pool | None: ...
 
   def apply(
     self,

@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from flowkd_jax.capture import _arrays
 from flowkd_jax.capture import _tags
+from flowkd_jax.capture._model import Pool
 from flowkd_jax.capture._model import Variables
 
 _COLLECTIONS = {"params": nnx.Param, "batch_stats": nnx.BatchStat, "other": ...}
@@ -30,6 +31,7 @@ class NNXModel:
   layouts: Mapping[str, _arrays.Layout]
   rng_state: Any
   call: Callable[[nnx.Module, Array], Any]
+  pool: Pool | None = None
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
     """See `Model`; NNX modules do not get the mask."""
