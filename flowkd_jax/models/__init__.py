@@ -21,6 +21,8 @@ from flowkd_jax.models._resnet import PreActBlock
 from flowkd_jax.models._resnet import PreActResNet
 from flowkd_jax.models._resnet import resnet18
 from flowkd_jax.models._torch import from_torch
+from flowkd_jax.models._vit import TransformerBlock
+from flowkd_jax.models._vit import VisionTransformer
 
 __all__ = [
   "CNN",
@@ -34,6 +36,8 @@ __all__ = [
   "PreActBlock",
   "PreActResNet",
   "ResNetEnsemble",
+  "TransformerBlock",
+  "VisionTransformer",
   "backbone",
   "backbone_variables",
   "by_name",

@@ -10,8 +10,9 @@ from flowkd_jax.models._cifar_resnet import cifar_resnet
 from flowkd_jax.models._cnn import CNN
 from flowkd_jax.models._latent import LatentCNN
 from flowkd_jax.models._resnet import PreActResNet
+from flowkd_jax.models._vit import VisionTransformer
 
-Named = CNN | LatentCNN | PreActResNet | CifarResNet
+Named = CNN | LatentCNN | PreActResNet | CifarResNet | VisionTransformer
 
 # Name: how it is made from a width, and its default width.
 _NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
@@ -24,6 +25,8 @@ _NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
     for depth in (8, 14, 20, 32, 44, 56, 110)
   },
   "latent_cnn": (LatentCNN, 6),
+  "vit": (VisionTransformer, 128),
+  "digits_vit": (functools.partial(VisionTransformer, depth=4, patch_size=2), 64),
 }
 
 NAMES = tuple(_NETWORKS)
@@ -35,8 +38,9 @@ def by_name(name: str, **options: Any) -> Named:
   Args:
     name: "cnn1" (CNN1; "cnn1:16" is CNN1-A), "resnet18" (pre-activation), "resnet8",
       "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110" (for
-      small images), for the 8x8 digits "digits_cnn" and "digits_resnet", and for
-      clients of federated learning "latent_cnn". The width is that of the first block.
+      small images), "vit" (a vision transformer), for the 8x8 digits "digits_cnn",
+      "digits_resnet" and "digits_vit", and for clients of federated learning
+      "latent_cnn". The width is that of the first block.
     **options: Further fields of the module: `num_classes`, `dtype`, `axis_name`.
 
   Raises:

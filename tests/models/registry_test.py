@@ -17,6 +17,9 @@ def test_networks_have_short_names_and_widths():
   deep = models.by_name("resnet110:8", axis_name="batch")
   assert (deep.num_blocks, deep.widths, deep.stem_width) == (18, (8, 16, 32), 8)
   assert deep.axis_name == "batch"
+  assert models.by_name("vit") == models.VisionTransformer()
+  small = models.by_name("digits_vit:8", num_classes=3)
+  assert (small.width, small.depth, small.patch_size) == (8, 4, 2)
   assert models.by_name("latent_cnn:3") == models.LatentCNN(width=3)
 
 
