@@ -24,12 +24,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 from flowkd_jax.capture._apply import AnyModel
+from flowkd_jax.capture._apply import adapt
 from flowkd_jax.capture._apply import apply_with_taps
 from flowkd_jax.capture._apply import check_evaluation
 from flowkd_jax.capture._apply import init
 from flowkd_jax.capture._apply import list_taps
 from flowkd_jax.capture._apply import pooled
 from flowkd_jax.capture._apply import tap_shapes
+from flowkd_jax.capture._apply import with_taps
 from flowkd_jax.capture._model import Variables
 from flowkd_jax.capture._names import Tap
 from flowkd_jax.capture._names import Taps
@@ -56,6 +58,7 @@ __all__ = [
   "Tap",
   "Taps",
   "Variables",
+  "adapt",
   "apply_with_taps",
   "check_evaluation",
   "from_equinox",
@@ -64,4 +67,5 @@ __all__ = [
   "list_taps",
   "pooled",
   "tap_shapes",
+  "with_taps",
 ]

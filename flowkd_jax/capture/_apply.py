@@ -17,7 +17,6 @@ from flowkd_jax.capture import _model
 from flowkd_jax.capture import _names
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._linen import Linen
-from flowkd_jax.capture._linen import without_intermediates
 from flowkd_jax.capture._model import Variables
 
 AnyModel = nn.Module | _model.Model
@@ -45,7 +44,7 @@ def apply_with_taps(
       of its modules. None means `model.taps` if the model declares them, else
       everything sown, in the order of sowing.
     train: whether the model is in training; else it is in evaluation mode.
-    mask: rows that are valid; passed on to a Linen module unless None.
+    mask: rows that are valid; passed on to a Linen module that takes it.
     rngs: keys for dropout and the like, as in `model.apply`.
     mutable: collections that the model may update, such as `batch_stats`.
 
@@ -88,7 +87,7 @@ def adapt(model: AnyModel) -> _model.Model:
     TypeError: if it is neither a Linen module nor such a function.
   """
   if isinstance(model, nn.Module):
-    return Linen(model)
+    return Linen(model, getattr(model, "taps", None))
   if hasattr(model, "apply") and hasattr(model, "taps"):
     return model
   raise TypeError(
@@ -123,6 +122,16 @@ def _pooled(pool, taps):
   if pool is None:
     return taps
   return {name: tap if tap.ndim < 3 else pool(tap) for name, tap in taps.items()}
+
+
+def with_taps(model: AnyModel, taps: Sequence[str]) -> _model.Model:
+  """The same model, with names or patterns of the taps that it has by default.
+
+  Raises:
+    TypeError: as `apply_with_taps`.
+  """
+  adapted: Any = adapt(model)
+  return dataclasses.replace(adapted, taps=tuple(taps))
 
 
 def pooled(model: AnyModel, pool: _model.Pool) -> _model.Model:
@@ -176,22 +185,19 @@ def check_evaluation(
 
 
 def init(
-  model: nn.Module, key: Key[Array, ""], images: Float[Array, "batch ..."]
+  model: AnyModel, key: Key[Array, ""], images: Float[Array, "batch ..."]
 ) -> dict[str, Any]:
-  """Fresh variables of `model`, without intermediates.
+  """Variables of `model` to start from, without intermediates.
 
-  Compiled, so that nothing of the forward pass is computed but the shapes.
+  Of a Linen module fresh ones; compiled, so that nothing of the forward pass is
+  computed but the shapes. NNX and Equinox modules keep those that they came with.
 
   Args:
-    model: a Linen module whose `__call__` takes the images and `train`.
+    model: as in `apply_with_taps`.
     key: randomness of the initialisation.
     images: an example; only its shape and dtype matter.
   """
-
-  def initialize(key, images):
-    return without_intermediates(model.init(key, images, train=False))
-
-  return jax.jit(initialize)(key, images)
+  return adapt(model).init(key, images)
 
 
 def tap_shapes(

@@ -26,7 +26,13 @@ class EquinoxModel:
   static: Any
   layouts: Mapping[str, _arrays.Layout]
   call: Callable[..., Any]
+  initial: Variables
   pool: Pool | None = None
+
+  def init(self, key, images):
+    """The variables that the module came with."""
+    del key, images
+    return dict(self.initial)
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
     """See `Model`; Equinox modules do not get the mask."""
@@ -87,14 +93,16 @@ def from_equinox(
   flat = {"params": _arrays.by_path(params)}
   if state is not None:
     flat["state"] = _arrays.by_path(state)
+  variables = {name: arrays for name, (arrays, _) in flat.items()}
   adapted = EquinoxModel(
     name=type(model).__name__,
     taps=None if taps is None else tuple(taps),
     static=static,
     layouts={name: layout for name, (_, layout) in flat.items()},
     call=call or (_call if state is None else _call_with_state),
+    initial=variables,
   )
-  return adapted, {name: arrays for name, (arrays, _) in flat.items()}
+  return adapted, variables
 
 
 def _call(module, image, key):

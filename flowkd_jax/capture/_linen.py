@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._model import IsWanted
@@ -16,6 +18,7 @@ class Linen:
   """A Linen module whose `__call__` takes the images and `train`."""
 
   module: nn.Module
+  taps: tuple[str, ...] | None
   pool: Pool | None = None
 
   @property
@@ -23,15 +26,18 @@ class Linen:
     """Its class."""
     return type(self.module).__name__
 
-  @property
-  def taps(self) -> tuple[str, ...] | None:
-    """What the module declares, if it does."""
-    return getattr(self.module, "taps", None)
+  def init(self, key, images):
+    """Fresh variables; compiled, so that only shapes are computed of the outputs."""
+
+    def initialize(key, images):
+      return without_intermediates(self.module.init(key, images, train=False))
+
+    return jax.jit(initialize)(key, images)
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
     """See `Model`."""
     options: dict[str, Any] = {"train": train, "rngs": rngs}
-    if mask is not None:
+    if mask is not None and self._takes("mask"):
       options["mask"] = mask
     with nn.intercept_methods(_Marking(is_wanted)):
       output, updated = self.module.apply(
@@ -42,6 +48,11 @@ class Linen:
         **options,
       )
     return output, without_intermediates(updated)
+
+  def _takes(self, name: str) -> bool:
+    parameters = inspect.signature(self.module.__call__).parameters
+    kinds = [parameter.kind for parameter in parameters.values()]
+    return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def without_intermediates(variables) -> dict[str, Any]:

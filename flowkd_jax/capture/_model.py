@@ -7,6 +7,7 @@ from typing import Any
 from typing import Protocol
 
 from jaxtyping import Array
+from jaxtyping import Key
 
 Variables = Mapping[str, Any]
 # Whether something is to be marked: its path, and whether it is sown.
@@ -33,6 +34,10 @@ class Model(Protocol):
 
   @property
   def pool(self) -> Pool | None: ...
+
+  def init(self, key: Key[Array, ""], images: Array) -> dict[str, Any]:
+    """Variables to start from; a module that has its weights keeps them."""
+    ...
 
   def apply(
     self,

@@ -31,7 +31,13 @@ class NNXModel:
   layouts: Mapping[str, _arrays.Layout]
   rng_state: Any
   call: Callable[[nnx.Module, Array], Any]
+  initial: Variables
   pool: Pool | None = None
+
+  def init(self, key, images):
+    """The variables that the module came with."""
+    del key, images
+    return dict(self.initial)
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
     """See `Model`; NNX modules do not get the mask."""
@@ -102,6 +108,7 @@ def from_nnx(
     for collection, state in zip(_COLLECTIONS, states, strict=True)
   }
   flat = {name: found for name, found in flat.items() if found[0] or name == "params"}
+  variables = {name: arrays for name, (arrays, _) in flat.items()}
   adapted = NNXModel(
     name=type(model).__name__,
     taps=None if taps is None else tuple(taps),
@@ -109,8 +116,9 @@ def from_nnx(
     layouts={name: layout for name, (_, layout) in flat.items()},
     rng_state=rng_state,
     call=call or (lambda module, images: module(images)),
+    initial=variables,
   )
-  return adapted, {name: arrays for name, (arrays, _) in flat.items()}
+  return adapted, variables
 
 
 def _mark(model: nnx.Module, is_wanted) -> None:

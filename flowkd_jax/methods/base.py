@@ -13,7 +13,6 @@ from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -35,9 +34,13 @@ Variables = Mapping[str, Any]
 
 
 class Network(NamedTuple):
-  """A network to evaluate or keep: a Linen module and its variables."""
+  """A network to evaluate or keep: a model and its variables.
 
-  model: nn.Module
+  The model is a Linen module, or what `capture.from_nnx`, `capture.from_equinox` or
+  `capture.pooled` make of another.
+  """
+
+  model: capture.AnyModel
   variables: Variables
 
 
@@ -202,7 +205,7 @@ def check_not_negative(name: str, value: optax.Schedule | float) -> None:
 
 
 def forward(
-  model: nn.Module,
+  model: capture.AnyModel,
   variables: Variables,
   batch: Batch,
   *,

@@ -26,7 +26,6 @@ A filter changes gradients, not the value of the loss. What passes is recorded a
 "kept", so that the control can be given the same share.
 """
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -37,6 +36,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from flowkd_jax import _checks
+from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._global_batch import global_mean
 from flowkd_jax._global_batch import row_positions
@@ -50,7 +50,7 @@ _DRAWS = 2**32 - 1
 
 
 def filtered_distillation(
-  student: nn.Module,
+  student: capture.AnyModel,
   teacher: base.Network,
   optimizer: optax.GradientTransformation,
   *,

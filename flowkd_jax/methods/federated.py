@@ -17,7 +17,6 @@ over devices.
 import functools
 from typing import NamedTuple
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -67,7 +66,7 @@ class _Sent(NamedTuple):
 
 
 def federated_averaging(
-  model: nn.Module,
+  model: capture.AnyModel,
   learning_rate: optax.Schedule | float,
   *,
   proximal_weight: float = 0.0,

@@ -15,7 +15,6 @@ from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -53,7 +52,7 @@ class Terms(Protocol):
 
 
 def distillation(
-  student: nn.Module,
+  student: capture.AnyModel,
   teacher: base.Network,
   optimizer: optax.GradientTransformation,
   *,

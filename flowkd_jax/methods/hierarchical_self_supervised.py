@@ -139,8 +139,7 @@ def hierarchical_student(
   if branches:
     weights["branches"] = 1.0
     model = _branched(student)
-    _check_branches("teacher", teacher.model, model)
-    taps = model.branches, teacher.model.branches
+    taps = model.branches, _check_branches("teacher", teacher.model, model)
 
   def terms(student, teacher, batch, learnt):
     del learnt
@@ -268,7 +267,7 @@ def _of_network(variables, name):
 
 
 def _check_branches(name, teacher, student):
-  """Raises ValueError unless the branches correspond one to one."""
+  """The teacher's branches; ValueError unless they correspond one to one."""
   there = getattr(teacher, "branches", ())
   if not there:
     raise ValueError(
@@ -283,6 +282,7 @@ def _check_branches(name, teacher, student):
       raise ValueError(
         f"{name}: expected as many {what} as the student has, {ours}, got {theirs}"
       )
+  return there
 
 
 def _check_backbone(variables, expected):

@@ -11,17 +11,17 @@ trains the student up to the hinted layer, by the hint alone.
 
 from collections.abc import Mapping
 
-import flax.linen as nn
 import jax
 import optax
 
+from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 
 
 def hint(
-  student: nn.Module,
+  student: capture.AnyModel,
   teacher: base.Network,
   optimizer: optax.GradientTransformation,
   *,

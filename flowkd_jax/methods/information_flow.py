@@ -20,11 +20,11 @@ whose information flows through the network, and neighbours by them are sharper.
 
 from collections.abc import Mapping
 
-import flax.linen as nn
 import jax
 import optax
 
 from flowkd_jax import _checks
+from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
@@ -34,7 +34,7 @@ POSTERIOR = "posterior"
 
 
 def information_flow(
-  student: nn.Module,
+  student: capture.AnyModel,
   teacher: base.Network,
   optimizer: optax.GradientTransformation,
   *,

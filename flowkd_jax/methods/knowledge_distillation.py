@@ -7,17 +7,17 @@
 the baseline that every other method has to beat.
 """
 
-import flax.linen as nn
 import optax
 
 from flowkd_jax import _checks
+from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 
 
 def knowledge_distillation(
-  student: nn.Module,
+  student: capture.AnyModel,
   teacher: base.Network,
   optimizer: optax.GradientTransformation,
   *,

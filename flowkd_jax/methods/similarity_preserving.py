@@ -12,11 +12,11 @@ product. The mean over rows does not depend on the batch size: the paper's weigh
 
 from collections.abc import Mapping
 
-import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
 from flowkd_jax import _global_batch
+from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
@@ -25,7 +25,7 @@ PAPER_WEIGHT = 3000 / 128
 
 
 def similarity_preserving(
-  student: nn.Module,
+  student: capture.AnyModel,
   teacher: base.Network,
   optimizer: optax.GradientTransformation,
   *,

@@ -1,6 +1,5 @@
 """Training on labels: cross-entropy, for teachers and for the baseline student."""
 
-import flax.linen as nn
 import optax
 
 from flowkd_jax import capture
@@ -10,7 +9,7 @@ from flowkd_jax.methods import base
 
 
 def supervised(
-  model: nn.Module,
+  model: capture.AnyModel,
   optimizer: optax.GradientTransformation,
   *,
   initial: base.Variables | None = None,

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +32,7 @@ _VARIABLE_NAMES = {
 }
 
 
-def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
   """Variables of `model` from the state of the PyTorch network it mirrors.
 
   Kernels change from [out, in, height, width] to [height, width, in, out]. The

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -37,7 +36,7 @@ class FeatureExtractor:
 
   def __init__(
     self,
-    model: nn.Module,
+    model: capture.AnyModel,
     batches: data.Batches,
     *,
     taps: Sequence[str] | None = None,
@@ -46,9 +45,10 @@ class FeatureExtractor:
     """Puts the data on the devices.
 
     Args:
-      model: A Linen module that sows its taps.
+      model: A Linen module, or what `capture` made of another.
       batches: Unshuffled batches, padded ones masked: `data.evaluation_batches`.
-      taps: Names of the taps wanted, all by default; `()` for logits alone.
+      taps: Names or patterns of the taps wanted, as in `capture.apply_with_taps`;
+        `()` for logits alone.
       devices: This process's devices, all by default.
 
     Raises:
@@ -59,13 +59,14 @@ class FeatureExtractor:
     self._batches = batches
     self._resident = _devices.replicate(dict(batches.resident), self._devices)
     # A dictionary that crosses a compiled function comes back sorted.
-    self._names = taps if taps is not None else getattr(model, "taps", None)
+    self._names: tuple[str, ...] = ()
 
     def apply(variables, resident, batch):
       batch = batches.prepare(resident, batch)
       logits, activations = capture.apply_with_taps(
         model, variables, batch["image"], taps=taps
       )
+      self._names = tuple(activations)
       return logits, activations, batch["label"]
 
     self._apply = jax.pmap(apply, in_axes=(None, None, 0), devices=self._devices)
@@ -89,8 +90,8 @@ class FeatureExtractor:
       if progress is not None:
         progress(done, self._batches.steps_per_epoch)
     logits, activations, labels = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-    names = self._names or tuple(activations)
-    return Features(logits, {name: activations[name] for name in names}, labels)
+    taps = {name: activations[name] for name in self._names}
+    return Features(logits, taps, labels)
 
 
 def _merge(array: np.ndarray) -> np.ndarray:

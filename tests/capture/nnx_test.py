@@ -99,6 +99,7 @@ def test_what_is_sown_comes_by_itself_and_declared_taps_too(stranger):
     "blocks/1",
   ]
   assert capture.tap_shapes(model, variables, IMAGES, taps=()) == {}
+  assert capture.init(model, jax.random.key(3), IMAGES) == variables
 
 
 def test_wrong_paths_name_the_nearest_right_ones(stranger):

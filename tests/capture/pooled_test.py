@@ -1,5 +1,6 @@
 """Models whose taps with positions are pooled."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -50,6 +51,25 @@ def test_tokens_of_other_frameworks_are_pooled():
   np.testing.assert_array_equal(pooled["embed"], taps["embed"][:, 0])
 
 
+def test_taps_of_a_model_that_declares_none_can_be_given():
+  class Stranger(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+      x = nn.relu(nn.Dense(3, name="hidden")(images.reshape(images.shape[0], -1)))
+      return nn.Dense(2, name="head")(x)
+
+  model = capture.with_taps(Stranger(), ["head", "hidden"])
+  variables = capture.init(model, jax.random.key(0), IMAGES)
+  logits, taps = capture.apply_with_taps(
+    model, variables, IMAGES, train=True, mask=np.ones(4, bool)
+  )
+  assert list(taps) == ["head", "hidden"]
+  np.testing.assert_array_equal(taps["head"], logits)
+  assert model.taps == ("head", "hidden")
+
+
 def test_what_is_no_model_is_refused():
   with pytest.raises(TypeError, match="model: expected a flax.linen.Module, .*a Dense"):
     capture.pooled(type("Dense", (), {})(), pooling.mean)
+  with pytest.raises(TypeError, match=r"model: .*capture.from_nnx.* got a Tokens"):
+    capture.with_taps(Tokens(nnx.Rngs(0)), ["embed"])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from flowkd_jax import capture
 from flowkd_jax import data
@@ -27,6 +28,31 @@ def test_features_are_those_of_every_example_in_order(split):
   for name, expected in taps.items():
     np.testing.assert_allclose(features.taps[name], expected, rtol=1e-4, atol=1e-5)
   assert done == [(1, 3), (2, 3), (3, 3)]
+
+
+class Foreign(nnx.Module):
+  def __init__(self):
+    rngs = nnx.Rngs(0)
+    self.layers = nnx.List([nnx.Linear(8, 8, rngs=rngs) for _ in range(2)])
+
+  def __call__(self, images):
+    x = images[..., 0].mean(1)
+    for layer in self.layers:
+      x = layer(x)
+    return x
+
+
+def test_models_of_other_frameworks_have_features_too(split):
+  module = Foreign()
+  model, variables = capture.from_nnx(module, taps=["layers/*"])
+  batches = data.evaluation_batches(split, batch_size=16, mean=(128,), std=(64,))
+  features = train.FeatureExtractor(model, batches)(variables)
+  assert list(features.taps) == ["layers/0", "layers/1"]
+  x = (split.images.astype(np.float32)[..., 0].mean(1) - 128) / 64
+  for name, layer in zip(features.taps, module.layers, strict=True):
+    x = x @ np.asarray(layer.kernel[...])
+    np.testing.assert_allclose(features.taps[name], x, rtol=1e-3, atol=1e-4)
+  np.testing.assert_array_equal(features.logits, features.taps["layers/1"])
 
 
 def test_missing_tap_is_an_error(split):
