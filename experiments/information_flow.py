@@ -41,6 +41,7 @@ from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import methods
 from flowkd_jax import models
+from flowkd_jax import pooling
 from flowkd_jax import schedules
 from flowkd_jax import train
 
@@ -120,6 +121,11 @@ class Config(settings.Settings):
     "What the student's last tap learns from: the teacher's tap, or posterior: its "
     "class probabilities.",
   )
+  teacher_pooling: str | None = launch.setting(
+    None,
+    "How taps with positions (tokens, maps) of what the student learns from become "
+    f"rows: {', '.join(pooling.POOLINGS)}; none compares position by position.",
+  )
   authors: bool = launch.setting(
     False, "The loss exactly as in the published code: diagonal, mean, epsilons."
   )
@@ -184,6 +190,9 @@ def configure(**given: Any) -> Config:
   settings.check_choice("--matching", config.matching, methods.MATCHINGS)
   settings.check_choice("--learn_from", config.learn_from, ("auxiliary", "teacher"))
   settings.check_choice("--last_tap_from", config.last_tap_from, LAST_TAP_FROM)
+  if config.teacher_pooling is not None:
+    choices = tuple(pooling.POOLINGS)
+    settings.check_choice("--teacher_pooling", config.teacher_pooling, choices)
   if config.authors and config.matching == "quadratic":
     raise ValueError("--authors: the authors' code matches probabilities only")
   for kernel in config.kernels:
@@ -333,7 +342,7 @@ class _Stages:
     if self.runner.is_done("student_labels"):
       return self.runner.network("student_labels", model)
     images = jnp.zeros((2, *self.training.image_shape))
-    model = model.clone(axis_name=None)
+    model = stages.for_evaluation(model)
     key = jax.random.key(self.config.seed)
     return methods.Network(model, capture.init(model, key, images))
 
@@ -378,7 +387,11 @@ class _Stages:
     model = self._model("student")
 
     def make_method():
-      return make(model, self.runner.network(learn_from, self._model(learn_from)))
+      teacher = self.runner.network(learn_from, self._model(learn_from))
+      if self.config.teacher_pooling is not None:
+        pool = pooling.POOLINGS[self.config.teacher_pooling]
+        teacher = teacher._replace(model=capture.pooled(teacher.model, pool))
+      return make(model, teacher)
 
     return stages.Stage(
       name,

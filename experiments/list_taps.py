@@ -4,14 +4,13 @@
     python -m experiments.list_taps --network=mine.models:make_vit --image_size=224
 
 Nothing is computed. A network is one of ours by name, or `MODULE:FUNCTION`, where the
-function makes a Linen module that is called with images and `train`.
+function makes a Linen module that is called with images and `train`, or returns what
+`capture.from_nnx` or `capture.from_equinox` return.
 """
 
 import dataclasses
-import importlib
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from rich import box
@@ -19,8 +18,8 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from experiments import launch
+from experiments import networks
 from flowkd_jax import capture
-from flowkd_jax import models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Config:
   """Settings of the listing."""
 
   network: str = launch.setting(
-    "cnn1:16", f"NAME:WIDTH, one of {', '.join(models.NAMES)}; or MODULE:FUNCTION."
+    "cnn1:16", f"NAME:WIDTH, {networks.NAMES}; {networks.OTHERS}."
   )
   image_size: int = launch.setting(32, "Height and width of the images.")
   channels: int = launch.setting(3, "Channels of the images.")
@@ -50,41 +49,20 @@ def configure(**given: Any) -> Config:
 
 def run(config: Config) -> None:
   """Prints the table."""
-  model = find_network(config.network)
   size = config.image_size
   images = jax.ShapeDtypeStruct(
     (config.batch_size, size, size, config.channels), jnp.float32
   )
+  try:
+    model = networks.by_name(config.network)
+  except ValueError as error:
+    raise ValueError(f"--{error}") from None
   variables = jax.eval_shape(
     lambda key, x: capture.init(model, key, x), jax.random.key(0), images
   )
   rich_console.Console(highlight=False).print(
     tap_table(config, capture.list_taps(model, variables, images))
   )
-
-
-def find_network(name: str) -> nn.Module:
-  """A network of ours, or what a function of somebody's module makes.
-
-  Raises:
-    ValueError: If there is no such network or function, or it makes something else.
-  """
-  module_name, _, function_name = name.partition(":")
-  if module_name in models.NAMES:
-    return models.by_name(name)
-  try:
-    model = getattr(importlib.import_module(module_name), function_name)()
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(
-      f"--network: expected one of {', '.join(models.NAMES)} with a width or without, "
-      f"or MODULE:FUNCTION that can be imported, got {name!r} ({error})"
-    ) from None
-  if not isinstance(model, nn.Module):
-    raise ValueError(
-      f"--network: expected {name} to make a flax.linen.Module, got a "
-      f"{type(model).__name__}"
-    )
-  return model
 
 
 def tap_table(config: Config, taps: list[capture.Tap]) -> rich_table.Table:

@@ -18,14 +18,16 @@ import numpy as np
 import optax
 
 from experiments import launch
+from experiments import networks
 from experiments import stages
+from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import models
 from flowkd_jax import report
 from flowkd_jax import schedules
 from flowkd_jax import train
 
-NETWORK_NAMES = f"one of {', '.join(models.NAMES)}"
+NETWORK_NAMES = f"{networks.NAMES}; {networks.OTHERS}"
 LEARNING_RATE_DECAYS = ("constant", "cosine")
 # Settings that do not change what comes out: they may differ when a run is resumed.
 RUN_ONLY = ("workdir", "data_dir", "stages", "checkpoint_seconds", "memory_gib")
@@ -91,12 +93,12 @@ class Settings:
     return "batch_size", self.batch_size, "rows"
 
 
-def check_settings(settings: Settings, networks: Sequence[str]) -> None:
+def check_settings(settings: Settings, flags: Sequence[str]) -> None:
   """Raises ValueError, naming the flag, if a shared setting cannot be right.
 
   Args:
     settings: The settings.
-    networks: Names of the settings that name networks.
+    flags: Names of the settings that name networks.
   """
   if not settings.workdir:
     raise ValueError("--workdir: expected a folder to write to, got none")
@@ -109,9 +111,9 @@ def check_settings(settings: Settings, networks: Sequence[str]) -> None:
     check_least(settings, name, 1)
   for name in ("seed", "crop_padding", "checkpoint_seconds"):
     check_least(settings, name, 0)
-  for name in networks:
+  for name in flags:
     try:
-      models.by_name(getattr(settings, name))
+      networks.check_declares_taps(networks.by_name(getattr(settings, name)))
     except ValueError as error:
       raise ValueError(f"--{name}: {error}") from None
 
@@ -163,9 +165,9 @@ def number_of_epochs(text: str) -> int:
 
 def network(
   settings: Settings, name: str, num_classes: int, axis_name: str | None = "batch"
-) -> models.Named:
+) -> capture.AnyModel:
   """The network of that name, for training."""
-  return models.by_name(
+  return networks.by_name(
     name,
     num_classes=num_classes,
     dtype=jnp.bfloat16 if settings.mixed_precision else jnp.float32,

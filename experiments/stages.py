@@ -130,13 +130,13 @@ class StageRunner:
     return (self.workdir / name / RESULTS).exists()
 
   def network(
-    self, name: str, model: nn.Module, exported: str = "network"
+    self, name: str, model: capture.AnyModel, exported: str = "network"
   ) -> methods.Network:
     """A network that a finished stage left, frozen: not bound to a mapped axis.
 
     Args:
       name: The stage.
-      model: The network's module.
+      model: The network without its variables.
       exported: Its name among those that the method exports.
 
     Raises:
@@ -151,7 +151,7 @@ class StageRunner:
     variables = jax.eval_shape(
       lambda key: capture.init(model, key, images), jax.random.key(0)
     )
-    template = methods.Network(_for_evaluation(model), _zeros(variables))
+    template = methods.Network(for_evaluation(model), _zeros(variables))
     return train.load_network(self.workdir / name / exported, template)
 
   def metrics(self, name: str) -> list[dict[str, Any]]:
@@ -239,7 +239,7 @@ class StageRunner:
       ("test images", self.datasets.queries),
     ):
       extract = train.FeatureExtractor(
-        _for_evaluation(network.model), batches, taps=(tap,)
+        for_evaluation(network.model), batches, taps=(tap,)
       )
       counter = self.progress.counter(f"  features of the {what}")
       sides.append(extract(network.variables, counter))
@@ -247,7 +247,7 @@ class StageRunner:
     accuracies = {"accuracy": _accuracy(queries) if classifies else None}
     if self.datasets.validation is not None and classifies:
       extract = train.FeatureExtractor(
-        _for_evaluation(network.model), self.datasets.validation, taps=()
+        for_evaluation(network.model), self.datasets.validation, taps=()
       )
       accuracies["validation_accuracy"] = _accuracy(extract(network.variables))
     arguments = (database.taps[tap], database.labels, queries.taps[tap], queries.labels)
@@ -296,7 +296,7 @@ class _EpochMeasures:
 
   def _measure(self, name, network):
     if name not in self._extractors:  # compiled once
-      model = _for_evaluation(network.model)
+      model = for_evaluation(network.model)
       accuracies = {
         "test_accuracy": self._datasets.queries,
         "validation_accuracy": self._datasets.validation,
@@ -356,8 +356,11 @@ def write_json(path: Path, value: Any) -> None:
   temporary.replace(path)
 
 
-def _for_evaluation(model: nn.Module) -> nn.Module:
-  return model.clone(axis_name=None)
+def for_evaluation(model: capture.AnyModel) -> capture.AnyModel:
+  """The model, not bound to a mapped axis."""
+  if isinstance(model, nn.Module) and hasattr(model, "axis_name"):
+    return model.clone(axis_name=None)
+  return model
 
 
 def _zeros(shapes: Any) -> Any:

@@ -12,10 +12,12 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 
 from experiments import information_flow
 from experiments import layer_maps
 from experiments import settings
+from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 
@@ -132,6 +134,69 @@ def test_student_learns_from_the_teacher_itself(layer_map, finished, tmp_path):
   assert layer_maps.given_layers(str(saved), *taps) == found["layer_map"]
 
 
+@pytest.mark.parametrize("pooling", ["mean", "class_token"])
+def test_student_learns_from_a_transformer(pooling, tmp_path):
+  options = {"teacher_network": "digits_vit:4", "learn_from": "teacher"}
+  options |= {"teacher_pooling": pooling, "layer_map": "auto"}
+  _run(
+    tmp_path,
+    stages=("teacher", "student"),
+    teacher_epochs="1@1e-3",
+    student_epochs="1@1e-3",
+    **options,
+  )
+  teacher, student = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert student["teacher"] == "teacher"
+  assert teacher["accuracy"] > 0.05
+  found = json.loads((tmp_path / "student" / "layer_map.json").read_text())
+  assert found["layer_map"]["dense"] == "class_token"
+  assert found["teacher_taps"][0] == "block_1"
+  with pytest.raises(ValueError, match="--teacher_pooling: .* before, None now"):
+    _run(tmp_path, stages=("student",), **options | {"teacher_pooling": None})
+
+
+class Theirs(nnx.Module):
+  """A network of somebody else, in another framework."""
+
+  def __init__(self, rngs):
+    self.layers = nnx.List([nnx.Linear(8, 8, rngs=rngs) for _ in range(2)])
+    self.norm = nnx.BatchNorm(8, rngs=rngs)
+    self.head = nnx.Linear(8, 10, rngs=rngs)
+
+  def __call__(self, images):
+    x = images[..., 0]
+    for layer in self.layers:
+      x = nnx.relu(layer(x))
+    return self.head(self.norm(x.mean(1)))
+
+
+def make_theirs():
+  return capture.from_nnx(Theirs(nnx.Rngs(0)), taps=["layers/0", "layers/1", "norm"])
+
+
+def make_tapless():
+  return capture.from_nnx(Theirs(nnx.Rngs(0)), taps=["layers/*"])
+
+
+def test_student_learns_from_a_network_of_another_framework(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "theirs", sys.modules[__name__])
+  _run(
+    tmp_path,
+    stages=("teacher", "student"),
+    teacher_network="theirs:make_theirs",
+    learn_from="teacher",
+    teacher_epochs="1@1e-3",
+    student_epochs="1@1e-3",
+  )
+  teacher, student = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert student["teacher"] == "teacher"
+  assert teacher["parameters"] == 2 * 72 + 16 + 90
+  records = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert "qmi/cosine/layers/1" in json.loads(records[0])
+  with pytest.raises(ValueError, match=r"--teacher_network: taps: .* layers/\*; list"):
+    information_flow.configure(workdir="x", teacher_network="theirs:make_tapless")
+
+
 def test_layer_maps_that_do_not_fit_are_refused():
   taps = ("block_1", "dense"), ("stage_1", "stage_2", "pooled")
   for text, match in {
@@ -195,6 +260,7 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
     ({"label_weight": -1.0}, "--label_weight: expected 0 or above, got -1.0"),
     ({"learning_rate_decay": "step"}, "--learning_rate_decay: expected one of const"),
     ({"learn_from": "student"}, "--learn_from: expected one of auxiliary, teacher"),
+    ({"teacher_pooling": "max"}, "--teacher_pooling: expected one of mean, class_tok"),
     ({"average": 1.0}, r"--average: expected a share in \[0, 1\), got 1.0"),
     ({"adam_beta2": 1.0}, r"--adam_beta2: expected in \[0, 1\), got 1.0"),
     ({"recipe": "best"}, "--recipe: expected one of paper, posterior, got 'best'"),

@@ -1,8 +1,12 @@
 """The listing of taps."""
 
+import sys
+
 import pytest
+from flax import nnx
 
 from experiments import list_taps
+from flowkd_jax import capture
 
 
 def test_listing_shows_taps_with_shapes_and_costs(capsys, monkeypatch):
@@ -16,21 +20,32 @@ def test_listing_shows_taps_with_shapes_and_costs(capsys, monkeypatch):
   assert conv[1] == "module"
 
 
-@pytest.mark.parametrize(
-  ("network", "match"),
-  [
-    ("vgg", "--network: expected one of cnn1, .*MODULE:FUNCTION .* got 'vgg'"),
-    ("flowkd_jax.models:VGG", "--network: .*got 'flowkd_jax.models:VGG'"),
-    ("builtins:dict", "--network: expected builtins:dict to make a flax.linen.Mod"),
-  ],
-)
-def test_networks_that_are_not_there_are_refused(network, match):
-  with pytest.raises(ValueError, match=match):
-    list_taps.find_network(network)
+def test_networks_that_are_not_there_are_refused():
+  with pytest.raises(ValueError, match="--network: expected one of cnn1, .* got 'vgg'"):
+    list_taps.run(list_taps.configure(network="vgg"))
 
 
-def test_networks_of_others_are_found():
-  assert list_taps.find_network("flowkd_jax.models:CNN").width == 8
+class Blocks(nnx.Module):
+  def __init__(self, rngs):
+    self.blocks = nnx.List([nnx.Linear(3, 5, rngs=rngs), nnx.Linear(5, 2, rngs=rngs)])
+
+  def __call__(self, images):
+    x = images.mean((1, 2))
+    for block in self.blocks:
+      x = block(x)
+    return x
+
+
+def make_blocks():
+  return capture.from_nnx(Blocks(nnx.Rngs(0)))
+
+
+def test_listing_shows_models_of_other_frameworks(capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, "theirs", sys.modules[__name__])
+  list_taps.run(list_taps.configure(network="theirs:make_blocks", batch_size=64))
+  rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+  assert ["blocks/0", "module", "5"] in rows
+  assert ["blocks/1", "module", "2"] in rows
 
 
 def test_impossible_settings_are_refused():

@@ -1,0 +1,57 @@
+"""Networks by the names that flags take: ours, and those of anybody's module."""
+
+import functools
+import importlib
+from typing import Any
+
+from flowkd_jax import capture
+from flowkd_jax import models
+
+NAMES = f"one of {', '.join(models.NAMES)}"
+OTHERS = "or MODULE:FUNCTION that makes another's"
+
+
+def by_name(name: str, **options: Any) -> capture.AnyModel:
+  """A network of ours, or what a function of somebody's module makes.
+
+  Args:
+    name: "NAME" or "NAME:WIDTH", as in `models.by_name`; or "MODULE:FUNCTION". The
+      function takes nothing and returns a Linen module that is called with images and
+      `train`, or what `capture.from_nnx`, `from_equinox` or `with_taps` return.
+    **options: Fields of a network of ours; another's are its own affair.
+
+  Raises:
+    ValueError: If there is no such network or function, or it makes something else.
+  """
+  if name.partition(":")[0] in models.NAMES:
+    return models.by_name(name, **options)
+  model = _made(name)
+  try:
+    capture.adapt(model)
+  except TypeError as error:
+    raise ValueError(f"network: {name} made something else; {error}") from None
+  return model
+
+
+def check_declares_taps(model: capture.AnyModel) -> None:
+  """Raises ValueError unless the network says what is to be distilled."""
+  taps = capture.adapt(model).taps
+  if not taps or any(set(name) & set("*?[") for name in taps):
+    found = "none" if not taps else ", ".join(taps)
+    raise ValueError(
+      f"taps: expected a network that names each of its taps, got {found}; list them "
+      "with experiments.list_taps and name them in capture.with_taps(model, [...])"
+    )
+
+
+@functools.cache  # One module, however often it is asked for.
+def _made(name: str) -> Any:
+  module_name, _, function_name = name.partition(":")
+  try:
+    made = getattr(importlib.import_module(module_name), function_name)()
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f"network: expected {NAMES}, with a width or without, or MODULE:FUNCTION that "
+      f"can be imported, got {name!r} ({error})"
+    ) from None
+  return made[0] if isinstance(made, tuple) and made else made
