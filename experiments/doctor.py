@@ -32,6 +32,7 @@ from flowkd_jax import train
 
 _DEAD = 0.5  # share of units that never move, from which a tap is suspect
 _GAP = 0.5  # relative change of the last tap, from which statistics are suspect
+_EXAMPLES = 16  # images on which the mode of the teacher is tried
 _RATIO = 1e4  # between weighted losses of two taps, from which one drowns the other
 
 
@@ -147,19 +148,31 @@ def classifier(features: train.Features, num_classes: int) -> Iterator[Finding]:
 
 def evaluation_mode(teacher: methods.Network, probe: data.Batches) -> Finding:
   """Whether the running statistics of the teacher are those of this data."""
+  rows = next(probe.epoch(0))
+  images = jax.jit(lambda *data: probe.prepare(*data)["image"])(
+    dict(probe.resident), rows
+  )
+  try:
+    capture.check_evaluation(teacher.model, teacher.variables, images[:_EXAMPLES])
+  except ValueError as error:
+    return Finding(Level.WRONG, f"Of the teacher: {error}.")
   if "batch_stats" not in teacher.variables:
-    return Finding(Level.FINE, "The teacher has no BatchNorm: no mode to mistake.")
+    return Finding(Level.FINE, "The teacher makes of an image the same in any batch.")
 
   @jax.jit
   def last_taps(variables, resident, rows):
     images = probe.prepare(resident, rows)["image"]
     _, running = capture.apply_with_taps(teacher.model, variables, images)
     (_, own), _ = capture.apply_with_taps(
-      teacher.model, variables, images, train=True, mutable=["batch_stats"]
+      teacher.model,
+      variables,
+      images,
+      train=True,
+      rngs={"dropout": jax.random.key(0)},
+      mutable=["batch_stats"],
     )
     return [taps[teacher.model.taps[-1]] for taps in (running, own)]
 
-  rows = next(probe.epoch(0))
   running, own = last_taps(dict(teacher.variables), dict(probe.resident), rows)
   gap = float(jnp.linalg.norm(running - own) / jnp.linalg.norm(running))
   text = (

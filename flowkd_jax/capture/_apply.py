@@ -171,11 +171,12 @@ def check_evaluation(
   adapted = adapt(model)
   first, second = images[:half], images[half : 2 * half]
 
-  def logits_of(*parts):
+  @jax.jit
+  def logits_of(variables, *parts):
     return apply_with_taps(model, variables, jnp.concatenate(parts), taps=())[0]
 
-  logits = logits_of(first, second)[:half]
-  again = logits_of(first, first)[half:]
+  logits = logits_of(variables, first, second)[:half]
+  again = logits_of(variables, first, first)[half:]
   if not jnp.allclose(logits, again, rtol=1e-3, atol=1e-3 * jnp.abs(logits).max()):
     raise ValueError(
       f"model: {adapted.name} is not in evaluation mode: what it makes of an image "

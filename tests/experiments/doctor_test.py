@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from experiments import doctor
 from experiments import information_flow
+from flowkd_jax import capture
+from flowkd_jax import data
+from flowkd_jax import methods
 from flowkd_jax import train
 
 pytestmark = pytest.mark.optimizer
@@ -26,6 +30,26 @@ def test_doctor_finds_a_good_teacher_good():
   finding = _only(doctor.classifier(_features(np.eye(3)[LABELS]), 3))
   assert finding.level is FINE
   assert "classifies 100.0 % of 60 training images" in finding.text
+
+
+class Obstinate(nnx.Module):
+  """Normalises by the batch, whatever mode it is in."""
+
+  def __init__(self):
+    self.norm = nnx.BatchNorm(64, rngs=nnx.Rngs(0))
+
+  def __call__(self, images):
+    x = images.reshape(images.shape[0], -1)
+    return self.norm(x, use_running_average=False)
+
+
+def test_doctor_finds_a_teacher_that_is_always_in_training():
+  split = data.load("digits", "train", limit=32)
+  probe = data.evaluation_batches(split, batch_size=32, mean=(8,), std=(4,))
+  teacher = methods.Network(*capture.from_nnx(Obstinate(), taps=["norm"]))
+  finding = doctor.evaluation_mode(teacher, probe)
+  assert finding.level is WRONG
+  assert "model: Obstinate is not in evaluation mode" in finding.text
 
 
 def test_doctor_finds_another_order_of_labels():
