@@ -115,7 +115,8 @@ def classifier(features: train.Features, num_classes: int) -> Iterator[Finding]:
   np.add.at(confusion, (guesses, labels), 1)
   rows, columns = optimize.linear_sum_assignment(-confusion)
   best = confusion[rows, columns].sum() / len(labels)
-  embedded = [*features.taps.values()][-1]
+  last = [*features.taps.values()][-1]
+  embedded = last.reshape(len(last), -1)
   centroid = evaluation.nearest_centroid_accuracy(
     embedded, labels, embedded, labels, metric="cosine"
   )

@@ -250,7 +250,12 @@ class StageRunner:
         for_evaluation(network.model), self.datasets.validation, taps=()
       )
       accuracies["validation_accuracy"] = _accuracy(extract(network.variables))
-    arguments = (database.taps[tap], database.labels, queries.taps[tap], queries.labels)
+    arguments = (
+      _rows(database.taps[tap]),
+      database.labels,
+      _rows(queries.taps[tap]),
+      queries.labels,
+    )
     ranks = [k for k in (1, 10, 100) if k <= len(database.labels)]
     centroid, retrieval = {}, {}
     for metric in ("euclidean", "cosine"):
@@ -320,6 +325,10 @@ class _EpochMeasures:
       for metric, extract in extractors.items():
         measured[metric] = _accuracy(extract(network.variables))
     return measured
+
+
+def _rows(tap: np.ndarray) -> np.ndarray:
+  return tap.reshape(len(tap), -1)
 
 
 def _accuracy(features: train.Features) -> float:
