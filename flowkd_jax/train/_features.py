@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flowkd_jax import capture
 from flowkd_jax import data
+from flowkd_jax import evaluation
 from flowkd_jax import methods
 from flowkd_jax.train import _devices
 
@@ -27,6 +29,12 @@ class Features(NamedTuple):
   logits: np.ndarray
   taps: dict[str, np.ndarray]
   labels: np.ndarray
+
+  @property
+  def accuracy(self) -> float:
+    """Share of examples whose label has the largest logit."""
+    logits, labels = jnp.asarray(self.logits), jnp.asarray(self.labels)
+    return float(evaluation.accuracy(logits, labels))
 
 
 class FeatureExtractor:

@@ -1,0 +1,108 @@
+"""What is measured of networks during training and after it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import capture
+from flowkd_jax import data
+from flowkd_jax import information
+from flowkd_jax import methods
+from flowkd_jax import models
+from flowkd_jax import report
+from flowkd_jax import train
+
+pytestmark = pytest.mark.optimizer
+
+
+@pytest.fixture
+def clean(split):
+  return data.evaluation_batches(split, batch_size=16, mean=(128,), std=(64,))
+
+
+@pytest.fixture
+def network():
+  model = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")
+  images = jnp.zeros((2, 8, 8, 1))
+  return methods.Network(model, capture.init(model, jax.random.key(0), images))
+
+
+def _applied(network, split):
+  images = (jnp.asarray(split.images, jnp.float32) - 128) / 64
+  model = network.model.clone(axis_name=None)
+  return capture.apply_with_taps(model, network.variables, images)
+
+
+def test_epoch_measures_are_those_of_the_examples(split, clean, network):
+  measure = train.EpochMeasures(clean, accuracies={"test_accuracy": clean})
+  measured = measure.of({"network": network})
+  logits, taps = _applied(network, split)
+  right = np.mean(np.argmax(logits, axis=1) == split.labels)
+  assert measured["test_accuracy"] == pytest.approx(right)
+  kernels = ("cosine", "student_t")
+  names = [f"qmi/{kernel}/{tap}" for kernel in kernels for tap in taps]
+  assert list(measured) == [*names, "test_accuracy"]
+  expected = jax.jit(information.quadratic_mutual_information, static_argnums=2)(
+    taps["dense"], jnp.asarray(split.labels), 3
+  )
+  np.testing.assert_allclose(measured["qmi/cosine/dense"], expected, rtol=1e-4)
+
+
+def test_epoch_measures_tell_several_networks_apart(clean, network):
+  measured = train.EpochMeasures(clean).of({"one": network, "two": network})
+  assert measured["one/qmi/cosine/dense"] == measured["two/qmi/cosine/dense"]
+  assert all(name.startswith(("one/qmi/", "two/qmi/")) for name in measured)
+
+
+def test_epoch_measures_skip_epochs_but_not_the_last(clean, network):
+  method = methods.Method(
+    init=lambda key, images: (),
+    update=lambda state, batch, constants: (state, {}),
+    export=lambda state: {"network": network},
+  )
+  measure = train.EpochMeasures(clean, every=3, last=3)
+  measured = [epoch for epoch in range(-1, 5) if measure(epoch, method, ())]
+  assert measured == [-1, 2, 3]
+  with pytest.raises(ValueError, match="every: expected a number above 0, got 0"):
+    train.EpochMeasures(clean, every=0)
+
+
+def test_evaluate_network_measures_the_last_tap(split, clean, network):
+  result = train.evaluate_network(network, clean, clean)
+  logits, _ = _applied(network, split)
+  right = np.mean(np.argmax(logits, axis=1) == split.labels)
+  assert result["accuracy"] == pytest.approx(right)
+  # Every query is in the database.
+  assert result["retrieval"]["cosine"]["mean_average_precision"] > 0.3
+  assert list(result["retrieval"]["euclidean"]["precision_at"]) == ["1", "10"]
+  assert 0 < result["centroid"]["euclidean"] <= 1
+  sizes = jax.tree.leaves(jax.tree.map(jnp.size, network.variables["params"]))
+  assert result["parameters"] == sum(sizes)
+  report.network_markdown([{"name": "network", **result}])
+  assert (
+    train.evaluate_network(network, clean, clean, classifies=False)["accuracy"] is None
+  )
+
+
+def test_fit_in_workdir_records_and_resumes(tmp_path, method, batches, clean, key):
+  options = train.FitOptions(on_epoch=train.EpochMeasures(clean))
+
+  def fit(epochs):
+    return train.fit_in_workdir(
+      tmp_path, "net", method, batches, epochs=epochs, key=key, options=options
+    ).state
+
+  fit(1)
+  resumed = fit(2)
+  whole = train.fit(method, batches, epochs=2, key=key).state
+  same = jax.tree.map(lambda x, y: np.array_equal(x, y), resumed.params, whole.params)
+  assert all(jax.tree.leaves(same))
+  entries = report.read_metrics(tmp_path)
+  assert [(entry["stage"], entry["epoch"]) for entry in entries] == [
+    ("net", -1),
+    ("net", 0),
+    ("net", 1),
+  ]
+  assert entries[-1]["qmi/cosine/dense"] > 0
+  assert (tmp_path / "net" / "checkpoints").is_dir()
