@@ -19,11 +19,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments import environment
-from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import report
@@ -141,12 +138,13 @@ class StageRunner:
         f"stage {name} has not been run in {self.workdir}, and a later stage learns "
         f"from it: add {name} to --stages, or leave --stages away to run all"
       )
-    images = jnp.zeros((2, *self.datasets.training.image_shape))
-    variables = jax.eval_shape(
-      lambda key: capture.init(model, key, images), jax.random.key(0)
+    return train.network_in_workdir(
+      self.workdir,
+      name,
+      model,
+      image_shape=self.datasets.training.image_shape,
+      exported=exported,
     )
-    template = methods.Network(_for_evaluation(model), _zeros(variables))
-    return train.load_network(self.workdir / name / exported, template)
 
   def metrics(self, name: str) -> list[dict[str, Any]]:
     """What was recorded of the epochs of a stage, in order; -1 is before the first."""
@@ -172,7 +170,6 @@ class StageRunner:
     classifies = isinstance(stage, Imported) or stage.classifies
     results = []
     for exported, network in networks.items():
-      train.save_network(folder / exported, network)
       suffix = "" if len(networks) == 1 else exported
       names = {
         "name": "/".join(filter(None, (stage.name, suffix))),
@@ -184,8 +181,7 @@ class StageRunner:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return results
 
-  def _train(self, stage: Stage) -> tuple[Mapping[str, methods.Network], float]:
-    method = stage.make_method()
+  def _train(self, stage: Stage) -> train.TrainedNetworks:
     options = train.FitOptions(
       checkpoint_seconds=self.checkpoint_seconds,
       progress=self.progress,
@@ -193,16 +189,15 @@ class StageRunner:
       on_epoch=self._measures(stage.classifies, last=stage.epochs - 1),
       should_stop=self.should_stop,
     )
-    state, seconds = train.fit_in_workdir(
+    return train.fit_in_workdir(
       self.workdir,
       stage.name,
-      method,
+      stage.make_method(),
       stage.training or self.datasets.training,
       epochs=stage.epochs,
       key=self._key(stage.init_name or stage.name),
       options=options,
     )
-    return method.export(state), seconds
 
   def _record_imported(
     self, stage: Imported, networks: Mapping[str, methods.Network]
@@ -211,6 +206,8 @@ class StageRunner:
     began = time.monotonic()
     with train.MetricsWriter(self.workdir, stage.name) as metrics:
       metrics.write(-1, 0, self._measures(classifies=True).of(networks))
+    for exported, network in networks.items():
+      train.save_network(self.workdir / stage.name / exported, network)
     return time.monotonic() - began
 
   def _measures(self, classifies: bool, last: int | None = None) -> train.EpochMeasures:
@@ -235,7 +232,7 @@ class StageRunner:
     )
     if self.datasets.validation is not None and classifies:
       extract = train.FeatureExtractor(
-        _for_evaluation(network.model), self.datasets.validation, taps=()
+        network.model.clone(axis_name=None), self.datasets.validation, taps=()
       )
       measured["validation_accuracy"] = extract(network.variables).accuracy
     return measured
@@ -247,11 +244,3 @@ def write_json(path: Path, value: Any) -> None:
   temporary = path.with_suffix(".tmp")
   temporary.write_text(json.dumps(value, indent=2) + "\n")
   temporary.replace(path)
-
-
-def _for_evaluation(model: nn.Module) -> nn.Module:
-  return model.clone(axis_name=None)
-
-
-def _zeros(shapes: Any) -> Any:
-  return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

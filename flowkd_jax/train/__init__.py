@@ -18,7 +18,9 @@ from flowkd_jax.train._loop import fit
 from flowkd_jax.train._measure import EpochMeasures
 from flowkd_jax.train._metrics import MetricsWriter
 from flowkd_jax.train._progress import Progress
+from flowkd_jax.train._workdir import TrainedNetworks
 from flowkd_jax.train._workdir import fit_in_workdir
+from flowkd_jax.train._workdir import network_in_workdir
 
 __all__ = [
   "Checkpoints",
@@ -32,11 +34,13 @@ __all__ = [
   "NonFiniteError",
   "Progress",
   "Trained",
+  "TrainedNetworks",
   "check_batch_size",
   "evaluate_network",
   "fit",
   "fit_in_workdir",
   "load_network",
+  "network_in_workdir",
   "replicate",
   "save_network",
   "stop_on_signals",

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -51,7 +52,7 @@ class EpochMeasures:
     check_positive("every", every)
     self._probe, self._every, self._last = probe, every, last
     self._accuracies = dict(accuracies or {})
-    self._extractors: dict[str, tuple[_Extractor, dict[str, _Extractor]]] = {}
+    self._extractors: dict[nn.Module, tuple[_Extractor, dict[str, _Extractor]]] = {}
 
   def __call__(
     self, epoch: int, method: methods.Method, state: Any
@@ -66,21 +67,21 @@ class EpochMeasures:
     measured = {}
     for name, network in networks.items():
       prefix = "" if len(networks) == 1 else f"{name}/"
-      values = self._measure(name, network)
+      values = self._measure(network)
       measured |= {f"{prefix}{key}": value for key, value in values.items()}
     return measured
 
-  def _measure(self, name, network):
-    if name not in self._extractors:  # compiled once
-      model = network.model.clone(axis_name=None)
-      self._extractors[name] = (
+  def _measure(self, network):
+    model = network.model.clone(axis_name=None)
+    if model not in self._extractors:  # compiled once
+      self._extractors[model] = (
         _Extractor(model, self._probe),
         {
           metric: _Extractor(model, batches, taps=())
           for metric, batches in self._accuracies.items()
         },
       )
-    extract_probe, extractors = self._extractors[name]
+    extract_probe, extractors = self._extractors[model]
     probe = extract_probe(network.variables)
     measured = _flow_metrics(probe, self._probe.num_classes)
     for metric, extract in extractors.items():

@@ -85,24 +85,11 @@ def test_evaluate_network_measures_the_last_tap(split, clean, network):
   )
 
 
-def test_fit_in_workdir_records_and_resumes(tmp_path, method, batches, clean, key):
-  options = train.FitOptions(on_epoch=train.EpochMeasures(clean))
-
-  def fit(epochs):
-    return train.fit_in_workdir(
-      tmp_path, "net", method, batches, epochs=epochs, key=key, options=options
-    ).state
-
-  fit(1)
-  resumed = fit(2)
-  whole = train.fit(method, batches, epochs=2, key=key).state
-  same = jax.tree.map(lambda x, y: np.array_equal(x, y), resumed.params, whole.params)
-  assert all(jax.tree.leaves(same))
-  entries = report.read_metrics(tmp_path)
-  assert [(entry["stage"], entry["epoch"]) for entry in entries] == [
-    ("net", -1),
-    ("net", 0),
-    ("net", 1),
-  ]
-  assert entries[-1]["qmi/cosine/dense"] > 0
-  assert (tmp_path / "net" / "checkpoints").is_dir()
+def test_epoch_measures_serve_networks_of_several_kinds(clean, network):
+  model = models.by_name("digits_cnn:1", num_classes=3)
+  images = jnp.zeros((2, 8, 8, 1))
+  other = methods.Network(model, capture.init(model, jax.random.key(0), images))
+  measure = train.EpochMeasures(clean)
+  first, second = (measure.of({"network": each}) for each in (network, other))
+  assert first.keys() == second.keys()
+  assert first != second
