@@ -18,7 +18,7 @@ _RANKS = (1, 10, 100)
 
 def evaluate_network(
   network: methods.Network,
-  database: data.Batches,
+  database: data.Batches | None,
   queries: data.Batches,
   *,
   classifies: bool = True,
@@ -30,38 +30,47 @@ def evaluate_network(
   are those of the last tap.
 
   Args:
-    network: The network; its model declares `taps`.
-    database: Examples to find, usually the training examples, clean and in order.
+    network: The network; its model declares `taps` if there is a database.
+    database: Examples to find, usually the training examples, clean and in order. None
+      to leave out centroids and retrieval.
     queries: Examples to classify and to look up, usually the test examples.
     classifies: Whether the classifier was trained, so that accuracy means something.
     progress: Shows bars.
   """
-  model = network.model.clone(axis_name=None)
-  tap = model.taps[-1]
-  sides = []
-  for what, batches in (("database", database), ("queries", queries)):
-    extract = _features.FeatureExtractor(model, batches, taps=(tap,))
+  model = _features.for_evaluation(network.model)
+  taps = () if database is None else (model.taps[-1],)
+
+  def extract(batches, what):
     counter = progress and progress.counter(f"  features of the {what}")
-    sides.append(extract(network.variables, counter))
-  found, asked = sides
-  arguments = (found.taps[tap], found.labels, asked.taps[tap], asked.labels)
+    extractor = _features.FeatureExtractor(model, batches, taps=taps)
+    return extractor(network.variables, counter)
+
+  asked = extract(queries, "queries")
+  measured = {
+    "parameters": sum(x.size for x in jax.tree.leaves(network.variables["params"])),
+    "accuracy": asked.accuracy if classifies else None,
+  }
+  if database is not None:
+    found = extract(database, "database")
+    measured |= _retrieval(found, asked, *taps, progress=progress)
+  return measured
+
+
+def _retrieval(database, queries, tap, *, progress):
+  """Centroids and retrieval by both distances."""
+  arguments = (database.taps[tap], database.labels, queries.taps[tap], queries.labels)
   centroid, retrieval = {}, {}
   for metric in get_args(evaluation.Metric):
     centroid[metric] = evaluation.nearest_centroid_accuracy(*arguments, metric=metric)
     measured = evaluation.retrieval(
       *arguments,
       metric=metric,
-      ranks=[rank for rank in _RANKS if rank <= len(found.labels)],
+      ranks=[rank for rank in _RANKS if rank <= len(database.labels)],
       progress=progress and progress.counter(f"  retrieval, {metric}"),
     )
     retrieval[metric] = _jsonable(dataclasses.asdict(measured))
     retrieval[metric].pop("authors_raw_precision")
-  return {
-    "parameters": sum(x.size for x in jax.tree.leaves(network.variables["params"])),
-    "accuracy": asked.accuracy if classifies else None,
-    "centroid": centroid,
-    "retrieval": retrieval,
-  }
+  return {"centroid": centroid, "retrieval": retrieval}
 
 
 def _jsonable(value: Any) -> Any:

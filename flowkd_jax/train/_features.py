@@ -101,5 +101,10 @@ class FeatureExtractor:
     return Features(logits, {name: activations[name] for name in names}, labels)
 
 
+def for_evaluation(model: nn.Module) -> nn.Module:
+  """The model, bound to no mapped axis; as it is if it knows of none."""
+  return model.clone(axis_name=None) if hasattr(model, "axis_name") else model
+
+
 def _merge(array: np.ndarray) -> np.ndarray:
   return array.reshape(-1, *array.shape[2:])

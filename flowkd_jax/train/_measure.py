@@ -30,7 +30,7 @@ class EpochMeasures:
 
   def __init__(
     self,
-    probe: data.Batches,
+    probe: data.Batches | None,
     *,
     accuracies: Mapping[str, data.Batches] | None = None,
     every: int = 1,
@@ -40,7 +40,7 @@ class EpochMeasures:
 
     Args:
       probe: Examples on which information flow is measured, some 2,000 training
-        examples for instance: `data.evaluation_batches`.
+        examples for instance: `data.evaluation_batches`. None to measure none.
       accuracies: Examples on which accuracy is measured, by the name of the metric,
         such as "test_accuracy".
       every: Epochs between measurements.
@@ -52,7 +52,7 @@ class EpochMeasures:
     check_positive("every", every)
     self._probe, self._every, self._last = probe, every, last
     self._accuracies = dict(accuracies or {})
-    self._extractors: dict[nn.Module, tuple[_Extractor, dict[str, _Extractor]]] = {}
+    self._extractors: dict[nn.Module, tuple[_Extractor | None, dict]] = {}
 
   def __call__(
     self, epoch: int, method: methods.Method, state: Any
@@ -72,30 +72,31 @@ class EpochMeasures:
     return measured
 
   def _measure(self, network):
-    model = network.model.clone(axis_name=None)
+    model = _features.for_evaluation(network.model)
     if model not in self._extractors:  # compiled once
       self._extractors[model] = (
-        _Extractor(model, self._probe),
+        None if self._probe is None else _Extractor(model, self._probe),
         {
           metric: _Extractor(model, batches, taps=())
           for metric, batches in self._accuracies.items()
         },
       )
     extract_probe, extractors = self._extractors[model]
-    probe = extract_probe(network.variables)
-    measured = _flow_metrics(probe, self._probe.num_classes)
+    measured = {}
+    if extract_probe is not None:
+      measured |= _flow_metrics(extract_probe(network.variables), self._probe)
     for metric, extract in extractors.items():
       measured[metric] = extract(network.variables).accuracy
     return measured
 
 
-def _flow_metrics(features, num_classes):
+def _flow_metrics(features, probe):
   taps = list(features.taps.values())
   measured = {}
   for kernel in _FLOW_KERNELS:
-    values = np.asarray(_information_flow(taps, features.labels, num_classes, kernel))
+    values = _information_flow(taps, features.labels, probe.num_classes, kernel)
     names = [f"qmi/{kernel}/{tap}" for tap in features.taps]
-    measured |= dict(zip(names, values.tolist(), strict=True))
+    measured |= dict(zip(names, np.asarray(values).tolist(), strict=True))
   return measured
 
 

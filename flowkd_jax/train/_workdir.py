@@ -19,6 +19,7 @@ from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _checkpoint
+from flowkd_jax.train import _features
 from flowkd_jax.train import _loop
 from flowkd_jax.train import _metrics
 
@@ -112,5 +113,5 @@ def network_in_workdir(
     lambda key, images: capture.init(model, key, images), jax.random.key(0), images
   )
   zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-  template = methods.Network(model.clone(axis_name=None), zeros)
+  template = methods.Network(_features.for_evaluation(model), zeros)
   return _checkpoint.load_network(Path(workdir) / name / exported, template)

@@ -1,5 +1,6 @@
 """What is measured of networks during training and after it."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,3 +94,33 @@ def test_epoch_measures_serve_networks_of_several_kinds(clean, network):
   first, second = (measure.of({"network": each}) for each in (network, other))
   assert first.keys() == second.keys()
   assert first != second
+
+
+def test_what_is_not_asked_for_is_not_measured(clean, network):
+  measure = train.EpochMeasures(None, accuracies={"test_accuracy": clean})
+  assert list(measure.of({"network": network})) == ["test_accuracy"]
+  assert list(train.evaluate_network(network, None, clean)) == [
+    "parameters",
+    "accuracy",
+  ]
+
+
+class Plain(nn.Module):
+  """A model that knows neither taps nor mapped axes."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = nn.Dense(4, name="hidden")(images.reshape(len(images), -1))
+    self.sow("intermediates", "hidden_tap", x)
+    return nn.Dense(3, name="classifier")(x)
+
+
+def test_models_from_elsewhere_are_measured_too(tmp_path, clean):
+  model = Plain()
+  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+  network = methods.Network(model, variables)
+  measured = train.EpochMeasures(clean).of({"network": network})
+  assert list(measured) == ["qmi/cosine/hidden_tap", "qmi/student_t/hidden_tap"]
+  train.save_network(tmp_path / "net" / "network", network)
+  kept = train.network_in_workdir(tmp_path, "net", model, image_shape=(8, 8, 1))
+  jax.tree.map(np.testing.assert_array_equal, kept.variables, variables)
