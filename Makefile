@@ -13,12 +13,13 @@ CORE_TESTS := tests/losses tests/information tests/kernels_test.py \
   tests/flow_test.py tests/schedules_test.py tests/import_test.py
 WHEEL := build/wheel
 
-.PHONY: demo test wheel-test check format bench clean help
+.PHONY: demo test wheel-test check format bench docs clean help
 
 help:
 	@echo "make demo        run the whole method on handwritten digits, into $(WORKDIR)"
 	@echo "make test        everything that has to pass: linters, types, layers, tests"
 	@echo "make wheel-test  tests of the losses against the wheel in a bare environment"
+	@echo "make docs        the documentation as a site, in build/site"
 	@echo "make check       linters, types and layers only"
 	@echo "make format      format the code"
 	@echo "make bench       one training step against PyTorch (installs PyTorch)"
@@ -49,6 +50,10 @@ check: $(INSTALLED)-dev
 format: $(INSTALLED)-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Strictly: a warning, such as a link that leads nowhere, is an error.
+docs: $(INSTALLED)-dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build
 
 bench: $(INSTALLED)
 	$(RUN) -m pip install --quiet --editable ".[train,benchmark]"

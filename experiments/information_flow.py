@@ -342,7 +342,7 @@ class _Stages:
     if self.runner.is_done("student_labels"):
       return self.runner.network("student_labels", model)
     images = jnp.zeros((2, *self.training.image_shape))
-    model = stages.for_evaluation(model)
+    model = train.for_evaluation(model)
     key = jax.random.key(self.config.seed)
     return methods.Network(model, capture.init(model, key, images))
 

@@ -7,7 +7,6 @@ repeated. Metrics of all stages go to `WORKDIR/metrics.jsonl` and
 """
 
 import dataclasses
-import functools
 import json
 import shutil
 import time
@@ -18,23 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments import environment
 from flowkd_jax import capture
 from flowkd_jax import data
-from flowkd_jax import evaluation
-from flowkd_jax import flow
-from flowkd_jax import kernels
 from flowkd_jax import methods
 from flowkd_jax import report
 from flowkd_jax import train
 
-FLOW_KERNELS = ("cosine", "student_t")
-FLOW_BLOCK = 512
 RESULTS = "results.json"
 EVALUATION_BATCH = 512
 
@@ -147,12 +138,13 @@ class StageRunner:
         f"stage {name} has not been run in {self.workdir}, and a later stage learns "
         f"from it: add {name} to --stages, or leave --stages away to run all"
       )
-    images = jnp.zeros((2, *self.datasets.training.image_shape))
-    variables = jax.eval_shape(
-      lambda key: capture.init(model, key, images), jax.random.key(0)
+    return train.network_in_workdir(
+      self.workdir,
+      name,
+      model,
+      image_shape=self.datasets.training.image_shape,
+      exported=exported,
     )
-    template = methods.Network(for_evaluation(model), _zeros(variables))
-    return train.load_network(self.workdir / name / exported, template)
 
   def metrics(self, name: str) -> list[dict[str, Any]]:
     """What was recorded of the epochs of a stage, in order; -1 is before the first."""
@@ -178,7 +170,6 @@ class StageRunner:
     classifies = isinstance(stage, Imported) or stage.classifies
     results = []
     for exported, network in networks.items():
-      train.save_network(folder / exported, network)
       suffix = "" if len(networks) == 1 else exported
       names = {
         "name": "/".join(filter(None, (stage.name, suffix))),
@@ -190,171 +181,61 @@ class StageRunner:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return results
 
-  def _train(self, stage: Stage) -> tuple[Mapping[str, methods.Network], float]:
-    method = stage.make_method()
-    measure = self._measures(stage.epochs, self.measure_every, stage.classifies)
-    with (
-      train.Checkpoints(self.workdir / stage.name / "checkpoints") as checkpoints,
-      train.MetricsWriter(self.workdir, stage.name) as metrics,
-    ):
-      options = train.FitOptions(
-        checkpoints=checkpoints,
-        checkpoint_seconds=self.checkpoint_seconds,
-        metrics=metrics,
-        progress=self.progress,
-        title=stage.title,
-        on_epoch=lambda epoch, method, state: measure(epoch, method.export(state)),
-        should_stop=self.should_stop,
-      )
-      state, seconds = train.fit(
-        method,
-        stage.training or self.datasets.training,
-        epochs=stage.epochs,
-        key=self._key(stage.init_name or stage.name),
-        options=options,
-      )
-    return method.export(state), seconds
+  def _train(self, stage: Stage) -> train.TrainedNetworks:
+    options = train.FitOptions(
+      checkpoint_seconds=self.checkpoint_seconds,
+      progress=self.progress,
+      title=stage.title,
+      on_epoch=self._measures(stage.classifies, last=stage.epochs - 1),
+      should_stop=self.should_stop,
+    )
+    return train.fit_in_workdir(
+      self.workdir,
+      stage.name,
+      stage.make_method(),
+      stage.training or self.datasets.training,
+      epochs=stage.epochs,
+      key=self._key(stage.init_name or stage.name),
+      options=options,
+    )
 
   def _record_imported(
     self, stage: Imported, networks: Mapping[str, methods.Network]
   ) -> float:
     self.progress.say(f"{stage.title}: measuring its information flow")
     began = time.monotonic()
-    measure = self._measures(epochs=0, every=1, classifies=True)
     with train.MetricsWriter(self.workdir, stage.name) as metrics:
-      metrics.write(-1, 0, measure(-1, networks))
+      metrics.write(-1, 0, self._measures(classifies=True).of(networks))
+    for exported, network in networks.items():
+      train.save_network(self.workdir / stage.name / exported, network)
     return time.monotonic() - began
 
-  def _measures(self, epochs: int, every: int, classifies: bool) -> "_EpochMeasures":
-    return _EpochMeasures(self.datasets, epochs, every, classifies)
+  def _measures(self, classifies: bool, last: int | None = None) -> train.EpochMeasures:
+    datasets = self.datasets
+    accuracies = {"test_accuracy": datasets.queries} if classifies else {}
+    if classifies and datasets.validation is not None:
+      accuracies["validation_accuracy"] = datasets.validation
+    return train.EpochMeasures(
+      datasets.probe, accuracies=accuracies, every=self.measure_every, last=last
+    )
 
   def _key(self, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
 
   def _evaluate(self, network: methods.Network, *, classifies: bool) -> dict[str, Any]:
-    tap = network.model.taps[-1]
-    sides = []
-    for what, batches in (
-      ("training images", self.datasets.database),
-      ("test images", self.datasets.queries),
-    ):
-      extract = train.FeatureExtractor(
-        for_evaluation(network.model), batches, taps=(tap,)
-      )
-      counter = self.progress.counter(f"  features of the {what}")
-      sides.append(extract(network.variables, counter))
-    database, queries = sides
-    accuracies = {"accuracy": _accuracy(queries) if classifies else None}
+    measured = train.evaluate_network(
+      network,
+      self.datasets.database,
+      self.datasets.queries,
+      classifies=classifies,
+      progress=self.progress,
+    )
     if self.datasets.validation is not None and classifies:
       extract = train.FeatureExtractor(
-        for_evaluation(network.model), self.datasets.validation, taps=()
+        train.for_evaluation(network.model), self.datasets.validation, taps=()
       )
-      accuracies["validation_accuracy"] = _accuracy(extract(network.variables))
-    arguments = (
-      _rows(database.taps[tap]),
-      database.labels,
-      _rows(queries.taps[tap]),
-      queries.labels,
-    )
-    ranks = [k for k in (1, 10, 100) if k <= len(database.labels)]
-    centroid, retrieval = {}, {}
-    for metric in ("euclidean", "cosine"):
-      centroid[metric] = evaluation.nearest_centroid_accuracy(*arguments, metric=metric)
-      found = evaluation.retrieval(
-        *arguments,
-        metric=metric,
-        ranks=ranks,
-        progress=self.progress.counter(f"  retrieval, {metric}"),
-      )
-      retrieval[metric] = _jsonable(dataclasses.asdict(found))
-      retrieval[metric].pop("authors_raw_precision")
-    return {
-      "parameters": sum(x.size for x in jax.tree.leaves(network.variables["params"])),
-      **accuracies,
-      "centroid": centroid,
-      "retrieval": retrieval,
-    }
-
-
-class _EpochMeasures:
-  """Information flow and test accuracy of the networks, every few epochs."""
-
-  def __init__(self, datasets: Datasets, epochs: int, every: int, classifies: bool):
-    self._datasets, self._epochs, self._every = datasets, epochs, every
-    self._classifies = classifies
-    self._extractors: dict[
-      str, tuple[train.FeatureExtractor, dict[str, train.FeatureExtractor]]
-    ] = {}
-
-  def __call__(
-    self, epoch: int, networks: Mapping[str, methods.Network]
-  ) -> dict[str, float]:
-    last = epoch == self._epochs - 1
-    if not last and (epoch + 1) % self._every:
-      return {}
-    measured = {}
-    for name, network in networks.items():
-      prefix = "" if len(networks) == 1 else f"{name}/"
-      values = self._measure(name, network)
-      measured |= {f"{prefix}{key}": value for key, value in values.items()}
+      measured["validation_accuracy"] = extract(network.variables).accuracy
     return measured
-
-  def _measure(self, name, network):
-    if name not in self._extractors:  # compiled once
-      model = for_evaluation(network.model)
-      accuracies = {
-        "test_accuracy": self._datasets.queries,
-        "validation_accuracy": self._datasets.validation,
-      }
-      self._extractors[name] = (
-        train.FeatureExtractor(model, self._datasets.probe),
-        {
-          metric: train.FeatureExtractor(model, batches, taps=())
-          for metric, batches in accuracies.items()
-          if batches is not None
-        },
-      )
-    extract_probe, extractors = self._extractors[name]
-    probe = extract_probe(network.variables)
-    measured = {}
-    num_classes = self._datasets.training.num_classes
-    for kernel in FLOW_KERNELS:
-      values = measure_flow(probe, num_classes, kernel)
-      measured |= {f"qmi/{kernel}/{tap}": value for tap, value in values.items()}
-    if self._classifies:
-      for metric, extract in extractors.items():
-        measured[metric] = _accuracy(extract(network.variables))
-    return measured
-
-
-def _rows(tap: np.ndarray) -> np.ndarray:
-  return tap.reshape(len(tap), -1)
-
-
-def _accuracy(features: train.Features) -> float:
-  logits, labels = jnp.asarray(features.logits), jnp.asarray(features.labels)
-  return float(evaluation.accuracy(logits, labels))
-
-
-def measure_flow(
-  features: train.Features, num_classes: int, kernel: str
-) -> dict[str, float]:
-  """Quadratic mutual information of every tap with the labels, by name."""
-  values = _information_flow(
-    list(features.taps.values()), features.labels, num_classes, kernel
-  )
-  return dict(zip(features.taps, np.asarray(values).tolist(), strict=True))
-
-
-@functools.partial(jax.jit, static_argnames=("num_classes", "kernel"))
-def _information_flow(taps, labels, num_classes, kernel):
-  return flow.information_flow(
-    taps,
-    labels,
-    num_classes,
-    kernel=kernels.by_name(kernel),
-    block_size=FLOW_BLOCK,
-  )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -363,20 +244,3 @@ def write_json(path: Path, value: Any) -> None:
   temporary = path.with_suffix(".tmp")
   temporary.write_text(json.dumps(value, indent=2) + "\n")
   temporary.replace(path)
-
-
-def for_evaluation(model: capture.AnyModel) -> capture.AnyModel:
-  """The model, not bound to a mapped axis."""
-  if isinstance(model, nn.Module) and hasattr(model, "axis_name"):
-    return model.clone(axis_name=None)
-  return model
-
-
-def _zeros(shapes: Any) -> Any:
-  return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-def _jsonable(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {str(key): _jsonable(entry) for key, entry in value.items()}
-  return value.tolist() if isinstance(value, np.ndarray) else value

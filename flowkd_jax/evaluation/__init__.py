@@ -4,6 +4,7 @@ from flowkd_jax.evaluation._classification import accuracy
 from flowkd_jax.evaluation._classification import nearest_centroid_accuracy
 from flowkd_jax.evaluation._layers import cka_matrix
 from flowkd_jax.evaluation._layers import flow_distance_matrix
+from flowkd_jax.evaluation._nearest import nearest_rows
 from flowkd_jax.evaluation._retrieval import RetrievalMetrics
 from flowkd_jax.evaluation._retrieval import retrieval
 from flowkd_jax.evaluation._rows import Metric
@@ -15,5 +16,6 @@ __all__ = [
   "cka_matrix",
   "flow_distance_matrix",
   "nearest_centroid_accuracy",
+  "nearest_rows",
   "retrieval",
 ]

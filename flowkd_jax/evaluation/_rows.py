@@ -16,6 +16,7 @@ from flowkd_jax._checks import check_rows
 from flowkd_jax._checks import check_shape
 
 Metric = Literal["euclidean", "cosine"]
+METRICS = get_args(Metric)
 
 
 class Rows(NamedTuple):
@@ -39,7 +40,7 @@ def labelled_rows(
   are multiplied by one power of two, so that squares neither overflow nor vanish;
   that changes no order.
   """
-  check_choice("metric", metric, get_args(Metric))
+  check_choice("metric", metric, METRICS)
   database, database_labels = _checked("database", database, database_labels)
   queries, query_labels = _checked("queries", queries, query_labels, "query_labels")
   if database.shape[1] != queries.shape[1]:

@@ -13,6 +13,7 @@ work directories can be read side by side.
 from flowkd_jax.report._canvas import NothingToDrawError
 from flowkd_jax.report._canvas import save_figure
 from flowkd_jax.report._flow import flow_picture
+from flowkd_jax.report._images import retrieval_picture
 from flowkd_jax.report._layers import layer_picture
 from flowkd_jax.report._page import report_page
 from flowkd_jax.report._pictures import loss_picture
@@ -35,6 +36,7 @@ __all__ = [
   "read_metrics",
   "read_results",
   "report_page",
+  "retrieval_picture",
   "save_figure",
   "save_pictures",
   "training_picture",

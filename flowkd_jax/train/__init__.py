@@ -6,20 +6,27 @@ from flowkd_jax.train._checkpoint import save_network
 from flowkd_jax.train._devices import DeviceStep
 from flowkd_jax.train._devices import check_batch_size
 from flowkd_jax.train._devices import replicate
+from flowkd_jax.train._evaluate import evaluate_network
 from flowkd_jax.train._features import FeatureExtractor
 from flowkd_jax.train._features import Features
+from flowkd_jax.train._features import for_evaluation
 from flowkd_jax.train._interruption import Interrupted
 from flowkd_jax.train._interruption import stop_on_signals
 from flowkd_jax.train._loop import FitOptions
 from flowkd_jax.train._loop import NonFiniteError
 from flowkd_jax.train._loop import Trained
 from flowkd_jax.train._loop import fit
+from flowkd_jax.train._measure import EpochMeasures
 from flowkd_jax.train._metrics import MetricsWriter
 from flowkd_jax.train._progress import Progress
+from flowkd_jax.train._workdir import TrainedNetworks
+from flowkd_jax.train._workdir import fit_in_workdir
+from flowkd_jax.train._workdir import network_in_workdir
 
 __all__ = [
   "Checkpoints",
   "DeviceStep",
+  "EpochMeasures",
   "FeatureExtractor",
   "Features",
   "FitOptions",
@@ -28,9 +35,14 @@ __all__ = [
   "NonFiniteError",
   "Progress",
   "Trained",
+  "TrainedNetworks",
   "check_batch_size",
+  "evaluate_network",
   "fit",
+  "fit_in_workdir",
+  "for_evaluation",
   "load_network",
+  "network_in_workdir",
   "replicate",
   "save_network",
   "stop_on_signals",

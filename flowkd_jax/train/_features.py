@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flowkd_jax import capture
 from flowkd_jax import data
+from flowkd_jax import evaluation
 from flowkd_jax import methods
 from flowkd_jax.train import _devices
 
@@ -26,6 +29,12 @@ class Features(NamedTuple):
   logits: np.ndarray
   taps: dict[str, np.ndarray]
   labels: np.ndarray
+
+  @property
+  def accuracy(self) -> float:
+    """Share of examples whose label has the largest logit."""
+    logits, labels = jnp.asarray(self.logits), jnp.asarray(self.labels)
+    return float(evaluation.accuracy(logits, labels))
 
 
 class FeatureExtractor:
@@ -92,6 +101,13 @@ class FeatureExtractor:
     logits, activations, labels = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     taps = {name: activations[name] for name in self._names}
     return Features(logits, taps, labels)
+
+
+def for_evaluation(model: capture.AnyModel) -> capture.AnyModel:
+  """The model, bound to no mapped axis; as it is if it knows of none."""
+  if isinstance(model, nn.Module) and hasattr(model, "axis_name"):
+    return model.clone(axis_name=None)
+  return model
 
 
 def _merge(array: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Progress bars on terminals and in notebooks; a few plain lines in log files."""
 
+import importlib.util
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ from rich import progress as rich_progress
 class Progress:
   """Shows how far long work has come: one bar at a time.
 
-  On a terminal or in a notebook a live bar; elsewhere a line when the work starts,
-  one every `quiet_seconds` and one when it ends.
+  On a terminal, or in a notebook that has ipywidgets, a live bar; elsewhere a line when
+  the work starts and one every `quiet_seconds`.
   """
 
   def __init__(
@@ -33,7 +34,7 @@ class Progress:
     """Begins a new bar of `total` units."""
     self.stop()
     self._title, self._total, self._said = title, total, time.monotonic()
-    if not (self.console.is_terminal or self.console.is_jupyter):
+    if not self._is_live():
       self.say(f"{title}: {total} steps" + (f", {done} done before" if done else ""))
       return
     self._bar = rich_progress.Progress(
@@ -47,6 +48,12 @@ class Progress:
     )
     self._bar.start()
     self._task = self._bar.add_task(title, total=total, completed=done, note="")
+
+  def _is_live(self) -> bool:
+    """In a notebook rich moves its bars by ipywidgets, and warns without."""
+    if self.console.is_jupyter:
+      return importlib.util.find_spec("ipywidgets") is not None
+    return self.console.is_terminal
 
   def update(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
     """Moves the bar to `done` units, with a few numbers beside it."""

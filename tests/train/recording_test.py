@@ -60,6 +60,16 @@ def test_progress_shows_a_bar_on_a_terminal():
   assert "2/2" in out.getvalue()
 
 
+def test_progress_prints_plain_lines_to_a_notebook_without_widgets(monkeypatch):
+  shown = []
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  monkeypatch.setattr("rich.jupyter.display", lambda _, text: shown.append(text))
+  progress = train.Progress(rich_console.Console(force_jupyter=True, highlight=False))
+  progress.start("student", 100)
+  progress.stop()
+  assert shown == ["student: 100 steps\n"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_only_sets_a_flag(number):
   before = signal.getsignal(number)

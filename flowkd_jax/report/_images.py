@@ -1,0 +1,77 @@
+"""Images that a network finds alike."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
+from jaxtyping import UInt8
+
+from flowkd_jax.report import _canvas
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+_RIGHT, _WRONG, _QUERY = "#009E73", "#D55E00", "#404040"
+
+
+def retrieval_picture(
+  query_images: UInt8[np.ndarray, "queries height width channels"],
+  query_labels: Int[np.ndarray, " queries"],
+  found_images: UInt8[np.ndarray, "queries found height width channels"],
+  found_labels: Int[np.ndarray, "queries found"],
+  *,
+  class_names: Sequence[str],
+  title: str = "Queries and the images found for them, the nearest first",
+) -> "Figure":
+  """A row per query: its image, then the images found, with the names of classes.
+
+  Frames are green where the class is that of the query and red elsewhere.
+
+  Args:
+    query_images: Values in 0..255; one channel is gray.
+    query_labels: Their classes.
+    found_images: Images found for each query, as by `evaluation.nearest_rows`.
+    found_labels: Their classes.
+    class_names: One name per class.
+    title: What stands above.
+
+  Raises:
+    NothingToDrawError: If there are no queries.
+    ValueError: If shapes disagree.
+  """
+  queries = len(query_labels)
+  if not queries:
+    raise _canvas.NothingToDrawError("query_labels: expected at least one, got none")
+  found = np.shape(found_labels)[-1]
+  for name, array, expected in (
+    ("query_images", query_images, (queries, *np.shape(query_images)[1:])),
+    ("found_labels", found_labels, (queries, found)),
+    ("found_images", found_images, (queries, found, *np.shape(query_images)[1:])),
+  ):
+    if np.shape(array) != expected:
+      raise ValueError(f"{name}: expected shape {expected}, got {np.shape(array)}")
+  figure, grid = _canvas.new_figure(
+    queries,
+    1 + found,
+    title=title,
+    width=max(6.0, 0.9 * (1 + found)),
+    height=0.6 + 1.15 * queries,
+  )
+  for row, line in enumerate(grid):
+    label = query_labels[row]
+    _draw_image(line[0], query_images[row], class_names[int(label)], _QUERY)
+    shown = zip(line[1:], found_images[row], found_labels[row], strict=True)
+    for axes, image, found_label in shown:
+      colour = _RIGHT if found_label == label else _WRONG
+      _draw_image(axes, image, class_names[int(found_label)], colour)
+  return figure
+
+
+def _draw_image(axes: "Axes", image: np.ndarray, name: str, colour: str) -> None:
+  axes.grid(visible=False)
+  axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r")
+  axes.set(xticks=[], yticks=[])
+  axes.set_title(name, size=9, color=colour, pad=3)
+  axes.spines[:].set(visible=True, color=colour, linewidth=2)

@@ -1,0 +1,116 @@
+"""Networks under a name in a work directory: trained there, read from there.
+
+WORKDIR/metrics.jsonl         metrics of every epoch of all networks
+WORKDIR/tensorboard/NAME/     the same, for TensorBoard
+WORKDIR/NAME/checkpoints/     to go on with
+WORKDIR/NAME/network/         what has been trained; a method may export several
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from flowkd_jax import capture
+from flowkd_jax import data
+from flowkd_jax import methods
+from flowkd_jax.train import _checkpoint
+from flowkd_jax.train import _features
+from flowkd_jax.train import _loop
+from flowkd_jax.train import _metrics
+
+
+class TrainedNetworks(NamedTuple):
+  """What `fit_in_workdir` returns.
+
+  Attributes:
+    networks: What the method exports, by name.
+    seconds: Time spent in all, in earlier calls too if the run was resumed.
+  """
+
+  networks: Mapping[str, methods.Network]
+  seconds: float
+
+
+def fit_in_workdir(
+  workdir: str | Path,
+  name: str,
+  method: methods.Method,
+  batches: data.Batches,
+  *,
+  epochs: int,
+  key: jax.Array,
+  options: _loop.FitOptions | None = None,
+) -> TrainedNetworks:
+  """`fit`, with checkpoints, metrics and the networks kept in a work directory.
+
+  Call it again after any interruption, and it goes on where it was; after the last
+  epoch it only reads what it has kept. The functions of `flowkd_jax.report` read the
+  metrics, `network_in_workdir` a network.
+
+  Args:
+    workdir: The work directory; made if it does not exist.
+    name: What the networks of the method are called there.
+    method: As in `fit`.
+    batches: As in `fit`.
+    epochs: As in `fit`.
+    key: As in `fit`.
+    options: As in `fit`, but for checkpoints and metrics, which are the work
+      directory's; the bar is called `name` unless they have a title.
+
+  Raises:
+    ValueError: As in `fit`.
+    NonFiniteError: As in `fit`.
+    Interrupted: As in `fit`.
+  """
+  options = options or _loop.FitOptions()
+  untitled = options.title == _loop.FitOptions.title
+  folder = Path(workdir) / name
+  with (
+    _checkpoint.Checkpoints(folder / "checkpoints") as checkpoints,
+    _metrics.MetricsWriter(workdir, name) as metrics,
+  ):
+    options = dataclasses.replace(
+      options,
+      checkpoints=checkpoints,
+      metrics=metrics,
+      title=name if untitled else options.title,
+    )
+    state, seconds = _loop.fit(method, batches, epochs=epochs, key=key, options=options)
+  networks = method.export(state)
+  for exported, network in networks.items():
+    _checkpoint.save_network(folder / exported, network)
+  return TrainedNetworks(networks, seconds)
+
+
+def network_in_workdir(
+  workdir: str | Path,
+  name: str,
+  model: capture.AnyModel,
+  *,
+  image_shape: tuple[int, ...],
+  exported: str = "network",
+) -> methods.Network:
+  """A network that was trained in a work directory, frozen: bound to no mapped axis.
+
+  Args:
+    workdir: The work directory.
+    name: What its method was called there.
+    model: The network without its variables.
+    image_shape: Height, width and channels of its images.
+    exported: Its name among those that the method exports.
+
+  Raises:
+    FileNotFoundError: If there is no such network.
+    ValueError: If it is another model's.
+  """
+  images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+  shapes = jax.eval_shape(
+    lambda key, images: capture.init(model, key, images), jax.random.key(0), images
+  )
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  template = methods.Network(_features.for_evaluation(model), zeros)
+  return _checkpoint.load_network(Path(workdir) / name / exported, template)

@@ -1,0 +1,126 @@
+"""What is measured of networks during training and after it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowkd_jax import capture
+from flowkd_jax import data
+from flowkd_jax import information
+from flowkd_jax import methods
+from flowkd_jax import models
+from flowkd_jax import report
+from flowkd_jax import train
+
+pytestmark = pytest.mark.optimizer
+
+
+@pytest.fixture
+def clean(split):
+  return data.evaluation_batches(split, batch_size=16, mean=(128,), std=(64,))
+
+
+@pytest.fixture
+def network():
+  model = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")
+  images = jnp.zeros((2, 8, 8, 1))
+  return methods.Network(model, capture.init(model, jax.random.key(0), images))
+
+
+def _applied(network, split):
+  images = (jnp.asarray(split.images, jnp.float32) - 128) / 64
+  model = network.model.clone(axis_name=None)
+  return capture.apply_with_taps(model, network.variables, images)
+
+
+def test_epoch_measures_are_those_of_the_examples(split, clean, network):
+  measure = train.EpochMeasures(clean, accuracies={"test_accuracy": clean})
+  measured = measure.of({"network": network})
+  logits, taps = _applied(network, split)
+  right = np.mean(np.argmax(logits, axis=1) == split.labels)
+  assert measured["test_accuracy"] == pytest.approx(right)
+  kernels = ("cosine", "student_t")
+  names = [f"qmi/{kernel}/{tap}" for kernel in kernels for tap in taps]
+  assert list(measured) == [*names, "test_accuracy"]
+  expected = jax.jit(information.quadratic_mutual_information, static_argnums=2)(
+    taps["dense"], jnp.asarray(split.labels), 3
+  )
+  np.testing.assert_allclose(measured["qmi/cosine/dense"], expected, rtol=1e-4)
+
+
+def test_epoch_measures_tell_several_networks_apart(clean, network):
+  measured = train.EpochMeasures(clean).of({"one": network, "two": network})
+  assert measured["one/qmi/cosine/dense"] == measured["two/qmi/cosine/dense"]
+  assert all(name.startswith(("one/qmi/", "two/qmi/")) for name in measured)
+
+
+def test_epoch_measures_skip_epochs_but_not_the_last(clean, network):
+  method = methods.Method(
+    init=lambda key, images: (),
+    update=lambda state, batch, constants: (state, {}),
+    export=lambda state: {"network": network},
+  )
+  measure = train.EpochMeasures(clean, every=3, last=3)
+  measured = [epoch for epoch in range(-1, 5) if measure(epoch, method, ())]
+  assert measured == [-1, 2, 3]
+  with pytest.raises(ValueError, match="every: expected a number above 0, got 0"):
+    train.EpochMeasures(clean, every=0)
+
+
+def test_evaluate_network_measures_the_last_tap(split, clean, network):
+  result = train.evaluate_network(network, clean, clean)
+  logits, _ = _applied(network, split)
+  right = np.mean(np.argmax(logits, axis=1) == split.labels)
+  assert result["accuracy"] == pytest.approx(right)
+  # Every query is in the database.
+  assert result["retrieval"]["cosine"]["mean_average_precision"] > 0.3
+  assert list(result["retrieval"]["euclidean"]["precision_at"]) == ["1", "10"]
+  assert 0 < result["centroid"]["euclidean"] <= 1
+  sizes = jax.tree.leaves(jax.tree.map(jnp.size, network.variables["params"]))
+  assert result["parameters"] == sum(sizes)
+  report.network_markdown([{"name": "network", **result}])
+  assert (
+    train.evaluate_network(network, clean, clean, classifies=False)["accuracy"] is None
+  )
+
+
+def test_epoch_measures_serve_networks_of_several_kinds(clean, network):
+  model = models.by_name("digits_cnn:1", num_classes=3)
+  images = jnp.zeros((2, 8, 8, 1))
+  other = methods.Network(model, capture.init(model, jax.random.key(0), images))
+  measure = train.EpochMeasures(clean)
+  first, second = (measure.of({"network": each}) for each in (network, other))
+  assert first.keys() == second.keys()
+  assert first != second
+
+
+def test_what_is_not_asked_for_is_not_measured(clean, network):
+  measure = train.EpochMeasures(None, accuracies={"test_accuracy": clean})
+  assert list(measure.of({"network": network})) == ["test_accuracy"]
+  assert list(train.evaluate_network(network, None, clean)) == [
+    "parameters",
+    "accuracy",
+  ]
+
+
+class Plain(nn.Module):
+  """A model that knows neither taps nor mapped axes."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = nn.Dense(4, name="hidden")(images.reshape(len(images), -1))
+    self.sow("intermediates", "hidden_tap", x)
+    return nn.Dense(3, name="classifier")(x)
+
+
+def test_models_from_elsewhere_are_measured_too(tmp_path, clean):
+  model = Plain()
+  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+  network = methods.Network(model, variables)
+  measured = train.EpochMeasures(clean).of({"network": network})
+  assert list(measured) == ["qmi/cosine/hidden_tap", "qmi/student_t/hidden_tap"]
+  train.save_network(tmp_path / "net" / "network", network)
+  kept = train.network_in_workdir(tmp_path, "net", model, image_shape=(8, 8, 1))
+  jax.tree.map(np.testing.assert_array_equal, kept.variables, variables)
