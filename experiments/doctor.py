@@ -176,7 +176,7 @@ def taps(activations: Mapping[str, np.ndarray]) -> Iterator[Finding]:
   """Shapes of the teacher's taps, and units that never move."""
   for name, activation in activations.items():
     rows = activation.reshape(len(activation), -1)
-    dead = float((rows.std(0) == 0).mean())
+    dead = evaluation.dead_share(rows)
     shape = " x ".join(map(str, activation.shape[1:]))
     text = (
       f"Tap {name} of the teacher: {shape}, {100 * dead:.0f} % of its units never move."

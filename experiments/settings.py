@@ -28,7 +28,14 @@ from flowkd_jax import train
 NETWORK_NAMES = f"one of {', '.join(models.NAMES)}"
 LEARNING_RATE_DECAYS = ("constant", "cosine")
 # Settings that do not change what comes out: they may differ when a run is resumed.
-RUN_ONLY = ("workdir", "data_dir", "stages", "checkpoint_seconds", "memory_gib")
+RUN_ONLY = (
+  "workdir",
+  "data_dir",
+  "stages",
+  "telemetry",
+  "checkpoint_seconds",
+  "memory_gib",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +86,11 @@ class Settings:
   )
   measure_every: int = launch.setting(
     1, "Epochs between measurements of information flow and test accuracy."
+  )
+  telemetry: bool = launch.setting(
+    True,
+    "At each such measurement also look at gradients by loss term, likeness of taps to "
+    "the teacher's, and dead units.",
   )
   checkpoint_seconds: float = launch.setting(60.0, "Seconds between checkpoints.")
   memory_gib: float = launch.setting(
@@ -297,6 +309,7 @@ def stage_runner(
     datasets,
     seed=settings.seed,
     measure_every=settings.measure_every,
+    telemetry=settings.telemetry,
     checkpoint_seconds=settings.checkpoint_seconds,
     progress=progress,
     should_stop=should_stop,

@@ -112,6 +112,7 @@ class StageRunner:
     *,
     seed: int,
     measure_every: int,
+    telemetry: bool,
     checkpoint_seconds: float,
     progress: train.Progress,
     should_stop: Callable[[], str | None],
@@ -121,6 +122,7 @@ class StageRunner:
     self.datasets = datasets
     self.seed = seed
     self.measure_every = measure_every
+    self.telemetry = telemetry
     self.checkpoint_seconds = checkpoint_seconds
     self.progress = progress
     self.should_stop = should_stop
@@ -192,7 +194,15 @@ class StageRunner:
 
   def _train(self, stage: Stage) -> tuple[Mapping[str, methods.Network], float]:
     method = stage.make_method()
+    training = stage.training or self.datasets.training
     measure = self._measures(stage.epochs, self.measure_every, stage.classifies)
+    observe = train.Telemetry(method, training) if self.telemetry else None
+
+    def on_epoch(epoch, method, state):
+      measured = measure(epoch, method.export(state))
+      # What is not measured in this epoch is not looked at either.
+      return measured | observe(state) if observe and measured else measured
+
     with (
       train.Checkpoints(self.workdir / stage.name / "checkpoints") as checkpoints,
       train.MetricsWriter(self.workdir, stage.name) as metrics,
@@ -203,12 +213,12 @@ class StageRunner:
         metrics=metrics,
         progress=self.progress,
         title=stage.title,
-        on_epoch=lambda epoch, method, state: measure(epoch, method.export(state)),
+        on_epoch=on_epoch,
         should_stop=self.should_stop,
       )
       state, seconds = train.fit(
         method,
-        stage.training or self.datasets.training,
+        training,
         epochs=stage.epochs,
         key=self._key(stage.init_name or stage.name),
         options=options,
@@ -226,7 +236,7 @@ class StageRunner:
     return time.monotonic() - began
 
   def _measures(self, epochs: int, every: int, classifies: bool) -> "_EpochMeasures":
-    return _EpochMeasures(self.datasets, epochs, every, classifies)
+    return _EpochMeasures(self.datasets, epochs, every, classifies, self.telemetry)
 
   def _key(self, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
@@ -272,11 +282,18 @@ class StageRunner:
 
 
 class _EpochMeasures:
-  """Information flow and test accuracy of the networks, every few epochs."""
+  """Information flow, dead units and test accuracy, every few epochs."""
 
-  def __init__(self, datasets: Datasets, epochs: int, every: int, classifies: bool):
+  def __init__(
+    self,
+    datasets: Datasets,
+    epochs: int,
+    every: int,
+    classifies: bool,
+    telemetry: bool,
+  ):
     self._datasets, self._epochs, self._every = datasets, epochs, every
-    self._classifies = classifies
+    self._classifies, self._telemetry = classifies, telemetry
     self._extractors: dict[
       str, tuple[train.FeatureExtractor, dict[str, train.FeatureExtractor]]
     ] = {}
@@ -312,6 +329,9 @@ class _EpochMeasures:
     extract_probe, extractors = self._extractors[name]
     probe = extract_probe(network.variables)
     measured = {}
+    if self._telemetry:
+      shares = {tap: evaluation.dead_share(x) for tap, x in probe.taps.items()}
+      measured = {f"dead/{tap}": share for tap, share in shares.items()}
     num_classes = self._datasets.training.num_classes
     for kernel in FLOW_KERNELS:
       values = measure_flow(probe, num_classes, kernel)

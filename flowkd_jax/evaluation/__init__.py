@@ -3,6 +3,7 @@
 from flowkd_jax.evaluation._classification import accuracy
 from flowkd_jax.evaluation._classification import nearest_centroid_accuracy
 from flowkd_jax.evaluation._layers import cka_matrix
+from flowkd_jax.evaluation._layers import dead_share
 from flowkd_jax.evaluation._layers import flow_distance_matrix
 from flowkd_jax.evaluation._retrieval import RetrievalMetrics
 from flowkd_jax.evaluation._retrieval import retrieval
@@ -13,6 +14,7 @@ __all__ = [
   "RetrievalMetrics",
   "accuracy",
   "cka_matrix",
+  "dead_share",
   "flow_distance_matrix",
   "nearest_centroid_accuracy",
   "retrieval",

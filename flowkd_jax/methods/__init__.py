@@ -17,7 +17,8 @@ One method, one file, readable beside its paper; methods never import one anothe
 `base` is what the training loop knows of a method, `from_teacher` what methods with a
 frozen teacher share, `rotations` what those on rotated images do, `latent_generator`
 what FedGen adds to federated averaging; `averaged` wraps weight averaging around any,
-`trajectory` measures of the path of its parameters.
+`trajectory` measures of the path of its parameters; `telemetry` is what is looked at
+beside the losses.
 """
 
 from flowkd_jax.methods.averaged import averaged

@@ -27,8 +27,9 @@ from jaxtyping import Key
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
+from flowkd_jax.methods import telemetry
+from flowkd_jax.methods.telemetry import LABELS
 
-LABELS = "labels"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -99,7 +100,7 @@ def distillation(
     params = {"student": variables.pop("params"), "learnt": learnt}
     return {"params": params, **variables}
 
-  def loss(variables, batch, constants, *, step, key):
+  def outputs(variables, batch, constants, key):
     frozen = Outputs(
       *capture.apply_with_taps(
         teacher.model, constants, batch["image"], taps=teacher_taps
@@ -109,18 +110,39 @@ def distillation(
     logits, activations, updated = base.forward(
       student, _of_student(variables), batch, taps=student_taps, key=key
     )
+    return Outputs(logits, activations), frozen, updated
+
+  def loss(variables, batch, constants, *, step, key):
+    own, frozen, updated = outputs(variables, batch, constants, key)
     learnt = variables["params"]["learnt"]
-    values = terms(Outputs(logits, activations), frozen, batch, learnt)
+    values = terms(own, frozen, batch, learnt)
     recorded = {name: values.pop(name) for name in [*values] if name not in weights}
     current = dict(weights)
     if label_weight:
       current[LABELS] = label_weight
       values[LABELS] = losses.cross_entropy(
-        logits, batch["label"], mask=batch["mask"], axis_name=axis_name
+        own.logits, batch["label"], mask=batch["mask"], axis_name=axis_name
       )
     current = {name: base.at_step(weight, step) for name, weight in current.items()}
     value, metrics = base.weighted_loss(values, current)
     return value, (updated, metrics | recorded)
+
+  def compare(variables, batch, constants, key):
+    own, frozen, _ = outputs(variables, batch, constants, key)
+    pairs = {"logits": (own.logits, frozen.logits)}
+    if len(student_taps) == len(teacher_taps) > 0:
+      theirs = [frozen.taps[name] for name in teacher_taps]
+      pairs = {
+        name: (own.taps[name], other)
+        for name, other in zip(student_taps, theirs, strict=True)
+      }
+    return telemetry.likeness(
+      pairs,
+      batch["label"],
+      own.logits.shape[-1],
+      mask=batch["mask"],
+      axis_name=axis_name,
+    )
 
   return base.gradient_method(
     init_variables=init_variables,
@@ -128,6 +150,7 @@ def distillation(
     optimizer=optimizer,
     export=lambda variables: {"network": base.Network(student, _of_student(variables))},
     constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
+    compare=compare,
     axis_name=axis_name,
   )
 

@@ -16,6 +16,7 @@ from flowkd_jax.train._loop import Trained
 from flowkd_jax.train._loop import fit
 from flowkd_jax.train._metrics import MetricsWriter
 from flowkd_jax.train._progress import Progress
+from flowkd_jax.train._telemetry import Telemetry
 
 __all__ = [
   "Checkpoints",
@@ -27,6 +28,7 @@ __all__ = [
   "MetricsWriter",
   "NonFiniteError",
   "Progress",
+  "Telemetry",
   "Trained",
   "check_batch_size",
   "fit",

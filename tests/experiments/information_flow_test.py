@@ -62,9 +62,13 @@ def test_all_stages_leave_their_results(finished):
   assert [r["epoch"] for r in student] == [-1, 0, 1]
   assert [r.get("weight/block_1") for r in student] == [None, 100, 70]
   assert student[-1]["qmi/cosine/dense"] > 0
+  for record in student:
+    assert 0 < record["cka/dense"] <= 1
+    assert record["gradient/block_1"] > 0
+    assert 0 <= record["dead/dense"] <= 1
   assert json.loads((finished / "config.json").read_text())["batch_size"] == 200
   assert "student by information flow" in (finished / "results.md").read_text()
-  assert len(list((finished / "pictures").glob("*.png"))) == 4
+  assert len(list((finished / "pictures").glob("*.png"))) == 5
   assert list((finished / "tensorboard" / "student").glob("events*"))
 
 
