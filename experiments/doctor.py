@@ -55,6 +55,8 @@ class Finding(NamedTuple):
 
 def run(config: information_flow.Config) -> None:
   """Looks, says, and exits with status 1 if something is wrong."""
+  if config.learn_from == information_flow.RECORDED:
+    raise ValueError("--learn_from: there is no network to look at, outputs alone")
   progress = train.Progress()
   datasets = settings.open_datasets(config, progress)
   levels = []

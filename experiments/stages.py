@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -102,6 +103,20 @@ class Imported:
   network: methods.Network
 
 
+class TeacherCache(NamedTuple):
+  """Where and how outputs of frozen teachers are kept.
+
+  Attributes:
+    directory: The folder.
+    stored_as: Type they are stored in.
+    max_gib: What each teacher may take there.
+  """
+
+  directory: Path
+  stored_as: str
+  max_gib: float
+
+
 class StageRunner:
   """Runs stages in a work directory."""
 
@@ -113,6 +128,7 @@ class StageRunner:
     seed: int,
     measure_every: int,
     telemetry: bool,
+    teacher_cache: TeacherCache | None = None,
     checkpoint_seconds: float,
     progress: train.Progress,
     should_stop: Callable[[], str | None],
@@ -123,6 +139,7 @@ class StageRunner:
     self.seed = seed
     self.measure_every = measure_every
     self.telemetry = telemetry
+    self.teacher_cache = teacher_cache
     self.checkpoint_seconds = checkpoint_seconds
     self.progress = progress
     self.should_stop = should_stop
@@ -194,7 +211,7 @@ class StageRunner:
 
   def _train(self, stage: Stage) -> tuple[Mapping[str, methods.Network], float]:
     method = stage.make_method()
-    training = stage.training or self.datasets.training
+    training = self._with_teacher(stage, method)
     measure = self._measures(stage.epochs, self.measure_every, stage.classifies)
     observe = train.Telemetry(method, training) if self.telemetry else None
 
@@ -224,6 +241,24 @@ class StageRunner:
         options=options,
       )
     return method.export(state), seconds
+
+  def _with_teacher(self, stage: Stage, method: methods.Method) -> data.Batches:
+    """The stage's batches, with the outputs of the teacher if these are kept."""
+    training = stage.training or self.datasets.training
+    if self.teacher_cache is None or method.teacher is None:
+      if self.teacher_cache is not None and stage.teacher is not None:
+        self.progress.say(f"{stage.title}: this method cannot use the teacher cache")
+      return training
+    directory, stored_as, max_gib = self.teacher_cache
+    return train.open_cache(
+      directory,
+      training,
+      method.teacher,
+      epochs=stage.epochs,
+      stored_as=stored_as,
+      max_gib=max_gib,
+      say=self.progress.say,
+    )
 
   def _record_imported(
     self, stage: Imported, networks: Mapping[str, methods.Network]

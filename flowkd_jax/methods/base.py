@@ -42,6 +42,13 @@ class Network(NamedTuple):
   variables: Variables
 
 
+class Teacher(NamedTuple):
+  """A frozen network that a method learns from, and the taps that it reads of it."""
+
+  network: Network
+  taps: tuple[str, ...]
+
+
 class Method(NamedTuple):
   """A method of training, as pure functions.
 
@@ -57,6 +64,8 @@ class Method(NamedTuple):
       into the program nor saved with every checkpoint.
     observe: What telemetry asks now and then: arguments as of `update`, and the
       metrics that `telemetry` describes; nothing is updated. None if there are none.
+    teacher: The frozen network, if the method reads of it only its outputs on the
+      images of the batch: they may be computed before and come in the batch.
   """
 
   init: Callable[[Key[Array, ""], Float[Array, "batch ..."]], PyTree]
@@ -64,6 +73,7 @@ class Method(NamedTuple):
   export: Callable[[PyTree], dict[str, Network]]
   constants: PyTree = ()
   observe: Callable[[PyTree, Batch, PyTree], Metrics] | None = None
+  teacher: Teacher | None = None
 
 
 @flax.struct.dataclass

@@ -60,7 +60,8 @@ def on_rotations(method: base.Method) -> base.Method:
     # Labels are joint here, of more classes than the network has.
     return {k: v for k, v in metrics.items() if not k.startswith(telemetry.BATCH_QMI)}
 
-  return method._replace(init=init, update=update, observe=observe)
+  # What the teacher makes of the batch is not what it makes of the rotations.
+  return method._replace(init=init, update=update, observe=observe, teacher=None)
 
 
 def cross_entropies(

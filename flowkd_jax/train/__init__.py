@@ -1,5 +1,8 @@
 """Training: the one loop, mapped over devices, with checkpoints that can be resumed."""
 
+from flowkd_jax.train._cached import CachedBatches
+from flowkd_jax.train._cached import cache_key
+from flowkd_jax.train._cached import open_cache
 from flowkd_jax.train._checkpoint import Checkpoints
 from flowkd_jax.train._checkpoint import load_network
 from flowkd_jax.train._checkpoint import save_network
@@ -19,6 +22,7 @@ from flowkd_jax.train._progress import Progress
 from flowkd_jax.train._telemetry import Telemetry
 
 __all__ = [
+  "CachedBatches",
   "Checkpoints",
   "DeviceStep",
   "FeatureExtractor",
@@ -30,9 +34,11 @@ __all__ = [
   "Progress",
   "Telemetry",
   "Trained",
+  "cache_key",
   "check_batch_size",
   "fit",
   "load_network",
+  "open_cache",
   "replicate",
   "save_network",
   "stop_on_signals",

@@ -114,6 +114,54 @@ def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   assert len({r["parameters"] for r in results[1:]}) == 1
 
 
+def test_student_from_the_teacher_cache_is_the_same(finished, tmp_path, capsys):
+  cache = tmp_path / "cache"
+  runs = {
+    "plain": {},
+    "filling": {"teacher_cache": str(cache)},
+    "reading": {"teacher_cache": str(cache)},
+  }
+  options = {"stages": ("student",), "student_epochs": "1@1e-3", "telemetry": False}
+  results = {}
+
+  def student(name, **given):
+    workdir = tmp_path / name
+    shutil.copytree(finished / "auxiliary", workdir / "auxiliary")
+    _run(workdir, **options, **given)
+    return json.loads((workdir / "student" / "results.json").read_text())[0]
+
+  for name, given in runs.items():
+    results[name] = student(name, **given)
+  assert "teacher cache" in capsys.readouterr().out
+  # A cache is a recording: the network that filled it is not needed any more.
+  (folder,) = cache.iterdir()
+  results["recorded"] = student(
+    "recorded", learn_from="recorded", teacher_cache=str(folder)
+  )
+  expected = results["plain"]["retrieval"]
+  assert all(result["retrieval"] == expected for result in results.values())
+  assert [result["teacher"] for result in results.values()] == 3 * ["auxiliary"] + [
+    None
+  ]
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"learn_from": "recorded"}, "expected --teacher_cache, the folder"),
+    (
+      {"learn_from": "recorded", "teacher_cache": ".", "layer_map": "auto"},
+      "--layer_map: auto compares networks",
+    ),
+    ({"teacher_cache_dtype": "int8"}, "--teacher_cache_dtype: expected one of"),
+    ({"teacher_cache_gib": 0.0}, "--teacher_cache_gib: expected above 0"),
+  ],
+)
+def test_impossible_caches_are_refused(options, match, tmp_path):
+  with pytest.raises(ValueError, match=match):
+    information_flow.configure(workdir=str(tmp_path), **options)
+
+
 @pytest.mark.parametrize("layer_map", ["auto", "kappa", "block_2:stage_1,dense:pooled"])
 def test_student_learns_from_the_teacher_itself(layer_map, finished, tmp_path):
   for stage in ("teacher", "student_labels"):

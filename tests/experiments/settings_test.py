@@ -1,5 +1,8 @@
 """Optimizers from phases."""
 
+import dataclasses
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -43,3 +46,16 @@ def test_sgd_decays_within_each_phase():
 
 def test_epochs_of_all_phases_are_added():
   assert settings.number_of_epochs("150@0.1,30@0.01") == 180
+
+
+def test_work_directories_from_before_a_setting_existed_go_on(tmp_path):
+  path = tmp_path / "config.json"
+  now = settings.Settings(workdir=str(tmp_path))
+  settings.remember(now, path)
+  before = json.loads(path.read_text())
+  del before["teacher_cache_dtype"]
+  path.write_text(json.dumps(before))
+  settings.remember(now, path)
+  path.write_text(json.dumps(before))
+  with pytest.raises(ValueError, match="teacher_cache_dtype: float32 before, float16"):
+    settings.remember(dataclasses.replace(now, teacher_cache_dtype="float16"), path)
