@@ -40,6 +40,9 @@ _HEADER = 128  # bytes of a .npy before its values
 class TeacherCache:
   """A folder of a teacher's outputs, by epoch and example.
 
+  Processes of one machine may share a folder; those of several machines may only read
+  it together.
+
   Attributes:
     directory: The folder.
     key: Of what the outputs are.
@@ -232,7 +235,8 @@ def describe_cache(directory: str | os.PathLike[str]) -> dict[str, Any]:
   except (json.JSONDecodeError, UnicodeDecodeError):
     found = None
   wanted = {"format", "key", "num_examples", "stored_as", "row_shapes"}
-  if not isinstance(found, dict) or not wanted <= found.keys():
+  found = found if isinstance(found, dict) else {}
+  if not wanted <= found.keys() or not isinstance(found["key"], dict):
     raise ValueError(
       f"{path} is damaged, or not of a teacher cache: expected {sorted(wanted)}; "
       "delete the folder and it is filled again"

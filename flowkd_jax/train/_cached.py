@@ -1,4 +1,23 @@
-"""Batches that bring along what a frozen teacher makes of them, from a cache."""
+"""Batches that bring along what a frozen teacher makes of them, from a cache.
+
+A network of any framework can fill one, and a student learn from that alone:
+
+    cache = data.TeacherCache(
+      directory,
+      key=train.cache_key(batches, "ResNet-50, PyTorch"),
+      row_shapes={"logits": (10,), "taps/pooled": (2048,)},
+      num_examples=batches.num_examples,
+    )
+    prepare = jax.jit(batches.prepare)
+    for epoch in range(epochs):  # one, if images are not augmented
+      for rows in batches.epoch(epoch):
+        images = np.asarray(prepare(batches.resident, rows)["image"])
+        cache.write(epoch, rows["index"], {"logits": ..., "taps/pooled": ...})
+
+with `batches` those of the training (of a launcher, `settings.open_datasets`): same
+data, normalisation, augmentation and seed. `methods.recorded_teacher` then stands for
+the network, and `experiments.information_flow --learn_from=recorded` trains from it.
+"""
 
 import functools
 import hashlib
@@ -23,6 +42,7 @@ from flowkd_jax.train import _devices
 PlannedBatches = data.MemoryBatches | data.StreamBatches
 
 _GIB = 2**30
+_RESERVE = _GIB  # of the disk, left for checkpoints and others
 _SAMPLED = 1024  # examples by which a data set that is not in memory is known
 
 
@@ -199,12 +219,13 @@ def open_cache(
       f"teacher cache: expected batches of images, got {type(batches).__name__}"
     )
   shapes = {name: x.shape[1:] for name, x in _outputs(teacher, batches).items()}
-  key = cache_key(batches, teacher)
-  if isinstance(teacher.network.model, methods.RecordedTeacher):
+  recorded = isinstance(teacher.network.model, methods.RecordedTeacher)
+  if recorded:
     described = data.describe_cache(directory)
-    key["teacher"] = described["key"].get("teacher")
+    key = cache_key(batches, described["key"].get("teacher", ""))
     folder, stored_as = directory, described["stored_as"]
   else:
+    key = cache_key(batches, teacher)
     named = hashlib.sha256(repr((sorted(key.items()), stored_as)).encode())
     folder = directory / named.hexdigest()[:16]
   cache = data.TeacherCache(
@@ -215,7 +236,7 @@ def open_cache(
     stored_as=stored_as,
   )
   needed = epochs if is_augmented(batches) else 1
-  kept = _epochs_that_fit(cache, needed, max_gib)
+  kept = needed if recorded else _epochs_that_fit(cache, needed, max_gib)
   say(
     f"teacher cache {folder}: {', '.join(shapes)} as {stored_as}, "
     f"{cache.epoch_bytes / _GIB:.2f} GiB an epoch"
@@ -225,14 +246,21 @@ def open_cache(
   return CachedBatches(batches, teacher, cache, max_epochs=kept, say=say)
 
 
-def cache_key(batches: PlannedBatches, teacher: methods.Teacher) -> dict[str, Any]:
-  """Of what the outputs are: hashes of teacher and data, and the augmentation."""
+def cache_key(
+  batches: PlannedBatches, teacher: methods.Teacher | str
+) -> dict[str, Any]:
+  """Of what the outputs are: hashes of teacher and data, and the augmentation.
+
+  Args:
+    batches: The training batches.
+    teacher: The network, or what to call one of another framework.
+  """
   augmentation = None
   if is_augmented(batches):
     given = batches.augmentation
     augmentation = [batches.seed, given.flip, given.padding]
   return {
-    "teacher": _network_hash(teacher.network),
+    "teacher": teacher if isinstance(teacher, str) else _network_hash(teacher.network),
     "data": data_hash(batches),
     "augmentation": augmentation,
   }
@@ -289,7 +317,7 @@ def _epochs_that_fit(cache: data.TeacherCache, needed: int, max_gib: float) -> i
   """Of the epochs from the first on: within the limit, and on this disk."""
   existing = sum(cache.has_epoch(epoch) for epoch in range(needed))
   free = shutil.disk_usage(cache.directory).free
-  on_disk = existing + int(free // cache.epoch_bytes)
+  on_disk = existing + int(max(free - _RESERVE, 0) // cache.epoch_bytes)
   allowed = min(int(max_gib * _GIB // cache.epoch_bytes), on_disk)
   if allowed < 1:
     raise ValueError(

@@ -192,13 +192,9 @@ def test_teacher_of_another_framework_is_recorded_and_taught_from(batches, tmp_p
     hidden = np.maximum(images.reshape(len(images), -1) @ weights, 0)
     return {"logits": hidden[:, :3], "taps/hidden": hidden}
 
-  key = {
-    **train.cache_key(batches, methods.Teacher(_teacher(), ())),
-    "teacher": "NumPy, two layers",
-  }
   cache = data.TeacherCache(
     tmp_path,
-    key=key,
+    key=train.cache_key(batches, "NumPy, two layers"),
     row_shapes={"logits": (3,), "taps/hidden": (5,)},
     num_examples=batches.num_examples,
   )
