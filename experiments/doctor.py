@@ -10,6 +10,7 @@ Exit status 1 if something is wrong, 0 if there are at most warnings.
 """
 
 import enum
+import os
 import sys
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -31,9 +32,11 @@ from flowkd_jax import methods
 from flowkd_jax import train
 
 _DEAD = 0.5  # share of units that never move, from which a tap is suspect
+_WIDE = 2**17  # entries of a row, from which comparing rows takes the time
 _GAP = 0.5  # relative change of the last tap, from which statistics are suspect
 _EXAMPLES = 16  # images on which the mode of the teacher is tried
-_RATIO = 1e4  # between weighted losses of two taps, from which one drowns the other
+_RATIO = 1e4  # between two weighted losses, from which one drowns the other
+_GRADIENT_RATIO = 100  # between the gradients of labels and teacher, likewise
 
 
 class Level(enum.Enum):
@@ -53,6 +56,8 @@ class Finding(NamedTuple):
 
 def run(config: information_flow.Config) -> None:
   """Looks, says, and exits with status 1 if something is wrong."""
+  if config.learn_from == information_flow.RECORDED:
+    raise ValueError("--learn_from: there is no network to look at, outputs alone")
   progress = train.Progress()
   datasets = settings.open_datasets(config, progress)
   levels = []
@@ -187,10 +192,10 @@ def evaluation_mode(teacher: methods.Network, probe: data.Batches) -> Finding:
 
 
 def taps(activations: Mapping[str, np.ndarray]) -> Iterator[Finding]:
-  """Shapes of the teacher's taps, and units that never move."""
+  """Shapes of the teacher's taps that do not suit, and units that never move."""
   for name, activation in activations.items():
     rows = activation.reshape(len(activation), -1)
-    dead = float((rows.std(0) == 0).mean())
+    dead = evaluation.dead_share(rows)
     shape = " x ".join(map(str, activation.shape[1:]))
     text = (
       f"Tap {name} of the teacher: {shape}, {100 * dead:.0f} % of its units never move."
@@ -199,19 +204,27 @@ def taps(activations: Mapping[str, np.ndarray]) -> Iterator[Finding]:
       yield Finding(Level.WRONG, f"{text} Some of its activations are not finite.")
     elif dead == 1:
       yield Finding(Level.WRONG, f"{text} Nothing can be learnt from it.")
+    elif rows.shape[1] == 1:
+      hint = "The cosines of a single unit tell nothing but signs: take another tap."
+      yield Finding(Level.WARNING, f"{text} {hint}")
+    elif rows.shape[1] > _WIDE:
+      hint = "Comparing such long rows is slow: take a pooled tap."
+      yield Finding(Level.WARNING, f"{text} {hint}")
     else:
       yield Finding(Level.WARNING if dead > _DEAD else Level.FINE, text)
 
 
 def first_step(method: methods.Method, training: data.Batches) -> Iterator[Finding]:
-  """Losses and gradient of the student's first step, and the memory that it takes."""
+  """Losses and gradients of the student's first step, and the memory that it takes."""
   step = train.DeviceStep(method, training.prepare, training.resident)
   images = jnp.zeros((2, *training.image_shape))
   state = train.replicate(method.init(jax.random.key(0), images), step.devices)
   batch = next(training.epoch(0))
-  yield memory(step.temporary_bytes(state, batch))
+  yield memory(step.needed_bytes(state, batch), device_bytes())
+  observed = train.Telemetry(method, training)(state)
   _, metrics = step(state, batch)
   yield magnitudes({name: float(value) for name, value in metrics.items()})
+  yield gradients(observed)
 
 
 def magnitudes(metrics: Mapping[str, float]) -> Finding:
@@ -228,15 +241,54 @@ def magnitudes(metrics: Mapping[str, float]) -> Finding:
   return Finding(Level.FINE, text)
 
 
-def memory(temporary_bytes: int) -> Finding:
-  """Memory of a step against that of the device, as far as it tells."""
-  needed = temporary_bytes / 2**30
-  limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-  text = f"A step needs {needed:.2f} GiB besides parameters and data"
-  if limit is None:
+def gradients(observed: Mapping[str, float]) -> Finding:
+  """Whether the gradient of one term drowns another's: labels' and teacher's, taps'."""
+  norms = {
+    name.removeprefix("gradient/"): value
+    for name, value in observed.items()
+    if name.startswith("gradient/")
+  }
+  shown = ", ".join(f"{name} {norm:.3g}" for name, norm in norms.items())
+  text = f"First step: norms of the gradients of the weighted losses {shown}."
+  ratio = observed.get("gradient_ratio")
+  if ratio is not None:
+    text = f"{text} The teacher's pull is {ratio:.3g} times that of the labels."
+  if not np.isfinite([*norms.values()]).all():
+    return Finding(Level.WRONG, f"{text} Something is not finite.")
+  if not any(norms.values()):
+    return Finding(Level.WRONG, f"{text} Nothing would be learnt.")
+  if ratio is not None and not 1 / _GRADIENT_RATIO <= ratio <= _GRADIENT_RATIO:
+    drowned = "labels" if ratio > 1 else "teacher"
+    hint = f"The {drowned} would hardly be heard: change the weight of the labels."
+    return Finding(Level.WARNING, f"{text} {hint}")
+  still = [name for name, norm in norms.items() if norm * _RATIO < max(norms.values())]
+  if still:
+    return Finding(Level.WARNING, f"{text} {', '.join(still)} would hardly be heard.")
+  return Finding(Level.FINE, text)
+
+
+def memory(needed_bytes: int, limit_bytes: int | None) -> Finding:
+  """Memory of a step against that of the device, if that is known."""
+  text = (
+    f"A step needs {needed_bytes / 2**30:.2f} GiB on each device, parameters and data "
+    "included"
+  )
+  if limit_bytes is None:
     return Finding(Level.FINE, f"{text}; this device does not tell what it has.")
-  text = f"{text}; the device has {limit / 2**30:.1f} GiB."
-  return Finding(Level.WRONG if needed > limit / 2**30 else Level.FINE, text)
+  text = f"{text}; there are {limit_bytes / 2**30:.1f} GiB."
+  if needed_bytes > limit_bytes:
+    hint = "Lower the batch size, or let the data stream: --memory_gib=0."
+    return Finding(Level.WRONG, f"{text} {hint}")
+  return Finding(Level.FINE, text)
+
+
+def device_bytes() -> int | None:
+  """Memory of a device; CPU devices share that of the machine."""
+  devices = jax.local_devices()
+  if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // len(devices)
+  return (devices[0].memory_stats() or {}).get("bytes_limit")
 
 
 if __name__ == "__main__":

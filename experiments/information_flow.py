@@ -37,6 +37,7 @@ from experiments import layer_maps
 from experiments import settings
 from experiments import stages
 from flowkd_jax import capture
+from flowkd_jax import data
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import methods
@@ -46,6 +47,8 @@ from flowkd_jax import schedules
 from flowkd_jax import train
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
+RECORDED = "recorded"
+SOURCES = ("auxiliary", "teacher", RECORDED)
 BASELINES = ("student_kd", "student_hint", "student_pkt")
 # All of them, as they stand in tables.
 ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
@@ -107,7 +110,9 @@ class Config(settings.Settings):
     "jeffreys", f"Divergence: {', '.join(information.DIVERGENCES)}."
   )
   learn_from: str = launch.setting(
-    "auxiliary", "What the student learns from: auxiliary, or the teacher itself."
+    "auxiliary",
+    "What the student learns from: auxiliary, the teacher itself, or recorded: the "
+    "outputs of any network, of any framework, that stand in --teacher_cache.",
   )
   layer_map: str = launch.setting(
     "",
@@ -188,11 +193,13 @@ def configure(**given: Any) -> Config:
   for stage in config.stages:
     settings.check_choice("--stages", stage, ORDER)
   settings.check_choice("--matching", config.matching, methods.MATCHINGS)
-  settings.check_choice("--learn_from", config.learn_from, ("auxiliary", "teacher"))
+  settings.check_choice("--learn_from", config.learn_from, SOURCES)
   settings.check_choice("--last_tap_from", config.last_tap_from, LAST_TAP_FROM)
   if config.teacher_pooling is not None:
     choices = tuple(pooling.POOLINGS)
     settings.check_choice("--teacher_pooling", config.teacher_pooling, choices)
+  if config.learn_from == RECORDED:
+    _check_recorded(config)
   if config.authors and config.matching == "quadratic":
     raise ValueError("--authors: the authors' code matches probabilities only")
   for kernel in config.kernels:
@@ -206,6 +213,19 @@ def configure(**given: Any) -> Config:
   settings.check_positive(config, "kd_temperature")
   _check_schedule(config)
   return config
+
+
+def _check_recorded(config: Config) -> None:
+  if config.teacher_cache is None:
+    raise ValueError(
+      f"--learn_from={RECORDED}: expected --teacher_cache, the folder of the outputs"
+    )
+  if config.layer_map in layer_maps.FOUND:
+    raise ValueError(
+      f"--layer_map: {config.layer_map} compares networks, and of a recorded teacher "
+      "there are outputs alone; name the pairs"
+    )
+  data.describe_cache(config.teacher_cache)
 
 
 def _check_schedule(config: Config) -> None:
@@ -283,7 +303,7 @@ class _Stages:
   def student(self):
     model = self._model("student")
     if self.config.layer_map not in layer_maps.FOUND:
-      taps = self._model(self.config.learn_from).taps
+      taps = self._source_model(self.config.learn_from).taps
       layer_maps.given_layers(self.config.layer_map, model.taps, taps)
     schedule = schedules.critical_period(
       self.config.initial_weight,
@@ -386,7 +406,11 @@ class _Stages:
     """A student from scratch; `make` gets it and the network it learns from."""
     model = self._model("student")
 
+    recorded = learn_from == RECORDED
+
     def make_method():
+      if recorded:
+        return make(model, self._recorded())
       teacher = self.runner.network(learn_from, self._model(learn_from))
       if self.config.teacher_pooling is not None:
         pool = pooling.POOLINGS[self.config.teacher_pooling]
@@ -398,10 +422,19 @@ class _Stages:
       title,
       make_method,
       self._epochs("student"),
-      teacher=learn_from,
+      teacher=None if recorded else learn_from,
       classifies=classifies,
       init_name="student",
     )
+
+  def _recorded(self) -> methods.Network:
+    return methods.recorded_teacher(
+      data.describe_cache(self.config.teacher_cache or "")
+    )
+
+  def _source_model(self, learn_from):
+    recorded = learn_from == RECORDED
+    return self._recorded().model if recorded else self._model(learn_from)
 
   def _on_labels(self, name, title, role):
     model = self._model(role)

@@ -30,7 +30,16 @@ from flowkd_jax import train
 NETWORK_NAMES = f"{networks.NAMES}; {networks.OTHERS}"
 LEARNING_RATE_DECAYS = ("constant", "cosine")
 # Settings that do not change what comes out: they may differ when a run is resumed.
-RUN_ONLY = ("workdir", "data_dir", "stages", "checkpoint_seconds", "memory_gib")
+RUN_ONLY = (
+  "workdir",
+  "data_dir",
+  "stages",
+  "telemetry",
+  "teacher_cache",
+  "teacher_cache_gib",
+  "checkpoint_seconds",
+  "memory_gib",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +91,23 @@ class Settings:
   measure_every: int = launch.setting(
     1, "Epochs between measurements of information flow and test accuracy."
   )
+  telemetry: bool = launch.setting(
+    True,
+    "At each such measurement also look at gradients by loss term, likeness of taps to "
+    "the teacher's, and dead units.",
+  )
   checkpoint_seconds: float = launch.setting(60.0, "Seconds between checkpoints.")
+  teacher_cache: str | None = launch.setting(
+    None,
+    "Folder in which outputs of frozen teachers are kept, and read again by whatever "
+    "learns from the same teacher on the same images (data, seed, augmentation).",
+  )
+  teacher_cache_dtype: str = launch.setting(
+    "float32", f"Type they are stored in: {', '.join(data.CACHE_DTYPES)}."
+  )
+  teacher_cache_gib: float = launch.setting(
+    20.0, "What each teacher may take there, in GiB; later epochs are not kept."
+  )
   memory_gib: float = launch.setting(
     4.0, "Data sets up to so many GiB are kept on the devices; larger ones stream."
   )
@@ -111,6 +136,10 @@ def check_settings(settings: Settings, flags: Sequence[str]) -> None:
     check_least(settings, name, 1)
   for name in ("seed", "crop_padding", "checkpoint_seconds"):
     check_least(settings, name, 0)
+  check_choice(
+    "--teacher_cache_dtype", settings.teacher_cache_dtype, (*data.CACHE_DTYPES,)
+  )
+  check_positive(settings, "teacher_cache_gib")
   for name in flags:
     try:
       networks.check_declares_taps(networks.by_name(getattr(settings, name)))
@@ -299,9 +328,21 @@ def stage_runner(
     datasets,
     seed=settings.seed,
     measure_every=settings.measure_every,
+    telemetry=settings.telemetry,
+    teacher_cache=_teacher_cache(settings),
     checkpoint_seconds=settings.checkpoint_seconds,
     progress=progress,
     should_stop=should_stop,
+  )
+
+
+def _teacher_cache(settings: Settings) -> stages.TeacherCache | None:
+  if settings.teacher_cache is None:
+    return None
+  return stages.TeacherCache(
+    Path(settings.teacher_cache),
+    settings.teacher_cache_dtype,
+    settings.teacher_cache_gib,
   )
 
 
@@ -382,7 +423,9 @@ def remember(settings: Settings, path: Path) -> None:
   """
   now = json.loads(json.dumps(dataclasses.asdict(settings)))
   if path.exists():
-    before = json.loads(path.read_text())
+    # A setting that came later had what is its default now.
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    before = json.loads(json.dumps(defaults)) | json.loads(path.read_text())
     different = [
       f"--{name}: {before.get(name)} before, {now[name]} now"
       for name in now

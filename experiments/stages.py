@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import jax
 
@@ -93,6 +94,20 @@ class Imported:
   network: methods.Network
 
 
+class TeacherCache(NamedTuple):
+  """Where and how outputs of frozen teachers are kept.
+
+  Attributes:
+    directory: The folder.
+    stored_as: Type they are stored in.
+    max_gib: What each teacher may take there.
+  """
+
+  directory: Path
+  stored_as: str
+  max_gib: float
+
+
 class StageRunner:
   """Runs stages in a work directory."""
 
@@ -103,6 +118,8 @@ class StageRunner:
     *,
     seed: int,
     measure_every: int,
+    telemetry: bool,
+    teacher_cache: TeacherCache | None = None,
     checkpoint_seconds: float,
     progress: train.Progress,
     should_stop: Callable[[], str | None],
@@ -112,6 +129,8 @@ class StageRunner:
     self.datasets = datasets
     self.seed = seed
     self.measure_every = measure_every
+    self.telemetry = telemetry
+    self.teacher_cache = teacher_cache
     self.checkpoint_seconds = checkpoint_seconds
     self.progress = progress
     self.should_stop = should_stop
@@ -182,21 +201,49 @@ class StageRunner:
     return results
 
   def _train(self, stage: Stage) -> train.TrainedNetworks:
+    method = stage.make_method()
+    training = self._with_teacher(stage, method)
+    measure = self._measures(stage.classifies, last=stage.epochs - 1)
+    observe = train.Telemetry(method, training) if self.telemetry else None
+
+    def on_epoch(epoch, method, state):
+      measured = measure(epoch, method, state)
+      # What is not measured in this epoch is not looked at either.
+      return measured | observe(state) if observe and measured else measured
+
     options = train.FitOptions(
       checkpoint_seconds=self.checkpoint_seconds,
       progress=self.progress,
       title=stage.title,
-      on_epoch=self._measures(stage.classifies, last=stage.epochs - 1),
+      on_epoch=on_epoch,
       should_stop=self.should_stop,
     )
     return train.fit_in_workdir(
       self.workdir,
       stage.name,
-      stage.make_method(),
-      stage.training or self.datasets.training,
+      method,
+      training,
       epochs=stage.epochs,
       key=self._key(stage.init_name or stage.name),
       options=options,
+    )
+
+  def _with_teacher(self, stage: Stage, method: methods.Method) -> data.Batches:
+    """The stage's batches, with the outputs of the teacher if these are kept."""
+    training = stage.training or self.datasets.training
+    if self.teacher_cache is None or method.teacher is None:
+      if self.teacher_cache is not None and stage.teacher is not None:
+        self.progress.say(f"{stage.title}: this method cannot use the teacher cache")
+      return training
+    directory, stored_as, max_gib = self.teacher_cache
+    return train.open_cache(
+      directory,
+      training,
+      method.teacher,
+      epochs=stage.epochs,
+      stored_as=stored_as,
+      max_gib=max_gib,
+      say=self.progress.say,
     )
 
   def _record_imported(
@@ -216,7 +263,11 @@ class StageRunner:
     if classifies and datasets.validation is not None:
       accuracies["validation_accuracy"] = datasets.validation
     return train.EpochMeasures(
-      datasets.probe, accuracies=accuracies, every=self.measure_every, last=last
+      datasets.probe,
+      accuracies=accuracies,
+      dead_units=self.telemetry,
+      every=self.measure_every,
+      last=last,
     )
 
   def _key(self, name: str) -> jax.Array:

@@ -18,8 +18,12 @@ from flowkd_jax.data._select import training_batches
 from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
 from flowkd_jax.data._stream import StreamBatches
+from flowkd_jax.data._teacher_cache import CACHE_DTYPES
+from flowkd_jax.data._teacher_cache import TeacherCache
+from flowkd_jax.data._teacher_cache import describe_cache
 
 __all__ = [
+  "CACHE_DTYPES",
   "Augmentation",
   "Batches",
   "DatasetNotPreparedError",
@@ -28,7 +32,9 @@ __all__ = [
   "Source",
   "Split",
   "StreamBatches",
+  "TeacherCache",
   "augment",
+  "describe_cache",
   "dirichlet_split",
   "evaluation_batches",
   "example_keys",

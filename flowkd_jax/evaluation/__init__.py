@@ -3,6 +3,7 @@
 from flowkd_jax.evaluation._classification import accuracy
 from flowkd_jax.evaluation._classification import nearest_centroid_accuracy
 from flowkd_jax.evaluation._layers import cka_matrix
+from flowkd_jax.evaluation._layers import dead_share
 from flowkd_jax.evaluation._layers import flow_distance_matrix
 from flowkd_jax.evaluation._nearest import nearest_rows
 from flowkd_jax.evaluation._retrieval import RetrievalMetrics
@@ -14,6 +15,7 @@ __all__ = [
   "RetrievalMetrics",
   "accuracy",
   "cka_matrix",
+  "dead_share",
   "flow_distance_matrix",
   "nearest_centroid_accuracy",
   "nearest_rows",

@@ -84,6 +84,16 @@ def flow_distance_matrix(
   return np.abs(np.subtract.outer(information(student), information(teacher)))
 
 
+def dead_share(activations: Float[np.ndarray, "rows ..."]) -> float:
+  """Share of the units that have one value whatever the input.
+
+  Args:
+    activations: A tap on some examples; units are all entries of a row.
+  """
+  rows = np.asarray(activations).reshape(len(activations), -1)
+  return float((rows == rows[:1]).all(axis=0).mean())
+
+
 @jax.jit
 def _linear_cka(left, right):
   return losses.linear_cka(left, right)

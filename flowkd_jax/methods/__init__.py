@@ -17,13 +17,16 @@ One method, one file, readable beside its paper; methods never import one anothe
 `base` is what the training loop knows of a method, `from_teacher` what methods with a
 frozen teacher share, `rotations` what those on rotated images do, `latent_generator`
 what FedGen adds to federated averaging; `averaged` wraps weight averaging around any,
-`trajectory` measures of the path of its parameters.
+`trajectory` measures of the path of its parameters; `telemetry` is what is looked at
+beside the losses; `recorded_teacher` stands for a teacher of which there are outputs
+alone.
 """
 
 from flowkd_jax.methods.averaged import averaged
 from flowkd_jax.methods.base import Method
 from flowkd_jax.methods.base import Metrics
 from flowkd_jax.methods.base import Network
+from flowkd_jax.methods.base import Teacher
 from flowkd_jax.methods.base import TrainState
 from flowkd_jax.methods.base import Variables
 from flowkd_jax.methods.base import gradient_method
@@ -31,8 +34,10 @@ from flowkd_jax.methods.domain_generalization import GRADIENT_FILTERS
 from flowkd_jax.methods.domain_generalization import filtered_distillation
 from flowkd_jax.methods.federated import FederatedState
 from flowkd_jax.methods.federated import federated_averaging
+from flowkd_jax.methods.from_teacher import TEACHER
 from flowkd_jax.methods.from_teacher import Outputs
 from flowkd_jax.methods.from_teacher import distillation
+from flowkd_jax.methods.from_teacher import teacher_outputs
 from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_mutual
 from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_student
 from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_teacher
@@ -43,6 +48,8 @@ from flowkd_jax.methods.information_flow import information_flow
 from flowkd_jax.methods.knowledge_distillation import knowledge_distillation
 from flowkd_jax.methods.latent_generator import GeneratorOptions
 from flowkd_jax.methods.online_ensemble import online_ensemble
+from flowkd_jax.methods.recorded_teacher import RecordedTeacher
+from flowkd_jax.methods.recorded_teacher import recorded_teacher
 from flowkd_jax.methods.similarity_preserving import similarity_preserving
 from flowkd_jax.methods.supervised import supervised
 from flowkd_jax.methods.trajectory import with_trajectory
@@ -51,12 +58,15 @@ __all__ = [
   "GRADIENT_FILTERS",
   "MATCHINGS",
   "POSTERIOR",
+  "TEACHER",
   "FederatedState",
   "GeneratorOptions",
   "Method",
   "Metrics",
   "Network",
   "Outputs",
+  "RecordedTeacher",
+  "Teacher",
   "TrainState",
   "Variables",
   "averaged",
@@ -71,7 +81,9 @@ __all__ = [
   "information_flow",
   "knowledge_distillation",
   "online_ensemble",
+  "recorded_teacher",
   "similarity_preserving",
   "supervised",
+  "teacher_outputs",
   "with_trajectory",
 ]

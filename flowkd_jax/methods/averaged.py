@@ -61,4 +61,5 @@ def averaged(method: base.Method, *, decay: float = 0.999) -> base.Method:
       state.trained.replace(params=state.params, collections=state.collections)
     )
 
-  return base.Method(init, update, export, method.constants)
+  observe = base.of_wrapped(method)
+  return method._replace(init=init, update=update, export=export, observe=observe)

@@ -26,6 +26,7 @@ from jaxtyping import Key
 
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax.methods import telemetry
 
 PyTree = Any
 Batch = Mapping[str, Array]
@@ -44,6 +45,13 @@ class Network(NamedTuple):
   variables: Variables
 
 
+class Teacher(NamedTuple):
+  """A frozen network that a method learns from, and the taps that it reads of it."""
+
+  network: Network
+  taps: tuple[str, ...]
+
+
 class Method(NamedTuple):
   """A method of training, as pure functions.
 
@@ -57,12 +65,18 @@ class Method(NamedTuple):
     constants: Arrays that `update` reads and never writes, such as a frozen teacher.
       Handed to `update` rather than closed over, so that they are neither compiled
       into the program nor saved with every checkpoint.
+    observe: What telemetry asks now and then: arguments as of `update`, and the
+      metrics that `telemetry` describes; nothing is updated. None if there are none.
+    teacher: The frozen network, if the method reads of it only its outputs on the
+      images of the batch: they may be computed before and come in the batch.
   """
 
   init: Callable[[Key[Array, ""], Float[Array, "batch ..."]], PyTree]
   update: Callable[[PyTree, Batch, PyTree], tuple[PyTree, Metrics]]
   export: Callable[[PyTree], dict[str, Network]]
   constants: PyTree = ()
+  observe: Callable[[PyTree, Batch, PyTree], Metrics] | None = None
+  teacher: Teacher | None = None
 
 
 @flax.struct.dataclass
@@ -111,6 +125,8 @@ def gradient_method(
   optimizer: optax.GradientTransformation,
   export: Callable[[Variables], dict[str, Network]],
   constants: PyTree = (),
+  compare: Callable[[dict[str, Any], Batch, PyTree, Key[Array, ""]], Metrics]
+  | None = None,
   axis_name: str | None,
 ) -> Method:
   """A method from a loss and an optimizer.
@@ -122,6 +138,7 @@ def gradient_method(
     optimizer: Updates "params".
     export: Networks from the variables.
     constants: See `Method`.
+    compare: `(variables, batch, constants, key) -> metrics`, for telemetry only.
     axis_name: Mapped axis over which the batch is split; None when the whole batch
       is at hand.
   """
@@ -137,10 +154,14 @@ def gradient_method(
       opt_state=optimizer.init(params),
     )
 
-  def update(state, batch, constants):
+  def step_key(state):
     key = jax.random.fold_in(state.key, state.step)
-    if axis_name is not None:
-      key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    if axis_name is None:
+      return key
+    return jax.random.fold_in(key, lax.axis_index(axis_name))
+
+  def update(state, batch, constants):
+    key = step_key(state)
 
     def objective(params):
       variables = {"params": params, **state.collections}
@@ -162,10 +183,33 @@ def gradient_method(
     norm = optax.tree.norm(gradients)
     return state, {"loss": value, "gradient_norm": norm, **metrics}
 
+  def observe(state, batch, constants):
+    key = step_key(state)
+
+    def terms(params):
+      variables = {"params": params, **state.collections}
+      _, (_, metrics) = loss(variables, batch, constants, step=state.step, key=key)
+      return telemetry.weighted_terms(metrics)
+
+    gradients = _mean_over(axis_name, telemetry.gradients(terms, state.params))
+    metrics = telemetry.gradient_norms(gradients)
+    if compare is not None:
+      variables = {"params": state.params, **state.collections}
+      metrics |= compare(variables, batch, constants, key)
+    return metrics
+
   def exported(state):
     return export({"params": state.params, **state.collections})
 
-  return Method(init, update, exported, constants)
+  return Method(init, update, exported, constants, observe)
+
+
+def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | None:
+  """`observe` of a method around `method`, whose state has it as `trained`."""
+  observe = method.observe
+  if observe is None:
+    return None
+  return lambda state, batch, constants: observe(state.trained, batch, constants)
 
 
 def _mean_over(axis_name, tree):

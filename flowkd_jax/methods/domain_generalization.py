@@ -171,12 +171,18 @@ def filter_gradient(
 def _with_draws(method, keep_rate, axis_name):
   """The method, on batches of which every row was drawn or not, whatever its device."""
 
-  def update(state, batch, constants):
-    key = jax.random.fold_in(state.key, state.step)
-    key = jax.random.fold_in(key, jnp.uint32(_DRAWS))
-    positions = row_positions(batch["mask"].shape[0], axis_name)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
-    drawn = jax.vmap(jax.random.uniform)(keys) < base.at_step(keep_rate, state.step)
-    return method.update(state, {**batch, "drawn": drawn}, constants)
+  def with_draws(function):
+    def drawn(state, batch, constants):
+      key = jax.random.fold_in(state.key, state.step)
+      key = jax.random.fold_in(key, jnp.uint32(_DRAWS))
+      positions = row_positions(batch["mask"].shape[0], axis_name)
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+      draws = jax.vmap(jax.random.uniform)(keys)
+      draws = draws < base.at_step(keep_rate, state.step)
+      return function(state, {**batch, "drawn": draws}, constants)
 
-  return method._replace(update=update)
+    return drawn
+
+  return method._replace(
+    update=with_draws(method.update), observe=with_draws(method.observe)
+  )

@@ -5,7 +5,9 @@ they make of it, with or without a cross-entropy on the labels beside it:
 
     L = label_weight * CE + sum_i weight_i(step) L_i
 
-Such a method is its terms: a function from the outputs of both to named scalars.
+Such a method is its terms: a function from the outputs of both to named scalars. The
+teacher's outputs may come in the batch, as "teacher/logits" and "teacher/taps/TAP";
+then the teacher is not applied.
 """
 
 from collections.abc import Callable
@@ -26,8 +28,11 @@ from jaxtyping import Key
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
+from flowkd_jax.methods import telemetry
+from flowkd_jax.methods.recorded_teacher import RecordedTeacher
+from flowkd_jax.methods.telemetry import LABELS
 
-LABELS = "labels"
+TEACHER = "teacher/"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -84,6 +89,7 @@ def distillation(
   """
   check_weights(weights, label_weight)
   student_taps, teacher_taps = (tuple(names) for names in taps)
+  frozen_teacher = base.Teacher(teacher, teacher_taps)
 
   def init_variables(key, images):
     fresh = capture.init(student, key, images) if initial is None else initial
@@ -98,37 +104,86 @@ def distillation(
     params = {"student": variables.pop("params"), "learnt": learnt}
     return {"params": params, **variables}
 
-  def loss(variables, batch, constants, *, step, key):
-    frozen = Outputs(
-      *capture.apply_with_taps(
-        teacher.model, constants, batch["image"], taps=teacher_taps
-      )
+  def outputs(variables, batch, constants, key):
+    frozen = jax.tree.map(
+      lax.stop_gradient, _of_teacher(frozen_teacher, batch, constants)
     )
-    frozen = jax.tree.map(lax.stop_gradient, frozen)
     logits, activations, updated = base.forward(
       student, _of_student(variables), batch, taps=student_taps, key=key
     )
+    return Outputs(logits, activations), frozen, updated
+
+  def loss(variables, batch, constants, *, step, key):
+    own, frozen, updated = outputs(variables, batch, constants, key)
     learnt = variables["params"]["learnt"]
-    values = terms(Outputs(logits, activations), frozen, batch, learnt)
+    values = terms(own, frozen, batch, learnt)
     recorded = {name: values.pop(name) for name in [*values] if name not in weights}
     current = dict(weights)
     if label_weight:
       current[LABELS] = label_weight
       values[LABELS] = losses.cross_entropy(
-        logits, batch["label"], mask=batch["mask"], axis_name=axis_name
+        own.logits, batch["label"], mask=batch["mask"], axis_name=axis_name
       )
     current = {name: base.at_step(weight, step) for name, weight in current.items()}
     value, metrics = base.weighted_loss(values, current)
     return value, (updated, metrics | recorded)
 
-  return base.gradient_method(
+  def compare(variables, batch, constants, key):
+    own, frozen, _ = outputs(variables, batch, constants, key)
+    pairs = {"logits": (own.logits, frozen.logits)}
+    if len(student_taps) == len(teacher_taps) > 0:
+      theirs = [frozen.taps[name] for name in teacher_taps]
+      pairs = {
+        name: (own.taps[name], other)
+        for name, other in zip(student_taps, theirs, strict=True)
+      }
+    return telemetry.likeness(
+      pairs,
+      batch["label"],
+      own.logits.shape[-1],
+      mask=batch["mask"],
+      axis_name=axis_name,
+    )
+
+  method = base.gradient_method(
     init_variables=init_variables,
     loss=loss,
     optimizer=optimizer,
     export=lambda variables: {"network": base.Network(student, _of_student(variables))},
     constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
+    compare=compare,
     axis_name=axis_name,
   )
+  return method._replace(teacher=frozen_teacher)
+
+
+def teacher_outputs(
+  teacher: base.Teacher,
+  variables: base.Variables,
+  images: Float[Array, "batch ..."],
+) -> dict[str, Array]:
+  """What a batch may bring of the teacher: "logits" and, for each tap, "taps/TAP"."""
+  logits, activations = capture.apply_with_taps(
+    teacher.network.model, variables, images, taps=teacher.taps
+  )
+  taps = {f"taps/{name}": activations[name] for name in teacher.taps}
+  return {"logits": logits, **taps}
+
+
+def _of_teacher(teacher, batch, constants) -> Outputs:
+  """The outputs that the batch brings, or else those of the network."""
+  prefix = TEACHER
+  if f"{TEACHER}logits" in batch:
+    outputs = batch
+  elif isinstance(teacher.network.model, RecordedTeacher):
+    raise ValueError(
+      "teacher: only its recorded outputs are known, and this batch has none; train on "
+      "batches that bring them: train.open_cache"
+    )
+  else:
+    outputs, prefix = teacher_outputs(teacher, constants, batch["image"]), ""
+  taps = {name: outputs[f"{prefix}taps/{name}"] for name in teacher.taps}
+  return Outputs(outputs[f"{prefix}logits"], taps)
 
 
 def check_weights(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from flowkd_jax import losses
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import telemetry
 
 ROTATIONS = 4
 
@@ -51,7 +52,16 @@ def on_rotations(method: base.Method) -> base.Method:
   def update(state, batch, constants):
     return method.update(state, rotated_batch(batch), constants)
 
-  return method._replace(init=init, update=update)
+  def observe(state, batch, constants):
+    observed = method.observe
+    if observed is None:
+      return {}
+    metrics = observed(state, rotated_batch(batch), constants)
+    # Labels are joint here, of more classes than the network has.
+    return {k: v for k, v in metrics.items() if not k.startswith(telemetry.BATCH_QMI)}
+
+  # What the teacher makes of the batch is not what it makes of the rotations.
+  return method._replace(init=init, update=update, observe=observe, teacher=None)
 
 
 def cross_entropies(

@@ -68,8 +68,11 @@ def with_trajectory(method: base.Method) -> base.Method:
     }
     return TrajectoryState(trained, state.start, path, squares), metrics
 
-  return base.Method(
-    init, update, lambda state: method.export(state.trained), method.constants
+  return method._replace(
+    init=init,
+    update=update,
+    export=lambda state: method.export(state.trained),
+    observe=base.of_wrapped(method),
   )
 
 

@@ -22,6 +22,7 @@ from flowkd_jax.report._pictures import training_picture
 from flowkd_jax.report._save import save_pictures
 from flowkd_jax.report._table import network_markdown
 from flowkd_jax.report._table import network_table
+from flowkd_jax.report._telemetry import telemetry_picture
 from flowkd_jax.report._workdir import read_metrics
 from flowkd_jax.report._workdir import read_results
 
@@ -39,5 +40,6 @@ __all__ = [
   "retrieval_picture",
   "save_figure",
   "save_pictures",
+  "telemetry_picture",
   "training_picture",
 ]

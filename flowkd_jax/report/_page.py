@@ -19,6 +19,7 @@ from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
 from flowkd_jax.report._table import network_cells
+from flowkd_jax.report._telemetry import telemetry_picture
 from flowkd_jax.report._workdir import Metrics
 from flowkd_jax.report._workdir import Results
 from flowkd_jax.report._workdir import read_run
@@ -42,6 +43,7 @@ _PICTURES: dict[str, Callable[[Metrics, Results], "Figure"]] = {
   "Training": training_picture,
   "Information flow": flow_picture,
   "Matching": loss_picture,
+  "Telemetry": telemetry_picture,
   "Retrieval": lambda metrics, results: precision_recall_picture(results),
 }
 

@@ -1,5 +1,8 @@
 """Training: the one loop, mapped over devices, with checkpoints that can be resumed."""
 
+from flowkd_jax.train._cached import CachedBatches
+from flowkd_jax.train._cached import cache_key
+from flowkd_jax.train._cached import open_cache
 from flowkd_jax.train._checkpoint import Checkpoints
 from flowkd_jax.train._checkpoint import load_network
 from flowkd_jax.train._checkpoint import save_network
@@ -19,11 +22,13 @@ from flowkd_jax.train._loop import fit
 from flowkd_jax.train._measure import EpochMeasures
 from flowkd_jax.train._metrics import MetricsWriter
 from flowkd_jax.train._progress import Progress
+from flowkd_jax.train._telemetry import Telemetry
 from flowkd_jax.train._workdir import TrainedNetworks
 from flowkd_jax.train._workdir import fit_in_workdir
 from flowkd_jax.train._workdir import network_in_workdir
 
 __all__ = [
+  "CachedBatches",
   "Checkpoints",
   "DeviceStep",
   "EpochMeasures",
@@ -34,8 +39,10 @@ __all__ = [
   "MetricsWriter",
   "NonFiniteError",
   "Progress",
+  "Telemetry",
   "Trained",
   "TrainedNetworks",
+  "cache_key",
   "check_batch_size",
   "evaluate_network",
   "fit",
@@ -43,6 +50,7 @@ __all__ = [
   "for_evaluation",
   "load_network",
   "network_in_workdir",
+  "open_cache",
   "replicate",
   "save_network",
   "stop_on_signals",

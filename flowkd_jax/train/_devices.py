@@ -74,14 +74,17 @@ class DeviceStep:
     rows = split_rows(batch, len(self.devices))
     return self._step(state, self._constants, self._resident, rows)
 
-  def temporary_bytes(self, state: PyTree, batch: HostBatch) -> int:
-    """Memory of a step on every device besides its arguments and results.
+  def needed_bytes(self, state: PyTree, batch: HostBatch) -> int:
+    """Memory of a step on every device, its arguments and results included.
 
     Compiles the step and does not run it. Errors as in a call.
     """
     rows = split_rows(batch, len(self.devices))
     lowered = self._step.lower(state, self._constants, self._resident, rows)
-    return lowered.compile().memory_analysis().temp_size_in_bytes
+    sizes = lowered.compile().memory_analysis()
+    # What is donated is counted among the arguments already.
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + results
 
 
 def replicate(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:

@@ -9,6 +9,7 @@ import numpy as np
 
 from flowkd_jax import capture
 from flowkd_jax import data
+from flowkd_jax import evaluation
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import methods
@@ -21,11 +22,12 @@ _Extractor = _features.FeatureExtractor
 
 
 class EpochMeasures:
-  """Information flow and accuracy of the networks, every few epochs.
+  """Information flow, dead units and accuracy of the networks, every few epochs.
 
   For `FitOptions.on_epoch`. Its metrics are `qmi/KERNEL/TAP`, the quadratic mutual
-  information of a tap with the labels, and those of `accuracies`; a method of several
-  networks has them as `NETWORK/...`.
+  information of a tap with the labels, `dead/TAP`, the share of its units that never
+  move, and those of `accuracies`; a method of several networks has them as
+  `NETWORK/...`.
   """
 
   def __init__(
@@ -33,6 +35,7 @@ class EpochMeasures:
     probe: data.Batches | None,
     *,
     accuracies: Mapping[str, data.Batches] | None = None,
+    dead_units: bool = False,
     every: int = 1,
     last: int | None = None,
   ):
@@ -43,6 +46,7 @@ class EpochMeasures:
         examples for instance: `data.evaluation_batches`. None to measure none.
       accuracies: Examples on which accuracy is measured, by the name of the metric,
         such as "test_accuracy".
+      dead_units: Whether to look, on the probe, for units that never move.
       every: Epochs between measurements.
       last: An epoch that is measured in any case.
 
@@ -51,6 +55,7 @@ class EpochMeasures:
     """
     check_positive("every", every)
     self._probe, self._every, self._last = probe, every, last
+    self._dead_units = dead_units
     self._accuracies = dict(accuracies or {})
     self._extractors: dict[capture.AnyModel, tuple[_Extractor | None, dict]] = {}
 
@@ -84,7 +89,11 @@ class EpochMeasures:
     extract_probe, extractors = self._extractors[model]
     measured = {}
     if extract_probe is not None:
-      measured |= _flow_metrics(extract_probe(network.variables), self._probe)
+      probed = extract_probe(network.variables)
+      measured |= _flow_metrics(probed, self._probe)
+      if self._dead_units:
+        shares = {tap: evaluation.dead_share(x) for tap, x in probed.taps.items()}
+        measured |= {f"dead/{tap}": share for tap, share in shares.items()}
     for metric, extract in extractors.items():
       measured[metric] = extract(network.variables).accuracy
     return measured

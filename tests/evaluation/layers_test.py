@@ -40,3 +40,10 @@ def test_matrices_refuse_what_does_not_belong_together():
     evaluation.cka_matrix(TAPS, [TAPS[0][:5]])
   with pytest.raises(ValueError, match="taps: expected at least one"):
     evaluation.flow_distance_matrix([], TAPS, labels=LABELS, num_classes=3)
+
+
+def test_dead_share_counts_units_that_are_the_same_in_every_row():
+  rows = np.array([[1.0, 0.0, 0.1, 5.0], [1.0, 0.0, 0.2, 5.0], [1.0, 1.0, 0.3, 5.0]])
+  assert evaluation.dead_share(rows) == 0.5
+  assert evaluation.dead_share(rows.reshape(3, 2, 2)) == 0.5
+  assert evaluation.dead_share(np.ones((4, 3))) == 1

@@ -1,5 +1,7 @@
 """What the doctor sees and says."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -9,6 +11,7 @@ from experiments import information_flow
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
+from flowkd_jax import models
 from flowkd_jax import train
 
 pytestmark = pytest.mark.optimizer
@@ -98,6 +101,61 @@ def test_doctor_finds_losses_that_drown_others():
   assert broken.level is WRONG
 
 
+def test_doctor_finds_taps_of_shapes_that_do_not_suit():
+  rng = np.random.default_rng(0)
+  taps = {"narrow": rng.standard_normal((3, 1)), "wide": rng.random((3, 400, 400))}
+  narrow, wide = doctor.taps(taps)
+  assert narrow.level is wide.level is WARNING
+  assert "single unit" in narrow.text
+  assert "Tap wide of the teacher: 400 x 400" in wide.text
+  assert "take a pooled tap" in wide.text
+
+
+def test_doctor_finds_gradients_that_drown_others():
+  norms = {"gradient/dense": 0.2, "gradient/labels": 0.1}
+  fine = doctor.gradients({**norms, "gradient_ratio": 2.0})
+  assert fine.level is FINE
+  assert "dense 0.2, labels 0.1. The teacher's pull is 2 times" in fine.text
+  for ratio, drowned in ((1e3, "labels"), (1e-3, "teacher")):
+    finding = doctor.gradients({**norms, "gradient_ratio": ratio})
+    assert finding.level is WARNING
+    assert f"The {drowned} would hardly be heard" in finding.text
+  taps = {"gradient/block_1": 1e-6, "gradient/dense": 0.2}
+  assert "block_1 would hardly be heard" in doctor.gradients(taps).text
+  assert doctor.gradients({"gradient/dense": 0.0}).level is WRONG
+  assert doctor.gradients({"gradient/dense": np.nan}).level is WRONG
+
+
+def test_doctor_finds_too_little_memory():
+  fine = doctor.memory(2**30, 2**31)
+  assert fine.level is FINE
+  assert "needs 1.00 GiB on each device" in fine.text
+  assert "there are 2.0 GiB" in fine.text
+  assert doctor.memory(2**31, 2**30).level is WRONG
+  assert "does not tell" in doctor.memory(2**31, None).text
+  assert doctor.device_bytes() > 2**25
+
+
+def test_doctor_finds_statistics_of_other_data():
+  model = models.by_name("digits_cnn:2", num_classes=3)
+  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+  rng = np.random.default_rng(0)
+  split = data.Split(
+    name="noise",
+    split="train",
+    images=rng.integers(0, 256, (32, 8, 8, 1), dtype=np.uint8),
+    labels=LABELS[:32],
+    class_names=("a", "b", "c"),
+  )
+  options = {"batch_size": 32, "mean": (128,), "std": (64,)}
+  probe = data.evaluation_batches(split, **options)
+  stale = jax.tree.map(lambda x: 100 * x, variables["batch_stats"])
+  teacher = methods.Network(model, {**variables, "batch_stats": stale})
+  finding = doctor.evaluation_mode(teacher, probe)
+  assert finding.level is WARNING
+  assert "statistics of other data" in finding.text
+
+
 def test_doctor_looks_at_rows_a_device():
   assert doctor.batch_scope(128, 8).level is FINE
   assert doctor.batch_scope(32, 8).level is WARNING
@@ -130,6 +188,7 @@ def test_doctor_examines_a_work_directory(tmp_path, capsys):
     "Tap block_1 of the teacher: 4 x 4 x 4,",
     "A step needs 0.0",
     "First step: weighted losses block_1",
+    "First step: norms of the gradients of the weighted losses block_1",
   ):
     assert sentence in output, output
   assert "wrong" not in output

@@ -20,6 +20,7 @@ TINY = {
   "rotations": ("0", "30", "60"),
   "domain_images": 40,
   "flow_examples": 16,
+  "telemetry": False,
   "batch_size": 24,
 }
 DOMAINS = ("photo", "cartoon", "sketch")

@@ -17,6 +17,7 @@ TINY = {
   "generator_steps": 2,
   "averaged_rounds": 2,
   "flow_examples": 16,
+  "telemetry": False,
   "target_accuracy": 0.12,
 }
 

@@ -16,6 +16,7 @@ TINY = {
   "branch_epochs": "1@0.05",
   "student_epochs": "1@0.05",
   "flow_examples": 32,
+  "telemetry": False,
   "measure_every": 2,
   "batch_size": 200,
 }

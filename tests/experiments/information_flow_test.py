@@ -31,6 +31,7 @@ TINY = {
   "student_network": "digits_cnn:2",
   "flow_examples": 64,
   "batch_size": 200,
+  "telemetry": False,
   **{f"{stage}_epochs": "1@1e-3,1@1e-4" for stage in STAGES},
 }
 FLAGS = [f"--{name}={value}" for name, value in TINY.items()]
@@ -111,6 +112,61 @@ def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   assert {r["teacher"] for r in results[1:]} == {"auxiliary"}
   assert [r["accuracy"] is not None for r in results[1:]] == [True, False, False]
   assert len({r["parameters"] for r in results[1:]}) == 1
+
+
+def test_student_from_the_teacher_cache_is_the_same(finished, tmp_path, capsys):
+  cache = tmp_path / "cache"
+  runs = {
+    "plain": {},
+    "filling": {"teacher_cache": str(cache)},
+    "reading": {"teacher_cache": str(cache), "telemetry": True},
+  }
+  options = {"stages": ("student",), "student_epochs": "1@1e-3"}
+  results = {}
+
+  def student(name, **given):
+    workdir = tmp_path / name
+    shutil.copytree(finished / "auxiliary", workdir / "auxiliary")
+    _run(workdir, **options, **given)
+    return json.loads((workdir / "student" / "results.json").read_text())[0]
+
+  for name, given in runs.items():
+    results[name] = student(name, **given)
+  assert "teacher cache" in capsys.readouterr().out
+  lines = (tmp_path / "reading" / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["epoch"] for line in lines] == [-1, 0]
+  for record in map(json.loads, lines):
+    assert 0 < record["cka/dense"] <= 1
+    assert record["gradient/block_1"] > 0
+    assert 0 <= record["dead/dense"] <= 1
+  assert (tmp_path / "reading" / "pictures" / "telemetry.png").exists()
+  # A cache is a recording: the network that filled it is not needed any more.
+  (folder,) = cache.iterdir()
+  results["recorded"] = student(
+    "recorded", learn_from="recorded", teacher_cache=str(folder)
+  )
+  expected = results["plain"]["retrieval"]
+  assert all(result["retrieval"] == expected for result in results.values())
+  assert [result["teacher"] for result in results.values()] == 3 * ["auxiliary"] + [
+    None
+  ]
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"learn_from": "recorded"}, "expected --teacher_cache, the folder"),
+    (
+      {"learn_from": "recorded", "teacher_cache": ".", "layer_map": "auto"},
+      "--layer_map: auto compares networks",
+    ),
+    ({"teacher_cache_dtype": "int8"}, "--teacher_cache_dtype: expected one of"),
+    ({"teacher_cache_gib": 0.0}, "--teacher_cache_gib: expected above 0"),
+  ],
+)
+def test_impossible_caches_are_refused(options, match, tmp_path):
+  with pytest.raises(ValueError, match=match):
+    information_flow.configure(workdir=str(tmp_path), **options)
 
 
 @pytest.mark.parametrize("layer_map", ["auto", "kappa", "block_2:stage_1,dense:pooled"])

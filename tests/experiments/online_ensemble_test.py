@@ -14,6 +14,7 @@ TINY = {
   "num_students": 2,
   "epochs": "1@0.1",
   "flow_examples": 32,
+  "telemetry": False,
   "measure_every": 2,
   "batch_size": 200,
 }

@@ -1,5 +1,8 @@
 """Optimizers from phases."""
 
+import dataclasses
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -50,3 +53,16 @@ def test_split_of_fewer_images_than_devices_is_refused(tmp_path):
   few = settings.Settings(test_split="test[:5]", workdir=str(tmp_path))
   with pytest.raises(ValueError, match=r"split test\[:5\]: .* the 8 devices, got 5"):
     settings.open_datasets(few, train.Progress())
+
+
+def test_work_directories_from_before_a_setting_existed_go_on(tmp_path):
+  path = tmp_path / "config.json"
+  now = settings.Settings(workdir=str(tmp_path))
+  settings.remember(now, path)
+  before = json.loads(path.read_text())
+  del before["teacher_cache_dtype"]
+  path.write_text(json.dumps(before))
+  settings.remember(now, path)
+  path.write_text(json.dumps(before))
+  with pytest.raises(ValueError, match="teacher_cache_dtype: float32 before, float16"):
+    settings.remember(dataclasses.replace(now, teacher_cache_dtype="float16"), path)

@@ -13,6 +13,7 @@ TINY = {
   "student_network": "digits_cnn:2",
   "batch_size": 200,
   "flow_examples": 64,
+  "telemetry": False,
   "teacher_epochs": "1@1e-3",
   "student_epochs": "1@1e-3",
 }

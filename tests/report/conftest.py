@@ -51,6 +51,9 @@ def make_metrics(networks=NETWORKS, epochs_factor=1):
           for i, tap in enumerate(matched):
             entry[f"loss/{tap}"] = 0.02 * (1 - 0.8 * done) / (2 + i)
             entry[f"weight/{tap}"] = 1.0 if tap == "dense" else 100 * 0.7**epoch
+            entry[f"gradient/{tap}"] = 0.3 * (1 - 0.8 * done) / (1 + i)
+            entry[f"cka/{tap}"] = 0.4 + 0.5 * done - 0.05 * i
+      entry |= {f"dead/{tap}": 0.02 * i * done for i, tap in enumerate(taps)}
       for kernel, scale in {"cosine": 0.004, "student_t": 0.0006}.items():
         for i, tap in enumerate(taps):
           level = scale * average * 2.2**i / 4

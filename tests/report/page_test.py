@@ -44,12 +44,13 @@ def test_page_shows_every_network_and_picture_in_one_file(workdir):
     "Training",
     "Information flow",
     "Matching",
+    "Telemetry",
     "Retrieval",
   ]
   results = report.read_results(workdir)
   assert [row[0] for row in page.rows[1:]] == [result["title"] for result in results]
   assert f"{results[-1]['parameters']:,}" in page.rows[-1]
-  assert len(page.sources) == 4
+  assert len(page.sources) == 5
   assert all(source.startswith("data:image/png;base64,") for source in page.sources)
 
 
@@ -65,7 +66,7 @@ def test_page_compares_runs_side_by_side(workdir, tmp_path):
   assert not any(row[0] == "batch_size" for row in page.rows)
   runs = {row[0] for row in page.rows if len(row) > 3}
   assert any(name.endswith("other <run>") for name in runs)
-  assert len(page.sources) == 8
+  assert len(page.sources) == 10
 
 
 def test_page_of_a_running_job_leaves_out_what_is_not_there(workdir, tmp_path):

@@ -151,7 +151,7 @@ def test_pictures_survive_one_epoch_and_diverged_losses(tmp_path):
 
 def test_save_pictures_writes_pngs(workdir):
   paths = report.save_pictures(workdir)
-  names = ["training", "flow", "loss", "precision_recall"]
+  names = ["training", "flow", "loss", "telemetry", "precision_recall"]
   assert paths == [workdir / "pictures" / f"{name}.png" for name in names]
   for path in paths:
     pixels = np.array(Image.open(path).convert("L"))
@@ -167,7 +167,7 @@ def test_save_pictures_of_running_job_skips_what_is_not_there(
   (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"stage": "aux')
   with caplog.at_level(logging.INFO):
     paths = report.save_pictures(tmp_path)
-  assert [path.stem for path in paths] == ["training", "flow"]
+  assert [path.stem for path in paths] == ["training", "flow", "telemetry"]
   assert "loss.png: metrics: expected losses by tap" in caplog.text
   assert "precision_recall.png: results: expected retrieval" in caplog.text
 
@@ -243,3 +243,34 @@ def test_retrieval_picture_refuses_what_does_not_fit():
     report.retrieval_picture(
       images[:0, 0], labels[:0, 0], images[:0], labels[:0], class_names="a"
     )
+
+
+def test_telemetry_picture_draws_what_was_recorded(metrics, results):
+  figure = report.telemetry_picture(metrics, results)
+  assert _titles(figure)[:2] == ["auxiliary, from teacher", "student, information flow"]
+  names = ("norm of the gradient", "linear CKA with the teacher", "dead units, %")
+  assert [axes.get_ylabel() for axes in figure.axes[::2]] == list(names)
+  student = [e for e in metrics if e["stage"] == "student" and e["epoch"] >= 0]
+  assert _legend(figure.axes[1].get_legend()) == [
+    "block_1",
+    "block_2",
+    "block_3",
+    "dense",
+  ]
+  for axes, key, factor in zip(
+    figure.axes[1::2],
+    ("gradient/dense", "cka/dense", "dead/dense"),
+    (1, 1, 100),
+    strict=True,
+  ):
+    drawn = axes.get_lines()[-1].get_ydata()
+    expected = [factor * entry[key] for entry in student]
+    np.testing.assert_allclose(drawn[-len(expected) :], expected)
+
+
+def test_telemetry_picture_of_networks_on_labels_has_dead_units_only(metrics):
+  metrics = [entry for entry in metrics if entry["stage"].endswith("_labels")]
+  figure = report.telemetry_picture(metrics)
+  assert [axes.get_ylabel() for axes in figure.axes] == ["dead units, %", ""]
+  with pytest.raises(report.NothingToDrawError, match="expected telemetry"):
+    report.telemetry_picture([{"stage": "student", "epoch": 0}])

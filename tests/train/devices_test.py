@@ -43,3 +43,11 @@ def test_step_refuses_a_batch_that_devices_cannot_share(method, batches):
   batch = {name: rows[:10] for name, rows in next(batches.epoch(0)).items()}
   with pytest.raises(ValueError, match="8 devices cannot share 10 rows"):
     step(None, batch)
+
+
+def test_needed_bytes_hold_state_and_data(method, batches):
+  state = method.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32))
+  step = train.DeviceStep(method, batches.prepare, batches.resident)
+  needed = step.needed_bytes(train.replicate(state), next(batches.epoch(0)))
+  resident = batches.resident["images"].nbytes
+  assert resident < needed < 2**22

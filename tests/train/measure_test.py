@@ -50,6 +50,13 @@ def test_epoch_measures_are_those_of_the_examples(split, clean, network):
   np.testing.assert_allclose(measured["qmi/cosine/dense"], expected, rtol=1e-4)
 
 
+def test_epoch_measures_count_units_that_never_move(split, clean, network):
+  measured = train.EpochMeasures(clean, dead_units=True).of({"network": network})
+  _, taps = _applied(network, split)
+  still = np.ptp(np.asarray(taps["dense"]), axis=0) == 0
+  assert measured["dead/dense"] == pytest.approx(still.mean())
+
+
 def test_epoch_measures_tell_several_networks_apart(clean, network):
   measured = train.EpochMeasures(clean).of({"one": network, "two": network})
   assert measured["one/qmi/cosine/dense"] == measured["two/qmi/cosine/dense"]

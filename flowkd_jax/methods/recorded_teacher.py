@@ -1,0 +1,49 @@
+"""A teacher of which only its recorded outputs are known, from any framework."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from flowkd_jax.methods import base
+
+_TAP = "taps/"
+
+
+class RecordedTeacher(nn.Module):
+  """Stands for the network: of its outputs the shapes are right, and all is zero.
+
+  A method takes the outputs that its batch brings; without them it refuses to train.
+
+  Attributes:
+    num_classes: Number of logits.
+    tap_shapes: `(name, shape of a row)` of every tap, from input to output.
+  """
+
+  num_classes: int
+  tap_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+  @property
+  def taps(self) -> tuple[str, ...]:
+    """Names of the taps."""
+    return tuple(name for name, _ in self.tap_shapes)
+
+  @nn.compact
+  def __call__(self, images, *, train: bool = False, mask=None):
+    """Zeros, in place of logits and taps."""
+    del train, mask
+    for name, shape in self.tap_shapes:
+      self.sow("intermediates", name, jnp.zeros((len(images), *shape)))
+    return jnp.zeros((len(images), self.num_classes))
+
+
+def recorded_teacher(description: Mapping[str, Any]) -> base.Network:
+  """The teacher of a cache, from what `data.describe_cache` says of it."""
+  shapes = {name: tuple(shape) for name, shape in description["row_shapes"].items()}
+  taps = tuple(
+    (name.removeprefix(_TAP), shape)
+    for name, shape in shapes.items()
+    if name.startswith(_TAP)
+  )
+  return base.Network(RecordedTeacher(shapes["logits"][0], taps), {})

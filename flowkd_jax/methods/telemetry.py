@@ -1,0 +1,113 @@
+"""What telemetry tells of a method, beside the losses and weights of every step.
+
+    gradient/TERM            norm of the gradient of the weighted term alone
+    gradient_ratio           norm of the gradient of all terms but "labels" together,
+                             against that of "labels", where labels are a term
+    cka/TAP                  linear CKA with the teacher's tap, 1 is alike
+    batch_qmi/student/TAP    quadratic mutual information of the student's tap and the
+    batch_qmi/teacher/TAP    labels (cosine kernel), and of its teacher's, same rows
+
+All on one batch, as the method would be trained on it, without an update. CKA and QMI
+are larger on few rows than on many: compare batches of one size.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
+
+from flowkd_jax import information
+from flowkd_jax import losses
+
+LABELS = "labels"
+BATCH_QMI = "batch_qmi"
+Rows = Float[Array, "batch ..."]
+
+
+def weighted_terms(
+  metrics: Mapping[str, Float[Array, ""]],
+) -> dict[str, Float[Array, ""]]:
+  """The terms of a loss by their weights, from what `base.weighted_loss` recorded."""
+  values = {
+    name.removeprefix("loss/"): value
+    for name, value in metrics.items()
+    if name.startswith("loss/")
+  }
+  return {
+    name: value * metrics[f"weight/{name}"]
+    for name, value in values.items()
+    if f"weight/{name}" in metrics
+  }
+
+
+def gradients(
+  terms: Callable[[Any], dict[str, Float[Array, ""]]], params: Any
+) -> dict[str, Any]:
+  """The gradient of every term, of which there may be none, in one backward pass.
+
+  Args:
+    terms: `params -> scalars by name`.
+    params: Where the gradients are taken.
+  """
+  values, pull_back = jax.vjp(terms, params)
+  basis = jnp.eye(len(values))
+  rows = {
+    name: basis[i].astype(value.dtype) for i, (name, value) in enumerate(values.items())
+  }
+  if not rows:
+    return {}
+  (stacked,) = jax.vmap(pull_back)(rows)
+  return {
+    name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+    for i, name in enumerate(rows)
+  }
+
+
+def gradient_norms(gradients: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
+  """Norms of the gradients of the terms, and labels against all others.
+
+  Args:
+    gradients: Of each weighted term, a tree like the parameters.
+  """
+  metrics = {f"gradient/{name}": optax.tree.norm(x) for name, x in gradients.items()}
+  others = [x for name, x in gradients.items() if name != LABELS]
+  if others and LABELS in gradients:
+    together = jax.tree.map(lambda *leaves: sum(leaves), *others)
+    labels = jnp.maximum(metrics[f"gradient/{LABELS}"], jnp.finfo(jnp.float32).tiny)
+    metrics["gradient_ratio"] = optax.tree.norm(together) / labels
+  return metrics
+
+
+def likeness(
+  pairs: Mapping[str, tuple[Rows, Rows]],
+  labels: Int[Array, " batch"],
+  num_classes: int,
+  *,
+  mask: Shaped[Array, " batch"] | None,
+  axis_name: str | None,
+) -> dict[str, Float[Array, ""]]:
+  """How like its teacher every tap of the student is: `cka/` and `batch_qmi/`.
+
+  Args:
+    pairs: Activations of student and teacher, by name of the student's tap.
+    labels: Class of each row.
+    num_classes: Number of classes.
+    mask: Which rows are real.
+    axis_name: Mapped axis over which the batch is split.
+  """
+  options = {"mask": mask, "axis_name": axis_name}
+  metrics = {}
+  for name, pair in pairs.items():
+    metrics[f"cka/{name}"] = 1 - losses.linear_cka(*pair, **options)
+    for side, rows in zip(("student", "teacher"), pair, strict=True):
+      metrics[f"{BATCH_QMI}/{side}/{name}"] = information.quadratic_mutual_information(
+        rows, labels, num_classes, **options
+      )
+  return metrics

@@ -1,0 +1,87 @@
+"""The picture of telemetry: gradients, likeness to the teacher, dead units."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowkd_jax.report import _canvas
+from flowkd_jax.report import _series
+from flowkd_jax.report._workdir import Metrics
+from flowkd_jax.report._workdir import Results
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+_ROWS = {
+  "gradient/": "norm of the gradient",
+  "cka/": "linear CKA with the teacher",
+  "dead/": "dead units, %",
+}
+
+
+def telemetry_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+  """Gradient of each loss term, likeness and dead units of each tap, over the epochs.
+
+  A column per network that was trained with several terms or from a teacher; if there
+  is none, per network.
+
+  Args:
+    metrics: What `read_metrics` gives; keys `gradient/TERM`, `cka/TAP`, `dead/TAP`.
+    results: What `read_results` gives; tells titles.
+
+  Raises:
+    NothingToDrawError: If there is no telemetry.
+  """
+  stages = _series.stages_with(metrics, "gradient/")
+  stages = stages or _series.stages_with(metrics, "dead/")
+  if not stages:
+    raise _canvas.NothingToDrawError(
+      "metrics: expected telemetry (gradient/TERM, cka/TAP, dead/TAP), got none; train "
+      "with telemetry switched on"
+    )
+  rows = [
+    prefix
+    for prefix in _ROWS
+    if any(_series.endings(metrics, stage, prefix) for stage in stages)
+  ]
+  titles = _series.network_titles(metrics, results)
+  colours = _canvas.network_colours(titles)
+  figure, grid = _canvas.new_figure(
+    len(rows),
+    len(stages),
+    title="Telemetry: gradient of each term, likeness and dead units of each tap",
+    width=max(8.0, 6.0 * len(stages)),
+    height=1.0 + 2.6 * len(rows),
+    share_x=True,
+  )
+  for (row, column), axes in np.ndenumerate(grid):
+    prefix, stage = rows[row], stages[column]
+    _draw(axes, metrics, stage, prefix)
+    _canvas.name_axes(
+      axes,
+      title="" if row else titles[stage],
+      x=_canvas.EPOCHS if row == len(rows) - 1 else "",
+      y="" if column else _ROWS[prefix],
+      colour=colours[stage],
+    )
+  return figure
+
+
+def _draw(axes: "Axes", metrics: Metrics, stage: str, prefix: str) -> None:
+  names = _series.endings(metrics, stage, prefix)
+  shades = _canvas.tap_colours(names)
+  for name in names:
+    line = _series.series(metrics, stage, f"{prefix}{name}")
+    if prefix == "dead/":
+      line = line._replace(y=100 * line.y)
+    _canvas.draw_line(axes, line, colour=shades[name], label=name)
+  if prefix == "gradient/":
+    _canvas.log_scale(axes)
+  elif prefix == "cka/":
+    axes.set_ylim(0, 1)
+  else:
+    axes.set_ylim(-2, 102)
+  _canvas.whole_epochs(axes)
+  if names:
+    _canvas.legend_beside(axes)

@@ -1,0 +1,58 @@
+"""A look at a method while it trains, beside the steps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from flowkd_jax import data
+from flowkd_jax import methods
+from flowkd_jax.train import _devices
+
+
+class Telemetry:
+  """What a method shows on one batch, always the same: see `methods.telemetry`.
+
+  A program of its own beside the training step, which stays what it is, to the bit.
+  """
+
+  def __init__(
+    self,
+    method: methods.Method,
+    batches: data.Batches,
+    *,
+    devices: Sequence[Any] | None = None,
+  ):
+    """Prepares the batch; compiles on first call.
+
+    Args:
+      method: Made with `axis_name="batch"`.
+      batches: Those of the training; the first of the first epoch is looked at.
+      devices: This process's devices, all by default.
+
+    Raises:
+      ValueError: If the devices cannot share a batch.
+    """
+    self._observe = None
+    if method.observe is None:
+      return
+    self._devices = list(devices or jax.local_devices())
+    self._constants = _devices.replicate(method.constants, self._devices)
+    prepared = jax.jit(batches.prepare)(batches.resident, next(batches.epoch(0)))
+    rows = {name: np.asarray(array) for name, array in prepared.items()}
+    self._rows = _devices.split_rows(rows, len(self._devices))
+    self._observe = jax.pmap(
+      method.observe,
+      axis_name=_devices.AXIS,
+      in_axes=(None, 0, None),
+      out_axes=None,
+      devices=self._devices,
+    )
+
+  def __call__(self, state: Any) -> dict[str, float]:
+    """The metrics of a state that is `replicate`d; none if the method has none."""
+    if self._observe is None:
+      return {}
+    metrics = jax.device_get(self._observe(state, self._rows, self._constants))
+    return {name: float(value) for name, value in metrics.items()}
