@@ -26,6 +26,7 @@ from flowkd_jax import schedules
 from flowkd_jax import train
 
 NETWORK_NAMES = f"one of {', '.join(models.NAMES)}"
+MEASURES = ("flow", "retrieval")
 LEARNING_RATE_DECAYS = ("constant", "cosine")
 # Settings that do not change what comes out: they may differ when a run is resumed.
 RUN_ONLY = ("workdir", "data_dir", "stages", "checkpoint_seconds", "memory_gib")
@@ -77,6 +78,11 @@ class Settings:
   flow_examples: int = launch.setting(
     2000, "Training examples on which information flow is measured."
   )
+  measure: tuple[str, ...] = launch.setting(
+    MEASURES,
+    "What is measured besides accuracy: flow, at epochs; at the end retrieval, and "
+    "accuracy by nearest centroids.",
+  )
   measure_every: int = launch.setting(
     1, "Epochs between measurements of information flow and test accuracy."
   )
@@ -107,6 +113,8 @@ def check_settings(settings: Settings, networks: Sequence[str]) -> None:
     raise ValueError(f"--adam_beta2: expected in [0, 1), got {settings.adam_beta2}")
   for name in ("flow_examples", "measure_every", "batch_size"):
     check_least(settings, name, 1)
+  for measure in settings.measure:
+    check_choice("--measure", measure, MEASURES)
   for name in ("seed", "crop_padding", "checkpoint_seconds"):
     check_least(settings, name, 0)
   for name in networks:
@@ -297,6 +305,7 @@ def stage_runner(
     datasets,
     seed=settings.seed,
     measure_every=settings.measure_every,
+    measure=settings.measure,
     checkpoint_seconds=settings.checkpoint_seconds,
     progress=progress,
     should_stop=should_stop,

@@ -112,6 +112,7 @@ class StageRunner:
     *,
     seed: int,
     measure_every: int,
+    measure: Sequence[str],
     checkpoint_seconds: float,
     progress: train.Progress,
     should_stop: Callable[[], str | None],
@@ -121,6 +122,7 @@ class StageRunner:
     self.datasets = datasets
     self.seed = seed
     self.measure_every = measure_every
+    self.measure = measure
     self.checkpoint_seconds = checkpoint_seconds
     self.progress = progress
     self.should_stop = should_stop
@@ -192,7 +194,9 @@ class StageRunner:
 
   def _train(self, stage: Stage) -> tuple[Mapping[str, methods.Network], float]:
     method = stage.make_method()
-    measure = self._measures(stage.epochs, self.measure_every, stage.classifies)
+    measure = self._measures(
+      stage.epochs, self.measure_every, classifies=stage.classifies
+    )
     with (
       train.Checkpoints(self.workdir / stage.name / "checkpoints") as checkpoints,
       train.MetricsWriter(self.workdir, stage.name) as metrics,
@@ -225,31 +229,41 @@ class StageRunner:
       metrics.write(-1, 0, measure(-1, networks))
     return time.monotonic() - began
 
-  def _measures(self, epochs: int, every: int, classifies: bool) -> "_EpochMeasures":
-    return _EpochMeasures(self.datasets, epochs, every, classifies)
+  def _measures(self, epochs: int, every: int, **options: bool) -> "_EpochMeasures":
+    flow = "flow" in self.measure
+    return _EpochMeasures(self.datasets, epochs, every, flow=flow, **options)
 
   def _key(self, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
 
   def _evaluate(self, network: methods.Network, *, classifies: bool) -> dict[str, Any]:
-    tap = network.model.taps[-1]
-    sides = []
-    for what, batches in (
-      ("training images", self.datasets.database),
-      ("test images", self.datasets.queries),
-    ):
-      extract = train.FeatureExtractor(
-        _for_evaluation(network.model), batches, taps=(tap,)
-      )
-      counter = self.progress.counter(f"  features of the {what}")
-      sides.append(extract(network.variables, counter))
-    database, queries = sides
-    accuracies = {"accuracy": _accuracy(queries) if classifies else None}
+    measured: dict[str, Any] = {
+      "parameters": sum(x.size for x in jax.tree.leaves(network.variables["params"]))
+    }
+    taps = (network.model.taps[-1],) if "retrieval" in self.measure else ()
+    queries = self._features(network, self.datasets.queries, "test images", taps)
+    measured["accuracy"] = _accuracy(queries) if classifies else None
     if self.datasets.validation is not None and classifies:
-      extract = train.FeatureExtractor(
-        _for_evaluation(network.model), self.datasets.validation, taps=()
-      )
-      accuracies["validation_accuracy"] = _accuracy(extract(network.variables))
+      found = self._features(network, self.datasets.validation, "validation images")
+      measured["validation_accuracy"] = _accuracy(found)
+    if taps:
+      clean = self.datasets.database
+      database = self._features(network, clean, "training images", taps)
+      measured |= self._retrieval(database, queries, *taps)
+    return measured
+
+  def _features(
+    self, network: methods.Network, batches: data.Batches, what: str, taps=()
+  ) -> train.Features:
+    model = _for_evaluation(network.model)
+    extract = train.FeatureExtractor(model, batches, taps=taps)
+    counter = self.progress.counter(f"  features of the {what}")
+    return extract(network.variables, counter)
+
+  def _retrieval(
+    self, database: train.Features, queries: train.Features, tap: str
+  ) -> dict[str, Any]:
+    """Retrieval of training by test examples, and centroids, by both distances."""
     arguments = (database.taps[tap], database.labels, queries.taps[tap], queries.labels)
     ranks = [k for k in (1, 10, 100) if k <= len(database.labels)]
     centroid, retrieval = {}, {}
@@ -263,23 +277,24 @@ class StageRunner:
       )
       retrieval[metric] = _jsonable(dataclasses.asdict(found))
       retrieval[metric].pop("authors_raw_precision")
-    return {
-      "parameters": sum(x.size for x in jax.tree.leaves(network.variables["params"])),
-      **accuracies,
-      "centroid": centroid,
-      "retrieval": retrieval,
-    }
+    return {"centroid": centroid, "retrieval": retrieval}
 
 
 class _EpochMeasures:
   """Information flow and test accuracy of the networks, every few epochs."""
 
-  def __init__(self, datasets: Datasets, epochs: int, every: int, classifies: bool):
+  def __init__(
+    self,
+    datasets: Datasets,
+    epochs: int,
+    every: int,
+    *,
+    classifies: bool,
+    flow: bool,
+  ):
     self._datasets, self._epochs, self._every = datasets, epochs, every
-    self._classifies = classifies
-    self._extractors: dict[
-      str, tuple[train.FeatureExtractor, dict[str, train.FeatureExtractor]]
-    ] = {}
+    self._classifies, self._flow = classifies, flow
+    self._extractors: dict[str, dict[str, train.FeatureExtractor]] = {}
 
   def __call__(
     self, epoch: int, networks: Mapping[str, methods.Network]
@@ -296,30 +311,32 @@ class _EpochMeasures:
 
   def _measure(self, name, network):
     if name not in self._extractors:  # compiled once
-      model = _for_evaluation(network.model)
-      accuracies = {
-        "test_accuracy": self._datasets.queries,
-        "validation_accuracy": self._datasets.validation,
-      }
-      self._extractors[name] = (
-        train.FeatureExtractor(model, self._datasets.probe),
-        {
-          metric: train.FeatureExtractor(model, batches, taps=())
-          for metric, batches in accuracies.items()
-          if batches is not None
-        },
-      )
-    extract_probe, extractors = self._extractors[name]
-    probe = extract_probe(network.variables)
+      self._extractors[name] = self._make_extractors(_for_evaluation(network.model))
+    found = {
+      metric: extract(network.variables)
+      for metric, extract in self._extractors[name].items()
+    }
     measured = {}
-    num_classes = self._datasets.training.num_classes
-    for kernel in FLOW_KERNELS:
-      values = measure_flow(probe, num_classes, kernel)
-      measured |= {f"qmi/{kernel}/{tap}": value for tap, value in values.items()}
+    if "probe" in found:
+      probe, num_classes = found.pop("probe"), self._datasets.training.num_classes
+      for kernel in FLOW_KERNELS:
+        values = measure_flow(probe, num_classes, kernel)
+        measured |= {f"qmi/{kernel}/{tap}": value for tap, value in values.items()}
+    return measured | {metric: _accuracy(value) for metric, value in found.items()}
+
+  def _make_extractors(self, model):
+    extractors = {}
+    if self._flow:
+      extractors["probe"] = train.FeatureExtractor(model, self._datasets.probe)
     if self._classifies:
-      for metric, extract in extractors.items():
-        measured[metric] = _accuracy(extract(network.variables))
-    return measured
+      extractors["test_accuracy"] = train.FeatureExtractor(
+        model, self._datasets.queries, taps=()
+      )
+    if self._classifies and self._datasets.validation is not None:
+      extractors["validation_accuracy"] = train.FeatureExtractor(
+        model, self._datasets.validation, taps=()
+      )
+    return extractors
 
 
 def _accuracy(features: train.Features) -> float:
