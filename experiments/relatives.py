@@ -11,8 +11,14 @@ from experiments.designs import Run
 from experiments.designs import Study
 
 # Only accuracy is compared, and that at the last epoch.
-_PLAIN = ("--data_dir={data_dir}", "--measure=", "--measure_every=1000")
-_CIFAR10 = ("--dataset=cifar10", "--image_size=16", "--crop_padding=2", *_PLAIN)
+_PLAIN = ("--data_dir={data_dir}", "--measure=", "--measure_every=0")
+_CIFAR10 = (
+  "--dataset=cifar10",
+  "--image_size=16",
+  "--crop_padding=2",
+  "--test_split=test[:5000]",
+  *_PLAIN,
+)
 _EPOCH = Column("time of an epoch, ×", "epoch_seconds", form="times")
 
 
@@ -69,6 +75,8 @@ _HIERARCHICAL = Study(
         "--teacher_epochs=10@0.05",
         "--student_epochs=10@0.05",
         "--learning_rate_decay=cosine",
+        "--stages=student_labels,teacher,student_kd,student_kd_rotations,"
+        "student_joint_labels,student",
       ),
       module="experiments.hierarchical_self_supervised",
     ),
@@ -83,8 +91,6 @@ _HIERARCHICAL = Study(
         "student_kd_rotations": "control: KD on four rotations",
         "student_joint_labels": "control: joint labels, no teacher",
         "student": "the method: logits and branches",
-        "online/network_1": "online, the first of two",
-        "online/network_2": "online, the second",
       },
     ),
     (Column("accuracy", paired=True), _EPOCH),
@@ -147,6 +153,7 @@ def _federated(name, title, *flags, **rates):
   """All arms on one split of the data, each at its rate."""
   measured = ("--dataset=mnist", "--data_dir={data_dir}", "--measure=")
   flags = (*measured, "--measure_every=4", "--test_split=test", *flags)
+  flags = (*flags, f"--stages={','.join(rates)}")
   rates = [f"--{arm}_learning_rate={rate}" for arm, rate in rates.items()]
   return Run(name, title, (*flags, *rates), module="experiments.federated")
 
@@ -155,7 +162,6 @@ _TUNED = {
   "fedavg": 0.4,
   "fedprox": 0.4,
   "fedgen": 0.2,
-  "fedgen_kl": 0.05,
   "fedgen_untrained": 0.2,
 }
 _FEDERATED = Study(
@@ -171,7 +177,6 @@ _FEDERATED = Study(
       fedavg="FedAvg",
       fedprox="FedProx, mu 0.01",
       fedgen="FedGen, the paper's loss",
-      fedgen_kl="FedGen with the code's KL term",
       fedgen_untrained="control: generator untrained",
     ),
     tuple(

@@ -84,7 +84,7 @@ class Settings:
     "accuracy by nearest centroids.",
   )
   measure_every: int = launch.setting(
-    1, "Epochs between measurements of information flow and test accuracy."
+    1, "Epochs between measurements of information flow and test accuracy; 0 for none."
   )
   checkpoint_seconds: float = launch.setting(60.0, "Seconds between checkpoints.")
   memory_gib: float = launch.setting(
@@ -111,11 +111,11 @@ def check_settings(settings: Settings, networks: Sequence[str]) -> None:
   )
   if not 0 <= settings.adam_beta2 < 1:
     raise ValueError(f"--adam_beta2: expected in [0, 1), got {settings.adam_beta2}")
-  for name in ("flow_examples", "measure_every", "batch_size"):
+  for name in ("flow_examples", "batch_size"):
     check_least(settings, name, 1)
   for measure in settings.measure:
     check_choice("--measure", measure, MEASURES)
-  for name in ("seed", "crop_padding", "checkpoint_seconds"):
+  for name in ("seed", "measure_every", "crop_padding", "checkpoint_seconds"):
     check_least(settings, name, 0)
   for name in networks:
     try:

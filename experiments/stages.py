@@ -300,7 +300,7 @@ class _EpochMeasures:
     self, epoch: int, networks: Mapping[str, methods.Network]
   ) -> dict[str, float]:
     last = epoch == self._epochs - 1
-    if not last and (epoch + 1) % self._every:
+    if not self._every or (not last and (epoch + 1) % self._every):
       return {}
     measured = {}
     for name, network in networks.items():

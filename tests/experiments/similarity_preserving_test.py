@@ -1,5 +1,6 @@
 """The launcher of similarity-preserving distillation, small."""
 
+import dataclasses
 import json
 
 import pytest
@@ -50,6 +51,11 @@ def test_accuracy_alone_is_measured_where_no_more_is_wanted(tmp_path):
   for name in ("accuracy", "validation_accuracy"):
     assert 0 < found[name] < 1
   assert last["test_accuracy"] == found["accuracy"]
+  del last["test_accuracy"], last["validation_accuracy"]
+  config = dataclasses.replace(config, workdir=str(tmp_path / "end"), measure_every=0)
+  similarity_preserving.run(config)
+  lines = (tmp_path / "end" / "metrics.jsonl").read_text().splitlines()
+  assert [set(json.loads(line)) for line in lines] == [set(last)]
   assert "student on labels only | " in (tmp_path / "results.md").read_text()
 
 
