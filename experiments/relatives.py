@@ -43,6 +43,7 @@ _SIMILARITY = Study(
         "--student_epochs=12@5e-3",
         "--learning_rate_decay=cosine",
         "--layer_map=stage_3:stage_3",
+        "--weight=3",
       ),
       module="experiments.similarity_preserving",
     ),
