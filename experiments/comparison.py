@@ -74,23 +74,26 @@ def _seeds(arm, found):
 
 def _cells(column, arm, found, num_baselines) -> list[str]:
   values = _values(column, arm.name, found)
-  against = [
-    _values(column, name, found) if name and name != arm.name else {}
-    for name in arm.baselines
-  ]
   if column.form == "times":
-    ratios = {
-      seed: value / against[0][seed]
-      for seed, value in values.items()
-      if against and value is not None and against[0].get(seed)
-    }
-    return [_mean(ratios.values(), "{:.2f}") if ratios else _DASH]
+    return [_times(values, _values(column, (*arm.baselines, "")[0], found))]
   form, factor = ("{:.2f}", 100) if column.form == "percent" else ("{:.3g}", 1)
   cells = [_spread(values.values(), form, factor)]
   if not column.paired:
     return cells
-  against += [{}] * (num_baselines - len(against))
-  return [*cells, *(_difference(values, other, factor) for other in against)]
+  for name in (*arm.baselines, *[""] * num_baselines)[:num_baselines]:
+    others = _values(column, name, found) if name != arm.name else {}
+    cells.append(_difference(values, others, factor))
+  return cells
+
+
+def _times(values, others) -> str:
+  """Mean of the ratios of equal seeds."""
+  ratios = [
+    value / others[seed]
+    for seed, value in values.items()
+    if value is not None and others.get(seed)
+  ]
+  return _mean(ratios, "{:.2f}") if ratios else _DASH
 
 
 def _values(column, name, found) -> dict[str, float | None]:
@@ -148,7 +151,7 @@ def keep_small(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     accuracies = {
       name: round(value, 5)
       for name, value in entry.items()
-      if name.endswith((_ACCURACY, "validation_accuracy"))
+      if name in (_ACCURACY, "validation_accuracy")
     }
     if accuracies:
       kept.append({"stage": entry["stage"], "epoch": entry["epoch"], **accuracies})
@@ -188,10 +191,8 @@ def curves(study: designs.Study, folder: Path) -> "dict[str, report.Curves]":
 
 
 def _line(metrics, name) -> dict[int, float]:
-  stage, _, network = name.partition("/")
-  key = f"{network}/{_ACCURACY}" if network else _ACCURACY
   return {
-    entry["epoch"] + 1: entry[key]
+    entry["epoch"] + 1: entry[_ACCURACY]
     for entry in metrics
-    if entry["stage"] == stage and key in entry
+    if entry["stage"] == name and _ACCURACY in entry
   }
