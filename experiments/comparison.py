@@ -99,7 +99,9 @@ def _times(values, others) -> str:
 def _values(column, name, found) -> dict[str, float | None]:
   """The number by seed: its mean over the runs of the column that have the seed."""
   runs = [found[run] for run in column.runs or found]
-  every = set.intersection(*(set(run) for run in runs))
+  if not column.runs:
+    runs = [run for run in runs if run]
+  every = set.intersection(*map(set, runs)) if runs else ()
   values = {}
   for seed in sorted(every, key=int):
     networks = [run[seed].get(name) for run in runs]

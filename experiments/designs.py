@@ -52,7 +52,7 @@ class Column(NamedTuple):
     heading: What stands above it.
     metric: Its name among the results of a network; "epoch_seconds" is the time of an
       epoch, the first and all measurements left out.
-    runs: Runs over which it is averaged, seed by seed; none means all.
+    runs: Runs over which it is averaged, seed by seed; none means all that were run.
     form: "percent"; "number"; "times", as a multiple of the first baseline.
     paired: Whether its difference to the baselines is shown too.
   """
@@ -71,11 +71,13 @@ class Comparison(NamedTuple):
     arms: Its rows.
     columns: Its columns.
     baselines: What the arms are compared with, for the headings.
+    epochs: What epochs are called in the picture.
   """
 
   arms: tuple[Arm, ...]
   columns: tuple[Column, ...]
   baselines: tuple[str, ...] = ()
+  epochs: str = "epochs trained"
 
 
 class Study(NamedTuple):

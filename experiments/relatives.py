@@ -189,6 +189,7 @@ _FEDERATED = Study(
       )
     ),
     ("FedAvg",),
+    epochs="rounds",
   ),
 )
 
@@ -204,7 +205,7 @@ def _without(domain, *flags):
 
 
 _DOMAIN_ARMS = _arms(
-  ("erm", "kd"),
+  ("erm", "kd", "kd_random"),
   teacher="teacher",
   erm="ERM: labels only",
   kd="KD, T = 5",
@@ -213,6 +214,7 @@ _DOMAIN_ARMS = _arms(
   kd_small="KD, filter: entries that are not small",
   kd_random="control: KD, rows by chance, as many as above pass",
 )
+_DOMAIN_BASELINES = ("ERM", "KD", "control")
 _DOMAIN_COLUMNS = (
   Column("source validation", "validation_accuracy"),
   Column("kept", "kept"),
@@ -248,7 +250,7 @@ _ROTATED = Study(
     )
     for angle in _ANGLES
   ),
-  comparison=Comparison(_DOMAIN_ARMS, _domain_columns(_ANGLES), ("ERM", "KD")),
+  comparison=Comparison(_DOMAIN_ARMS, _domain_columns(_ANGLES), _DOMAIN_BASELINES),
 )
 
 _PACS_ARMS = tuple(
@@ -282,7 +284,7 @@ _PACS = Study(
     )
     for style in _STYLES
   ),
-  comparison=Comparison(_PACS_ARMS, _domain_columns(_STYLES), ("ERM", "KD")),
+  comparison=Comparison(_PACS_ARMS, _domain_columns(_STYLES), _DOMAIN_BASELINES),
 )
 
 STUDIES = {

@@ -158,7 +158,8 @@ def save_picture(study: designs.Study, folder: Path) -> None:
   """Draws the accuracy of arms, or the flow of rows, as far as it was measured."""
   with contextlib.suppress(report.NothingToDrawError):
     if study.comparison:
-      figure = report.comparison_picture(comparison.curves(study, folder))
+      panels = comparison.curves(study, folder)
+      figure = report.comparison_picture(panels, x=study.comparison.epochs)
       report.save_figure(figure, folder / "curves.png")
     else:
       report.save_figure(_flow_picture(study, folder), folder / "flow.png")

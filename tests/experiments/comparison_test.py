@@ -95,6 +95,11 @@ def test_table_pairs_only_seeds_that_both_arms_have(study, tmp_path):
   assert method[1:4] == ["1", "60.00", "−10.00"]
 
 
+def test_a_run_without_seeds_is_left_out_of_the_mean(study, tmp_path):
+  _keep(tmp_path, "a", "0", _network("labels", 0.5, 1, 1.0))
+  assert _rows(study, tmp_path)[2][1:6] == ["1", "50.00", "", "50.00", ""]
+
+
 def test_a_study_without_comparison_is_refused(study):
   with pytest.raises(ValueError, match="expected one with a comparison, got 'A comp"):
     comparison.table(study._replace(comparison=None), {})
