@@ -4,29 +4,31 @@
     python -m experiments.results                  # again from what is kept
 
 What is kept of a run is small, and lies in `experiments/results/STUDY/RUN/SEED/`: its
-settings, its results and the metrics of every epoch. In the page, RESULTS.md, whatever
-stands between `<!-- table: STUDY -->` and `<!-- end -->` is replaced; beside the runs
-of a study `flow.png` shows the information flow of its rows over the epochs.
+settings and results, without what names places on a machine, and the metrics of every
+epoch, of a comparison only accuracies. In the page, RESULTS.md, whatever stands between
+`<!-- table: STUDY -->` and `<!-- end -->` is replaced; beside the runs of a study
+`flow.png` shows the information flow of its rows over the epochs, or `curves.png` the
+accuracy of the arms of a comparison.
 """
 
 import contextlib
 import dataclasses
 import json
 import re
-import shutil
 import statistics
 from collections.abc import Callable
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import comparison
+from experiments import designs
 from experiments import launch
 from experiments import stages
 from experiments import studies
 from flowkd_jax import report
 
 HERE = Path(__file__).parent
-KEPT_FILES = ("config.json", stages.RESULTS, "metrics.jsonl")
 _DASH = "–"
 
 
@@ -61,7 +63,7 @@ def run(config: Config) -> None:
   text = page.read_text()
   for name, study in studies.STUDIES.items():
     text = replace_block(text, f"table: {name}", table(study, kept / name))
-    save_flow(study, kept / name)
+    save_picture(study, kept / name)
   page.write_text(text)
 
 
@@ -72,10 +74,27 @@ def take_in(workdir: Path, kept: Path) -> None:
       for folder in sorted((workdir / name / each.name).glob("*/")):
         if not (folder / stages.RESULTS).exists():
           continue
-        target = kept / name / each.name / folder.name
-        target.mkdir(parents=True, exist_ok=True)
-        for file in KEPT_FILES:
-          shutil.copyfile(folder / file, target / file)
+        keep(study, folder, kept / name / each.name / folder.name)
+
+
+def keep(study: designs.Study, folder: Path, target: Path) -> None:
+  """Copies what is kept of a run, less what names places on this machine."""
+  config = json.loads((folder / "config.json").read_text())
+  if config.get("auxiliary_weights"):
+    config["auxiliary_weights"] = Path(config["auxiliary_weights"]).name
+  stages.write_json(target / "config.json", {**config, "workdir": "", "data_dir": None})
+  networks = json.loads((folder / stages.RESULTS).read_text())["networks"]
+  metrics = report.read_metrics(folder)
+  for network in networks:
+    if "environment" in network:
+      network["environment"]["command"] = ""
+    if study.comparison:
+      stage = network["name"].partition("/")[0]
+      network["epoch_seconds"] = comparison.epoch_seconds(metrics, stage)
+  stages.write_json(target / stages.RESULTS, {"networks": networks})
+  kept = comparison.keep_small(metrics) if study.comparison else metrics
+  lines = [json.dumps(entry) + "\n" for entry in kept]
+  (target / "metrics.jsonl").write_text("".join(lines))
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -84,8 +103,11 @@ def replace_block(text: str, name: str, content: str) -> str:
   return re.sub(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
 
 
-def table(study: studies.Study, folder: Path) -> str:
+def table(study: designs.Study, folder: Path) -> str:
   """The table of a study in Markdown: mean and standard deviation over seeds."""
+  found = comparison.read(study, folder)
+  if study.comparison:
+    return "\n".join([*comparison.table(study, found), *_provenance(found)])
   columns = _columns()
   lines = [
     f"| {study.title} | seeds | {' | '.join(columns)} | minutes |",
@@ -95,26 +117,27 @@ def table(study: studies.Study, folder: Path) -> str:
     cells = [_percent([values.get(name)]) for name in columns]
     lines.append(f"| *{title}* | | {' | '.join(cells)} | |")
   for each in study.runs:
-    found = _networks(each, folder)
-    if not found:
+    networks = _networks(each, found)
+    if not networks:
       lines.append(f"| {each.title} | not run | {' | '.join('' for _ in columns)} | |")
       continue
     cells = [
-      _percent([_scaled(column(network)) for network in found.values()])
+      _percent([_scaled(column(network)) for network in networks.values()])
       for column in columns.values()
     ]
-    minutes = statistics.mean(network["seconds"] for network in found.values()) / 60
-    seeds = ", ".join(found)
+    minutes = statistics.mean(network["seconds"] for network in networks.values()) / 60
+    seeds = ", ".join(networks)
     lines.append(f"| {each.title} | {seeds} | {' | '.join(cells)} | {minutes:.0f} |")
-  return "\n".join([*lines, *_provenance(study, folder)])
+  return "\n".join([*lines, *_provenance(found)])
 
 
-def _provenance(study, folder) -> list[str]:
+def _provenance(found: comparison.Found) -> list[str]:
   """Where and by which commits the numbers were made."""
   made = [
     network["environment"]
-    for each in study.runs
-    for network in _networks(each, folder).values()
+    for seeds in found.values()
+    for networks in seeds.values()
+    for network in networks.values()
     if "environment" in network
   ]
   if not made:
@@ -131,28 +154,39 @@ def _provenance(study, folder) -> list[str]:
   ]
 
 
-def save_flow(study: studies.Study, folder: Path) -> None:
-  """Draws the information flow of the first seed of every row, if there is any."""
+def save_picture(study: designs.Study, folder: Path) -> None:
+  """Draws the accuracy of arms, or the flow of rows, as far as it was measured."""
+  with contextlib.suppress(report.NothingToDrawError):
+    if study.comparison:
+      panels = comparison.curves(study, folder)
+      figure = report.comparison_picture(panels, x=study.comparison.epochs)
+      report.save_figure(figure, folder / "curves.png")
+    else:
+      report.save_figure(_flow_picture(study, folder), folder / "flow.png")
+
+
+def _flow_picture(study, folder):
+  """The information flow of the first seed of every row."""
+  found = comparison.read(study, folder)
   metrics, titles = [], []
   for each in study.runs:
-    for seed in [*_networks(each, folder)][:1]:
+    for seed in [*_networks(each, found)][:1]:
       entries = report.read_metrics(folder / each.name / seed)
       mine = [entry for entry in entries if entry["stage"] == each.result]
       metrics += [{**entry, "stage": each.name} for entry in mine]
       titles.append({"name": each.name, "title": each.title})
-  with contextlib.suppress(report.NothingToDrawError):
-    report.save_figure(report.flow_picture(metrics, titles), folder / "flow.png")
+  return report.flow_picture(metrics, titles)
 
 
-def _networks(each: studies.Run, folder: Path) -> dict[str, Mapping[str, Any]]:
+def _networks(
+  each: designs.Run, found: comparison.Found
+) -> dict[str, Mapping[str, Any]]:
   """The network of the row, by seed."""
-  found = {}
-  for path in sorted((folder / each.name).glob(f"*/{stages.RESULTS}")):
-    networks = json.loads(path.read_text())["networks"]
-    by_name = {network["name"]: network for network in networks}
-    if each.result in by_name:
-      found[path.parent.name] = by_name[each.result]
-  return found
+  return {
+    seed: networks[each.result]
+    for seed, networks in found[each.name].items()
+    if each.result in networks
+  }
 
 
 def _columns() -> dict[str, Callable[[Mapping[str, Any]], float | None]]:

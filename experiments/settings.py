@@ -28,6 +28,7 @@ from flowkd_jax import schedules
 from flowkd_jax import train
 
 NETWORK_NAMES = f"{networks.NAMES}; {networks.OTHERS}"
+MEASURES = ("flow", "retrieval")
 LEARNING_RATE_DECAYS = ("constant", "cosine")
 # Settings that do not change what comes out: they may differ when a run is resumed.
 RUN_ONLY = (
@@ -88,8 +89,13 @@ class Settings:
   flow_examples: int = launch.setting(
     2000, "Training examples on which information flow is measured."
   )
+  measure: tuple[str, ...] = launch.setting(
+    MEASURES,
+    "What is measured besides accuracy: flow, at epochs; at the end retrieval, and "
+    "accuracy by nearest centroids.",
+  )
   measure_every: int = launch.setting(
-    1, "Epochs between measurements of information flow and test accuracy."
+    1, "Epochs between measurements of information flow and test accuracy; 0 for none."
   )
   telemetry: bool = launch.setting(
     True,
@@ -132,9 +138,11 @@ def check_settings(settings: Settings, flags: Sequence[str]) -> None:
   )
   if not 0 <= settings.adam_beta2 < 1:
     raise ValueError(f"--adam_beta2: expected in [0, 1), got {settings.adam_beta2}")
-  for name in ("flow_examples", "measure_every", "batch_size"):
+  for name in ("flow_examples", "batch_size"):
     check_least(settings, name, 1)
-  for name in ("seed", "crop_padding", "checkpoint_seconds"):
+  for measure in settings.measure:
+    check_choice("--measure", measure, MEASURES)
+  for name in ("seed", "measure_every", "crop_padding", "checkpoint_seconds"):
     check_least(settings, name, 0)
   check_choice(
     "--teacher_cache_dtype", settings.teacher_cache_dtype, (*data.CACHE_DTYPES,)
@@ -328,6 +336,7 @@ def stage_runner(
     datasets,
     seed=settings.seed,
     measure_every=settings.measure_every,
+    measure=settings.measure,
     telemetry=settings.telemetry,
     teacher_cache=_teacher_cache(settings),
     checkpoint_seconds=settings.checkpoint_seconds,

@@ -118,6 +118,7 @@ class StageRunner:
     *,
     seed: int,
     measure_every: int,
+    measure: Sequence[str],
     telemetry: bool,
     teacher_cache: TeacherCache | None = None,
     checkpoint_seconds: float,
@@ -129,6 +130,7 @@ class StageRunner:
     self.datasets = datasets
     self.seed = seed
     self.measure_every = measure_every
+    self.measure = measure
     self.telemetry = telemetry
     self.teacher_cache = teacher_cache
     self.checkpoint_seconds = checkpoint_seconds
@@ -263,7 +265,7 @@ class StageRunner:
     if classifies and datasets.validation is not None:
       accuracies["validation_accuracy"] = datasets.validation
     return train.EpochMeasures(
-      datasets.probe,
+      datasets.probe if "flow" in self.measure else None,
       accuracies=accuracies,
       dead_units=self.telemetry,
       every=self.measure_every,
@@ -276,7 +278,7 @@ class StageRunner:
   def _evaluate(self, network: methods.Network, *, classifies: bool) -> dict[str, Any]:
     measured = train.evaluate_network(
       network,
-      self.datasets.database,
+      self.datasets.database if "retrieval" in self.measure else None,
       self.datasets.queries,
       classifies=classifies,
       progress=self.progress,

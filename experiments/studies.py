@@ -1,49 +1,8 @@
-"""The studies: which runs make up which table of the results page.
+"""The studies: which runs make up which table of the results page."""
 
-A run is a launcher and its flags; a study repeats every run with several seeds. Where
-a flag depends on the machine it is a placeholder: `{data_dir}`, `{auxiliary_weights}`,
-or `{workdir}`, the folder of the study.
-"""
-
-from typing import NamedTuple
-
-PLACEHOLDERS = ("data_dir", "auxiliary_weights", "workdir")
-
-
-class Run(NamedTuple):
-  """One row of a table.
-
-  Attributes:
-    name: Its folder.
-    title: What it is, for people.
-    flags: What it is started with, besides `--workdir` and `--seed`.
-    result: Which network of the run the row shows, by its name in `results.json`.
-    module: The launcher.
-    seeds: How many of the study's seeds it is run with; None for all.
-  """
-
-  name: str
-  title: str
-  flags: tuple[str, ...]
-  result: str = "student"
-  module: str = "experiments.information_flow"
-  seeds: int | None = None
-
-
-class Study(NamedTuple):
-  """Runs that are compared with one another.
-
-  Attributes:
-    title: What it is about.
-    runs: Its rows, in the order of the table.
-    published: Rows of others' numbers, `(title, {column: percent})`, shown as they
-      were published.
-  """
-
-  title: str
-  runs: tuple[Run, ...]
-  published: tuple[tuple[str, dict[str, float]], ...] = ()
-
+from experiments import relatives
+from experiments.designs import Run
+from experiments.designs import Study
 
 _CIFAR10 = ("--dataset=cifar10", "--data_dir={data_dir}")
 _FROM_AUTHORS = (*_CIFAR10, "--auxiliary_weights={auxiliary_weights}")
@@ -117,4 +76,5 @@ STUDIES = {
       _full("no_reset", "Adam keeps its moments", "--noreset_optimizer"),
     ),
   ),
+  **relatives.STUDIES,
 }

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
+from experiments import designs
 from experiments import launch
 from experiments import settings
 from experiments import stages
@@ -125,7 +126,7 @@ def run(config: Config) -> None:
 
 def jobs(config: Config) -> list[Job]:
   """All launches, seed by seed, so that every row has a number early."""
-  places = {name: getattr(config, name) for name in studies.PLACEHOLDERS}
+  places = {name: getattr(config, name) for name in designs.PLACEHOLDERS}
   root = Path(config.workdir).absolute() / config.study
   places["workdir"] = str(root)
   result = []

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 from jaxtyping import UInt8
+from jaxtyping import UInt32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,9 @@ class Augmentation:
 
 
 def example_keys(
-  seed: int, epoch: Int[Array, " batch"], index: Int[Array, " batch"]
+  seed: int | UInt32[Array, ""],
+  epoch: Int[Array, " batch"],
+  index: Int[Array, " batch"],
 ) -> Key[Array, " batch"]:
   """One key per row, of (seed, epoch, example index) and nothing else.
 

@@ -143,6 +143,11 @@ class PlannedBatches:
       )
     self.plan  # noqa: B018 (its checks belong to construction)
 
+  @property
+  def resident(self) -> dict[str, np.ndarray]:
+    """The seed: compiled code that gets it as an array serves every seed."""
+    return {"seed": np.asarray(self.seed, np.uint32)}
+
   @functools.cached_property
   def plan(self) -> EpochPlan:
     """Which examples make up which step."""
@@ -180,6 +185,7 @@ class PlannedBatches:
     self,
     images: UInt8[Array, "rows height width channels"],
     labels: Int32[Array, " rows"],
+    resident: Mapping[str, Array],
     batch: Mapping[str, Array],
   ) -> dict[str, Array]:
     """Augments and normalises gathered images: see `Batches.prepare`."""
@@ -188,7 +194,7 @@ class PlannedBatches:
       index = jnp.asarray(batch["index"])
       images = augment(
         images,
-        example_keys(self.seed, epoch, index),
+        example_keys(resident["seed"], epoch, index),
         flip=self.augmentation.flip,
         padding=self.augmentation.padding,
       )

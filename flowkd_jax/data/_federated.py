@@ -105,7 +105,7 @@ class FederatedBatches:
 
   @property
   def resident(self) -> dict[str, np.ndarray]:
-    """All images and labels of the split."""
+    """All images and labels of the split, and its seed."""
     return self.images.resident
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:

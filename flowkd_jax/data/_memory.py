@@ -33,8 +33,9 @@ class MemoryBatches(PlannedBatches):
 
   @property
   def resident(self) -> dict[str, np.ndarray]:
-    """All images and labels of the split."""
-    return {"images": self.source.images, "labels": self.source.labels}
+    """All images and labels of the split, and the seed."""
+    examples = {"images": self.source.images, "labels": self.source.labels}
+    return super().resident | examples
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Index, epoch and mask of every step from `start_step` on."""
@@ -47,4 +48,4 @@ class MemoryBatches(PlannedBatches):
     index = jnp.asarray(batch["index"])
     images = jnp.asarray(resident["images"])[index]
     labels = jnp.asarray(resident["labels"])[index]
-    return self.prepare_rows(images, labels, batch)
+    return self.prepare_rows(images, labels, resident, batch)

@@ -36,11 +36,6 @@ class StreamBatches(PlannedBatches):
     check_positive("threads", self.threads)
     check_positive("prefetch", self.prefetch)
 
-  @property
-  def resident(self) -> dict[str, np.ndarray]:
-    """Nothing: the images travel with the batches."""
-    return {}
-
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Index, epoch, mask, image and label of the steps from `start_step` on."""
     self.plan.check_position(epoch, start_step)
@@ -72,6 +67,5 @@ class StreamBatches(PlannedBatches):
     self, resident: Mapping[str, Array], batch: Mapping[str, Array]
   ) -> dict[str, Array]:
     """Augments and normalises the rows of `batch`."""
-    del resident
-    images = jnp.asarray(batch["image"])
-    return self.prepare_rows(images, jnp.asarray(batch["label"]), batch)
+    images, labels = (jnp.asarray(batch[name]) for name in ("image", "label"))
+    return self.prepare_rows(images, labels, resident, batch)

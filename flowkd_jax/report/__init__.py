@@ -12,6 +12,8 @@ work directories can be read side by side.
 
 from flowkd_jax.report._canvas import NothingToDrawError
 from flowkd_jax.report._canvas import save_figure
+from flowkd_jax.report._comparison import Curves
+from flowkd_jax.report._comparison import comparison_picture
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._images import retrieval_picture
 from flowkd_jax.report._layers import layer_picture
@@ -27,7 +29,9 @@ from flowkd_jax.report._workdir import read_metrics
 from flowkd_jax.report._workdir import read_results
 
 __all__ = [
+  "Curves",
   "NothingToDrawError",
+  "comparison_picture",
   "flow_picture",
   "layer_picture",
   "loss_picture",

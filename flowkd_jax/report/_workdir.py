@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,9 @@ RESULTS_FILE = "results.json"
 Metrics = Sequence[Mapping[str, Any]]
 Results = Sequence[Mapping[str, Any]]
 
+# What is measured of each network of a stage that trains several.
+_OF_NETWORK = re.compile(r"([^/]+)/((?:test|validation)_accuracy|qmi/.+)")
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -23,6 +28,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
   Of two entries for one stage and epoch, as a resumed job writes them, the later
   counts. A line that a kill has cut off is left out, with a warning in the log.
+  Where a stage trains several networks, what was measured of each is an entry of its
+  own, whose stage is "STAGE/NETWORK", the network's name in the results.
 
   Args:
     path: A work directory, or the file itself.
@@ -48,7 +55,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     )
   for number in unreadable:
     _LOG.warning("%s: skipped line %d, which is cut off", path, number)
-  return list(entries.values())
+  return [part for entry in entries.values() for part in _by_network(entry)]
 
 
 def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -109,6 +116,21 @@ def _entry(line: str) -> dict[str, Any] | None:
   if not isinstance(entry, dict) or not isinstance(entry.get("stage"), str):
     return None
   return entry if isinstance(entry.get("epoch"), int) else None
+
+
+def _by_network(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+  """The entry without what was measured of single networks, and an entry of each."""
+  own, networks = {}, {}
+  for key, value in entry.items():
+    match = _OF_NETWORK.fullmatch(key)
+    if match:
+      networks.setdefault(match[1], {})[match[2]] = value
+    else:
+      own[key] = value
+  yield own
+  position = {key: entry[key] for key in ("epoch", "step") if key in entry}
+  for name, values in networks.items():
+    yield {"stage": f"{entry['stage']}/{name}", **position, **values}
 
 
 def _is_named(network: Any) -> bool:

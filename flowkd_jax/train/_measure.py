@@ -13,7 +13,6 @@ from flowkd_jax import evaluation
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import methods
-from flowkd_jax._checks import check_positive
 from flowkd_jax.train import _features
 
 _FLOW_KERNELS = ("cosine", "student_t")
@@ -47,13 +46,14 @@ class EpochMeasures:
       accuracies: Examples on which accuracy is measured, by the name of the metric,
         such as "test_accuracy".
       dead_units: Whether to look, on the probe, for units that never move.
-      every: Epochs between measurements.
+      every: Epochs between measurements; 0 for none at all.
       last: An epoch that is measured in any case.
 
     Raises:
-      ValueError: If `every` is below 1.
+      ValueError: If `every` is negative.
     """
-    check_positive("every", every)
+    if every < 0:
+      raise ValueError(f"every: expected 0 or more epochs, got {every}")
     self._probe, self._every, self._last = probe, every, last
     self._dead_units = dead_units
     self._accuracies = dict(accuracies or {})
@@ -63,7 +63,7 @@ class EpochMeasures:
     self, epoch: int, method: methods.Method, state: Any
   ) -> dict[str, float]:
     """Metrics of the networks that the method exports; none between measurements."""
-    if epoch != self._last and (epoch + 1) % self._every:
+    if not self._every or (epoch != self._last and (epoch + 1) % self._every):
       return {}
     return self.of(method.export(state))
 

@@ -112,6 +112,24 @@ def test_prepare_augments_an_example_alike_in_any_batch(split):
   np.testing.assert_array_equal(images(50), images(9))
 
 
+def test_prepare_of_another_seed_is_the_same_program(split):
+  augmentation = data.Augmentation(flip=True, padding=2)
+  programs, images = [], []
+  for seed in (0, 2**32 - 1):
+    batches = make(split, seed=seed, augmentation=augmentation)
+    batch = {"index": np.arange(4), "epoch": np.zeros(4, np.int32)}
+    arguments = batches.resident, {**batch, "mask": np.ones(4, bool)}
+    prepare = jax.jit(batches.prepare)
+    programs.append(prepare.lower(*arguments).as_text())
+    images.append(prepare(*arguments)["image"])
+    keys = data.example_keys(seed, batch["epoch"], batch["index"])
+    expected = data.augment(split.images[:4], keys, flip=True, padding=2)
+    expected = (np.asarray(expected, np.float64) - 70) / 90
+    np.testing.assert_allclose(images[-1], expected, atol=1e-6)
+  assert programs[0] == programs[1]
+  assert not np.array_equal(*images)
+
+
 @pytest.mark.parametrize(
   ("changes", "error", "message"),
   [

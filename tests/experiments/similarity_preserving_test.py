@@ -1,5 +1,6 @@
 """The launcher of similarity-preserving distillation, small."""
 
+import dataclasses
 import json
 
 import pytest
@@ -34,12 +35,38 @@ def test_all_arms_leave_their_results(tmp_path):
   assert student["weight/labels"] == 1
 
 
+def test_accuracy_alone_is_measured_where_no_more_is_wanted(tmp_path):
+  config = similarity_preserving.configure(
+    **TINY,
+    workdir=str(tmp_path),
+    stages=("student_labels",),
+    train_split="train[:400]",
+    validation_split="train[400:600]",
+    measure=(),
+  )
+  similarity_preserving.run(config)
+  (found,) = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert not {"retrieval", "centroid"} & set(found)
+  last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+  assert not any(name.startswith("qmi") for name in last)
+  for name in ("accuracy", "validation_accuracy"):
+    assert 0 < found[name] < 1
+  assert last["test_accuracy"] == found["accuracy"]
+  del last["test_accuracy"], last["validation_accuracy"]
+  config = dataclasses.replace(config, workdir=str(tmp_path / "end"), measure_every=0)
+  similarity_preserving.run(config)
+  lines = (tmp_path / "end" / "metrics.jsonl").read_text().splitlines()
+  assert [set(json.loads(line)) for line in lines] == [set(last)]
+  assert "student on labels only | " in (tmp_path / "results.md").read_text()
+
+
 @pytest.mark.parametrize(
   ("options", "match"),
   [
     ({"stages": ("sp",)}, "--stages: expected one of teacher, student_labels"),
     ({"weight": -1.0}, "--weight: expected 0 or above, got -1.0"),
     ({"kd_temperature": 0.0}, "--kd_temperature: expected above 0, got 0.0"),
+    ({"measure": ("f",)}, "--measure: expected one of flow, retrieval, got 'f'"),
     ({"student_epochs": "x"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
   ],
 )

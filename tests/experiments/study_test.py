@@ -1,14 +1,17 @@
 """The driver of studies and the tables of the results page."""
 
 import importlib
+import json
 
 import pytest
 from absl import flags
 
+from experiments import designs
 from experiments import launch
 from experiments import results
 from experiments import studies
 from experiments import study
+from flowkd_jax import data
 
 PYTHON = """
 import json, pathlib, sys
@@ -30,8 +33,10 @@ network = {
     "jax": "1", "flax": "2",
   },
 }
-for name in ("config.json", "metrics.jsonl"):
-  (folder / name).write_text("{}")
+network["environment"]["command"] = "python launcher.py --workdir=/somewhere"
+config = {"data_dir": "/data", "workdir": "/somewhere", "auxiliary_weights": "/w/a.npz"}
+(folder / "config.json").write_text(json.dumps(config))
+(folder / "metrics.jsonl").write_text('{"stage": "student", "epoch": 0, "loss": 1.5}')
 (folder / "results.json").write_text(json.dumps({"networks": [network]}))
 """
 
@@ -43,10 +48,10 @@ def fake(monkeypatch, tmp_path):
   (tmp_path / "code" / "fake_launcher.py").write_text(PYTHON)
   monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
   runs = (
-    studies.Run("first", "the first", (), module="fake_launcher"),
-    studies.Run("second", "the second", (), module="fake_launcher", seeds=1),
+    designs.Run("first", "the first", (), module="fake_launcher"),
+    designs.Run("second", "the second", (), module="fake_launcher", seeds=1),
   )
-  fake = studies.Study("A fake study", runs, (("theirs", {"mAP c": 12.5}),))
+  fake = designs.Study("A fake study", runs, (("theirs", {"mAP c": 12.5}),))
   monkeypatch.setitem(studies.STUDIES, "fake", fake)
   return fake
 
@@ -122,6 +127,18 @@ def test_page_shows_mean_and_deviation_over_seeds(fake, tmp_path):
   assert page.read_text() == text
 
 
+def test_what_is_kept_names_no_place_of_the_machine(fake, tmp_path):
+  study.run(_configure(tmp_path))
+  results.take_in(tmp_path, tmp_path / "kept")
+  folder = tmp_path / "kept" / "fake" / "first" / "1"
+  config = json.loads((folder / "config.json").read_text())
+  assert config == {"data_dir": None, "workdir": "", "auxiliary_weights": "a.npz"}
+  (network,) = json.loads((folder / "results.json").read_text())["networks"]
+  assert network["environment"]["command"] == ""
+  metrics = (folder / "metrics.jsonl").read_text()
+  assert json.loads(metrics) == {"stage": "student", "epoch": 0, "loss": 1.5}
+
+
 def test_page_says_what_was_not_run(fake, tmp_path):
   assert "| the first | not run |" in results.table(fake, tmp_path)
 
@@ -132,7 +149,9 @@ def test_page_that_is_not_there_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_flags_of_every_study_are_flags_of_its_launcher(name):
+def test_flags_of_every_study_are_flags_of_its_launcher(name, monkeypatch):
+  domains = ("art_painting", "cartoon", "photo", "sketch")
+  monkeypatch.setattr(data, "split_names", lambda *_, **__: domains)
   places = {"data_dir": "D", "workdir": "W", "auxiliary_weights": "A.npz"}
   config = study.configure(study=name, **places)
   for job in study.jobs(config):

@@ -50,6 +50,18 @@ def test_read_metrics_later_line_counts_after_resume(tmp_path):
   assert losses == [("student", 0, 3.0), ("student", 1, 1.0), ("teacher", 1, 9.0)]
 
 
+def test_read_metrics_tells_the_networks_of_a_stage_apart(tmp_path):
+  measured = {"one/test_accuracy": 0.5, "two/test_accuracy": 0.6, "two/qmi/cosine/a": 1}
+  own = {"loss": 2.0, "loss/labels": 1.0, "qmi/cosine/test_accuracy": 3.0}
+  file = _write(tmp_path / "m.jsonl", _line("both", 3, step=7, **measured, **own))
+  position = {"epoch": 3, "step": 7}
+  assert report.read_metrics(file) == [
+    {"stage": "both", **position, **own},
+    {"stage": "both/one", **position, "test_accuracy": 0.5},
+    {"stage": "both/two", **position, "test_accuracy": 0.6, "qmi/cosine/a": 1},
+  ]
+
+
 @pytest.mark.parametrize("read", [report.read_metrics, report.read_results])
 def test_reading_says_which_file_is_missing(read, tmp_path):
   with pytest.raises(FileNotFoundError, match="found nothing; pass the folder"):

@@ -72,8 +72,10 @@ def test_epoch_measures_skip_epochs_but_not_the_last(clean, network):
   measure = train.EpochMeasures(clean, every=3, last=3)
   measured = [epoch for epoch in range(-1, 5) if measure(epoch, method, ())]
   assert measured == [-1, 2, 3]
-  with pytest.raises(ValueError, match="every: expected a number above 0, got 0"):
-    train.EpochMeasures(clean, every=0)
+  never = train.EpochMeasures(clean, every=0, last=3)
+  assert not any(never(epoch, method, ()) for epoch in range(4))
+  with pytest.raises(ValueError, match="every: expected 0 or more epochs, got -1"):
+    train.EpochMeasures(clean, every=-1)
 
 
 def test_evaluate_network_measures_the_last_tap(split, clean, network):

@@ -1,0 +1,200 @@
+"""Tables of arms that one launch trains side by side: paired, with intervals.
+
+Arms of a launch share the seed, the data, the initial weights and the teacher, so that
+their difference varies less over seeds than they do. Of a difference the table shows
+the mean over seeds and Student's 95 % interval of it.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import scipy.stats
+
+from experiments import designs
+from experiments import stages
+from flowkd_jax import report
+
+_DASH = "–"
+_ACCURACY = "test_accuracy"
+# Results by run, seed and network.
+Found = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+
+
+def read(study: designs.Study, folder: Path) -> Found:
+  """The networks of all runs that are kept."""
+  return {
+    run.name: {
+      path.parent.name: {
+        network["name"]: network for network in json.loads(path.read_text())["networks"]
+      }
+      for path in sorted((folder / run.name).glob(f"*/{stages.RESULTS}"))
+    }
+    for run in study.runs
+  }
+
+
+def table(study: designs.Study, found: Found) -> list[str]:
+  """The lines of the table in Markdown."""
+  comparison = study.comparison
+  if comparison is None:
+    raise ValueError(f"study: expected one with a comparison, got {study.title!r}")
+  headings = []
+  for column in comparison.columns:
+    against = comparison.baselines if column.paired else ()
+    headings += [column.heading, *(f"− {name}" for name in against)]
+  lines = [
+    f"| {study.title} | seeds | {' | '.join(headings)} |",
+    f"|---|---|{'---:|' * len(headings)}",
+  ]
+  for arm in comparison.arms:
+    cells = [
+      cell
+      for column in comparison.columns
+      for cell in _cells(column, arm, found, len(comparison.baselines))
+    ]
+    lines.append(f"| {arm.title} | {_seeds(arm, found)} | {' | '.join(cells)} |")
+  return lines
+
+
+def _seeds(arm, found):
+  """How many seeds the arm was run with; the fewest of all runs that have it."""
+  counts = [
+    sum(arm.name in networks for networks in seeds.values()) for seeds in found.values()
+  ]
+  counts = [count for count in counts if count]
+  if not counts:
+    return "not run"
+  low, high = min(counts), max(counts)
+  return str(low) if low == high else f"{low} to {high}"
+
+
+def _cells(column, arm, found, num_baselines) -> list[str]:
+  values = _values(column, arm.name, found)
+  if column.form == "times":
+    return [_times(values, _values(column, (*arm.baselines, "")[0], found))]
+  form, factor = ("{:.2f}", 100) if column.form == "percent" else ("{:.3g}", 1)
+  cells = [_spread(values.values(), form, factor)]
+  if not column.paired:
+    return cells
+  for name in (*arm.baselines, *[""] * num_baselines)[:num_baselines]:
+    others = _values(column, name, found) if name != arm.name else {}
+    cells.append(_difference(values, others, factor))
+  return cells
+
+
+def _times(values, others) -> str:
+  """Mean of the ratios of equal seeds."""
+  ratios = [
+    value / others[seed]
+    for seed, value in values.items()
+    if value is not None and others.get(seed)
+  ]
+  return _mean(ratios, "{:.2f}") if ratios else _DASH
+
+
+def _values(column, name, found) -> dict[str, float | None]:
+  """The number by seed: its mean over the runs of the column that have the seed."""
+  runs = [found[run] for run in column.runs or found]
+  if not column.runs:
+    runs = [run for run in runs if run]
+  every = set.intersection(*map(set, runs)) if runs else ()
+  values = {}
+  for seed in sorted(every, key=int):
+    networks = [run[seed].get(name) for run in runs]
+    if all(network and column.metric in network for network in networks):
+      numbers = [network[column.metric] for network in networks]
+      values[seed] = None if None in numbers else statistics.mean(numbers)
+  return values
+
+
+def _spread(values: Iterable[float | None], form: str, factor: float) -> str:
+  """Mean and standard deviation; of numbers that are not there, how many are."""
+  values = list(values)
+  known = [factor * value for value in values if value is not None]
+  if not known:
+    return _DASH
+  text = _mean(known, form)
+  if len(known) > 1:
+    text += f" ± {form.format(statistics.stdev(known))}"
+  return text if len(known) == len(values) else f"{text} ({len(known)}/{len(values)})"
+
+
+def _mean(values: Iterable[float], form: str) -> str:
+  return form.format(statistics.mean(values))
+
+
+def _difference(values, others, factor) -> str:
+  """Mean of the differences of equal seeds, and its 95 % interval."""
+  pairs = [(value, others.get(seed)) for seed, value in values.items()]
+  gaps = [
+    factor * (one - other)
+    for one, other in pairs
+    if one is not None and other is not None
+  ]
+  if not gaps:
+    return ""
+  mean = statistics.mean(gaps)
+  text = f"{mean:+.2f}".replace("-", "−")
+  if len(gaps) < 2:
+    return text
+  error = statistics.stdev(gaps) / len(gaps) ** 0.5
+  half = float(scipy.stats.t.ppf(0.975, len(gaps) - 1)) * error
+  return f"{text} ± {half:.2f}"
+
+
+def keep_small(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Of the metrics of a run, accuracies on data that was not trained on."""
+  kept = []
+  for entry in metrics:
+    accuracies = {
+      name: round(value, 5)
+      for name, value in entry.items()
+      if name in (_ACCURACY, "validation_accuracy")
+    }
+    if accuracies:
+      kept.append({"stage": entry["stage"], "epoch": entry["epoch"], **accuracies})
+  return kept
+
+
+def epoch_seconds(metrics: list[dict[str, Any]], stage: str) -> float | None:
+  """Median time of the epochs of a stage after the first, which compiles."""
+  times = [
+    entry["seconds"]
+    for entry in metrics
+    if entry["stage"] == stage and entry["epoch"] > 0 and "seconds" in entry
+  ]
+  return statistics.median(times) if times else None
+
+
+def curves(study: designs.Study, folder: Path) -> "dict[str, report.Curves]":
+  """Test accuracy of every arm after every epoch measured, by seed, for each run.
+
+  Arms are by title, runs too. A run of which less than three epochs were measured has
+  no curve.
+  """
+  panels = {}
+  for run in study.runs:
+    metrics = [
+      report.read_metrics(path.parent)
+      for path in sorted((folder / run.name).glob("*/metrics.jsonl"))
+    ]
+    lines = {}
+    for arm in study.comparison.arms if study.comparison else ():
+      found = [line for seed in metrics if len(line := _line(seed, arm.name)) > 2]
+      if found:
+        lines[arm.title] = found
+    if lines:
+      panels[run.title] = lines
+  return panels
+
+
+def _line(metrics, name) -> dict[int, float]:
+  return {
+    entry["epoch"] + 1: entry[_ACCURACY]
+    for entry in metrics
+    if entry["stage"] == name and _ACCURACY in entry
+  }

@@ -1,0 +1,135 @@
+"""Tables of paired arms: means, intervals, what is missing, what is kept."""
+
+import json
+import math
+
+import pytest
+
+from experiments import comparison
+from experiments import designs
+
+_COLUMNS = (
+  designs.Column("accuracy", runs=("a",), paired=True),
+  designs.Column("mean", paired=True),
+  designs.Column("rounds", "rounds", ("b",), "number"),
+  designs.Column("time", "epoch_seconds", form="times"),
+)
+_ARMS = (
+  designs.Arm("labels", "labels only", ("labels",)),
+  designs.Arm("method", "the method", ("labels",)),
+  designs.Arm("both/second", "second of both", ("labels",)),
+)
+
+
+@pytest.fixture
+def study():
+  runs = tuple(designs.Run(name, f"on {name}", ()) for name in "ab")
+  table = designs.Comparison(_ARMS, _COLUMNS, ("labels",))
+  return designs.Study("A comparison", runs, comparison=table)
+
+
+def _network(name, accuracy, rounds, seconds):
+  return {
+    "name": name,
+    "accuracy": accuracy,
+    "rounds": rounds,
+    "epoch_seconds": seconds,
+  }
+
+
+def _keep(folder, run, seed, *networks):
+  target = folder / run / seed
+  target.mkdir(parents=True)
+  (target / "results.json").write_text(json.dumps({"networks": networks}))
+
+
+def _rows(study, folder):
+  lines = comparison.table(study, comparison.read(study, folder))
+  return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_table_pairs_seeds_and_averages_runs(study, tmp_path):
+  gaps = (0.01, 0.02, 0.06)
+  for seed, gap in enumerate(gaps):
+    for run, shift in (("a", 0.0), ("b", 0.1)):
+      base = 0.5 + 0.1 * seed + shift
+      _keep(
+        tmp_path,
+        run,
+        str(seed),
+        _network("labels", base, 7, 2.0),
+        _network("method", base + gap, None if seed else 5, 5.0),
+      )
+  head, _, labels, method, second = _rows(study, tmp_path)
+  assert head[1:] == [
+    "seeds",
+    "accuracy",
+    "− labels",
+    "mean",
+    "− labels",
+    "rounds",
+    "time",
+  ]
+  assert labels[2:] == ["60.00 ± 10.00", "", "65.00 ± 10.00", "", "7 ± 0", "1.00"]
+  mean = sum(gaps) / 3
+  variance = sum((gap - mean) ** 2 for gap in gaps) / 2
+  # 4.3027 is the 97.5 % point of Student's t with 2 degrees of freedom.
+  half = 4.3027 * math.sqrt(variance / 3)
+  gap = f"{100 * mean:+.2f} ± {100 * half:.2f}"
+  assert method[3] == method[5] == gap
+  assert method[6:] == ["5 (1/3)", "2.50"]
+  assert second == ["second of both", "not run", "–", "", "–", "", "–", "–"]
+
+
+def test_table_pairs_only_seeds_that_both_arms_have(study, tmp_path):
+  for run in "ab":
+    _keep(tmp_path, run, "0", _network("labels", 0.5, 1, 1.0))
+    _keep(
+      tmp_path,
+      run,
+      "10",
+      _network("labels", 0.7, 1, 1.0),
+      _network("method", 0.6, 1, 1.0),
+    )
+  method = _rows(study, tmp_path)[3]
+  assert method[1:4] == ["1", "60.00", "−10.00"]
+
+
+def test_a_run_without_seeds_is_left_out_of_the_mean(study, tmp_path):
+  _keep(tmp_path, "a", "0", _network("labels", 0.5, 1, 1.0))
+  assert _rows(study, tmp_path)[2][1:6] == ["1", "50.00", "", "50.00", ""]
+
+
+def test_a_study_without_comparison_is_refused(study):
+  with pytest.raises(ValueError, match="expected one with a comparison, got 'A comp"):
+    comparison.table(study._replace(comparison=None), {})
+
+
+def test_time_of_an_epoch_leaves_out_the_first():
+  entries = [
+    {"stage": "s", "epoch": epoch, "seconds": seconds}
+    for epoch, seconds in enumerate((50.0, 2.0, 9.0, 3.0))
+  ]
+  entries += [{"stage": "s", "epoch": -1}, {"stage": "t", "epoch": 1, "seconds": 7.0}]
+  assert comparison.epoch_seconds(entries, "s") == 3.0
+  assert comparison.epoch_seconds(entries[:1], "s") is None
+
+
+def test_accuracies_alone_are_kept_and_make_curves(study, tmp_path):
+  entries = [
+    {"stage": stage, "epoch": epoch, "loss": 1.0, "test_accuracy": 0.1234567 + epoch}
+    for stage in ("method", "both/second")
+    for epoch in range(3)
+  ]
+  kept = comparison.keep_small([*entries, {"stage": "both", "epoch": 0, "loss": 2.0}])
+  assert kept[0] == {"stage": "method", "epoch": 0, "test_accuracy": 0.12346}
+  assert len(kept) == 6
+  for seed in ("0", "1"):
+    target = tmp_path / "a" / seed
+    target.mkdir(parents=True)
+    lines = [json.dumps(entry) + "\n" for entry in kept]
+    (target / "metrics.jsonl").write_text("".join(lines))
+  line = {1: 0.12346, 2: 1.12346, 3: 2.12346}
+  assert comparison.curves(study, tmp_path) == {
+    "on a": {"the method": [line, line], "second of both": [line, line]}
+  }
