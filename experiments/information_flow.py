@@ -106,6 +106,9 @@ class Config(settings.Settings):
   kernels: tuple[str, ...] = launch.setting(
     ("cosine", "student_t"), f"Kernels, summed: {', '.join(kernels.KERNELS)}."
   )
+  last_tap_kernels: tuple[str, ...] = launch.setting(
+    (), "Kernels of the student's last tap, if not the same."
+  )
   divergence: str = launch.setting(
     "jeffreys", f"Divergence: {', '.join(information.DIVERGENCES)}."
   )
@@ -169,6 +172,7 @@ RECIPES: dict[str, dict[str, Any]] = {
   "paper": {},
   "posterior": {
     "last_tap_from": "posterior",
+    "last_tap_kernels": ("von_mises_fisher", "student_t"),
     "student_epochs": "50@1e-2",
     "learning_rate_decay": "cosine",
     "adam_beta2": 0.99,
@@ -202,8 +206,7 @@ def configure(**given: Any) -> Config:
     _check_recorded(config)
   if config.authors and config.matching == "quadratic":
     raise ValueError("--authors: the authors' code matches probabilities only")
-  for kernel in config.kernels:
-    settings.check_choice("--kernels", kernel, tuple(kernels.KERNELS))
+  _check_kernels(config)
   settings.check_choice("--divergence", config.divergence, (*information.DIVERGENCES,))
   settings.check_least(config, "label_weight", 0)
   for name in _EPOCHS:
@@ -226,6 +229,13 @@ def _check_recorded(config: Config) -> None:
       "there are outputs alone; name the pairs"
     )
   data.describe_cache(config.teacher_cache)
+
+
+def _check_kernels(config: Config) -> None:
+  names = kernels.AUTHORS_KERNELS if config.authors else tuple(kernels.KERNELS)
+  for flag in ("kernels", "last_tap_kernels"):
+    for kernel in getattr(config, flag):
+      settings.check_choice(f"--{flag}", kernel, names)
 
 
 def _check_schedule(config: Config) -> None:
@@ -314,9 +324,11 @@ class _Stages:
 
     def make(model, teacher):
       pairs = self._pairs(model, teacher)
+      last = [*pairs][-1]
       if self.config.last_tap_from == methods.POSTERIOR:
-        pairs |= {[*pairs][-1]: methods.POSTERIOR}
-      weights = dict.fromkeys(pairs, schedule) | {[*pairs][-1]: 1.0}
+        pairs |= {last: methods.POSTERIOR}
+      weights = dict.fromkeys(pairs, schedule) | {last: 1.0}
+      sharper = self.config.last_tap_kernels
       if self.config.normalize_weights:
         weights = schedules.normalized(weights)
       method = self._distilled(
@@ -324,6 +336,7 @@ class _Stages:
         teacher,
         pairs=pairs,
         weights=weights,
+        of_taps={last: {"kernel_names": sharper}} if sharper else {},
         optimizer=self._adam("student", reset=self.config.reset_optimizer),
         label_weight=self.config.label_weight,
       )
@@ -446,8 +459,9 @@ class _Stages:
       init_name=role,
     )
 
-  def _distilled(self, model, teacher, **options) -> methods.Method:
+  def _distilled(self, model, teacher, *, of_taps=None, **options) -> methods.Method:
     matching_options: dict[str, Any] = {"kernel_names": self.config.kernels}
+    matching_options["taps"] = of_taps or {}
     if self.config.matching == "probabilities":
       matching_options["divergence_name"] = self.config.divergence
       matching_options["authors"] = self.config.authors

@@ -33,6 +33,7 @@ def _expected(name, x):
     "rbf": np.exp(-(d**2) / 2),
     "adaptive_rbf": np.exp(-(d**2) / (2 * d[off].mean() ** 2)),
     "cauchy": 1 / (1 + d**2),
+    "von_mises_fisher": np.exp(4 * (_cosines(x) - 1)),
   }[name]
 
 
@@ -49,6 +50,20 @@ def test_student_t_takes_any_degree(degree):
   x = _features()
   actual = jax.jit(kernels.student_t(degree))(jnp.asarray(x, jnp.float32))
   np.testing.assert_allclose(actual, 1 / (1 + _distances(x) ** degree), rtol=2e-5)
+
+
+def test_von_mises_fisher_is_the_gaussian_of_unit_rows():
+  x = jnp.asarray(_features(), jnp.float32)
+  actual = jax.jit(kernels.von_mises_fisher(9.0))(x)
+  expected = jax.jit(kernels.rbf(1 / 3))(kernels.unit_rows(x))
+  np.testing.assert_allclose(actual, expected, rtol=2e-5)
+  with pytest.raises(ValueError, match="concentration: expected a number above 0"):
+    kernels.von_mises_fisher(0.0)
+
+
+def test_authors_have_kernels_of_their_own():
+  with pytest.raises(ValueError, match="expected one of .*cauchy.*von_mises_fisher"):
+    kernels.authors_kernel("von_mises_fisher")
 
 
 def test_kernel_flattens_everything_after_the_batch_axis():
@@ -138,9 +153,14 @@ def test_second_derivatives_are_exact(x64):
   np.testing.assert_allclose(*hessians, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", kernels.KERNELS)
-@pytest.mark.parametrize("make", [kernels.by_name, kernels.authors_kernel])
-def test_kernel_and_gradient_are_finite_at_degenerate_rows(name, make, degenerate_rows):
+@pytest.mark.parametrize(
+  ("make", "name"),
+  [
+    *((kernels.by_name, name) for name in kernels.KERNELS),
+    *((kernels.authors_kernel, name) for name in kernels.AUTHORS_KERNELS),
+  ],
+)
+def test_kernel_and_gradient_are_finite_at_degenerate_rows(make, name, degenerate_rows):
   kernel = make(name)
   value_and_grad = jax.jit(jax.value_and_grad(lambda x: kernel(x).sum()))
   for case, rows in degenerate_rows.items():

@@ -29,7 +29,11 @@ from flowkd_jax import losses
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 
-MATCHINGS = ("probabilities", "quadratic")
+_TERMS = {
+  "probabilities": losses.information_flow_terms,
+  "quadratic": losses.quadratic_flow_terms,
+}
+MATCHINGS = tuple(_TERMS)
 POSTERIOR = "posterior"
 
 
@@ -58,14 +62,15 @@ def information_flow(
     matching: "probabilities" (no labels needed), `losses.information_flow`; or
       "quadratic", `losses.quadratic_flow`.
     matching_options: Further options of that loss: kernels, divergence, `authors`;
-      "quadratic" needs `num_classes`.
+      "quadratic" needs `num_classes`. Under "taps" those of single student taps, by
+      name, which take the place of the others.
     label_weight: Weight of an added cross-entropy, 0 in the paper.
     initial: Variables to start from; fresh ones by default.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
-    ValueError: If `pairs` is empty, a weight is missing or negative, or `matching` is
-      unknown.
+    ValueError: If `pairs` is empty, a weight is missing or negative, options are of a
+      tap that is not trained, or `matching` is unknown.
   """
   _checks.check_choice("matching", matching, MATCHINGS)
   if not pairs or set(weights) != set(pairs):
@@ -73,22 +78,24 @@ def information_flow(
       f"weights: expected one for each of the taps {sorted(pairs)}, got "
       f"{sorted(weights)}; and at least one tap"
     )
+  options = dict(matching_options or {})
+  of_tap = options.pop("taps", {})
+  if not set(of_tap) <= set(pairs):
+    raise ValueError(
+      f"matching_options: expected options of some of the taps {sorted(pairs)}, got "
+      f"{sorted(of_tap)}"
+    )
 
   def terms(student, teacher, batch, learnt):
     del learnt
-    # By position: two student taps may share a teacher tap.
-    teacher_taps = [_compared(teacher, name) for name in pairs.values()]
-    options = dict(matching_options or {})
-    options |= {"mask": batch["mask"], "axis_name": axis_name}
-    if matching == "probabilities":
-      return losses.information_flow_terms(student.taps, teacher_taps, **options)
-    return losses.quadratic_flow_terms(
-      student.taps,
-      teacher_taps,
-      labels=batch["label"],
-      layer_map=range(len(pairs)),
-      **options,
-    )
+    shared = {"mask": batch["mask"], "axis_name": axis_name, **options}
+    if matching == "quadratic":
+      shared |= {"labels": batch["label"], "layer_map": (0,)}
+    values = {}
+    for tap, name in pairs.items():
+      one = {tap: student.taps[tap]}, [_compared(teacher, name)]
+      values |= _TERMS[matching](*one, **(shared | of_tap.get(tap, {})))
+    return values
 
   return from_teacher.distillation(
     student,

@@ -307,6 +307,11 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
     ({"stages": ("studnet",)}, "--stages: expected one of teacher, .* got 'studnet'"),
     ({"matching": "qmi"}, "--matching: expected one of probabilities, quadratic"),
     ({"kernels": ("cosin",)}, "--kernels: expected one of cosine"),
+    ({"last_tap_kernels": ("vmf",)}, "--last_tap_kernels: expected one of cosine"),
+    (
+      {"authors": True, "kernels": ("von_mises_fisher",)},
+      "--kernels: expected one of cosine, student_t, rbf, adaptive_rbf, cauchy, got",
+    ),
     ({"divergence": "js"}, "--divergence: expected one of jeffreys"),
     ({"student_network": "vgg"}, "--student_network: .*expected one of 'cnn1'"),
     ({"student_network": "cnn1:x"}, "--student_network: .*WIDTH with a positive"),

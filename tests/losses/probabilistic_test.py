@@ -40,7 +40,7 @@ def _authors_divergence(kernel):
 
 
 @golden_files.every_file
-@pytest.mark.parametrize("kernel", kernels.KERNELS)
+@pytest.mark.parametrize("kernel", kernels.AUTHORS_KERNELS)
 def test_authors_values_and_gradients_are_reproduced(path, kernel, x64):
   golden = np.load(path)
   sides = [golden_files.widened(golden, side) for side in ("student", "teacher")]

@@ -99,8 +99,13 @@ def test_two_student_taps_may_share_a_teacher_tap(network, teacher, batches):
 
 
 def test_last_tap_may_learn_from_class_probabilities(network, teacher, batches):
+  sharp = {"kernel_names": ("von_mises_fisher",)}
   method = _method(
-    network, teacher, pairs={"dense": methods.POSTERIOR}, weights={"dense": 1.0}
+    network,
+    teacher,
+    pairs={"dense": methods.POSTERIOR},
+    weights={"dense": 1.0},
+    matching_options={"taps": {"dense": sharp}},
   )
   batch = batches[0]
   state = method.init(jax.random.key(0), batch["image"])
@@ -116,7 +121,7 @@ def test_last_tap_may_learn_from_class_probabilities(network, teacher, batches):
   )
   logits, _ = capture.apply_with_taps(*teacher, batch["image"], taps=())
   expected = losses.information_flow(
-    [taps["dense"]], [jax.nn.softmax(logits)], mask=batch["mask"]
+    [taps["dense"]], [jax.nn.softmax(logits)], mask=batch["mask"], **sharp
   )
   np.testing.assert_allclose(metrics["loss/dense"], expected, rtol=1e-5)
 
