@@ -213,13 +213,17 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size):
   sums = information.rows_in_blocks(row_sums, block_size, rows, batch.positions)
   sums = jnp.where(batch.real[batch.positions][:, None], sums, 0)
   count = jnp.maximum(batch.number, 1)
-  means = tuple(_global_batch.gather_rows(sums[:, :2] / count, axis_name).T)
-  grand = [mean.sum() / count for mean in means]
+  own_means = sums[:, :2] / count
+  means = tuple(_global_batch.gather_rows(own_means, axis_name).T)
   totals = _global_batch.global_sum(sums.sum(0), axis_name)
+  # From sums over the devices, so that the result is known to be the same on all.
+  products = _precision.matmul(own_means.T, own_means)
+  products = _global_batch.global_sum(products, axis_name)
+  grand = totals[:2] / count**2
 
   def centred(total, one, other):
-    product = (means[one] * means[other]).sum()
-    return total - count * (2 * product - count * grand[one] * grand[other])
+    shared = 2 * products[one, other] - count * grand[one] * grand[other]
+    return total - count * shared
 
   squares = centred(totals[2], 0, 0), centred(totals[3], 1, 1)
   factors = tuple(_pairs.safe_power(jnp.maximum(square, 0), -0.5) for square in squares)
