@@ -55,12 +55,12 @@ class Config:
   sizes: tuple[int, ...] = launch.setting((128, 1024, 4096), "Rows, speed.")
   student_width: int = launch.setting(64, "Width of the student, speed.")
   teacher_width: int = launch.setting(128, "Width of the teacher, speed.")
-  speed_block_size: int = launch.setting(0, "Rows a block of ours, speed; 0 for all.")
+  speed_block_size: int = launch.setting(0, "Rows a block of ours, speed; 0 chooses.")
   memory_sizes: tuple[int, ...] = launch.setting(
     tuple(1024 * 2**power for power in range(7)), "Rows, memory."
   )
   memory_width: int = launch.setting(128, "Width of both sides, memory.")
-  block_size: int = launch.setting(1024, "Rows a block, memory.")
+  block_size: int = launch.setting(0, "Rows a block, memory; 0 chooses.")
   memory_gib: float = launch.setting(16.0, "What would need more is not run.")
   rounds: int = launch.setting(5, "Turns that each program gets.")
   turn_seconds: float = launch.setting(1.0, "How long a turn lasts, or one run.")
@@ -91,7 +91,7 @@ def configure(**given: Any) -> Config:
   for name in {"sizes", "memory_sizes"} & given.keys():
     given[name] = tuple(int(size) for size in given[name])
   config = Config(**given)
-  for name, minimum in {"rounds": 1, "block_size": 1, "speed_block_size": 0}.items():
+  for name, minimum in {"rounds": 1, "block_size": 0, "speed_block_size": 0}.items():
     if getattr(config, name) < minimum:
       raise ValueError(
         f"--{name}: expected {minimum} or more, got {getattr(config, name)}"
@@ -134,7 +134,7 @@ def speed(config: Config, say: Callable[[str], None]) -> None:
   block = config.speed_block_size or None
   say(
     f"\nWidths {config.student_width} and {config.teacher_width}, "
-    f"{f'blocks of {block} rows' if block else 'all rows at once'}, PyTorch "
+    f"{_blocks(block)}, PyTorch "
     f"{importlib.metadata.version('torch')}\n"
   )
   say("| loss | rows | flowkd_jax ms | PyTorch ms | PyTorch / flowkd_jax |")
@@ -159,7 +159,7 @@ def memory(config: Config, say: Callable[[str], None]) -> None:
   """Information flow at every size, dense and in blocks: memory and seconds."""
   say(
     f"\nInformation flow, cosine and Student-t kernels, width {config.memory_width}, "
-    f"blocks of {config.block_size} rows\n"
+    f"{_blocks(config.block_size)}\n"
   )
   say(
     "| rows | dense GiB | blocked GiB | dense s | blocked s | blocked / dense time |\n"
@@ -170,7 +170,7 @@ def memory(config: Config, say: Callable[[str], None]) -> None:
     features = _features(size, [config.memory_width] * 2, config.seed)
     dense, blocked = (
       compiled(loss, features, block, config.memory_gib)
-      for block in (None, config.block_size)
+      for block in (size, config.block_size or None)
     )
     seconds = measure([dense, blocked], config)
     cells = [f"{dense.gib:.3g}", f"{blocked.gib:.3g}"]
@@ -249,6 +249,10 @@ def _cell(seconds: list[float], program: Program, factor: float) -> str:
   if not seconds:
     return f"not run: {program.gib:.0f} GiB"
   return _range([factor * value for value in seconds])
+
+
+def _blocks(size: int | None) -> str:
+  return f"blocks of {size} rows" if size else "blocks as the losses choose"
 
 
 def _ratio(numerators: list[float], denominators: list[float]) -> str:

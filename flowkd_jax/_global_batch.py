@@ -61,6 +61,18 @@ def global_mean(
   return total / jnp.maximum(count, 1)
 
 
+def mean_weights(
+  mask: Shaped[Array, " batch"] | None,
+  rows: Float[Array, "batch ..."],
+  axis_name: str | None,
+) -> Float[Array, " batch"]:
+  """Weights of this device's rows in a mean over the valid rows of all devices."""
+  valid = jnp.ones(rows.shape[:1], rows.dtype)
+  if mask is not None:
+    valid = mask.astype(bool).astype(rows.dtype)
+  return valid / jnp.maximum(global_sum(valid.sum(), axis_name), 1)
+
+
 def _check_axis(axis_name: str) -> Int[Array, ""]:
   """Index of this device on the axis; ValueError if there is no such axis here."""
   try:

@@ -3,19 +3,14 @@
 One matrix of inner products, of rows scaled to norm one and centred, gives squared
 distances and cosines alike. Scaling keeps the digits of a row that is much smaller
 than the others; centring keeps the digits of the differences when the rows have a
-large common mean. With `x_i = s_i v_i`, s constant and `e_ij = |v_i - v_j|^2`:
+large common mean. With `x_i = s_i v_i` and `e_ij = |v_i - v_j|^2`:
 
     |x_i - x_j|^2 = s_i s_j e_ij + (s_i - s_j)(s_i |v_i|^2 - s_j |v_j|^2)
-    1 - cos_ij    = (e_ij - (|v_i| - |v_j|)^2) / (2 |v_i| |v_j|)
+    1 - cos_ij    = e_ij / 2                  where |v_i| = |v_j| = 1
 
-Both are polynomials in x wherever a norm is not divided by, so the gradient of a
-distance is exact at zero rows too.
-
-What needs all pairs takes some rows against all columns, block by block, so that no
-matrix of all pairs is ever in memory.
+A zero row is scaled by a constant, so the gradient of a distance is exact there too.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,8 +21,39 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax import _checks
+from flowkd_jax import _blocks
 from flowkd_jax import _precision
+
+
+class Points(NamedTuple):
+  """Rows prepared for `pair_geometry`: O(N D) work that no block has to repeat.
+
+  Attributes:
+    vectors: Rows divided by their scales, less a common centre.
+    squares: Squared norms of `vectors`.
+    scales: Norms of the rows; a constant where the row is zero.
+    norms: Norms of the rows, as `squared norm / scale`.
+    zero: Which rows are zero.
+  """
+
+  vectors: Float[Array, "n dim"]
+  squares: Float[Array, " n"]
+  scales: Float[Array, " n"]
+  norms: Float[Array, " n"]
+  zero: Bool[Array, " n"]
+
+
+class Columns(NamedTuple):
+  """Points that others are compared with; `factors` is `-2 vectors'`.
+
+  In this layout neither a product nor its gradient needs a transposed copy.
+  """
+
+  factors: Float[Array, "dim m"]
+  squares: Float[Array, " m"]
+  scales: Float[Array, " m"]
+  norms: Float[Array, " m"]
+  zero: Bool[Array, " m"]
 
 
 class Pairs(NamedTuple):
@@ -36,7 +62,8 @@ class Pairs(NamedTuple):
   Attributes:
     squared_distances: `|a - b|^2`; exactly 0 for a row with itself, and for what
       the arithmetic cannot tell from a duplicate.
-    cosine_gaps: `(1 - cos) / 2` in [0, 1]; 1/2 where either vector is zero.
+    cosine_gaps: `(1 - cos) / 2`, from 0 to 1 but for rounding above; 1/2 where either
+      vector is zero.
     norm_products: `|a| |b|`.
     norm_sums: `|a| + |b|`.
     same: The pairs of a row with itself.
@@ -49,86 +76,84 @@ class Pairs(NamedTuple):
   same: Bool[Array, "n m"]
 
 
-def pair_geometry(
+def pair_points(rows: Float[Array, "n dim"], columns: Float[Array, "m dim"]) -> Points:
+  """Prepares rows; those of one batch all take the same `columns`, all its rows."""
+  squares = (rows**2).sum(1)
+  column_norms = jnp.sqrt(lax.stop_gradient((columns**2).sum(1)))
+  mean = column_norms.mean()
+  constant = jnp.where(mean > 0, mean, 1)
+  column_scales = jnp.where(column_norms > 0, column_norms, constant)
+  weights = 1 / (column_scales * columns.shape[0])
+  centre = lax.stop_gradient(_precision.matmul(weights[None, :], columns))
+  zero = squares == 0
+  scales = jnp.sqrt(jnp.where(zero, constant**2, squares))
+  vectors = rows * (1 / scales)[:, None] - centre
+  return Points(vectors, (vectors**2).sum(1), scales, squares / scales, zero)
+
+
+def pair_columns(points: Points) -> Columns:
+  """Points as the columns of `pair_geometry`."""
+  return Columns(-2 * points.vectors.T, *points[1:])
+
+
+def rows_and_columns(
   rows: Float[Array, "n dim"],
   columns: Float[Array, "m dim"],
-  positions: Int[Array, " n"],
+  block_size: int | None,
+) -> tuple[Points, Columns | Points]:
+  """Arguments of `pair_geometry` for blocks of that size.
+
+  Args:
+    rows: The rows of this device; the same object as `columns` if those are all.
+    columns: The whole batch.
+    block_size: Rows a block; None chooses.
+  """
+  points = pair_points(rows, columns)
+  if rows is not columns:
+    return points, pair_columns(pair_points(columns, columns))
+  if _blocks.one_block(rows.shape[0], block_size):
+    return points, points
+  return points, pair_columns(points)
+
+
+def pair_geometry(
+  rows: Points, columns: Columns | Points, positions: Int[Array, " n"]
 ) -> Pairs:
   """Geometry of some rows of a batch against the whole batch.
 
   Args:
-    rows: Vectors, some of `columns`; the same object if they are all of them, which
-      halves the work of the backward pass.
-    columns: The vectors of the whole batch.
+    rows: Some rows of the batch.
+    columns: The whole batch; the same object as `rows` if those are all of it, which
+      halves the matrix products of the backward pass.
     positions: Where each row stands within `columns`.
   """
-  column_squares = (columns**2).sum(1)
-  column_scales = _scales(column_squares, column_squares)
-  weights = lax.stop_gradient(1 / (column_scales * columns.shape[0]))
-  centre = lax.stop_gradient(_precision.matmul(weights[None, :], columns))
-  scaled_columns = columns / column_scales[:, None] - centre
-  if rows is columns:
-    row_squares, row_scales = column_squares, column_scales
-    products = gram(scaled_columns)
-    row_parts = column_parts = jnp.diagonal(products)
+  if isinstance(columns, Columns):
+    doubled = _precision.matmul(rows.vectors, columns.factors)
   else:
-    row_squares = (rows**2).sum(1)
-    row_scales = _scales(row_squares, column_squares)
-    scaled_rows = rows / row_scales[:, None] - centre
-    products = _precision.matmul(scaled_rows, scaled_columns.T)
-    row_parts, column_parts = (scaled_rows**2).sum(1), (scaled_columns**2).sum(1)
-  same = (
-    positions[:, None] == jnp.arange(columns.shape[0], dtype=positions.dtype)[None, :]
-  )
-  gaps = _clean(row_parts[:, None] + column_parts[None, :], products, same)
-  row_units = row_squares / row_scales**2
-  column_units = column_squares / column_scales**2
-  row_norms = safe_power(row_squares, 0.5)[:, None]
-  column_norms = safe_power(column_squares, 0.5)[None, :]
+    doubled = -2 * gram(columns.vectors)
+  everyone = jnp.arange(columns.squares.shape[0], dtype=positions.dtype)
+  same = positions[:, None] == everyone[None, :]
+  sums = rows.squares[:, None] + columns.squares[None, :]
+  gaps = _clean(sums, doubled, same)
+  cosine_gaps = jnp.where(rows.zero[:, None] | columns.zero[None, :], 0.5, gaps / 4)
   return Pairs(
-    _squared_distances(gaps, row_scales, column_scales, row_units, column_units),
-    _cosine_gaps(gaps, row_units, column_units, same),
-    row_norms * column_norms,
-    row_norms + column_norms,
+    _squared_distances(gaps, rows, columns),
+    jnp.where(same, 0, cosine_gaps),
+    rows.norms[:, None] * columns.norms[None, :],
+    rows.norms[:, None] + columns.norms[None, :],
     same,
   )
 
 
-def rows_in_blocks(
-  function: Callable[..., Float[Array, " rows"]],
-  block_size: int | None,
-  *rows: Array,
-) -> Float[Array, " batch"]:
-  """Evaluates a per-row function in blocks of rows, also in the backward pass.
-
-  Memory is that of one block: each block is recomputed when its gradient is
-  taken.
-
-  Args:
-    function: Takes blocks of `rows`, returns one value a row; each value may
-      depend on its own row only (and on arrays closed over).
-    block_size: Rows a block; None evaluates all at once.
-    *rows: Arrays that share their first axis.
-
-  Raises:
-    ValueError: If `block_size` is below 1.
-  """
-  if block_size is None:
-    return function(*rows)
-  _checks.check_positive("block_size", block_size)
-  batch = rows[0].shape[0]
-  if block_size >= batch:
-    return function(*rows)
-  padding = -batch % block_size
-
-  def split(array):
-    widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
-    padded = jnp.pad(array, widths, mode="edge")
-    return padded.reshape(-1, block_size, *array.shape[1:])
-
-  blocks = tuple(split(array) for array in rows)
-  checkpointed = jax.checkpoint(lambda block: function(*block))  # type: ignore[reportPrivateImportUsage]
-  return lax.map(checkpointed, blocks).reshape(-1)[:batch]
+def valid_pairs(
+  same: Bool[Array, "rows columns"],
+  real: Bool[Array, " columns"] | None,
+  *,
+  self_pairs: bool = False,
+) -> Bool[Array, "rows columns"]:
+  """Pairs with a real column, and without those of a row with itself if need be."""
+  valid = jnp.ones_like(same) if self_pairs else ~same
+  return valid if real is None else valid & real[None, :]
 
 
 @jax.custom_jvp
@@ -154,35 +179,16 @@ def safe_power(base: Float[Array, "..."], exponent: float) -> Float[Array, "..."
   return jnp.where(positive, power, 0)
 
 
-def _scales(squares, all_squares):
-  """Norms as constants; a zero row takes the mean norm of the batch."""
-  norms = jnp.sqrt(lax.stop_gradient(squares))
-  mean = jnp.sqrt(lax.stop_gradient(all_squares)).mean()
-  return jnp.where(norms > 0, norms, jnp.where(mean > 0, mean, 1))
-
-
-def _clean(sums, products, same):
-  """`sums - 2 products`, 0 where that is below the resolution of the arithmetic."""
-  gaps = sums - 2 * products
+def _clean(sums, doubled, same):
+  """`sums + doubled`, 0 where that is below the resolution of the arithmetic."""
+  gaps = sums + doubled
   noise = 4 * jnp.finfo(gaps.dtype).eps * lax.stop_gradient(sums)
   return jnp.where(same | (gaps <= noise), 0, gaps)
 
 
-def _squared_distances(gaps, row_scales, column_scales, row_units, column_units):
-  scales = row_scales[:, None] * column_scales[None, :]
-  differences = row_scales[:, None] - column_scales[None, :]
-  stretched = (row_scales * row_units)[:, None] - (column_scales * column_units)[
-    None, :
-  ]
+def _squared_distances(gaps, rows, columns):
+  scales = rows.scales[:, None] * columns.scales[None, :]
+  differences = rows.scales[:, None] - columns.scales[None, :]
+  stretched = rows.norms[:, None] - columns.norms[None, :]
   squared = scales * gaps + differences * stretched
   return jnp.where(squared > 0, squared, 0)
-
-
-def _cosine_gaps(gaps, row_units, column_units, same):
-  row_norms, column_norms = safe_power(row_units, 0.5), safe_power(column_units, 0.5)
-  products = row_norms[:, None] * column_norms[None, :]
-  differences = row_norms[:, None] - column_norms[None, :]
-  zero = products == 0
-  halves = (gaps - differences**2) / jnp.where(zero, 1, 4 * products)
-  halves = jnp.where(halves > 0, jnp.where(halves < 1, halves, 1), 0)
-  return jnp.where(same, 0, jnp.where(zero, 0.5, halves))

@@ -48,7 +48,7 @@ def information_flow(
     kernel: Pairwise kernel, cosine by default.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None for all at once.
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If a tap is not floating or the labels are not integers.

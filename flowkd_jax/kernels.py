@@ -21,6 +21,7 @@ from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 
+from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
@@ -56,7 +57,8 @@ class Kernel:
     """
     _checks.check_features(features=features)
     rows = flatten(features)
-    pairs = _pairs.pair_geometry(rows, rows, jnp.arange(rows.shape[0]))
+    points = _pairs.pair_points(rows, rows)
+    pairs = _pairs.pair_geometry(points, points, jnp.arange(rows.shape[0]))
     return jnp.exp(self.log(pairs, self.bandwidth(rows, None, None)))
 
 
@@ -242,18 +244,23 @@ def _mean_distance(columns, mask, block_size):
 
 def _mean_over_pairs(columns, mask, block_size, function, *, self_pairs):
   columns = lax.stop_gradient(columns)
-  positions = jnp.arange(columns.shape[0])
-  real = jnp.ones(positions.shape, bool) if mask is None else mask.astype(bool)
+  real = None if mask is None else mask.astype(bool)
 
-  def row_sums(rows, positions):
-    pairs = _pairs.pair_geometry(rows, columns, positions)
-    valid = real[None, :] if self_pairs else real[None, :] & ~pairs.same
+  def row_sums(shared, block):
+    columns, real = shared
+    pairs = _pairs.pair_geometry(block[0], columns, block[1])
+    valid = _pairs.valid_pairs(pairs.same, real, self_pairs=self_pairs)
     return jnp.where(valid, function(pairs), 0).sum(1)
 
-  sums = _pairs.rows_in_blocks(row_sums, block_size, columns, positions)
-  count = real.sum(dtype=sums.dtype)
+  rows, everyone = _pairs.rows_and_columns(columns, columns, block_size)
+  positions = jnp.arange(columns.shape[0], dtype=jnp.int32)
+  weights = jnp.ones_like(rows.squares) if real is None else real.astype(columns.dtype)
+  count = weights.sum()
   pairs_count = count * (count if self_pairs else count - 1)
-  return jnp.where(real, sums, 0).sum() / jnp.maximum(pairs_count, 1)
+  weights = weights / jnp.maximum(pairs_count, 1)
+  return _blocks.sum_over_rows(
+    row_sums, block_size, (everyone, real), (rows, positions), weights
+  )
 
 
 def _constant(value: float):

@@ -80,6 +80,17 @@ def test_kernel_works_under_vmap_over_taps(name):
   np.testing.assert_allclose(jax.vmap(kernel)(stacked), expected, rtol=1e-6)
 
 
+def _geometry(x):
+  points = _pairs.pair_points(x, x)
+  return _pairs.pair_geometry(points, points, jnp.arange(x.shape[0]))
+
+
+def _some_geometry(x):
+  """Rows 3 to 6 against all."""
+  columns = _pairs.pair_columns(_pairs.pair_points(x, x))
+  return _pairs.pair_geometry(_pairs.pair_points(x[3:7], x), columns, jnp.arange(3, 7))
+
+
 @pytest.mark.parametrize("mean", [0.0, 10.0, 1000.0])
 def test_distances_survive_a_large_common_mean(mean):
   x = (_features() + mean).astype(np.float32)
@@ -89,7 +100,7 @@ def test_distances_survive_a_large_common_mean(mean):
 
 def test_cosine_keeps_its_signal_under_a_large_common_mean():
   x = (_features(shape=(12, 64)) + 1000).astype(np.float32)
-  pairs = _pairs.pair_geometry(jnp.asarray(x), jnp.asarray(x), jnp.arange(12))
+  pairs = _geometry(jnp.asarray(x))
   expected = (1 - _cosines(x)) / 2
   assert expected.max() < 1e-5
   np.testing.assert_allclose(pairs.cosine_gaps, expected, rtol=1e-2, atol=1e-10)
@@ -114,8 +125,8 @@ def test_kernel_is_computed_in_float32_whatever_comes_in(dtype):
 
 def test_geometry_of_some_rows_equals_that_of_all():
   x = jnp.asarray(_features(), jnp.float32)
-  everything = jax.jit(lambda x: _pairs.pair_geometry(x, x, jnp.arange(12)))(x)
-  some = jax.jit(_pairs.pair_geometry)(x[3:7], x, jnp.arange(3, 7))
+  everything = jax.jit(_geometry)(x)
+  some = jax.jit(_some_geometry)(x)
   for name in ("squared_distances", "cosine_gaps", "norm_products", "norm_sums"):
     np.testing.assert_allclose(
       getattr(some, name), getattr(everything, name)[3:7], rtol=1e-5, atol=1e-5
@@ -127,7 +138,7 @@ def test_gradient_of_distances_is_exact_at_a_zero_row(x64):
   weights = jnp.asarray(_features(1, (12, 12)))
 
   def geometry(x):
-    pairs = _pairs.pair_geometry(x, x, jnp.arange(12))
+    pairs = _geometry(x)
     return (weights * pairs.squared_distances).sum()
 
   def direct(x):
@@ -141,7 +152,7 @@ def test_second_derivatives_are_exact(x64):
   x = jnp.asarray(_features(shape=(4, 3)))
 
   def geometry(x):
-    pairs = _pairs.pair_geometry(x, x, jnp.arange(4))
+    pairs = _geometry(x)
     return (pairs.squared_distances * pairs.cosine_gaps).sum()
 
   def direct(x):

@@ -5,8 +5,9 @@ conditional probabilities describe each row by how likely the others are its
 neighbours, and divergences compare two such descriptions.
 """
 
-from flowkd_jax._pairs import rows_in_blocks
+from flowkd_jax._blocks import rows_in_blocks
 from flowkd_jax.information._conditional import conditional_log_probabilities
+from flowkd_jax.information._conditional import log_totals
 from flowkd_jax.information._divergences import DIVERGENCES
 from flowkd_jax.information._divergences import Divergence
 from flowkd_jax.information._divergences import absolute
@@ -35,6 +36,7 @@ __all__ = [
   "jeffreys",
   "kagan",
   "kullback_leibler",
+  "log_totals",
   "quadratic_mutual_information",
   "rows_in_blocks",
   "smoothed_kullback_leibler",

@@ -1,12 +1,13 @@
 """Conditional probabilities of rows being neighbours."""
 
+import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
 
+@jax.custom_jvp
 def conditional_log_probabilities(
   log_similarities: Float[Array, "rows columns"],
   valid: Bool[Array, "rows columns"],
@@ -23,9 +24,48 @@ def conditional_log_probabilities(
   Returns:
     Log-probabilities; 0 where `valid` is False, so that differences vanish there.
   """
-  top = jnp.where(valid, log_similarities, -jnp.inf).max(1, keepdims=True)
-  top = lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
-  shifted = jnp.where(valid, log_similarities - top, 0)
-  total = jnp.where(valid, jnp.exp(shifted), 0).sum(1, keepdims=True)
+  masked = jnp.where(valid, log_similarities, -jnp.inf)
+  top = masked.max(1, keepdims=True)
+  top = jnp.where(jnp.isfinite(top), top, 0)
+  total = jnp.exp(masked - top).sum(1, keepdims=True)
   log_total = jnp.log(jnp.where(total > 0, total, 1))
-  return jnp.where(valid, shifted - log_total, 0)
+  return jnp.where(valid, masked - top - log_total, 0)
+
+
+@conditional_log_probabilities.defjvp
+def _conditional_jvp(primals, tangents):
+  """The derivative of a softmax, without the maximum and the sum in its graph."""
+  _, valid = primals
+  logs = conditional_log_probabilities(*primals)
+  change = jnp.where(valid, tangents[0], 0)
+  mean = (jnp.exp(logs) * change).sum(1, keepdims=True)
+  return logs, jnp.where(valid, change - mean, 0)
+
+
+@jax.custom_jvp
+def log_totals(
+  log_similarities: Float[Array, "rows columns"],
+  valid: Bool[Array, "rows columns"],
+) -> Float[Array, " rows"]:
+  """`log sum_j K_ij` over the valid columns, what makes probabilities sum to one.
+
+  Args:
+    log_similarities: Finite logarithms of similarities.
+    valid: Which columns take part.
+
+  Returns:
+    A number a row; 0 where no column is valid.
+  """
+  masked = jnp.where(valid, log_similarities, -jnp.inf)
+  top = masked.max(1)
+  top = jnp.where(jnp.isfinite(top), top, 0)
+  total = jnp.exp(masked - top[:, None]).sum(1)
+  return top + jnp.log(jnp.where(total > 0, total, 1))
+
+
+@log_totals.defjvp
+def _log_totals_jvp(primals, tangents):
+  logs, valid = primals
+  totals = log_totals(logs, valid)
+  shares = jnp.exp(jnp.where(valid, logs - totals[:, None], -jnp.inf))
+  return totals, (shares * jnp.where(valid, tangents[0], 0)).sum(1)

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
+from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
 from flowkd_jax import _pairs
@@ -73,7 +74,7 @@ def quadratic_mutual_information(
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split; the result is that of
       the global batch, on every device.
-    block_size: Rows evaluated at a time; None for all at once.
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If features are not floating or labels not integers.
@@ -176,16 +177,22 @@ def _weighted_similarity(
 ):
   """`sum_c left_c' f(log K) right_c` over all pairs of the global batch."""
   others = weights if others is None else others
-  columns = _global_batch.gather_rows(rows, axis_name)
   others = _global_batch.gather_rows(others, axis_name)
+  gathered = _global_batch.gather_rows(rows, axis_name)
   valid = None if mask is None else _global_batch.gather_rows(mask, axis_name)
-  bandwidth = kernel.bandwidth(columns, valid, block_size)
+  points, columns = _pairs.rows_and_columns(rows, gathered, block_size)
 
-  def row_terms(rows, weights, positions):
-    pairs = _pairs.pair_geometry(rows, columns, positions)
-    logs = kernel.log(pairs, bandwidth)
+  def row_terms(shared, block):
+    columns, others, bandwidth = shared
+    points, weights, positions = block
+    logs = kernel.log(_pairs.pair_geometry(points, columns, positions), bandwidth)
     return (weights * _precision.matmul(function(logs), others)).sum(1)
 
-  positions = _global_batch.row_positions(rows.shape[0], axis_name)
-  terms = _pairs.rows_in_blocks(row_terms, block_size, rows, weights, positions)
-  return _global_batch.global_sum(terms.sum(), axis_name)
+  total = _blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    (columns, others, kernel.bandwidth(gathered, valid, block_size)),
+    (points, weights, _global_batch.row_positions(rows.shape[0], axis_name)),
+    jnp.ones_like(points.squares),
+  )
+  return _global_batch.global_sum(total, axis_name)

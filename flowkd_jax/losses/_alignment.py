@@ -1,15 +1,18 @@
 """Centred kernel alignment between student and teacher, as losses.
 
 `1 - CKA` is half the squared distance between the two centred matrices of
-similarities, each divided by its norm; computed like that it never turns negative and
-keeps its digits near 0. Widths may differ.
+similarities, each divided by its norm; computed like that it keeps its digits near 0.
+Widths may differ. Where matrices of all pairs are needed, means are constants to the
+gradient, which changes nothing in it, but second derivatives are refused.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 
+from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
 from flowkd_jax import _pairs
@@ -44,7 +47,7 @@ def linear_cka(
     teacher: Teacher features, of any width.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None for all at once.
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -68,11 +71,14 @@ def linear_cka(
   if max(side.shape[1] for side in columns) < batch.real.shape[0]:
     return _alignment_of_features(rows, axis_name)
 
-  def similarities(side, rows, positions):
+  def similarities(rows, columns, positions):
     del positions
-    return _precision.matmul(rows, columns[side].T)
+    return _precision.matmul(rows, columns)
 
-  return _alignment_of_kernels(similarities, rows, batch, axis_name, block_size)
+  columns = [side.T for side in columns]
+  return _alignment_of_kernels(
+    similarities, rows, columns, batch, mask, axis_name, block_size
+  )
 
 
 def rbf_cka(
@@ -102,7 +108,7 @@ def rbf_cka(
       nearer to `linear_cka`.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; memory is then O(batch x block_size).
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -121,16 +127,25 @@ def rbf_cka(
   """
   _checks.check_positive("bandwidth", bandwidth)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
-  widths = [
-    bandwidth**2 * _mean_squared_distance(side, batch.real) for side in batch.columns
+  spreads = [_mean_squared_distance(side, batch.real) for side in batch.columns]
+
+  def similarities(rows, columns, positions):
+    columns, spread, alike = columns
+    squared = _pairs.pair_geometry(rows, columns, positions).squared_distances
+    # Alignment ignores a factor and, through centring, a constant. So chosen, entries
+    # scatter around 0, and wide kernels keep their digits.
+    typical = min(1 / (2 * bandwidth**2), 1.0)
+    shift = jnp.where(alike, 0, typical)
+    return jnp.expm1(shift - squared / (2 * bandwidth**2 * spread))
+
+  rows, columns = _batch.pair_sides(batch, block_size)
+  columns = [
+    (side, jnp.where(spread > 0, spread, 1), spread == 0)
+    for side, spread in zip(columns, spreads, strict=True)
   ]
-
-  def similarities(side, rows, positions):
-    pairs = _pairs.pair_geometry(rows, batch.columns[side], positions)
-    # Less 1, which centring removes: wide kernels keep their digits.
-    return jnp.expm1(-pairs.squared_distances / (2 * widths[side]))
-
-  return _alignment_of_kernels(similarities, batch.rows, batch, axis_name, block_size)
+  return _alignment_of_kernels(
+    similarities, rows, columns, batch, mask, axis_name, block_size
+  )
 
 
 def _alignment_of_features(rows, axis_name):
@@ -148,44 +163,105 @@ def _alignment_of_features(rows, axis_name):
   return jnp.where(moving, jnp.maximum(1 - alignment, 0), still)
 
 
-def _alignment_of_kernels(similarities, rows, batch, axis_name, block_size):
-  """`|K / |K| - L / |L||^2 / 2` of doubly centred matrices, in row blocks.
+def _alignment_of_kernels(
+  similarities, rows, columns, batch, mask, axis_name, block_size
+):
+  """`|K / |K| - L / |L||^2 / 2` of doubly centred matrices, in two passes over them.
 
-  `similarities(side, rows, positions)` gives rows of K (side 0) and of L (side 1).
+  `similarities(rows, columns, positions)` gives rows of K or L. Means and norms are
+  those of a first pass, and constants: the derivative in a mean is 0, as all rows of
+  the centred matrices sum to 0, and that in the norms is in the terms of the second.
   """
+  rows, columns = _differentiable_once((tuple(rows), tuple(columns)))
+  real = None if mask is None else batch.real
+  means, factors, loss = _moments(
+    similarities, *lax.stop_gradient((rows, columns)), batch, axis_name, block_size
+  )
+
+  def row_terms(shared, block):
+    columns, means, factors, loss, real = shared
+    rows, own_means, positions = block
+    student, teacher = (
+      factor * (similarities(*side, positions) - own[:, None] - mean[None, :])
+      for *side, own, mean, factor in zip(
+        rows, columns, own_means, means, factors, strict=True
+      )
+    )
+    terms = (student - teacher) ** 2 - loss * (student**2 + teacher**2)
+    return (terms if real is None else jnp.where(real[None, :], terms, 0)).sum(1)
+
+  total = _blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    (columns, means, factors, loss, real),
+    (rows, tuple(side[batch.positions] for side in means), batch.positions),
+    batch.real[batch.positions].astype(loss.dtype),
+  )
+  return _global_batch.global_sum(total, axis_name) / 2 + loss
+
+
+def _moments(similarities, rows, columns, batch, axis_name, block_size):
+  """Of K and L: what to subtract from rows and columns, inverse norms, the loss."""
+
+  def row_sums(rows, positions):
+    student, teacher = (
+      jnp.where(batch.real[None, :], similarities(*side, positions), 0)
+      for side in zip(rows, columns, strict=True)
+    )
+    products = student, teacher, student**2, teacher**2, student * teacher
+    return jnp.stack([product.sum(1) for product in products], 1)
+
+  sums = information.rows_in_blocks(row_sums, block_size, rows, batch.positions)
+  sums = jnp.where(batch.real[batch.positions][:, None], sums, 0)
   count = jnp.maximum(batch.number, 1)
+  own_means = sums[:, :2] / count
+  means = tuple(_global_batch.gather_rows(own_means, axis_name).T)
+  totals = _global_batch.global_sum(sums.sum(0), axis_name)
+  # From sums over the devices, so that the result is known to be the same on all.
+  products = _precision.matmul(own_means.T, own_means)
+  products = _global_batch.global_sum(products, axis_name)
+  grand = totals[:2] / count**2
 
-  def over_rows(function):
-    terms = information.rows_in_blocks(function, block_size, *rows, batch.positions)
-    return jnp.where(batch.real[batch.positions], terms, 0)
+  def centred(total, one, other):
+    shared = 2 * products[one, other] - count * grand[one] * grand[other]
+    return total - count * shared
 
-  def centred(side):
-    def row_means(*block):
-      values = similarities(side, block[side], block[2])
-      return jnp.where(batch.real[None, :], values, 0).sum(1) / count
+  squares = centred(totals[2], 0, 0), centred(totals[3], 1, 1)
+  factors = tuple(_pairs.safe_power(jnp.maximum(square, 0), -0.5) for square in squares)
+  loss = 1 - centred(totals[4], 0, 1) * factors[0] * factors[1]
+  loss = jnp.where((squares[0] > 0) | (squares[1] > 0), loss, 0)
+  halves = tuple(mean - each / 2 for mean, each in zip(means, grand, strict=True))
+  return halves, factors, loss
 
-    means = _global_batch.gather_rows(over_rows(row_means), axis_name)
-    mean = means.sum() / count
 
-    def deviations(*block):
-      values = similarities(side, block[side], block[2])
-      values = values - means[block[2]][:, None] - means[None, :] + mean
-      return jnp.where(batch.real[None, :], values, 0)
+def _differentiable_once(tree):
+  floats = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
+  return jax.tree.map(lambda leaf: _once(leaf) if floats(leaf) else leaf, tree)
 
-    squares = over_rows(lambda *block: (deviations(*block) ** 2).sum(1))
-    norm = _pairs.safe_power(_global_batch.global_sum(squares.sum(), axis_name), 0.5)
-    return deviations, norm, jnp.where(norm > 0, norm, 1)
 
-  (student, student_norm, student_scale) = centred(0)
-  (teacher, teacher_norm, teacher_scale) = centred(1)
+@jax.custom_jvp
+def _once(array):
+  """The array; its derivative has none."""
+  return array
 
-  def row_gaps(*block):
-    gaps = student(*block) / student_scale - teacher(*block) / teacher_scale
-    return (gaps**2).sum(1)
 
-  total = _global_batch.global_sum(over_rows(row_gaps).sum(), axis_name)
-  still = (student_norm > 0) != (teacher_norm > 0)
-  return total / 2 + jnp.where(still, 0.5, 0).astype(total.dtype)
+@jax.custom_jvp
+def _never(array):
+  return array
+
+
+@_once.defjvp
+def _(primals, tangents):
+  return _never(*primals), *tangents
+
+
+@_never.defjvp
+def _(primals, tangents):
+  del primals, tangents
+  raise TypeError(
+    "this alignment has first derivatives only: second ones would miss how its means "
+    "and norms change"
+  )
 
 
 def _own_rows(columns, batch, axis_name):

@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _pairs
 from flowkd_jax import kernels
 
 Mask = Shaped[Array, " batch"] | None
@@ -64,3 +65,14 @@ def gathered_batch(
     _global_batch.gather_rows(real, axis_name),
     _global_batch.global_sum(real.sum(dtype=rows[0].dtype), axis_name),
   )
+
+
+def pair_sides(
+  batch: Batch, block_size: int | None
+) -> tuple[list[_pairs.Points], list[_pairs.Columns | _pairs.Points]]:
+  """Student and teacher as rows and as columns of `_pairs.pair_geometry`."""
+  sides = [
+    _pairs.rows_and_columns(*side, block_size)
+    for side in zip(batch.rows, batch.columns, strict=True)
+  ]
+  return [rows for rows, _ in sides], [columns for _, columns in sides]

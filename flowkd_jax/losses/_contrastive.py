@@ -16,8 +16,10 @@ from jaxtyping import Float
 from jaxtyping import Key
 from jaxtyping import Shaped
 
+from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _pairs
 from flowkd_jax import _precision
 from flowkd_jax import information
 from flowkd_jax import kernels
@@ -87,7 +89,7 @@ def crd(
     mask: Which rows are real; padding is no negative either.
     axis_name: Mapped axis over which the batch is split; negatives come from all
       devices.
-    block_size: Rows evaluated at a time; None for all at once.
+    block_size: Rows evaluated at a time; None chooses.
 
   Returns:
     The loss; 0 for a batch of one row.
@@ -110,22 +112,34 @@ def crd(
   _checks.check_positive("temperature", temperature)
   embedded = embeddings(student, teacher, heads, mask)
   gathered = [_global_batch.gather_rows(side, axis_name) for side in embedded]
-  real = _global_batch.gather_rows(real_rows(mask, student), axis_name)
+  real = None
+  if mask is not None:
+    real = _global_batch.gather_rows(mask.astype(bool), axis_name)
 
-  def row_terms(student_rows, teacher_rows, positions):
-    columns = jnp.arange(real.shape[0], dtype=positions.dtype)
-    same = positions[:, None] == columns[None, :]
-    terms = jnp.zeros(student_rows.shape[:1], student_rows.dtype)
-    for anchors, others in ((student_rows, gathered[1]), (teacher_rows, gathered[0])):
-      logits = _precision.matmul(anchors, others.T) / temperature
-      valid = jnp.broadcast_to(real[None, :], logits.shape)
-      log_probabilities = information.conditional_log_probabilities(logits, valid)
-      terms -= jnp.where(same, log_probabilities, 0).sum(1)
+  def row_terms(shared, block):
+    columns, real = shared
+    student_rows, teacher_rows, positions = block
+    everyone = jnp.arange(columns[0].shape[1], dtype=positions.dtype)
+    same = positions[:, None] == everyone[None, :]
+    valid = _pairs.valid_pairs(same, real, self_pairs=True)
+    own = (student_rows * teacher_rows).sum(1, keepdims=True) / temperature
+    terms = jnp.zeros_like(own[:, 0])
+    for anchors, others in zip((teacher_rows, student_rows), columns, strict=True):
+      # Less the logit of the row itself, exactly 0, the total is -log p.
+      excess = jnp.where(same, 0, _precision.matmul(anchors, others) - own)
+      terms += information.log_totals(excess, valid)
     return terms
 
+  columns = [side.T / temperature for side in gathered]
   positions = _global_batch.row_positions(student.shape[0], axis_name)
-  terms = information.rows_in_blocks(row_terms, block_size, *embedded, positions)
-  return _global_batch.global_mean(terms, mask, axis_name)
+  total = _blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    (columns, real),
+    (*embedded, positions),
+    _global_batch.mean_weights(mask, embedded[0], axis_name),
+  )
+  return _global_batch.global_sum(total, axis_name)
 
 
 def embeddings(student, teacher, heads, mask):

@@ -102,7 +102,7 @@ def information_flow(
     authors: Reproduce the published code.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None for all at once.
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If a tap is not floating point.
@@ -202,7 +202,7 @@ def quadratic_flow(
     kernel_names: Kernels whose divergences are summed.
     mask: Which rows are real.
     axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None for all at once.
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If a tap is not floating or labels are not integers.

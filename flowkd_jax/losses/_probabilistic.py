@@ -13,11 +13,13 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Shaped
 
+from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
 from flowkd_jax import _pairs
 from flowkd_jax import information
 from flowkd_jax import kernels
+from flowkd_jax.losses import _batch
 
 Mask = Shaped[Array, " batch"] | None
 
@@ -54,7 +56,7 @@ def conditional_divergence(
     axis_name: Mapped axis over which the batch is split; the loss is that of the
       global batch, on every device.
     block_size: Rows evaluated at a time, in the backward pass too; memory is
-      then O(batch x block_size).
+      O(batch x block_size). None chooses what is fast.
 
   Returns:
     The loss, at least float32; 0 for a batch of one row.
@@ -70,25 +72,23 @@ def conditional_divergence(
     >>> float(conditional_divergence(2 * features, features))
     0.0
   """
-  _checks.check_features(student=student, teacher=teacher)
   _checks.check_choice("reduction", reduction, ("rows", "matrix"))
-  if mask is not None:
-    _checks.check_shape("mask", mask, student.shape[:1])
   kernel_list = _kernel_list(kernel)
-  sides = [kernels.flatten(student, mask), kernels.flatten(teacher, mask)]
-  gathered = [_global_batch.gather_rows(side, axis_name) for side in sides]
-  real = _global_batch.gather_rows(_real_rows(mask, student), axis_name)
+  batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   bandwidths = [
-    [k.bandwidth(side, real, block_size) for k in kernel_list] for side in gathered
+    [each.bandwidth(side, batch.real, block_size) for each in kernel_list]
+    for side in batch.columns
   ]
 
-  def row_terms(student_rows, teacher_rows, positions):
+  def row_terms(shared, block):
+    columns, bandwidths, real = shared
+    points, positions = block
     pairs = [
-      _pairs.pair_geometry(rows, columns, positions)
-      for rows, columns in zip((student_rows, teacher_rows), gathered, strict=True)
+      _pairs.pair_geometry(*each, positions)
+      for each in zip(points, columns, strict=True)
     ]
-    valid = real[None, :] if self_pairs else real[None, :] & ~pairs[0].same
-    terms = jnp.zeros(student_rows.shape[:1], student_rows.dtype)
+    valid = _pairs.valid_pairs(pairs[0].same, real, self_pairs=self_pairs)
+    terms = jnp.zeros_like(points[0].squares)
     for index, each in enumerate(kernel_list):
       log_probabilities = [
         information.conditional_log_probabilities(
@@ -99,12 +99,16 @@ def conditional_divergence(
       terms += jnp.where(valid, divergence(*log_probabilities), 0).sum(1)
     return terms
 
-  positions = _global_batch.row_positions(student.shape[0], axis_name)
-  terms = information.rows_in_blocks(row_terms, block_size, *sides, positions)
-  loss = _global_batch.global_mean(terms, mask, axis_name)
-  if reduction == "matrix":
-    loss = loss / jnp.maximum(real.sum(dtype=loss.dtype), 1)
-  return loss
+  points, columns = _batch.pair_sides(batch, block_size)
+  total = _blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    (columns, bandwidths, None if mask is None else batch.real),
+    (points, batch.positions),
+    _global_batch.mean_weights(mask, batch.rows[0], axis_name),
+  )
+  loss = _global_batch.global_sum(total, axis_name)
+  return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
 
 def pkt(
@@ -132,7 +136,7 @@ def pkt(
     authors: Reproduce the published code.
     mask: Which rows are real.
     axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None for all at once.
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -161,12 +165,6 @@ def pkt(
     reduction="matrix",
     **options,
   )
-
-
-def _real_rows(mask, features):
-  if mask is None:
-    return jnp.ones(features.shape[:1], bool)
-  return mask.astype(bool)
 
 
 def _kernel_list(kernel):

@@ -11,11 +11,11 @@ from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 
+from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
-from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax.losses import _batch
 
@@ -48,8 +48,8 @@ def similarity_preserving(
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split; the loss is that of the
       global batch, on every device.
-    block_size: Rows evaluated at a time, in the backward pass too; memory is then
-      O(batch x block_size).
+    block_size: Rows evaluated at a time, in the backward pass too; memory is
+      O(batch x block_size). None chooses what is fast.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -67,18 +67,25 @@ def similarity_preserving(
   """
   _checks.check_choice("reduction", reduction, ("rows", "matrix"))
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
-  columns = [_scaled(side) for side in batch.columns]
+  # The norm of a row itself cancels; without it no product overflows.
+  rows = [kernels.unit_rows(side) for side in batch.rows]
+  columns = [_scaled(side).T for side in batch.columns]
 
-  def row_terms(*rows):
-    # The norm of a row itself cancels; without it no product overflows.
-    similarities = [
-      kernels.unit_rows(_precision.matmul(kernels.unit_rows(side), column.T))
-      for side, column in zip(rows, columns, strict=True)
-    ]
-    return ((similarities[0] - similarities[1]) ** 2).sum(1)
+  def row_terms(columns, rows):
+    student, teacher = (
+      products * _pairs.safe_power((products**2).sum(1, keepdims=True), -0.5)
+      for products in map(_precision.matmul, rows, columns)
+    )
+    return ((student - teacher) ** 2).sum(1)
 
-  terms = information.rows_in_blocks(row_terms, block_size, *batch.rows)
-  loss = _global_batch.global_mean(terms, mask, axis_name)
+  total = _blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    columns,
+    rows,
+    _global_batch.mean_weights(mask, rows[0], axis_name),
+  )
+  loss = _global_batch.global_sum(total, axis_name)
   return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
 
@@ -118,7 +125,7 @@ def correlation_congruence(
     authors: Reproduce the published code; ignores the options above.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; memory is then O(batch x block_size).
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -141,20 +148,27 @@ def correlation_congruence(
   if authors:
     return _neighbour_products(batch, mask, axis_name)
 
-  def row_terms(student_rows, teacher_rows, positions):
-    kernel_rows = [
-      _expanded_gaussian(
-        _pairs.pair_geometry(rows, columns, positions).cosine_gaps, gamma, order
-      )
-      for rows, columns in zip((student_rows, teacher_rows), batch.columns, strict=True)
-    ]
-    squares = (kernel_rows[0] - kernel_rows[1]) ** 2
-    return jnp.where(batch.others(positions), squares, 0).sum(1)
+  def row_terms(shared, block):
+    columns, real = shared
+    points, positions = block
+    student, teacher = (
+      _pairs.pair_geometry(*side, positions)
+      for side in zip(points, columns, strict=True)
+    )
+    gaps = student.cosine_gaps, teacher.cosine_gaps
+    expansions = [_expanded_gaussian(side, gamma, order) for side in gaps]
+    valid = _pairs.valid_pairs(student.same, real)
+    return jnp.where(valid, (expansions[0] - expansions[1]) ** 2, 0).sum(1)
 
-  terms = information.rows_in_blocks(
-    row_terms, block_size, *batch.rows, batch.positions
+  points, columns = _batch.pair_sides(batch, block_size)
+  total = _blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    (columns, None if mask is None else batch.real),
+    (points, batch.positions),
+    _global_batch.mean_weights(mask, batch.rows[0], axis_name),
   )
-  loss = _global_batch.global_mean(terms, mask, axis_name)
+  loss = _global_batch.global_sum(total, axis_name)
   count = batch.number
   divisors = {"mean": count - 1, "rows": jnp.ones_like(count), "matrix": count}
   return loss / jnp.maximum(divisors[reduction], 1)

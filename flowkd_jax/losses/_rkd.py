@@ -5,14 +5,18 @@ precision, so a large common mean or duplicate rows do not destroy them, and no
 gradient is ever NaN: a length of zero has gradient zero.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 from jaxtyping import Float
 
+from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
 from flowkd_jax import _pairs
-from flowkd_jax import information
 from flowkd_jax.losses import _batch
 
 
@@ -45,7 +49,7 @@ def rkd_distance(
       the sum over the others, larger by batch - 1; "matrix", the authors'.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; memory is then O(batch x block_size).
+    block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -64,35 +68,37 @@ def rkd_distance(
   _checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   count = batch.number
+  points, columns = _batch.pair_sides(batch, block_size)
+  real = None if mask is None else batch.real
+  weights = _global_batch.mean_weights(mask, batch.rows[0], axis_name)
 
-  def distances(side, rows, positions):
-    pairs = _pairs.pair_geometry(rows, batch.columns[side], positions)
-    return _pairs.safe_power(pairs.squared_distances, 0.5)
+  def sum_over_rows(function, shared, points):
+    total = _blocks.sum_over_rows(
+      function, block_size, (shared, real), (points, batch.positions), weights
+    )
+    return _global_batch.global_sum(total, axis_name)
+
+  def row_sums(shared, block):
+    columns, real = shared
+    distances, valid = _distances(block[0], columns, block[1], real)
+    return jnp.where(valid, distances, 0).sum(1)
 
   def mean_distance(side):
-    def row_sums(rows, positions):
-      valid = batch.others(positions)
-      return jnp.where(valid, distances(side, rows, positions), 0).sum(1)
-
-    sums = information.rows_in_blocks(
-      row_sums, block_size, batch.rows[side], batch.positions
-    )
-    mean = _global_batch.global_mean(sums, mask, axis_name) / jnp.maximum(count - 1, 1)
+    sums = sum_over_rows(row_sums, columns[side], points[side])
+    mean = sums / jnp.maximum(count - 1, 1)
     return jnp.where(mean > 0, mean, 1)  # all rows alike: every distance is 0
 
-  means = mean_distance(0), mean_distance(1)
-
-  def row_terms(student_rows, teacher_rows, positions):
-    gaps = (
-      distances(0, student_rows, positions) / means[0]
-      - distances(1, teacher_rows, positions) / means[1]
+  def row_terms(shared, block):
+    (columns, means), real = shared
+    points, positions = block
+    (student, valid), (teacher, _) = (
+      _distances(*side, positions, real) for side in zip(points, columns, strict=True)
     )
-    return jnp.where(batch.others(positions), _huber(gaps), 0).sum(1)
+    gaps = student / means[0] - teacher / means[1]
+    return jnp.where(valid, _huber(gaps), 0).sum(1)
 
-  terms = information.rows_in_blocks(
-    row_terms, block_size, *batch.rows, batch.positions
-  )
-  loss = _global_batch.global_mean(terms, mask, axis_name)
+  means = mean_distance(0), mean_distance(1)
+  loss = sum_over_rows(row_terms, (columns, means), points)
   divisors = {"mean": count - 1, "rows": jnp.ones_like(count), "matrix": count}
   return loss / jnp.maximum(divisors[reduction], 1)
 
@@ -127,7 +133,7 @@ def rkd_angle(
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
     block_size: Vertices evaluated at a time, in the backward pass too; memory is
-      O(batch^2 x block_size), and O(batch^3) without.
+      O(batch^2 x block_size). None chooses what is fast.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -147,20 +153,30 @@ def rkd_angle(
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   size = batch.real.shape[0]
   everyone = jnp.arange(size, dtype=batch.positions.dtype)
+  sides = [_pairs.pair_points(side, side) for side in batch.columns]
   squared = [
-    _pairs.pair_geometry(side, side, everyone).squared_distances
-    for side in batch.columns
+    _pairs.pair_geometry(side, side, everyone).squared_distances for side in sides
   ]
-  different = everyone[:, None] != everyone[None, :]
 
-  def row_terms(positions):
-    cosines = [_angle_cosines(side[positions], side) for side in squared]
-    arms = batch.others(positions)
-    valid = arms[:, :, None] & arms[:, None, :] & different[None]
-    return jnp.where(valid, _huber(cosines[0] - cosines[1]), 0).sum((1, 2))
+  def row_terms(shared, block):
+    *sides, real = shared
+    *arms, positions = block
+    everyone = jnp.arange(size, dtype=positions.dtype)
+    others = _pairs.valid_pairs(positions[:, None] == everyone[None, :], real)
+    different = everyone[:, None] != everyone[None, :]
+    valid = others[:, :, None] & others[:, None, :] & different[None]
+    student, teacher = zip(arms, sides, strict=True)
+    return _angle_terms(student, teacher, valid)
 
-  terms = information.rows_in_blocks(row_terms, block_size, batch.positions)
-  loss = _global_batch.global_mean(terms, mask, axis_name)
+  total = _blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    (*squared, None if mask is None else batch.real),
+    (*(side[batch.positions] for side in squared), batch.positions),
+    _global_batch.mean_weights(mask, batch.rows[0], axis_name),
+    row_entries=size**2,
+  )
+  loss = _global_batch.global_sum(total, axis_name)
   count = batch.number
   divisors = {
     "mean": (count - 1) * (count - 2),
@@ -170,14 +186,50 @@ def rkd_angle(
   return loss / jnp.maximum(divisors[reduction], 1)
 
 
+def _distances(points, columns, positions, real):
+  """Distances of all pairs, and which of them count."""
+  pairs = _pairs.pair_geometry(points, columns, positions)
+  valid = _pairs.valid_pairs(pairs.same, real)
+  return _pairs.safe_power(pairs.squared_distances, 0.5), valid
+
+
 def _huber(gaps):
   sizes = jnp.abs(gaps)
   return jnp.where(sizes < 1, gaps**2 / 2, sizes - 0.5)
 
 
+@jax.custom_jvp
+def _angle_terms(student, teacher, valid):
+  """At each vertex, the sum over its triangles; a side is `(arms, squared)`."""
+  gaps = _angle_cosines(*student) - _angle_cosines(*teacher)
+  return jnp.where(valid, _huber(gaps), 0).sum((1, 2))
+
+
+@functools.partial(_angle_terms.defjvp, symbolic_zeros=True)
+def _angle_terms_jvp(primals, tangents):
+  """Both arms of an angle at once: all here is symmetric in them."""
+  *sides, valid = primals
+  cosines = [_angle_cosines(*side) for side in sides]
+  slopes = jnp.where(valid, jnp.clip(cosines[0] - cosines[1], -1, 1), 0)
+  change = jnp.zeros_like(sides[0][0][:, 0])
+  for sign, side, cosine, tangent in zip(
+    (1, -1), sides, cosines, tangents, strict=False
+  ):
+    arms_change, squared_change = tangent
+    if isinstance(squared_change, SymbolicZero):
+      continue
+    inverses = _pairs.safe_power(side[0], -0.5)
+    slopes_inside = jnp.where(jnp.abs(cosine) < 1, slopes, 0)
+    weighted = slopes_inside * inverses[:, None, :]
+    arm_slopes = inverses * weighted.sum(2)
+    arm_slopes -= (slopes_inside * cosine).sum(2) * inverses**2
+    opposite = (weighted * inverses[:, :, None] * squared_change[None]).sum((1, 2))
+    change += sign * ((arm_slopes * arms_change).sum(1) - opposite / 2)
+  return _angle_terms(*primals), change
+
+
 def _angle_cosines(arms, squared):
   """Cosines at each vertex between its arms, from squared distances."""
   inverses = _pairs.safe_power(arms, -0.5)
-  doubled = arms[:, :, None] + arms[:, None, :] - squared[None]
-  cosines = doubled * inverses[:, :, None] * inverses[:, None, :] / 2
-  return jnp.clip(cosines, -1, 1)
+  halves = inverses[:, :, None] * (inverses / 2)[:, None, :]
+  return jnp.clip((arms[:, :, None] + arms[:, None, :] - squared[None]) * halves, -1, 1)

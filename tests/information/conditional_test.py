@@ -30,6 +30,19 @@ def test_row_without_valid_columns_has_finite_gradient():
   np.testing.assert_array_equal(jax.jit(jax.grad(total))(jnp.ones((2, 3))), 0)
 
 
+def test_log_totals_are_those_of_the_valid_columns():
+  logs = jnp.array([[-1e6, -1e6 - 1.0, 5.0], [0.0, 1.0, 2.0]])
+  valid = jnp.array([[1, 1, 0], [0, 0, 0]], bool)
+  totals, gradient = jax.jit(
+    jax.value_and_grad(lambda x: information.log_totals(x, valid)[0])
+  )(logs)
+  np.testing.assert_allclose(totals, -1e6 + np.log1p(np.exp(-1)), rtol=1e-6)
+  share = 1 / (1 + np.exp(-1))
+  np.testing.assert_allclose(gradient[0], [share, 1 - share, 0], rtol=0.1)
+  assert not gradient[1].any()
+  assert information.log_totals(logs, valid)[1] == 0
+
+
 @pytest.mark.parametrize("block_size", [1, 3, 4, 10, 99])
 def test_rows_in_blocks_equal_all_rows_at_once(block_size):
   x = jnp.arange(30.0).reshape(10, 3)

@@ -53,7 +53,10 @@ def _temporary_bytes(loss, block_size):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_blocks_bound_the_memory_of_value_and_gradient(name):
-  dense, blocked = (_temporary_bytes(LOSSES[name], size) for size in (None, BLOCK))
+  dense, blocked, chosen = (
+    _temporary_bytes(LOSSES[name], size) for size in (ROWS, BLOCK, None)
+  )
   one_matrix = 4 * ROWS**2
   assert dense > one_matrix
   assert blocked < dense / 4
+  assert chosen < dense / 4

@@ -295,3 +295,13 @@ def test_bad_input_is_refused():
     ValueError, match="teacher's width with authors=True, got 5 and 7"
   ):
     losses.correlation_congruence(student, teacher, authors=True)
+
+
+@pytest.mark.parametrize("loss", [losses.rbf_cka, losses.linear_cka])
+def test_alignment_of_kernels_refuses_second_derivatives(loss):
+  rng = np.random.default_rng(0)
+  wide, other = jnp.asarray(rng.standard_normal((2, 4, 6)), jnp.float32)
+  gradient = jax.jit(jax.grad(jax.checkpoint(loss)))(wide, other)
+  assert np.isfinite(gradient).all()
+  with pytest.raises(TypeError, match="first derivatives only"):
+    jax.hessian(loss)(wide, other)
