@@ -52,7 +52,7 @@ SOURCES = ("auxiliary", "teacher", RECORDED)
 BASELINES = ("student_kd", "student_hint", "student_pkt")
 # All of them, as they stand in tables.
 ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
-LAST_TAP_FROM = ("tap", methods.POSTERIOR)
+LAST_TAP_FROM = ("tap", *methods.POSTERIORS)
 _EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
 _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 
@@ -66,8 +66,9 @@ class Config(settings.Settings):
   )
   recipe: str = launch.setting(
     "paper",
-    "Settings of the student's training, further flags change them: paper; or "
-    "posterior, better on CIFAR-10 and without labels too.",
+    "Settings of the student's training, further flags change them: paper; posterior, "
+    "better on CIFAR-10 and without labels too; or labelled, with them. Both crop no "
+    "images at random, in any stage: they are made for --auxiliary_weights.",
   )
   teacher_network: str = launch.setting(
     "resnet18", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
@@ -126,8 +127,8 @@ class Config(settings.Settings):
   )
   last_tap_from: str = launch.setting(
     "tap",
-    "What the student's last tap learns from: the teacher's tap, or posterior: its "
-    "class probabilities.",
+    "What the student's last tap learns from: the teacher's tap; posterior: its class "
+    "probabilities; or labelled_posterior: the mean of these and the labels.",
   )
   teacher_pooling: str | None = launch.setting(
     None,
@@ -167,19 +168,21 @@ PRESETS: dict[str, dict[str, Any]] = {
   "mnist": {"flip": False, "crop_padding": 2, "image_size": 32},
 }
 
+_POSTERIOR: dict[str, Any] = {
+  "last_tap_from": methods.POSTERIOR,
+  "last_tap_kernels": ("von_mises_fisher", "student_t"),
+  "student_epochs": "50@1e-2",
+  "learning_rate_decay": "cosine",
+  "adam_beta2": 0.99,
+  "reset_optimizer": False,
+  "normalize_weights": True,
+  "crop_padding": 0,
+}
 # What differs from the paper's settings, by recipe.
 RECIPES: dict[str, dict[str, Any]] = {
   "paper": {},
-  "posterior": {
-    "last_tap_from": "posterior",
-    "last_tap_kernels": ("von_mises_fisher", "student_t"),
-    "student_epochs": "50@1e-2",
-    "learning_rate_decay": "cosine",
-    "adam_beta2": 0.99,
-    "reset_optimizer": False,
-    "normalize_weights": True,
-    "crop_padding": 0,
-  },
+  "posterior": _POSTERIOR,
+  "labelled": _POSTERIOR | {"last_tap_from": methods.LABELLED_POSTERIOR},
 }
 
 
@@ -325,8 +328,8 @@ class _Stages:
     def make(model, teacher):
       pairs = self._pairs(model, teacher)
       last = [*pairs][-1]
-      if self.config.last_tap_from == methods.POSTERIOR:
-        pairs |= {last: methods.POSTERIOR}
+      if self.config.last_tap_from != "tap":
+        pairs |= {last: self.config.last_tap_from}
       weights = dict.fromkeys(pairs, schedule) | {last: 1.0}
       sharper = self.config.last_tap_kernels
       if self.config.normalize_weights:

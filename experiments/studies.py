@@ -50,6 +50,9 @@ STUDIES = {
       _from_auxiliary(
         "posterior", "recipe posterior, no labels", "student", "--recipe=posterior"
       ),
+      _from_auxiliary(
+        "labelled", "recipe labelled, with labels", "student", "--recipe=labelled"
+      ),
     ),
     published=(
       ("labels only, published", _published(35.30, 39.00, 55.87, 58.77)),

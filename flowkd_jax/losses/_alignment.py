@@ -235,8 +235,10 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size):
 
 
 def _differentiable_once(tree):
-  floats = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
-  return jax.tree.map(lambda leaf: _once(leaf) if floats(leaf) else leaf, tree)
+  def once(leaf):
+    return _once(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+  return jax.tree.map(once, tree)
 
 
 @jax.custom_jvp

@@ -42,8 +42,10 @@ from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_mutual
 from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_student
 from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_teacher
 from flowkd_jax.methods.hint import hint
+from flowkd_jax.methods.information_flow import LABELLED_POSTERIOR
 from flowkd_jax.methods.information_flow import MATCHINGS
 from flowkd_jax.methods.information_flow import POSTERIOR
+from flowkd_jax.methods.information_flow import POSTERIORS
 from flowkd_jax.methods.information_flow import information_flow
 from flowkd_jax.methods.knowledge_distillation import knowledge_distillation
 from flowkd_jax.methods.latent_generator import GeneratorOptions
@@ -56,8 +58,10 @@ from flowkd_jax.methods.trajectory import with_trajectory
 
 __all__ = [
   "GRADIENT_FILTERS",
+  "LABELLED_POSTERIOR",
   "MATCHINGS",
   "POSTERIOR",
+  "POSTERIORS",
   "TEACHER",
   "FederatedState",
   "GeneratorOptions",

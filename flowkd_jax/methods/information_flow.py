@@ -15,7 +15,9 @@ from the auxiliary by all taps, which correspond one to one.
 
 Not in the paper: a student tap can learn from the teacher's class probabilities
 (`POSTERIOR`) in place of one of its taps. They are what the teacher knows of the labels
-whose information flows through the network, and neighbours by them are sharper.
+whose information flows through the network, and neighbours by them are sharper. Where
+labels may be used, `LABELLED_POSTERIOR` is the mean of those probabilities and of the
+one-hot labels.
 """
 
 from collections.abc import Mapping
@@ -35,6 +37,8 @@ _TERMS = {
 }
 MATCHINGS = tuple(_TERMS)
 POSTERIOR = "posterior"
+LABELLED_POSTERIOR = "labelled_posterior"
+POSTERIORS = (POSTERIOR, LABELLED_POSTERIOR)
 
 
 def information_flow(
@@ -57,7 +61,7 @@ def information_flow(
     teacher: Frozen, in evaluation mode; receives no gradient.
     optimizer: Updates the student.
     pairs: Teacher tap of each student tap, in order; or `POSTERIOR`, the softmax of
-      the teacher's logits.
+      the teacher's logits, or `LABELLED_POSTERIOR`.
     weights: Weight of each student tap, a number or a schedule of the step.
     matching: "probabilities" (no labels needed), `losses.information_flow`; or
       "quadratic", `losses.quadratic_flow`.
@@ -86,6 +90,8 @@ def information_flow(
       f"{sorted(of_tap)}"
     )
 
+  teacher_taps = tuple(name for name in pairs.values() if name not in POSTERIORS)
+
   def terms(student, teacher, batch, learnt):
     del learnt
     shared = {"mask": batch["mask"], "axis_name": axis_name, **options}
@@ -93,7 +99,7 @@ def information_flow(
       shared |= {"labels": batch["label"], "layer_map": (0,)}
     values = {}
     for tap, name in pairs.items():
-      one = {tap: student.taps[tap]}, [_compared(teacher, name)]
+      one = {tap: student.taps[tap]}, [_compared(teacher, batch["label"], name)]
       values |= _TERMS[matching](*one, **(shared | of_tap.get(tap, {})))
     return values
 
@@ -103,12 +109,17 @@ def information_flow(
     optimizer,
     terms=terms,
     weights=weights,
-    taps=(tuple(pairs), tuple(name for name in pairs.values() if name != POSTERIOR)),
+    taps=(tuple(pairs), teacher_taps),
     label_weight=label_weight,
     initial=initial,
     axis_name=axis_name,
   )
 
 
-def _compared(teacher: from_teacher.Outputs, name: str):
-  return jax.nn.softmax(teacher.logits) if name == POSTERIOR else teacher.taps[name]
+def _compared(teacher: from_teacher.Outputs, labels, name: str):
+  if name not in POSTERIORS:
+    return teacher.taps[name]
+  posterior = jax.nn.softmax(teacher.logits)
+  if name == POSTERIOR:
+    return posterior
+  return (posterior + jax.nn.one_hot(labels, posterior.shape[1])) / 2

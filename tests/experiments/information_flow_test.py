@@ -93,7 +93,7 @@ def test_work_directory_of_other_settings_is_refused(finished):
   [
     {"matching": "quadratic", "label_weight": 1.0},
     {"authors": True, "mixed_precision": True, "schedule_by_step": True},
-    {"recipe": "posterior", "average": 0.9},
+    {"recipe": "labelled", "average": 0.9},
   ],
 )
 def test_stages_can_be_named_and_options_work(options, finished, tmp_path):
@@ -325,7 +325,7 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
     ({"teacher_pooling": "max"}, "--teacher_pooling: expected one of mean, class_tok"),
     ({"average": 1.0}, r"--average: expected a share in \[0, 1\), got 1.0"),
     ({"adam_beta2": 1.0}, r"--adam_beta2: expected in \[0, 1\), got 1.0"),
-    ({"recipe": "best"}, "--recipe: expected one of paper, posterior, got 'best'"),
+    ({"recipe": "best"}, "--recipe: expected one of paper, posterior, labelled, got"),
     ({"last_tap_from": "labels"}, "--last_tap_from: expected one of tap, posterior"),
     ({"seed": -1}, "--seed: expected 0 or above, got -1"),
     ({"weight_decay_per_epoch": 2.0}, "--weight_decay_per_epoch: expected a factor"),

@@ -98,12 +98,13 @@ def test_two_student_taps_may_share_a_teacher_tap(network, teacher, batches):
   assert np.isfinite(metrics["loss/block_2"])
 
 
-def test_last_tap_may_learn_from_class_probabilities(network, teacher, batches):
+@pytest.mark.parametrize("name", methods.POSTERIORS)
+def test_last_tap_may_learn_from_class_probabilities(name, network, teacher, batches):
   sharp = {"kernel_names": ("von_mises_fisher",)}
   method = _method(
     network,
     teacher,
-    pairs={"dense": methods.POSTERIOR},
+    pairs={"dense": name},
     weights={"dense": 1.0},
     matching_options={"taps": {"dense": sharp}},
   )
@@ -120,8 +121,11 @@ def test_last_tap_may_learn_from_class_probabilities(network, teacher, batches):
     mutable=["batch_stats"],
   )
   logits, _ = capture.apply_with_taps(*teacher, batch["image"], taps=())
+  target = jax.nn.softmax(logits)
+  if name == methods.LABELLED_POSTERIOR:
+    target = (target + np.eye(logits.shape[1], dtype="f")[batch["label"]]) / 2
   expected = losses.information_flow(
-    [taps["dense"]], [jax.nn.softmax(logits)], mask=batch["mask"], **sharp
+    [taps["dense"]], [target], mask=batch["mask"], **sharp
   )
   np.testing.assert_allclose(metrics["loss/dense"], expected, rtol=1e-5)
 
