@@ -170,6 +170,20 @@ def epoch_seconds(metrics: list[dict[str, Any]], stage: str) -> float | None:
   return min(times, default=None)
 
 
+def launch_minutes(found: Found) -> float:
+  """Mean time that a launch trained, measurements during training included."""
+  launches = [
+    sum(
+      {
+        name.partition("/")[0]: one["seconds"] for name, one in networks.items()
+      }.values()
+    )
+    for seeds in found.values()
+    for networks in seeds.values()
+  ]
+  return statistics.mean(launches) / 60 if launches else 0.0
+
+
 def curves(study: designs.Study, folder: Path) -> "dict[str, report.Curves]":
   """Test accuracy of every arm after every epoch measured, by seed, for each run.
 

@@ -115,6 +115,14 @@ def test_time_of_an_epoch_is_that_of_the_shortest():
   assert comparison.epoch_seconds(entries, "u") is None
 
 
+def test_launches_take_as_long_as_their_stages():
+  one, two, three = ({"seconds": seconds} for seconds in (60.0, 120.0, 240.0))
+  launch = {"one": one, "both/first": two, "both/second": two}
+  found = {"a": {"0": launch, "1": {"one": three}}, "b": {}}
+  assert comparison.launch_minutes(found) == 3.5
+  assert comparison.launch_minutes({"b": {}}) == 0
+
+
 def test_accuracies_alone_are_kept_and_make_curves(study, tmp_path):
   entries = [
     {"stage": stage, "epoch": epoch, "loss": 1.0, "test_accuracy": 0.1234567 + epoch}
