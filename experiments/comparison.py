@@ -161,13 +161,27 @@ def keep_small(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def epoch_seconds(metrics: list[dict[str, Any]], stage: str) -> float | None:
-  """Median time of the epochs of a stage after the first, which compiles."""
+  """Shortest epoch of a stage, the one that other work on the machine held up least."""
   times = [
     entry["seconds"]
     for entry in metrics
-    if entry["stage"] == stage and entry["epoch"] > 0 and "seconds" in entry
+    if entry["stage"] == stage and entry["epoch"] >= 0 and "seconds" in entry
   ]
-  return statistics.median(times) if times else None
+  return min(times, default=None)
+
+
+def launch_minutes(found: Found) -> float:
+  """Mean time that a launch trained, measurements during training included."""
+  launches = [
+    sum(
+      {
+        name.partition("/")[0]: one["seconds"] for name, one in networks.items()
+      }.values()
+    )
+    for seeds in found.values()
+    for networks in seeds.values()
+  ]
+  return statistics.mean(launches) / 60 if launches else 0.0
 
 
 def curves(study: designs.Study, folder: Path) -> "dict[str, report.Curves]":

@@ -50,8 +50,8 @@ class Column(NamedTuple):
 
   Attributes:
     heading: What stands above it.
-    metric: Its name among the results of a network; "epoch_seconds" is the time of an
-      epoch, the first and all measurements left out.
+    metric: Its name among the results of a network; "epoch_seconds" is the time of
+      the shortest epoch, measurements left out.
     runs: Runs over which it is averaged, seed by seed; none means all that were run.
     form: "percent"; "number"; "times", as a multiple of the first baseline.
     paired: Whether its difference to the baselines is shown too.

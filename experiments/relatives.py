@@ -23,8 +23,11 @@ _EPOCH = Column("time of an epoch, ×", "epoch_seconds", form="times")
 
 
 def _arms(baselines, **titles):
-  """Arms that all have the same baselines."""
-  return tuple(Arm(name, title, baselines) for name, title in titles.items())
+  """Arms that all have the same baselines; a teacher is of another size."""
+  return tuple(
+    Arm(name, title, () if name == "teacher" else baselines)
+    for name, title in titles.items()
+  )
 
 
 _SIMILARITY = Study(

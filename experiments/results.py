@@ -29,6 +29,7 @@ from experiments import studies
 from flowkd_jax import report
 
 HERE = Path(__file__).parent
+_MINUTES = "Minutes are those of the stage itself."
 _DASH = "–"
 
 
@@ -107,7 +108,9 @@ def table(study: designs.Study, folder: Path) -> str:
   """The table of a study in Markdown: mean and standard deviation over seeds."""
   found = comparison.read(study, folder)
   if study.comparison:
-    return "\n".join([*comparison.table(study, found), *_provenance(found)])
+    minutes = comparison.launch_minutes(found)
+    time = f"A launch trained for {minutes:.1f} minutes, all arms together."
+    return "\n".join([*comparison.table(study, found), *_provenance(found, time)])
   columns = _columns()
   lines = [
     f"| {study.title} | seeds | {' | '.join(columns)} | minutes |",
@@ -128,10 +131,10 @@ def table(study: designs.Study, folder: Path) -> str:
     minutes = statistics.mean(network["seconds"] for network in networks.values()) / 60
     seeds = ", ".join(networks)
     lines.append(f"| {each.title} | {seeds} | {' | '.join(cells)} | {minutes:.0f} |")
-  return "\n".join([*lines, *_provenance(found)])
+  return "\n".join([*lines, *_provenance(found, _MINUTES)])
 
 
-def _provenance(found: comparison.Found) -> list[str]:
+def _provenance(found: comparison.Found, time: str) -> list[str]:
   """Where and by which commits the numbers were made."""
   made = [
     network["environment"]
@@ -150,7 +153,7 @@ def _provenance(found: comparison.Found) -> list[str]:
   return [
     "",
     f"Made with {values('device', 'cores')}; {values('python', 'jax', 'flax')}; "
-    f"{values('commit')}. Minutes are those of the stage itself.",
+    f"{values('commit')}. {time}",
   ]
 
 

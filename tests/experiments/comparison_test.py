@@ -105,14 +105,22 @@ def test_a_study_without_comparison_is_refused(study):
     comparison.table(study._replace(comparison=None), {})
 
 
-def test_time_of_an_epoch_leaves_out_the_first():
+def test_time_of_an_epoch_is_that_of_the_shortest():
   entries = [
     {"stage": "s", "epoch": epoch, "seconds": seconds}
-    for epoch, seconds in enumerate((50.0, 2.0, 9.0, 3.0))
+    for epoch, seconds in enumerate((50.0, 3.0, 9.0, 4.0))
   ]
   entries += [{"stage": "s", "epoch": -1}, {"stage": "t", "epoch": 1, "seconds": 7.0}]
   assert comparison.epoch_seconds(entries, "s") == 3.0
-  assert comparison.epoch_seconds(entries[:1], "s") is None
+  assert comparison.epoch_seconds(entries, "u") is None
+
+
+def test_launches_take_as_long_as_their_stages():
+  one, two, three = ({"seconds": seconds} for seconds in (60.0, 120.0, 240.0))
+  launch = {"one": one, "both/first": two, "both/second": two}
+  found = {"a": {"0": launch, "1": {"one": three}}, "b": {}}
+  assert comparison.launch_minutes(found) == 3.5
+  assert comparison.launch_minutes({"b": {}}) == 0
 
 
 def test_accuracies_alone_are_kept_and_make_curves(study, tmp_path):
