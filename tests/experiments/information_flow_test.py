@@ -313,7 +313,7 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
       "--kernels: expected one of cosine, student_t, rbf, adaptive_rbf, cauchy, got",
     ),
     ({"divergence": "js"}, "--divergence: expected one of jeffreys"),
-    ({"student_network": "vgg"}, "--student_network: .*expected one of 'cnn1'"),
+    ({"student_network": "vgg"}, "--student_network: network: expected one of cnn1"),
     ({"student_network": "cnn1:x"}, "--student_network: .*WIDTH with a positive"),
     ({"teacher_epochs": "50x1e-3"}, "--teacher_epochs: expected EPOCHS@LEARNING_RATE"),
     ({"student_epochs": "0@1e-3"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
