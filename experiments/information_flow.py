@@ -421,7 +421,6 @@ class _Stages:
   ):
     """A student from scratch; `make` gets it and the network it learns from."""
     model = self._model("student")
-
     recorded = learn_from == RECORDED
 
     def make_method():
@@ -463,8 +462,10 @@ class _Stages:
     )
 
   def _distilled(self, model, teacher, *, of_taps=None, **options) -> methods.Method:
-    matching_options: dict[str, Any] = {"kernel_names": self.config.kernels}
-    matching_options["taps"] = of_taps or {}
+    matching_options: dict[str, Any] = {
+      "kernel_names": self.config.kernels,
+      "taps": of_taps or {},
+    }
     if self.config.matching == "probabilities":
       matching_options["divergence_name"] = self.config.divergence
       matching_options["authors"] = self.config.authors
