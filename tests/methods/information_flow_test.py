@@ -141,6 +141,8 @@ def test_training_starts_from_given_variables(network, teacher):
 def test_impossible_settings_are_refused(network, teacher):
   with pytest.raises(ValueError, match="weights: expected one for each of the taps"):
     _method(network, teacher, weights={"dense": 1.0})
+  with pytest.raises(ValueError, match="matching_options: expected options of some"):
+    _method(network, teacher, matching_options={"taps": {"dens": {}}})
   with pytest.raises(ValueError, match="matching: expected one of 'probabilities'"):
     _method(network, teacher, matching="probability")
 
