@@ -12,13 +12,8 @@ from experiments.designs import Study
 
 # Only accuracy is compared, and that at the last epoch.
 _PLAIN = ("--data_dir={data_dir}", "--measure=", "--measure_every=0")
-_CIFAR10 = (
-  "--dataset=cifar10",
-  "--image_size=16",
-  "--crop_padding=2",
-  "--test_split=test[:5000]",
-  *_PLAIN,
-)
+_SMALL = ("--image_size=16", "--crop_padding=2", "--test_split=test[:5000]", *_PLAIN)
+_CIFAR10 = ("--dataset=cifar10", *_SMALL)
 _EPOCH = Column("time of an epoch, ×", "epoch_seconds", form="times")
 
 
@@ -30,27 +25,31 @@ def _arms(baselines, **titles):
   )
 
 
-_SIMILARITY = Study(
-  "Similarity-preserving distillation, CIFAR-10 at 16 pixels, 4,000 images",
-  (
-    Run(
-      "cifar10",
-      "CIFAR-10",
-      (
-        *_CIFAR10,
-        "--train_split=train[:4000]",
-        "--batch_size=64",
-        "--teacher_network=resnet8:8",
-        "--student_network=resnet8:4",
-        "--teacher_epochs=12@5e-3",
-        "--student_epochs=12@5e-3",
-        "--learning_rate_decay=cosine",
-        "--layer_map=stage_3:stage_3",
-        "--weight=3",
-      ),
-      module="experiments.similarity_preserving",
+def _similarity(dataset, title):
+  """All arms on one data set."""
+  return Run(
+    dataset,
+    title,
+    (
+      *_SMALL,
+      f"--dataset={dataset}",
+      "--train_split=train[:10000]",
+      "--batch_size=64",
+      "--teacher_network=resnet8:8",
+      "--student_network=resnet8:4",
+      "--teacher_epochs=12@5e-3",
+      "--student_epochs=12@5e-3",
+      "--learning_rate_decay=cosine",
+      "--layer_map=stage_3:stage_3",
+      "--weight=3",
     ),
-  ),
+    module="experiments.similarity_preserving",
+  )
+
+
+_SIMILARITY = Study(
+  "Similarity-preserving distillation, CIFAR at 16 pixels, 10,000 images",
+  (_similarity("cifar10", "CIFAR-10"), _similarity("cifar100", "CIFAR-100")),
   comparison=Comparison(
     _arms(
       ("student_labels", "student_unrelated"),
@@ -60,7 +59,11 @@ _SIMILARITY = Study(
       student="similarities of the last stage",
       student_unrelated="control: similarities of other images",
     ),
-    (Column("accuracy", paired=True), _EPOCH),
+    (
+      Column("CIFAR-10", runs=("cifar10",), paired=True),
+      Column("CIFAR-100", runs=("cifar100",), paired=True),
+      _EPOCH,
+    ),
     ("labels", "control"),
   ),
 )
@@ -76,18 +79,18 @@ _HIERARCHICAL = Study(
         "--train_split=train[:2000]",
         "--teacher_network=resnet8:8",
         "--student_network=resnet8:4",
-        "--teacher_epochs=10@0.05",
-        "--student_epochs=10@0.05",
+        "--teacher_epochs=20@0.05",
+        "--student_epochs=20@0.05",
         "--learning_rate_decay=cosine",
         "--stages=student_labels,teacher,student_kd,student_kd_rotations,"
-        "student_joint_labels,student",
+        "student_joint_labels,student,online",
       ),
       module="experiments.hierarchical_self_supervised",
     ),
   ),
   comparison=Comparison(
     _arms(
-      ("student_labels", "student_kd_rotations"),
+      ("student_labels", "student_joint_labels", "student_kd_rotations"),
       **{
         "teacher": "teacher with branches, resnet8:8",
         "student_labels": "labels only, resnet8:4",
@@ -95,10 +98,12 @@ _HIERARCHICAL = Study(
         "student_kd_rotations": "control: KD on four rotations",
         "student_joint_labels": "control: joint labels, no teacher",
         "student": "the method: logits and branches",
+        "online/network_1": "online: two students, the first",
+        "online/network_2": "online: two students, the second",
       },
     ),
     (Column("accuracy", paired=True), _EPOCH),
-    ("labels", "KD on rotations"),
+    ("labels", "joint labels", "KD on rotations"),
   ),
 )
 
@@ -129,7 +134,7 @@ _ONLINE = Study(
         "--batch_size=64",
         "--network=resnet8:8",
         "--num_students=3",
-        "--epochs=15@0.1",
+        "--epochs=20@0.1",
         "--learning_rate_decay=cosine",
         "--label_weight=1",
         "--feature_weight=1",

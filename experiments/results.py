@@ -91,7 +91,8 @@ def keep(study: designs.Study, folder: Path, target: Path) -> None:
       network["environment"]["command"] = ""
     if study.comparison:
       stage = network["name"].partition("/")[0]
-      network["epoch_seconds"] = comparison.epoch_seconds(metrics, stage)
+      if "epoch_seconds" not in network:  # A kept run has it, and no times of steps.
+        network["epoch_seconds"] = comparison.epoch_seconds(metrics, stage)
   stages.write_json(target / stages.RESULTS, {"networks": networks})
   kept = comparison.keep_small(metrics) if study.comparison else metrics
   lines = [json.dumps(entry) + "\n" for entry in kept]

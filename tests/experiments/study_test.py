@@ -139,6 +139,20 @@ def test_what_is_kept_names_no_place_of_the_machine(fake, tmp_path):
   assert json.loads(metrics) == {"stage": "student", "epoch": 0, "loss": 1.5}
 
 
+def test_a_kept_run_can_be_taken_in_again(fake, tmp_path, monkeypatch):
+  table = designs.Comparison((designs.Arm("student", "it"),), (designs.Column("a"),))
+  study.run(_configure(tmp_path))
+  monkeypatch.setitem(studies.STUDIES, "fake", fake._replace(comparison=table))
+  times = [{"stage": "student", "epoch": n, "seconds": 7.0 * n} for n in (1, 2)]
+  first = tmp_path / "fake" / "first" / "1" / "metrics.jsonl"
+  first.write_text("".join(json.dumps(entry) + "\n" for entry in times))
+  results.take_in(tmp_path, tmp_path / "kept")
+  results.take_in(tmp_path / "kept", tmp_path / "again")
+  kept = [tmp_path / name / "fake/first/1/results.json" for name in ("kept", "again")]
+  assert json.loads(kept[0].read_text())["networks"][0]["epoch_seconds"] == 7.0
+  assert kept[0].read_text() == kept[1].read_text()
+
+
 def test_page_says_what_was_not_run(fake, tmp_path):
   assert "| the first | not run |" in results.table(fake, tmp_path)
 
