@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import earlier_run
 from experiments import launch
 from experiments import layer_maps
 from experiments import settings
@@ -47,6 +48,8 @@ from flowkd_jax import schedules
 from flowkd_jax import train
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
+# Stages whose networks others learn from.
+_TEACHERS = ("teacher", "auxiliary_labels", "auxiliary")
 RECORDED = "recorded"
 SOURCES = ("auxiliary", "teacher", RECORDED)
 BASELINES = ("student_kd", "student_hint", "student_pkt")
@@ -79,6 +82,11 @@ class Config(settings.Settings):
     None,
     "A .npz of PyTorch weights for the auxiliary, in place of the stages teacher, "
     "auxiliary_labels and auxiliary.",
+  )
+  networks_from: str | None = launch.setting(
+    None,
+    f"Work directory of another run: of its stages {', '.join(_TEACHERS)} those that "
+    "are finished are taken, in place of training them here.",
   )
   teacher_epochs: str = launch.setting(
     "50@1e-3,30@1e-4", "Epochs@learning rate of Adam, one phase after the other."
@@ -207,6 +215,8 @@ def configure(**given: Any) -> Config:
     settings.check_choice("--teacher_pooling", config.teacher_pooling, choices)
   if config.learn_from == RECORDED:
     _check_recorded(config)
+  if config.networks_from is not None:
+    earlier_run.check(config.networks_from, config, _TEACHERS)
   if config.authors and config.matching == "quadratic":
     raise ValueError("--authors: the authors' code matches probabilities only")
   _check_kernels(config)
@@ -271,7 +281,14 @@ class _Stages:
     imported = self.config.auxiliary_weights is not None
     skipped = ("teacher", "auxiliary_labels") if imported else ()
     chosen = [name for name in self.config.stages if name not in skipped]
-    return [getattr(self, name)() for name in chosen]
+    return [self._of_earlier_run(name) or getattr(self, name)() for name in chosen]
+
+  def _of_earlier_run(self, name) -> stages.Imported | None:
+    workdir = self.config.networks_from
+    if workdir is None or name not in _TEACHERS:
+      return None
+    model = self._model(name.removesuffix("_labels"))
+    return earlier_run.imported(workdir, name, model, self.training.image_shape)
 
   def teacher(self):
     return self._on_labels("teacher", "teacher on labels", "teacher")

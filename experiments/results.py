@@ -81,8 +81,9 @@ def take_in(workdir: Path, kept: Path) -> None:
 def keep(study: designs.Study, folder: Path, target: Path) -> None:
   """Copies what is kept of a run, less what names places on this machine."""
   config = json.loads((folder / "config.json").read_text())
-  if config.get("auxiliary_weights"):
-    config["auxiliary_weights"] = Path(config["auxiliary_weights"]).name
+  for name in ("auxiliary_weights", "networks_from", "teacher_cache"):
+    if config.get(name):
+      config[name] = _portable(Path(config[name]), folder.parents[1])
   stages.write_json(target / "config.json", {**config, "workdir": "", "data_dir": None})
   networks = json.loads((folder / stages.RESULTS).read_text())["networks"]
   metrics = report.read_metrics(folder)
@@ -97,6 +98,12 @@ def keep(study: designs.Study, folder: Path, target: Path) -> None:
   kept = comparison.keep_small(metrics) if study.comparison else metrics
   lines = [json.dumps(entry) + "\n" for entry in kept]
   (target / "metrics.jsonl").write_text("".join(lines))
+
+
+def _portable(path: Path, root: Path) -> str:
+  """A path of a run within its study; of other paths the last part alone."""
+  root = root.absolute()
+  return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 def replace_block(text: str, name: str, content: str) -> str:

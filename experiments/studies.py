@@ -24,6 +24,25 @@ def _published(*values: float) -> dict[str, float]:
   return dict(zip(columns, values, strict=True))
 
 
+_BY_HAND = "block_1:stage_1,block_2:stage_2,block_3:stage_3,dense:pooled"
+# Images as they are, so that a teacher's outputs are computed once for all students.
+_PLAIN = (
+  *_CIFAR10,
+  "--noflip",
+  "--crop_padding=0",
+  "--teacher_network=resnet8:8",
+  "--student_epochs=20@1e-3",
+)
+
+
+def _from_resnet(name, title, *flags):
+  """A student straight from the one teacher of the study."""
+  source = ("--networks_from={workdir}/teacher/0", "--learn_from=teacher")
+  cache = ("--teacher_cache={workdir}/cache", "--teacher_cache_dtype=float16")
+  stages = "--stages=teacher,student"
+  return Run(name, title, (*_PLAIN, *source, *cache, stages, *flags))
+
+
 STUDIES = {
   "cifar10": Study(
     "The paper's CIFAR-10 study: CNN1, 50 epochs, from the authors' auxiliary",
@@ -77,6 +96,36 @@ STUDIES = {
       _full("student_t", "Student-t kernel only", "--kernels=student_t"),
       _full("quadratic", "flow vectors (QMI, labels)", "--matching=quadratic"),
       _full("no_reset", "Adam keeps its moments", "--noreset_optimizer"),
+    ),
+  ),
+  "layers": Study(
+    "Straight from a ResNet-8: CNN1, 20 epochs, images as they are",
+    (
+      Run(
+        "teacher",
+        "the teacher, resnet8:8, 10 epochs",
+        (
+          *_CIFAR10,
+          "--teacher_network=resnet8:8",
+          "--teacher_epochs=10@5e-3",
+          "--learning_rate_decay=cosine",
+          "--stages=teacher",
+        ),
+        result="teacher",
+        seeds=1,
+      ),
+      Run(
+        "labels",
+        "labels only",
+        (*_PLAIN, "--student_labels_epochs=20@1e-3", "--stages=student_labels"),
+        result="student_labels",
+      ),
+      _from_resnet(
+        "last_tap", "last tap only", f"--layer_map={_BY_HAND}", "--initial_weight=0"
+      ),
+      _from_resnet("by_hand", "all taps, paired by hand", f"--layer_map={_BY_HAND}"),
+      _from_resnet("kappa", "all taps, nearest flow", "--layer_map=kappa"),
+      _from_resnet("auto", "all taps, most alike by CKA", "--layer_map=auto"),
     ),
   ),
   **relatives.STUDIES,

@@ -140,7 +140,21 @@ def load_network(directory: str | Path, template: methods.Network) -> methods.Ne
   abstract = _to_host(dict(template.variables))
   with ocp.StandardCheckpointer() as checkpointer:
     variables = checkpointer.restore(path, abstract)
+  _check_same_shapes(variables, abstract, path)
   return template._replace(variables=variables)
+
+
+def _check_same_shapes(found: PyTree, expected: PyTree, path: Path) -> None:
+  """Orbax restores an array as it was saved, of whatever shape."""
+  leaves = jax.tree.leaves(found)
+  for (key, leaf), other in zip(
+    jax.tree.leaves_with_path(expected), leaves, strict=True
+  ):
+    if leaf.shape != other.shape:
+      raise ValueError(
+        f"{path} holds another model: expected {jax.tree_util.keystr(key)} of shape "
+        f"{leaf.shape}, got {other.shape}"
+      )
 
 
 def _is_key(leaf: Any) -> bool:

@@ -114,6 +114,39 @@ def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   assert len({r["parameters"] for r in results[1:]}) == 1
 
 
+def test_networks_of_an_earlier_run_are_taken(finished, tmp_path):
+  chosen = ("teacher", "auxiliary", "student")
+  earlier = {"networks_from": str(finished)}
+  _run(tmp_path / "run", stages=chosen, **earlier)
+  before, now = (
+    {
+      each["name"]: each
+      for each in json.loads((d / "results.json").read_text())["networks"]
+    }
+    for d in (finished, tmp_path / "run")
+  )
+  assert [*now] == [*chosen]
+  assert now["teacher"]["epochs"] == now["auxiliary"]["epochs"] == 0
+  assert now["auxiliary"]["title"].endswith("last tap, of an earlier run")
+  assert now["teacher"]["accuracy"] == before["teacher"]["accuracy"]
+  assert now["student"]["retrieval"] == before["student"]["retrieval"]
+  with pytest.raises(ValueError, match="--networks_from: teacher in .*: "):
+    _run(tmp_path / "other", teacher_network="digits_resnet:4", **earlier)
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"networks_from": "nowhere"}, "--networks_from: expected the work directory of"),
+    ({"image_size": 12}, "--networks_from: expected networks of --image_size=12"),
+  ],
+)
+def test_earlier_runs_of_no_use_are_refused(options, match, finished, tmp_path):
+  options = {"networks_from": str(finished), **options}
+  with pytest.raises(ValueError, match=match):
+    _run(tmp_path, **options)
+
+
 def test_student_from_the_teacher_cache_is_the_same(finished, tmp_path, capsys):
   cache = tmp_path / "cache"
   runs = {

@@ -9,6 +9,7 @@ from absl import flags
 from experiments import designs
 from experiments import launch
 from experiments import results
+from experiments import stages
 from experiments import studies
 from experiments import study
 from flowkd_jax import data
@@ -35,6 +36,7 @@ network = {
 }
 network["environment"]["command"] = "python launcher.py --workdir=/somewhere"
 config = {"data_dir": "/data", "workdir": "/somewhere", "auxiliary_weights": "/w/a.npz"}
+config["networks_from"] = str(folder.parents[1] / "teacher" / "0")
 (folder / "config.json").write_text(json.dumps(config))
 (folder / "metrics.jsonl").write_text('{"stage": "student", "epoch": 0, "loss": 1.5}')
 (folder / "results.json").write_text(json.dumps({"networks": [network]}))
@@ -132,7 +134,12 @@ def test_what_is_kept_names_no_place_of_the_machine(fake, tmp_path):
   results.take_in(tmp_path, tmp_path / "kept")
   folder = tmp_path / "kept" / "fake" / "first" / "1"
   config = json.loads((folder / "config.json").read_text())
-  assert config == {"data_dir": None, "workdir": "", "auxiliary_weights": "a.npz"}
+  assert config == {
+    "data_dir": None,
+    "workdir": "",
+    "auxiliary_weights": "a.npz",
+    "networks_from": "teacher/0",
+  }
   (network,) = json.loads((folder / "results.json").read_text())["networks"]
   assert network["environment"]["command"] == ""
   metrics = (folder / "metrics.jsonl").read_text()
@@ -163,10 +170,17 @@ def test_page_that_is_not_there_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_flags_of_every_study_are_flags_of_its_launcher(name, monkeypatch):
+def test_flags_of_every_study_are_flags_of_its_launcher(name, monkeypatch, tmp_path):
   domains = ("art_painting", "cartoon", "photo", "sketch")
   monkeypatch.setattr(data, "split_names", lambda *_, **__: domains)
-  places = {"data_dir": "D", "workdir": "W", "auxiliary_weights": "A.npz"}
+  earlier = tmp_path / name / "teacher" / "0"
+  stages.write_json(earlier / "config.json", {"dataset": "cifar10"})
+  stages.write_json(earlier / "teacher" / stages.RESULTS, [])
+  places = {
+    "data_dir": "D",
+    "workdir": str(tmp_path),
+    "auxiliary_weights": "A.npz",
+  }
   config = study.configure(study=name, **places)
   for job in study.jobs(config):
     launcher = importlib.import_module(job.command[2])

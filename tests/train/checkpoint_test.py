@@ -90,3 +90,7 @@ def test_network_is_saved_and_loaded(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
   with pytest.raises(FileNotFoundError, match="expected a saved network in"):
     train.load_network(tmp_path / "nothing", template)
+  wider = models.by_name("digits_cnn:4", num_classes=3)
+  variables = capture.init(wider, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+  with pytest.raises(ValueError, match="holds another model: expected .* of shape"):
+    train.load_network(tmp_path / "network", methods.Network(wider, variables))

@@ -1,0 +1,57 @@
+"""Networks of an earlier run, taken in place of training them again.
+
+A teacher is trained once and many students learn from it, with other seeds or in other
+ways, each in a work directory of its own.
+"""
+
+import json
+from pathlib import Path
+
+from experiments import settings
+from experiments import stages
+from flowkd_jax import capture
+from flowkd_jax import train
+
+# What has to be the same for a network to see what it was trained on.
+_SAME = ("dataset", "image_size", "mixed_precision")
+
+
+def check(workdir: str, config: settings.Settings, names: tuple[str, ...]) -> None:
+  """Raises ValueError unless a run has finished one of those stages, on this data."""
+  folder = Path(workdir)
+  if not any(_is_done(folder, name) for name in names):
+    raise ValueError(
+      f"--networks_from: expected the work directory of a run that has finished one of "
+      f"the stages {', '.join(names)}, got {workdir}"
+    )
+  before = json.loads((folder / "config.json").read_text())
+  for name in _SAME:
+    now = getattr(config, name)
+    if before.get(name, now) != now:
+      raise ValueError(
+        f"--networks_from: expected networks of --{name}={now}, as this run has it; "
+        f"those of {workdir} are of {before[name]}"
+      )
+
+
+def imported(
+  workdir: str, name: str, model: capture.AnyModel, image_shape: tuple[int, ...]
+) -> stages.Imported | None:
+  """The network that a finished stage of the run left; None if that is not finished.
+
+  Raises:
+    ValueError: If it is the network of another model.
+  """
+  folder = Path(workdir)
+  if not _is_done(folder, name):
+    return None
+  (result,) = json.loads((folder / name / stages.RESULTS).read_text())
+  try:
+    network = train.network_in_workdir(folder, name, model, image_shape=image_shape)
+  except ValueError as error:
+    raise ValueError(f"--networks_from: {name} in {workdir}: {error}") from None
+  return stages.Imported(name, f"{result['title']}, of an earlier run", network)
+
+
+def _is_done(folder: Path, name: str) -> bool:
+  return (folder / name / stages.RESULTS).exists()
