@@ -71,7 +71,8 @@ class Config(settings.Settings):
     "paper",
     "Settings of the student's training, further flags change them: paper; posterior, "
     "better on CIFAR-10 and without labels too; or labelled, with them. Both crop no "
-    "images at random, in any stage: they are made for --auxiliary_weights.",
+    "images at random, in any stage, and labelled flips none: they are made for "
+    "--auxiliary_weights.",
   )
   teacher_network: str = launch.setting(
     "resnet18", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
@@ -190,7 +191,7 @@ _POSTERIOR: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
   "paper": {},
   "posterior": _POSTERIOR,
-  "labelled": _POSTERIOR | {"last_tap_from": methods.LABELLED_POSTERIOR},
+  "labelled": _POSTERIOR | {"last_tap_from": methods.LABELLED_POSTERIOR, "flip": False},
 }
 
 
