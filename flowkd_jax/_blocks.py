@@ -60,8 +60,21 @@ def sum_over_rows(
   if block_size is None:
     block_size = _chosen_block_size(batch, row_entries)
   blocks = jax.tree.map(lambda each: _split(each, block_size), rows)
-  padded = jnp.pad(weights, (0, -batch % block_size))
-  return _sum_of_blocks(total)(shared, blocks, padded.reshape(-1, block_size))
+  padded = jnp.pad(weights, (0, -batch % block_size)).reshape(-1, block_size)
+  return _sum_of_blocks(total)(*_varying_alike((shared, blocks, padded)))
+
+
+def _varying_alike(tree):
+  """The same arrays, each varying over every axis of `shard_map` over which any does.
+
+  Which blocks are skipped differs between devices. A gradient of what they share would
+  be summed over devices within a block, where those that skip it never come.
+  """
+  firsts = [x.ravel()[:1].astype(jnp.float32) for x in jax.tree.leaves(tree)]
+  any_of_them = lax.stop_gradient(jnp.concatenate(firsts).sum())
+  return jax.tree.map(
+    lambda array: jnp.where(False, any_of_them.astype(array.dtype), array), tree
+  )
 
 
 def rows_in_blocks(
@@ -144,7 +157,7 @@ def _sum_of_blocks(function):
 
       def skipped():
         own = jax.tree.map(jnp.zeros_like, _chosen(block, moving_blocks))
-        return sums, (jnp.zeros((), block[-1].dtype), own)
+        return sums, (jnp.zeros_like(block[-1][0]), own)
 
       return lax.cond((block[-1] != 0).any(), differentiated, skipped)
 

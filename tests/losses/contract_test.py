@@ -300,7 +300,7 @@ def test_blocks_change_nothing(name, x64):
   _assert_close(blocked, _plain(name)(*problem))
 
 
-def _step(name):
+def _step(name, **options):
   """Value and gradient in parameters that all devices share, averaged over them."""
   call = ROWS[name].call
 
@@ -308,7 +308,7 @@ def _step(name):
     student, teacher = (
       rows * parameter[None] for rows, parameter in zip(sides, parameters, strict=True)
     )
-    return call(student, teacher, ids, mask=mask, axis_name="batch")
+    return call(student, teacher, ids, mask=mask, axis_name="batch", **options)
 
   def step(*arguments):
     value, gradients = jax.value_and_grad(loss)(*arguments)
@@ -337,14 +337,16 @@ def test_global_batch_on_eight_devices(name, x64):
   mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
   rows, whole = PartitionSpec("batch"), PartitionSpec()
   if "replication" not in ROWS[name].exempt:  # pmap is shard_map without this check
-    sharded = jax.shard_map(
-      _step(name),
-      mesh=mesh,
-      in_specs=(whole, rows, rows, rows),
-      out_specs=whole,
-      check_vma=True,
-    )
-    _assert_close(jax.jit(sharded)(parameters, *data), expected)
+    # Two rows a device: also in two blocks.
+    for options in ({}, {"block_size": 1})[: 1 + ROWS[name].blocks]:
+      sharded = jax.shard_map(
+        _step(name, **options),
+        mesh=mesh,
+        in_specs=(whole, rows, rows, rows),
+        out_specs=whole,
+        check_vma=True,
+      )
+      _assert_close(jax.jit(sharded)(parameters, *data), expected)
 
   placed = jax.device_put((*scaled, *data[1:]), NamedSharding(mesh, rows))
   _assert_close(_plain(name)(*placed), plain)
