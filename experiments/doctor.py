@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
+from experiments import course
 from experiments import information_flow
 from experiments import launch
 from experiments import settings
@@ -59,7 +60,7 @@ def run(config: information_flow.Config) -> None:
   if config.learn_from == information_flow.RECORDED:
     raise ValueError("--learn_from: there is no network to look at, outputs alone")
   progress = train.Progress()
-  datasets = settings.open_datasets(config, progress)
+  datasets = course.open_datasets(config, progress)
   levels = []
   for finding in examine(config, datasets, progress):
     levels.append(finding.level)
@@ -78,7 +79,7 @@ def examine(
   """
   yield batch_scope(config.batch_size, jax.local_device_count())
   num_classes = datasets.training.num_classes
-  runner = settings.stage_runner(config, datasets, progress)
+  runner = course.stage_runner(config, datasets, progress)
   name = getattr(config, f"{config.learn_from}_network")
   teacher = runner.network(
     config.learn_from, settings.network(config, name, num_classes)

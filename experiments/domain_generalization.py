@@ -32,6 +32,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from experiments import course
 from experiments import launch
 from experiments import settings
 from experiments import stages
@@ -179,7 +180,7 @@ def run(config: Config) -> None:
     arms = _Arms(config, runner)
     return [arms.stage(name) for name in config.stages]
 
-  settings.run_stages(config, select, STAGES)
+  course.run_stages(config, select, STAGES)
 
 
 def summarize(metrics: stages.Metrics) -> dict[str, float]:

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from experiments import course
 from experiments import launch
 from experiments import settings
 from experiments import stages
@@ -167,7 +168,7 @@ def configure(**given: Any) -> Config:
 
 def run(config: Config) -> None:
   """Runs the experiment; everything it leaves is in `config.workdir`."""
-  settings.run_stages(config, lambda runner: _Stages(config, runner).selected(), ARMS)
+  course.run_stages(config, lambda runner: _Stages(config, runner).selected(), ARMS)
   for result in report.read_results(config.workdir):
     rounds = result["rounds_to_target"]
     when = "not reached" if rounds is None else f"after {rounds} rounds"

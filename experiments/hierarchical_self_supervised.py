@@ -33,6 +33,7 @@ Digits are a trial run, no more: a 6 turned around is a 9.
 import dataclasses
 from typing import Any
 
+from experiments import course
 from experiments import launch
 from experiments import settings
 from experiments import stages
@@ -123,7 +124,7 @@ def configure(**given: Any) -> Config:
 
 def run(config: Config) -> None:
   """Runs the experiment; everything it leaves is in `config.workdir`."""
-  settings.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
+  course.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
 
 
 class _Stages:

@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import course
 from experiments import earlier_run
 from experiments import launch
 from experiments import layer_maps
@@ -262,7 +263,7 @@ def _check_schedule(config: Config) -> None:
 
 def run(config: Config) -> None:
   """Runs the experiment; everything it leaves is in `config.workdir`."""
-  settings.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
+  course.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
 
 
 def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:

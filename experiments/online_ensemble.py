@@ -25,6 +25,7 @@ the labels than a student alone has.
 import dataclasses
 from typing import Any
 
+from experiments import course
 from experiments import launch
 from experiments import settings
 from experiments import stages
@@ -108,7 +109,7 @@ def alone(config: Config) -> tuple[str, ...]:
 def run(config: Config) -> None:
   """Runs the experiment; everything it leaves is in `config.workdir`."""
   order = (*alone(config), *STAGES[1:])
-  settings.run_stages(config, lambda runner: _Stages(config, runner).selected(), order)
+  course.run_stages(config, lambda runner: _Stages(config, runner).selected(), order)
 
 
 class _Stages:

@@ -123,23 +123,19 @@ def _student(number, width):
 
 
 _ONLINE = Study(
-  "Online ensemble, CIFAR-10 at 16 pixels, 2,000 images",
+  "Online ensemble, CIFAR-10 at 16 pixels, 4,000 images",
   (
     Run(
       "cifar10",
       "CIFAR-10",
       (
         *_CIFAR10,
-        "--train_split=train[:2000]",
+        "--train_split=train[:4000]",
         "--batch_size=64",
         "--network=resnet8:8",
         "--num_students=3",
         "--epochs=20@0.1",
         "--learning_rate_decay=cosine",
-        "--label_weight=1",
-        "--feature_weight=1",
-        "--ensemble_weight=1",
-        "--temperature=3",
       ),
       module="experiments.online_ensemble",
     ),

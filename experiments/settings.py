@@ -1,46 +1,25 @@
-"""What all experiments share: settings, data, the course of a run.
+"""What all experiments share: settings, their checks, networks and optimizers.
 
-An experiment adds its own settings to `Settings` and says what its stages are; here is
-the rest: data sets, the optimizer of a stage, the work directory and its conclusion.
+An experiment adds its own settings to `Settings`; `course` runs its stages.
 """
 
 import dataclasses
-import json
-from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments import launch
 from experiments import networks
-from experiments import stages
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import models
-from flowkd_jax import report
 from flowkd_jax import schedules
-from flowkd_jax import train
 
 NETWORK_NAMES = f"{networks.NAMES}; {networks.OTHERS}"
 MEASURES = ("flow", "retrieval")
 LEARNING_RATE_DECAYS = ("constant", "cosine")
-# Settings that do not change what comes out: they may differ when a run is resumed.
-RUN_ONLY = (
-  "workdir",
-  "data_dir",
-  "stages",
-  "telemetry",
-  "teacher_cache",
-  "teacher_cache_gib",
-  "checkpoint_seconds",
-  "memory_gib",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,157 +271,3 @@ def learning_rate(rate: float, steps: int, decay: str) -> optax.Schedule:
   if decay == "cosine":
     return optax.cosine_decay_schedule(rate, steps)
   return optax.constant_schedule(rate)
-
-
-def run_stages(
-  settings: Settings,
-  select: Callable[[stages.StageRunner], Iterable[stages.Stage | stages.Imported]],
-  order: Sequence[str],
-) -> None:
-  """Runs the stages and concludes; everything they leave is in the work directory.
-
-  Args:
-    settings: The settings of the experiment, all of them.
-    select: The stages to run, given what runs them.
-    order: Names of all stages that the experiment has, in the order of its table.
-  """
-  progress = train.Progress()
-  workdir = Path(settings.workdir).absolute()
-  datasets = open_datasets(settings, progress)
-  remember(settings, workdir / "config.json")
-  devices = jax.local_devices()
-  progress.say(
-    f"{settings.dataset}: {datasets.training.num_examples} training and "
-    f"{datasets.queries.num_examples} test images on {len(devices)} "
-    f"{devices[0].platform} device{'s' if len(devices) > 1 else ''}; work directory "
-    f"{workdir}"
-  )
-  with train.stop_on_signals() as should_stop:
-    runner = stage_runner(settings, datasets, progress, should_stop)
-    for stage in select(runner):
-      runner.run(stage)
-  conclude(workdir, order, progress)
-
-
-def stage_runner(
-  settings: Settings,
-  datasets: stages.Datasets,
-  progress: train.Progress,
-  should_stop: Callable[[], str | None] = lambda: None,
-) -> stages.StageRunner:
-  """What runs the stages of an experiment with these settings."""
-  return stages.StageRunner(
-    Path(settings.workdir).absolute(),
-    datasets,
-    seed=settings.seed,
-    measure_every=settings.measure_every,
-    measure=settings.measure,
-    telemetry=settings.telemetry,
-    teacher_cache=_teacher_cache(settings),
-    checkpoint_seconds=settings.checkpoint_seconds,
-    progress=progress,
-    should_stop=should_stop,
-  )
-
-
-def _teacher_cache(settings: Settings) -> stages.TeacherCache | None:
-  if settings.teacher_cache is None:
-    return None
-  return stages.TeacherCache(
-    Path(settings.teacher_cache),
-    settings.teacher_cache_dtype,
-    settings.teacher_cache_gib,
-  )
-
-
-def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> None:
-  """Writes results and pictures of all finished stages and shows the table."""
-  results = [
-    result
-    for name in order
-    if (workdir / name / stages.RESULTS).exists()
-    for result in json.loads((workdir / name / stages.RESULTS).read_text())
-  ]
-  stages.write_json(workdir / stages.RESULTS, {"networks": results})
-  (workdir / "results.md").write_text(report.network_markdown(results))
-  pictures = report.save_pictures(workdir)
-  progress.console.print(report.network_table(results))
-  progress.say(f"Pictures: {', '.join(str(path) for path in pictures)}")
-
-
-def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datasets:
-  """The batches of the experiment; refuses what cannot work before any decoding."""
-  where: dict[str, Any] = {
-    "data_dir": settings.data_dir,
-    "image_size": settings.image_size,
-  }
-  splits = [settings.train_split, settings.test_split]
-  if settings.validation_split is not None:
-    splits.append(settings.validation_split)
-  sources = [data.open_source(settings.dataset, split, **where) for split in splits]
-  name, size, of = settings.shared_by_devices
-  train.check_batch_size(size, jax.local_device_count(), name=f"--{name}", of=of)
-  for split, source in zip(splits, sources, strict=True):
-    if source.num_examples < jax.local_device_count():
-      raise ValueError(
-        f"split {split}: expected an image for each of the {jax.local_device_count()} "
-        f"devices, got {source.num_examples}; use a larger one"
-      )
-  if sum(source.num_bytes for source in sources) <= settings.memory_gib * 2**30:
-    sources = [
-      data.load(
-        settings.dataset,
-        split,
-        **where,
-        progress=progress.counter(f"decoding {settings.dataset}/{split}"),
-      )
-      for split in splits
-    ]
-  training, test, *validation = sources
-  mean, std = data.normalization(settings.dataset, training)
-  limit = min(settings.flow_examples, training.num_examples)
-  probe = data.load(settings.dataset, settings.train_split, **where, limit=limit)
-
-  def clean(source: data.Source) -> data.Batches:
-    devices = jax.local_device_count()
-    size = min(stages.EVALUATION_BATCH, source.num_examples) // devices * devices
-    return data.evaluation_batches(source, batch_size=size, mean=mean, std=std)
-
-  return stages.Datasets(
-    training=data.training_batches(
-      training,
-      batch_size=settings.batch_size,
-      seed=settings.seed,
-      mean=mean,
-      std=std,
-      augmentation=data.Augmentation(flip=settings.flip, padding=settings.crop_padding),
-    ),
-    database=clean(training),
-    queries=clean(test),
-    probe=clean(probe),
-    validation=clean(validation[0]) if validation else None,
-  )
-
-
-def remember(settings: Settings, path: Path) -> None:
-  """Writes the resolved configuration, or checks that it is the one written before.
-
-  Raises:
-    ValueError: If the work directory belongs to a run with other settings.
-  """
-  now = json.loads(json.dumps(dataclasses.asdict(settings)))
-  if path.exists():
-    # A setting that came later had what is its default now.
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    before = json.loads(json.dumps(defaults)) | json.loads(path.read_text())
-    different = [
-      f"--{name}: {before.get(name)} before, {now[name]} now"
-      for name in now
-      if name not in RUN_ONLY and before.get(name) != now[name]
-    ]
-    if different:
-      raise ValueError(
-        f"{path.parent} belongs to a run with other settings ({'; '.join(different)}). "
-        "Use another --workdir, or the settings of before to go on with it"
-      )
-  stages.write_json(path, now)

@@ -18,6 +18,7 @@ Run the same command again after any interruption and it goes on where it was.
 import dataclasses
 from typing import Any
 
+from experiments import course
 from experiments import launch
 from experiments import layer_maps
 from experiments import settings
@@ -93,7 +94,7 @@ def run(config: Config) -> None:
     arms = _Arms(config, runner)
     return [getattr(arms, name)() for name in config.stages]
 
-  settings.run_stages(config, select, STAGES)
+  course.run_stages(config, select, STAGES)
 
 
 class _Arms:

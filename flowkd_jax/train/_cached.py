@@ -14,7 +14,7 @@ A network of any framework can fill one, and a student learn from that alone:
         images = np.asarray(prepare(batches.resident, rows)["image"])
         cache.write(epoch, rows["index"], {"logits": ..., "taps/pooled": ...})
 
-with `batches` those of the training (of a launcher, `settings.open_datasets`): same
+with `batches` those of the training (of a launcher, `course.open_datasets`): same
 data, normalisation, augmentation and seed. `methods.recorded_teacher` then stands for
 the network, and `experiments.information_flow --learn_from=recorded` trains from it.
 """

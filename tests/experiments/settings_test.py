@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import course
 from experiments import settings
 from flowkd_jax import train
 
@@ -52,17 +53,17 @@ def test_epochs_of_all_phases_are_added():
 def test_split_of_fewer_images_than_devices_is_refused(tmp_path):
   few = settings.Settings(test_split="test[:5]", workdir=str(tmp_path))
   with pytest.raises(ValueError, match=r"split test\[:5\]: .* the 8 devices, got 5"):
-    settings.open_datasets(few, train.Progress())
+    course.open_datasets(few, train.Progress())
 
 
 def test_work_directories_from_before_a_setting_existed_go_on(tmp_path):
   path = tmp_path / "config.json"
   now = settings.Settings(workdir=str(tmp_path))
-  settings.remember(now, path)
+  course.remember(now, path)
   before = json.loads(path.read_text())
   del before["teacher_cache_dtype"]
   path.write_text(json.dumps(before))
-  settings.remember(now, path)
+  course.remember(now, path)
   path.write_text(json.dumps(before))
   with pytest.raises(ValueError, match="teacher_cache_dtype: float32 before, float16"):
-    settings.remember(dataclasses.replace(now, teacher_cache_dtype="float16"), path)
+    course.remember(dataclasses.replace(now, teacher_cache_dtype="float16"), path)
