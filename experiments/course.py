@@ -99,7 +99,7 @@ def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> N
   results = [
     result
     for name in order
-    if (workdir / name / stages.RESULTS).exists()
+    if stages.is_done(workdir, name)
     for result in json.loads((workdir / name / stages.RESULTS).read_text())
   ]
   stages.write_json(workdir / stages.RESULTS, {"networks": results})

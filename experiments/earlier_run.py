@@ -19,7 +19,7 @@ _SAME = ("dataset", "image_size")
 def check(workdir: str, config: settings.Settings, names: tuple[str, ...]) -> None:
   """Raises ValueError unless a run has finished one of those stages, on this data."""
   folder = Path(workdir)
-  if not any(_is_done(folder, name) for name in names):
+  if not any(stages.is_done(folder, name) for name in names):
     raise ValueError(
       f"--networks_from: expected the work directory of a run that has finished one of "
       f"the stages {', '.join(names)}, got {workdir}"
@@ -43,7 +43,7 @@ def imported(
     ValueError: If it is the network of another model.
   """
   folder = Path(workdir)
-  if not _is_done(folder, name):
+  if not stages.is_done(folder, name):
     return None
   (result,) = json.loads((folder / name / stages.RESULTS).read_text())
   try:
@@ -51,7 +51,3 @@ def imported(
   except ValueError as error:
     raise ValueError(f"--networks_from: {name} in {workdir}: {error}") from None
   return stages.Imported(name, f"{result['title']}, of an earlier run", network)
-
-
-def _is_done(folder: Path, name: str) -> bool:
-  return (folder / name / stages.RESULTS).exists()

@@ -139,7 +139,7 @@ class StageRunner:
 
   def is_done(self, name: str) -> bool:
     """Whether the stage has left its results."""
-    return (self.workdir / name / RESULTS).exists()
+    return is_done(self.workdir, name)
 
   def network(
     self, name: str, model: capture.AnyModel, exported: str = "network"
@@ -289,6 +289,11 @@ class StageRunner:
       )
       measured["validation_accuracy"] = extract(network.variables).accuracy
     return measured
+
+
+def is_done(workdir: Path, name: str) -> bool:
+  """Whether a stage has left its results in that work directory."""
+  return (workdir / name / RESULTS).exists()
 
 
 def write_json(path: Path, value: Any) -> None:
