@@ -142,6 +142,7 @@ class CifarResNet(nn.Module):
     num_blocks: blocks of each stage, n of 6n + 2.
     widths: channels of each stage; each but the first halves the map.
     stem_width: channels of the stem.
+    stem_stride: factor by which the stem makes the map smaller.
     num_classes: number of logits.
     dtype: compute dtype and that of the taps; parameters, statistics and logits
       are float32.
@@ -151,6 +152,7 @@ class CifarResNet(nn.Module):
   num_blocks: int = 3
   widths: tuple[int, ...] = (16, 32, 64)
   stem_width: int = 16
+  stem_stride: int = 1
   num_classes: int = 10
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
@@ -190,7 +192,11 @@ class CifarResNet(nn.Module):
       images, mask, smallest=1, network=type(self).__name__, dtype=self.dtype
     )
     layer = NormalizedConvolution(
-      self.stem_width, dtype=self.dtype, axis_name=self.axis_name, name="stem"
+      self.stem_width,
+      stride=self.stem_stride,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name="stem",
     )
     return nn.relu(layer(x, train, mask))
 

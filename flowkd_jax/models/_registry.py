@@ -14,6 +14,8 @@ from flowkd_jax.models._vit import VisionTransformer
 
 Named = CNN | LatentCNN | PreActResNet | CifarResNet | VisionTransformer
 
+_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+
 # Name: how it is made from a width, and its default width.
 _NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
   "cnn1": (CNN, 8),
@@ -21,8 +23,14 @@ _NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
   "resnet18": (PreActResNet, 64),
   "digits_resnet": (lambda **options: PreActResNet(stage_sizes=(1, 1), **options), 32),
   **{
-    f"resnet{depth}": (functools.partial(cifar_resnet, depth), 16)
-    for depth in (8, 14, 20, 32, 44, 56, 110)
+    f"resnet{depth}": (functools.partial(cifar_resnet, depth), 16) for depth in _DEPTHS
+  },
+  **{
+    f"strided_resnet{depth}": (
+      functools.partial(cifar_resnet, depth, stem_stride=2),
+      16,
+    )
+    for depth in _DEPTHS
   },
   "latent_cnn": (LatentCNN, 6),
   "vit": (VisionTransformer, 128),
@@ -38,7 +46,8 @@ def by_name(name: str, **options: Any) -> Named:
   Args:
     name: "cnn1" (CNN1; "cnn1:16" is CNN1-A), "resnet18" (pre-activation), "resnet8",
       "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110" (for
-      small images), "vit" (a vision transformer), for the 8x8 digits "digits_cnn",
+      small images), the same with "strided_" before it, whose stem halves the map (for
+      64 pixels, say), "vit" (a vision transformer), for the 8x8 digits "digits_cnn",
       "digits_resnet" and "digits_vit", and for clients of federated learning
       "latent_cnn". The width is that of the first block.
     **options: Further fields of the module: `num_classes`, `dtype`, `axis_name`.

@@ -51,6 +51,21 @@ def test_resnet110_has_the_size_of_the_ensemble_paper():
   assert parameters_of(models.cifar_resnet(110, num_classes=100)) == 1_736_564
 
 
+def test_stem_may_halve_the_map():
+  images = images_of((2, 64, 64, 3))
+  whole, strided = (models.cifar_resnet(8, width=2, stem_stride=n) for n in (1, 2))
+  variables = variables_of(whole, images)
+  assert parameters_of(whole) == parameters_of(strided)
+  # Against the whole stem's own map, every other place of it.
+  maps = [
+    model.apply(
+      variables, images, capture_intermediates=lambda module, _: module.name == "stem"
+    )[1]["intermediates"]["stem"]["__call__"][0]
+    for model in (whole, strided)
+  ]
+  np.testing.assert_allclose(maps[0][:, ::2, ::2], maps[1], rtol=1e-5, atol=1e-5)
+
+
 def test_taps_are_the_stages_and_the_representation():
   model = models.cifar_resnet(8, width=2)
   images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float32)

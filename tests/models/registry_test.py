@@ -17,6 +17,8 @@ def test_networks_have_short_names_and_widths():
   deep = models.by_name("resnet110:8", axis_name="batch")
   assert (deep.num_blocks, deep.widths, deep.stem_width) == (18, (8, 16, 32), 8)
   assert deep.axis_name == "batch"
+  strided = models.by_name("strided_resnet8:4")
+  assert strided == models.cifar_resnet(8, width=4, stem_stride=2)
   assert models.by_name("vit") == models.VisionTransformer()
   small = models.by_name("digits_vit:8", num_classes=3)
   assert (small.width, small.depth, small.patch_size) == (8, 4, 2)
