@@ -71,15 +71,15 @@ def tap_table(config: Config, taps: list[capture.Tap]) -> rich_table.Table:
   table = rich_table.Table(
     title=f"Taps of {config.network}, images {config.image_size} x "
     f"{config.image_size} x {config.channels}",
-    caption=f"Costs of a step of {rows} rows: memory of the tap, and operations of "
-    "its matrix of inner products.",
+    caption=f"Costs of a step of {rows} rows: operations of the forward pass up to the "
+    "tap, memory of the tap, and operations of its matrix of inner products.",
     box=box.SIMPLE_HEAD,
     title_justify="left",
     caption_justify="left",
   )
   for heading in ("tap", "kind"):
     table.add_column(heading, no_wrap=True)
-  for heading in ("row", "dtype", "MiB", "MFLOP"):
+  for heading in ("row", "dtype", "MFLOP to it", "MiB", "MFLOP of pairs"):
     table.add_column(heading, justify="right", no_wrap=True)
   for tap in taps:
     table.add_row(
@@ -87,8 +87,9 @@ def tap_table(config: Config, taps: list[capture.Tap]) -> rich_table.Table:
       "sown" if tap.sown else "module",
       " x ".join(map(str, tap.shape[1:])),
       str(tap.dtype),
+      f"{tap.row_flops * rows / 1e6:,.1f}",
       f"{tap.row_bytes * rows / 2**20:.2f}",
-      f"{tap.pair_flops * rows**2 / 1e6:.1f}",
+      f"{tap.pair_flops * rows**2 / 1e6:,.1f}",
     )
   return table
 

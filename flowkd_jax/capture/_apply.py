@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Key
 
+from flowkd_jax.capture import _cost
 from flowkd_jax.capture import _model
 from flowkd_jax.capture import _names
 from flowkd_jax.capture import _tags
@@ -253,8 +254,9 @@ def list_taps(
     found.extend((name, name in sown) for name in sown | modules)
     return [*sown.values(), *modules.values()]
 
-  shapes = jax.eval_shape(activations, variables, images)
+  program = jax.make_jaxpr(activations)(variables, images)
+  costs = _cost.flops_of_outputs(program)
   return [
-    _names.Tap(name, sown, x.shape, x.dtype)
-    for (name, sown), x in zip(found, shapes, strict=True)
+    _names.Tap(name, sown, x.shape, x.dtype, flops // images.shape[0])
+    for (name, sown), x, flops in zip(found, program.out_avals, costs, strict=True)
   ]

@@ -25,12 +25,15 @@ class Tap(NamedTuple):
     sown: Whether the model sows it; else it is the output of a module.
     shape: Of the activation, batch included.
     dtype: Of the activation.
+    row_flops: Operations (two a multiply-add) of the convolutions and matrix products
+      that a row of it needs, from the input on. Of a loop over layers all count.
   """
 
   name: str
   sown: bool
   shape: tuple[int, ...]
   dtype: Any
+  row_flops: int
 
   @property
   def width(self) -> int:

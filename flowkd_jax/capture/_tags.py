@@ -115,7 +115,7 @@ def _evaluate(program, arguments) -> tuple[list[jax.Array], list[Tagged]]:
 def _evaluation(equation):
   if equation.primitive is _mark_p:
     return _marked
-  inner = _programs(equation.params)
+  inner = programs(equation.params)
   return _RULES.get(equation.primitive.name, _bind) if _any_mark(inner) else _bind
 
 
@@ -131,12 +131,12 @@ def _bind(equation, inputs):
 
 
 def _inline(equation, inputs):
-  (program,) = _programs(equation.params)
+  (program,) = programs(equation.params)
   return _evaluate(program, inputs)
 
 
 def _checkpoint(equation, inputs):
-  (program,) = _programs(equation.params)
+  (program,) = programs(equation.params)
   options = {name: equation.params[name] for name in ("prevent_cse", "policy")}
   labels = _Labels()
   again = jax.checkpoint(
@@ -199,7 +199,7 @@ _RULES: Mapping[str, Callable] = {
 }
 
 
-def _programs(params: Mapping[str, Any]) -> list[core.ClosedJaxpr]:
+def programs(params: Mapping[str, Any]) -> list[core.ClosedJaxpr]:
   """The programs within an equation."""
   found = []
   for value in params.values():
@@ -210,9 +210,9 @@ def _programs(params: Mapping[str, Any]) -> list[core.ClosedJaxpr]:
   return found
 
 
-def _any_mark(programs: Sequence[core.ClosedJaxpr]) -> bool:
+def _any_mark(inner: Sequence[core.ClosedJaxpr]) -> bool:
   return any(
-    equation.primitive is _mark_p or _any_mark(_programs(equation.params))
-    for program in programs
+    equation.primitive is _mark_p or _any_mark(programs(equation.params))
+    for program in inner
     for equation in program.jaxpr.eqns
   )

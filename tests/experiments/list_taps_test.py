@@ -14,8 +14,11 @@ def test_listing_shows_taps_with_shapes_and_costs(capsys, monkeypatch):
   list_taps.run(list_taps.configure(network="cnn1:8", batch_size=64))
   lines = capsys.readouterr().out.splitlines()
   dense = next(line.split() for line in lines if line.strip().startswith("dense"))
-  # 64 rows of 64 float32; 64 x 64 pairs of 2 x 64 operations.
-  assert dense == ["dense", "sown", "64", "float32", "0.02", "0.5"]
+  # By hand, of CNN1 at 32 pixels: 64 rows of 64 float32; 64 x 64 pairs of 2 x 64
+  # operations; convolutions give four places at once, from windows of 4 x 4.
+  products = 30**2 * 8 * 16 * 3 + 14**2 * 16 * 16 * 8 + 4**2 * 32 * 16 * 16 + 128 * 64
+  flops = f"{64 * 2 * products / 1e6:.1f}"
+  assert dense == ["dense", "sown", "64", "float32", flops, "0.02", "0.5"]
   conv = next(line.split() for line in lines if line.strip().startswith("conv_1"))
   assert conv[1] == "module"
 

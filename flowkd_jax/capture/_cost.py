@@ -1,0 +1,54 @@
+"""What it costs to compute the outputs of a traced program."""
+
+import math
+from typing import Any
+
+from jax.extend import core
+
+from flowkd_jax.capture import _tags
+
+
+def flops_of_outputs(program: core.ClosedJaxpr) -> list[int]:
+  """Operations that each output needs, of convolutions and matrix products.
+
+  A multiply-add counts as two. A loop counts whole, as often as it runs, or once if
+  that is not known; of branches the most expensive counts.
+  """
+  costs, needed = (
+    [],
+    {},
+  )  # `needed`: equations behind a variable, as the bits of a number
+  for number, equation in enumerate(program.jaxpr.eqns):
+    costs.append(_flops(equation))
+    behind = 1 << number
+    for atom in equation.invars:
+      behind |= _behind(needed, atom)
+    needed |= dict.fromkeys(equation.outvars, behind)
+  return [
+    sum(cost for i, cost in enumerate(costs) if _behind(needed, atom) >> i & 1)
+    for atom in program.jaxpr.outvars
+  ]
+
+
+def _behind(needed, atom) -> int:
+  return 0 if isinstance(atom, core.Literal) else needed.get(atom, 0)
+
+
+def _flops(equation: Any) -> int:
+  params = equation.params
+  match equation.primitive.name:
+    case "dot_general":
+      (contracted, _), _ = params["dimension_numbers"]
+      shape = equation.invars[0].aval.shape
+      terms = math.prod(shape[axis] for axis in contracted)
+    case "conv_general_dilated":
+      shape = equation.invars[1].aval.shape
+      terms = math.prod(shape) // shape[params["dimension_numbers"].rhs_spec[0]]
+    case name:
+      inner = [
+        sum(map(_flops, program.jaxpr.eqns)) for program in _tags.programs(params)
+      ]
+      if name == "cond":
+        return max(inner, default=0)
+      return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+  return 2 * terms * math.prod(equation.outvars[0].aval.shape)
