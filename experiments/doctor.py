@@ -22,6 +22,7 @@ import numpy as np
 from scipy import optimize
 
 from experiments import course
+from experiments import flow_settings
 from experiments import information_flow
 from experiments import launch
 from experiments import settings
@@ -57,7 +58,7 @@ class Finding(NamedTuple):
 
 def run(config: information_flow.Config) -> None:
   """Looks, says, and exits with status 1 if something is wrong."""
-  if config.learn_from == information_flow.RECORDED:
+  if config.learn_from == flow_settings.RECORDED:
     raise ValueError("--learn_from: there is no network to look at, outputs alone")
   progress = train.Progress()
   datasets = course.open_datasets(config, progress)

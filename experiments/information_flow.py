@@ -25,7 +25,6 @@ directory holds config.json, metrics.jsonl, tensorboard/, results.json, results.
 pictures/, and for each stage its network.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -34,236 +33,27 @@ import numpy as np
 
 from experiments import course
 from experiments import earlier_run
+from experiments import flow_settings
 from experiments import launch
 from experiments import layer_maps
 from experiments import settings
 from experiments import stages
+from experiments.flow_settings import Config
+from experiments.flow_settings import configure
 from flowkd_jax import capture
 from flowkd_jax import data
-from flowkd_jax import information
-from flowkd_jax import kernels
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import pooling
 from flowkd_jax import schedules
 from flowkd_jax import train
 
-STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
-# Stages whose networks others learn from.
-_TEACHERS = ("teacher", "auxiliary_labels", "auxiliary")
-RECORDED = "recorded"
-SOURCES = ("auxiliary", "teacher", RECORDED)
-BASELINES = ("student_kd", "student_hint", "student_pkt")
-# All of them, as they stand in tables.
-ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
-LAST_TAP_FROM = ("tap", *methods.POSTERIORS)
-_EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
-_NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(settings.Settings):
-  """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
-
-  stages: tuple[str, ...] = launch.setting(
-    STAGES, f"Stages to run; there are also {', '.join(BASELINES)}."
-  )
-  recipe: str = launch.setting(
-    "paper",
-    "Settings of the student's training, further flags change them: paper; posterior, "
-    "better on CIFAR-10 and without labels too; or labelled, with them. Both crop no "
-    "images at random, in any stage, and labelled flips none: they are made for "
-    "--auxiliary_weights.",
-  )
-  teacher_network: str = launch.setting(
-    "resnet18", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
-  )
-  auxiliary_network: str = launch.setting("cnn1:16", "As above.")
-  student_network: str = launch.setting("cnn1:8", "As above.")
-  auxiliary_weights: str | None = launch.setting(
-    None,
-    "A .npz of PyTorch weights for the auxiliary, in place of the stages teacher, "
-    "auxiliary_labels and auxiliary.",
-  )
-  networks_from: str | None = launch.setting(
-    None,
-    f"Work directory of another run: of its stages {', '.join(_TEACHERS)} those that "
-    "are finished are taken, in place of training them here.",
-  )
-  teacher_epochs: str = launch.setting(
-    "50@1e-3,30@1e-4", "Epochs@learning rate of Adam, one phase after the other."
-  )
-  student_labels_epochs: str = launch.setting("50@1e-3", "As above.")
-  auxiliary_labels_epochs: str = launch.setting("50@1e-3,30@1e-4", "As above.")
-  auxiliary_epochs: str = launch.setting("30@1e-3,10@1e-4", "As above.")
-  student_epochs: str = launch.setting("50@1e-3", "As above.")
-  initial_weight: float = launch.setting(
-    100.0, "Weight of the student's intermediate taps in the first epoch."
-  )
-  weight_decay_per_epoch: float = launch.setting(
-    0.7, "Factor of that weight per epoch: the paper's gamma."
-  )
-  schedule_by_step: bool = launch.setting(
-    False, "Let that weight decay with every step instead of every epoch."
-  )
-  normalize_weights: bool = launch.setting(
-    False, "Divide the weights of the student's taps by their sum, at every step."
-  )
-  matching: str = launch.setting(
-    "probabilities",
-    "What is matched: conditional probabilities, as the paper trains, or quadratic: "
-    "the mutual information with the labels itself.",
-  )
-  kernels: tuple[str, ...] = launch.setting(
-    ("cosine", "student_t"), f"Kernels, summed: {', '.join(kernels.KERNELS)}."
-  )
-  last_tap_kernels: tuple[str, ...] = launch.setting(
-    (), "Kernels of the student's last tap, if not the same."
-  )
-  divergence: str = launch.setting(
-    "jeffreys", f"Divergence: {', '.join(information.DIVERGENCES)}."
-  )
-  learn_from: str = launch.setting(
-    "auxiliary",
-    "What the student learns from: auxiliary, the teacher itself, or recorded: the "
-    "outputs of any network, of any framework, that stand in --teacher_cache.",
-  )
-  layer_map: str = launch.setting(
-    "",
-    "Teacher tap of each student tap: empty (one to one), auto (most alike by linear "
-    "CKA, in order), kappa (nearest information flow), pairs a:b,c:d, or a file "
-    "layer_map.json of an earlier run. Taps are compared with the student of "
-    "student_labels if that stage was run, else with an untrained one.",
-  )
-  last_tap_from: str = launch.setting(
-    "tap",
-    "What the student's last tap learns from: the teacher's tap; posterior: its class "
-    "probabilities; or labelled_posterior: the mean of these and the labels.",
-  )
-  teacher_pooling: str | None = launch.setting(
-    None,
-    "How taps with positions (tokens, maps) of what the student learns from become "
-    f"rows: {', '.join(pooling.POOLINGS)}; none compares position by position.",
-  )
-  authors: bool = launch.setting(
-    False, "The loss exactly as in the published code: diagonal, mean, epsilons."
-  )
-  label_weight: float = launch.setting(
-    0.0, "Weight of a cross-entropy added to the student's loss."
-  )
-  reset_optimizer: bool = launch.setting(
-    True, "Forget Adam's moments at every epoch of the student, as the authors' code."
-  )
-  average: float = launch.setting(
-    0.0, "Average the student's weights over updates: the share kept, such as 0.999."
-  )
-  kd_temperature: float = launch.setting(2.0, "Temperature of student_kd.")
-
-
-# What differs from the paper's settings, by data set.
-PRESETS: dict[str, dict[str, Any]] = {
-  "digits": {
-    "teacher_network": "digits_resnet:32",
-    "auxiliary_network": "digits_cnn:16",
-    "student_network": "digits_cnn:4",
-    "batch_size": 64,
-    "teacher_epochs": "20@1e-3,10@1e-4",
-    "student_labels_epochs": "40@1e-3",
-    "auxiliary_labels_epochs": "20@1e-3",
-    "auxiliary_epochs": "20@1e-3",
-    "student_epochs": "40@1e-3",
-    "flip": False,
-    "crop_padding": 0,
-  },
-  "mnist": {"flip": False, "crop_padding": 2, "image_size": 32},
-}
-
-_POSTERIOR: dict[str, Any] = {
-  "last_tap_from": methods.POSTERIOR,
-  "last_tap_kernels": ("von_mises_fisher", "student_t"),
-  "student_epochs": "50@1e-2",
-  "learning_rate_decay": "cosine",
-  "adam_beta2": 0.99,
-  "reset_optimizer": False,
-  "normalize_weights": True,
-  "crop_padding": 0,
-}
-# What differs from the paper's settings, by recipe.
-RECIPES: dict[str, dict[str, Any]] = {
-  "paper": {},
-  "posterior": _POSTERIOR,
-  "labelled": _POSTERIOR | {"last_tap_from": methods.LABELLED_POSTERIOR, "flip": False},
-}
-
-
-def configure(**given: Any) -> Config:
-  """The paper's settings, adapted to data set and recipe, then those that are given.
-
-  Raises:
-    ValueError: If a setting cannot be right; names it, what was expected, what came.
-  """
-  dataset = given.get("dataset", Config.dataset)
-  recipe = given.get("recipe", Config.recipe)
-  settings.check_choice("--recipe", recipe, (*RECIPES,))
-  config = Config(**{**RECIPES[recipe], **PRESETS.get(dataset, {}), **given})
-  settings.check_settings(config, _NETWORKS)
-  for stage in config.stages:
-    settings.check_choice("--stages", stage, ORDER)
-  settings.check_choice("--matching", config.matching, methods.MATCHINGS)
-  settings.check_choice("--learn_from", config.learn_from, SOURCES)
-  settings.check_choice("--last_tap_from", config.last_tap_from, LAST_TAP_FROM)
-  if config.teacher_pooling is not None:
-    choices = tuple(pooling.POOLINGS)
-    settings.check_choice("--teacher_pooling", config.teacher_pooling, choices)
-  if config.learn_from == RECORDED:
-    _check_recorded(config)
-  if config.networks_from is not None:
-    earlier_run.check(config.networks_from, config, _TEACHERS)
-  if config.authors and config.matching == "quadratic":
-    raise ValueError("--authors: the authors' code matches probabilities only")
-  _check_kernels(config)
-  settings.check_choice("--divergence", config.divergence, (*information.DIVERGENCES,))
-  settings.check_least(config, "label_weight", 0)
-  for name in _EPOCHS:
-    settings.phases(getattr(config, name), f"--{name}")
-  if not 0 <= config.average < 1:
-    raise ValueError(f"--average: expected a share in [0, 1), got {config.average}")
-  settings.check_positive(config, "kd_temperature")
-  _check_schedule(config)
-  return config
-
-
-def _check_recorded(config: Config) -> None:
-  if config.teacher_cache is None:
-    raise ValueError(
-      f"--learn_from={RECORDED}: expected --teacher_cache, the folder of the outputs"
-    )
-  if config.layer_map in layer_maps.FOUND:
-    raise ValueError(
-      f"--layer_map: {config.layer_map} compares networks, and of a recorded teacher "
-      "there are outputs alone; name the pairs"
-    )
-  data.describe_cache(config.teacher_cache)
-
-
-def _check_kernels(config: Config) -> None:
-  names = kernels.AUTHORS_KERNELS if config.authors else tuple(kernels.KERNELS)
-  for flag in ("kernels", "last_tap_kernels"):
-    for kernel in getattr(config, flag):
-      settings.check_choice(f"--{flag}", kernel, names)
-
-
-def _check_schedule(config: Config) -> None:
-  try:
-    schedules.critical_period(config.initial_weight, config.weight_decay_per_epoch)
-  except ValueError as error:
-    message = str(error).replace("decay:", "weight_decay_per_epoch:", 1)
-    raise ValueError(f"--{message}") from None
-
 
 def run(config: Config) -> None:
   """Runs the experiment; everything it leaves is in `config.workdir`."""
-  course.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
+  course.run_stages(
+    config, lambda runner: _Stages(config, runner).selected(), flow_settings.ORDER
+  )
 
 
 def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:
@@ -287,7 +77,7 @@ class _Stages:
 
   def _of_earlier_run(self, name) -> stages.Imported | None:
     workdir = self.config.networks_from
-    if workdir is None or name not in _TEACHERS:
+    if workdir is None or name not in flow_settings.TEACHERS:
       return None
     model = self._model(name.removesuffix("_labels"))
     return earlier_run.imported(workdir, name, model, self.training.image_shape)
@@ -440,7 +230,7 @@ class _Stages:
   ):
     """A student from scratch; `make` gets it and the network it learns from."""
     model = self._model("student")
-    recorded = learn_from == RECORDED
+    recorded = learn_from == flow_settings.RECORDED
 
     def make_method():
       if recorded:
@@ -467,7 +257,7 @@ class _Stages:
     )
 
   def _source_model(self, learn_from):
-    recorded = learn_from == RECORDED
+    recorded = learn_from == flow_settings.RECORDED
     return self._recorded().model if recorded else self._model(learn_from)
 
   def _on_labels(self, name, title, role):

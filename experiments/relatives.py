@@ -167,6 +167,7 @@ _TUNED = {
   "fedavg": 0.4,
   "fedprox": 0.4,
   "fedgen": 0.2,
+  "fedgen_kl": 0.05,
   "fedgen_untrained": 0.2,
 }
 _FEDERATED = Study(
@@ -182,6 +183,7 @@ _FEDERATED = Study(
       fedavg="FedAvg",
       fedprox="FedProx, mu 0.01",
       fedgen="FedGen, the paper's loss",
+      fedgen_kl="FedGen, with the code's KL term",
       fedgen_untrained="control: generator untrained",
     ),
     tuple(
@@ -267,29 +269,32 @@ def _sources(held_out, images):
   return "+".join(f"{style}[{images}]" for style in _STYLES if style != held_out)
 
 
-_PACS = Study(
-  "PACS at 24 pixels, 500 images a domain, one domain left out",
-  tuple(
-    _without(
-      style,
-      "--dataset=pacs",
-      "--image_size=24",
-      "--crop_padding=2",
-      f"--train_split={_sources(style, ':500')}",
-      f"--validation_split={_sources(style, '500:600')}",
-      f"--test_split={style}[:1500]",
-      "--batch_size=64",
-      "--teacher_network=resnet8:8",
-      "--student_network=resnet8:4",
-      "--teacher_epochs=10@5e-3",
-      "--student_epochs=10@5e-3",
-      "--learning_rate_decay=cosine",
-      "--stages=teacher,erm,kd,kd_confident,kd_random",
-    )
-    for style in _STYLES
-  ),
-  comparison=Comparison(_PACS_ARMS, _domain_columns(_STYLES), _DOMAIN_BASELINES),
-)
+def _pacs(size, network, *, crop_padding):
+  """The same at any size of the images, and with networks for that size."""
+  return Study(
+    f"PACS at {size} pixels, 500 images a domain, one domain left out",
+    tuple(
+      _without(
+        style,
+        "--dataset=pacs",
+        f"--image_size={size}",
+        f"--crop_padding={crop_padding}",
+        f"--train_split={_sources(style, ':500')}",
+        f"--validation_split={_sources(style, '500:600')}",
+        f"--test_split={style}[:1500]",
+        "--batch_size=64",
+        f"--teacher_network={network}:8",
+        f"--student_network={network}:4",
+        "--teacher_epochs=10@5e-3",
+        "--student_epochs=10@5e-3",
+        "--learning_rate_decay=cosine",
+        "--stages=teacher,erm,kd,kd_confident,kd_random",
+      )
+      for style in _STYLES
+    ),
+    comparison=Comparison(_PACS_ARMS, _domain_columns(_STYLES), _DOMAIN_BASELINES),
+  )
+
 
 STUDIES = {
   "similarity_preserving": _SIMILARITY,
@@ -297,5 +302,6 @@ STUDIES = {
   "online_ensemble": _ONLINE,
   "federated": _FEDERATED,
   "rotated_mnist": _ROTATED,
-  "pacs": _PACS,
+  "pacs": _pacs(24, "resnet8", crop_padding=2),
+  "pacs_64": _pacs(64, "strided_resnet8", crop_padding=4),
 }

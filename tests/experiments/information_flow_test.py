@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
+from experiments import flow_settings
 from experiments import information_flow
 from experiments import layer_maps
 from experiments import settings
@@ -24,7 +25,7 @@ from flowkd_jax import methods
 pytestmark = pytest.mark.optimizer
 
 ROOT = pathlib.Path(__file__).parents[2]
-STAGES = information_flow.STAGES
+STAGES = flow_settings.STAGES
 TINY = {
   "teacher_network": "digits_resnet:2",
   "auxiliary_network": "digits_cnn:4",
@@ -106,9 +107,9 @@ def test_stages_can_be_named_and_options_work(options, finished, tmp_path):
 
 def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   shutil.copytree(finished / "auxiliary", tmp_path / "auxiliary")
-  _run(tmp_path, stages=information_flow.BASELINES, learning_rate_decay="cosine")
+  _run(tmp_path, stages=flow_settings.BASELINES, learning_rate_decay="cosine")
   results = json.loads((tmp_path / "results.json").read_text())["networks"]
-  assert [r["name"] for r in results] == ["auxiliary", *information_flow.BASELINES]
+  assert [r["name"] for r in results] == ["auxiliary", *flow_settings.BASELINES]
   assert {r["teacher"] for r in results[1:]} == {"auxiliary"}
   assert [r["accuracy"] is not None for r in results[1:]] == [True, False, False]
   assert len({r["parameters"] for r in results[1:]}) == 1
