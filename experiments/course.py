@@ -49,7 +49,7 @@ def run_stages(
   workdir = Path(settings.workdir).absolute()
   datasets = open_datasets(settings, progress)
   remember(settings, workdir / "config.json")
-  devices = jax.local_devices()
+  devices = jax.devices()
   progress.say(
     f"{settings.dataset}: {datasets.training.num_examples} training and "
     f"{datasets.queries.num_examples} test images on {len(devices)} "
@@ -60,7 +60,8 @@ def run_stages(
     runner = stage_runner(settings, datasets, progress, should_stop)
     for stage in select(runner):
       runner.run(stage)
-  conclude(workdir, order, progress)
+  if train.is_first_process():
+    conclude(workdir, order, progress)
 
 
 def stage_runner(
@@ -87,6 +88,11 @@ def stage_runner(
 def _teacher_cache(settings: Settings) -> stages.TeacherCache | None:
   if settings.teacher_cache is None:
     return None
+  if jax.process_count() > 1:
+    raise ValueError(
+      "--teacher_cache: expected one process, as each would write the rows of all, got "
+      f"{jax.process_count()}"
+    )
   return stages.TeacherCache(
     Path(settings.teacher_cache),
     settings.teacher_cache_dtype,
@@ -120,7 +126,7 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
     splits.append(settings.validation_split)
   sources = [data.open_source(settings.dataset, split, **where) for split in splits]
   name, size, of = settings.shared_by_devices
-  train.check_batch_size(size, jax.local_device_count(), name=f"--{name}", of=of)
+  train.check_batch_size(size, jax.device_count(), name=f"--{name}", of=of)
   for split, source in zip(splits, sources, strict=True):
     if source.num_examples < jax.local_device_count():
       raise ValueError(
@@ -155,6 +161,8 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
       mean=mean,
       std=std,
       augmentation=data.Augmentation(flip=settings.flip, padding=settings.crop_padding),
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
     ),
     database=clean(training),
     queries=clean(test),

@@ -277,4 +277,4 @@ class _Arms:
 
 
 if __name__ == "__main__":
-  launch.launch(Config, configure, run)
+  launch.launch(Config, configure, run, several_hosts=True)

@@ -13,7 +13,7 @@ import jax
 
 
 def environment() -> dict[str, Any]:
-  """The command, versions, devices and commit of this process."""
+  """The command, versions, devices and commit of this run."""
   device = jax.local_devices()[0]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
   return {
@@ -21,7 +21,7 @@ def environment() -> dict[str, Any]:
     "commit": _commit(),
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
-    "device": f"{jax.local_device_count()} x {device.device_kind}",
+    "device": f"{jax.device_count()} x {device.device_kind}",
     "cores": cores or os.cpu_count(),
   }
 

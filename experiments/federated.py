@@ -273,4 +273,4 @@ def _clients(config, labels):
 
 
 if __name__ == "__main__":
-  launch.launch(Config, configure, run)
+  launch.launch(Config, configure, run, several_hosts=True)

@@ -306,4 +306,4 @@ class _Stages:
 
 
 if __name__ == "__main__":
-  launch.launch(Config, configure, run)
+  launch.launch(Config, configure, run, several_hosts=True)

@@ -17,6 +17,7 @@ from absl import app
 from absl import flags
 from absl import logging as absl_logging
 
+from experiments import hosts
 from flowkd_jax import train
 
 
@@ -26,7 +27,11 @@ def setting(default: Any, help_text: str) -> Any:
 
 
 def launch(
-  config_class: type, configure: Callable[..., Any], run: Callable[[Any], None]
+  config_class: type,
+  configure: Callable[..., Any],
+  run: Callable[[Any], None],
+  *,
+  several_hosts: bool = False,
 ) -> None:
   """Parses the command line into a configuration and runs the experiment.
 
@@ -39,8 +44,12 @@ def launch(
       configuration.
     run: Gets the configuration. ValueError and FileNotFoundError from it or from
       `configure` are shown as messages to the user.
+    several_hosts: Whether it may run in several processes that train together; then
+      there are flags for that too.
   """
   define_flags(config_class, flags.FLAGS)
+  if several_hosts:
+    hosts.define_flags(flags.FLAGS)
   # "Unable to initialize backend 'tpu'" frightens, and means nothing.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
@@ -52,6 +61,8 @@ def launch(
         lambda record: record.levelno >= logging.WARNING
       )
     try:
+      if several_hosts:
+        hosts.connect(flags.FLAGS)
       run(configure(**given_flags(config_class, flags.FLAGS)))
     except train.Interrupted as interruption:
       _say(f"{interruption}. Run the same command again to go on.")

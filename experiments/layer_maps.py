@@ -92,8 +92,9 @@ def found_layers(
     },
   )
   matrices = {"linear CKA": cka, "distance of information flow": distance}
-  figure = report.layer_picture(matrices, *names, layer_map)
-  report.save_figure(figure, folder / "layer_map.png")
+  if train.is_first_process():
+    figure = report.layer_picture(matrices, *names, layer_map)
+    report.save_figure(figure, folder / "layer_map.png")
   return layer_map
 
 

@@ -175,6 +175,7 @@ class StageRunner:
   def run(self, stage: Stage | Imported) -> list[dict[str, Any]]:
     """Trains and measures the networks unless that is done; returns their results."""
     folder = self.workdir / stage.name
+    train.wait_for_processes(f"before {stage.name}")  # for what others have written
     if self.is_done(stage.name):
       self.progress.say(f"{stage.title}: done before, in {folder}")
       return json.loads((folder / RESULTS).read_text())
@@ -199,7 +200,8 @@ class StageRunner:
       measured = self._evaluate(network, classifies=classifies)
       results.append({**names, **measured, **about})
     write_json(folder / RESULTS, results)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if train.is_first_process():
+      shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return results
 
   def _train(self, stage: Stage) -> train.TrainedNetworks:
@@ -297,7 +299,9 @@ def is_done(workdir: Path, name: str) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes a file that is either whole or not there."""
+  """Writes a file that is either whole or not there; the first process does."""
+  if not train.is_first_process():
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix(".tmp")
   temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -21,6 +21,8 @@ from flowkd_jax.train._loop import Trained
 from flowkd_jax.train._loop import fit
 from flowkd_jax.train._measure import EpochMeasures
 from flowkd_jax.train._metrics import MetricsWriter
+from flowkd_jax.train._processes import is_first_process
+from flowkd_jax.train._processes import wait_for_processes
 from flowkd_jax.train._progress import Progress
 from flowkd_jax.train._telemetry import Telemetry
 from flowkd_jax.train._workdir import TrainedNetworks
@@ -48,10 +50,12 @@ __all__ = [
   "fit",
   "fit_in_workdir",
   "for_evaluation",
+  "is_first_process",
   "load_network",
   "network_in_workdir",
   "open_cache",
   "replicate",
   "save_network",
   "stop_on_signals",
+  "wait_for_processes",
 ]

@@ -3,7 +3,8 @@
 The step is written for one device with collectives over `AXIS`. State, constants and
 resident data are handed to every device as they are (`in_axes=None`), only the batch
 is split, and what comes back is the same on all devices (`out_axes=None`), so a
-checkpoint does not know how many devices there were.
+checkpoint does not know how many devices there were. Of several processes each has
+its devices and its rows of the batch; collectives span them all.
 """
 
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class DeviceStep:
       prepare: `(resident, batch) -> batch`, from rows of the host's batch to what
         the update reads; runs on the device.
       resident: Arrays that every device keeps.
-      devices: This process's devices, all by default.
+      devices: Devices of this process alone; by default all, of all processes.
     """
     self.devices = list(devices or jax.local_devices())
     self._constants = replicate(method.constants, self.devices)
@@ -62,7 +63,7 @@ class DeviceStep:
       in_axes=(None, None, None, 0),
       out_axes=None,
       donate_argnums=0,
-      devices=self.devices,
+      devices=self.devices if devices or jax.process_count() == 1 else None,
     )
 
   def __call__(self, state: PyTree, batch: HostBatch) -> tuple[PyTree, PyTree]:
@@ -88,7 +89,7 @@ class DeviceStep:
 
 
 def replicate(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
-  """The same arrays on every device, without a device axis."""
+  """The same arrays on every device of this process, without a device axis."""
   mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 

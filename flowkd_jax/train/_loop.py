@@ -23,6 +23,7 @@ from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _devices
 from flowkd_jax.train import _interruption
 from flowkd_jax.train import _metrics
+from flowkd_jax.train import _processes
 from flowkd_jax.train import _progress
 
 PyTree = Any
@@ -55,11 +56,12 @@ class FitOptions:
     metrics: Where the metrics of each epoch go.
     progress: Bar over the steps.
     title: What the bar is called.
-    devices: This process's devices, all by default.
+    devices: Devices of this process alone; by default all, of all processes.
     on_epoch: `(epoch, method, state) -> metrics`, measured after every epoch and,
       with epoch -1, before the first; added to the metrics of that epoch.
     check_every: Steps between checks for non-finite metrics. The check waits for the
-      devices, so it is not made at every step.
+      devices, so it is not made at every step. So often several processes ask one
+      another whether to save or to stop.
     should_stop: Returns the name of the signal that asks to stop, or None.
   """
 
@@ -110,6 +112,7 @@ class _Run:
     _devices.check_batch_size(
       batches.batch_size // jax.process_count(), len(self.devices)
     )
+    self._per_epoch = batches.steps_per_epoch
     self.step = 0
     self.sums: dict[str, float] = {}
     self.seconds = 0.0
@@ -120,9 +123,12 @@ class _Run:
 
   def run(self, key):
     state = self._initial_state(key)
-    per_epoch = self.batches.steps_per_epoch
+    per_epoch = self._per_epoch
     device_step = _devices.DeviceStep(
-      self.method, self.batches.prepare, self.batches.resident, devices=self.devices
+      self.method,
+      self.batches.prepare,
+      self.batches.resident,
+      devices=self.options.devices,
     )
     with self._bar(self.epochs * per_epoch):
       if self.step == 0:
@@ -169,7 +175,7 @@ class _Run:
     return _devices.replicate(state, self.devices)
 
   def _check_position(self, position):
-    expected = self.batches.steps_per_epoch
+    expected = self._per_epoch
     if position["steps_per_epoch"] != expected:
       raise ValueError(
         f"the checkpoint was made with {position['steps_per_epoch']} steps an epoch, "
@@ -178,12 +184,19 @@ class _Run:
 
   def _save_or_stop(self, state):
     options = self.options
+    at_check = self.step % options.check_every == 0
+    if jax.process_count() > 1 and not at_check and self.step % self._per_epoch:
+      return
     signal_name = options.should_stop()
-    due = time.monotonic() - self.saved_at >= options.checkpoint_seconds
-    if options.checkpoints is not None and (due or signal_name is not None):
+    due, stop = _processes.any_process(
+      time.monotonic() - self.saved_at >= options.checkpoint_seconds,
+      signal_name is not None,
+    )
+    if options.checkpoints is not None and (due or stop):
       self._check()
       self._save(state)
-    if signal_name is not None:
+    if stop:
+      signal_name = signal_name or "a signal to another process"
       raise _interruption.Interrupted(signal_name, self.step)
 
   def _check(self):
@@ -210,14 +223,14 @@ class _Run:
       kept = f"last good checkpoint: step {latest} in {checkpoints.directory}"
     return (
       f"{self.options.title}: {', '.join(bad)} not finite in step {step} (epoch "
-      f"{step // self.batches.steps_per_epoch}){where}; {kept}. Lower the learning "
+      f"{step // self._per_epoch}){where}; {kept}. Lower the learning "
       "rate or the weights, or look at the input of that step"
     )
 
   def _save(self, state):
     position = {
       "step": self.step,
-      "steps_per_epoch": self.batches.steps_per_epoch,
+      "steps_per_epoch": self._per_epoch,
       "sums": self.sums,
       "seconds": self.seconds,
       "total_seconds": self._total_seconds(),

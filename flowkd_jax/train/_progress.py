@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from rich import console as rich_console
 from rich import progress as rich_progress
 
+from flowkd_jax.train import _processes
+
 
 class Progress:
   """Shows how far long work has come: one bar at a time.
 
   On a terminal, or in a notebook that has ipywidgets, a live bar; elsewhere a line when
-  the work starts and one every `quiet_seconds`.
+  the work starts and one every `quiet_seconds`. Of several processes only the first
+  speaks.
   """
 
   def __init__(
@@ -21,6 +24,7 @@ class Progress:
   ):
     """Writes to `console`, by default the standard output."""
     self.console = console or rich_console.Console(highlight=False)
+    self.console.quiet |= not _processes.is_first_process()
     self._quiet_seconds = quiet_seconds
     self._bar: rich_progress.Progress | None = None
     self._task: rich_progress.TaskID | None = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flowkd_jax import data
@@ -35,7 +36,8 @@ class Telemetry:
       ValueError: If the devices cannot share a batch.
     """
     self._observe = None
-    if method.observe is None:
+    observe = method.observe
+    if observe is None:
       return
     self._devices = list(devices or jax.local_devices())
     self._constants = _devices.replicate(method.constants, self._devices)
@@ -43,7 +45,8 @@ class Telemetry:
     rows = {name: np.asarray(array) for name, array in prepared.items()}
     self._rows = _devices.split_rows(rows, len(self._devices))
     self._observe = jax.pmap(
-      method.observe,
+      # Of several processes `pmap` fails where there is no output at all.
+      lambda *arguments: (observe(*arguments), jnp.zeros(())),
       axis_name=_devices.AXIS,
       in_axes=(None, 0, None),
       out_axes=None,
@@ -54,5 +57,5 @@ class Telemetry:
     """The metrics of a state that is `replicate`d; none if the method has none."""
     if self._observe is None:
       return {}
-    metrics = jax.device_get(self._observe(state, self._rows, self._constants))
+    metrics, _ = jax.device_get(self._observe(state, self._rows, self._constants))
     return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,76 @@
+r"""Flags of a job on several hosts, one process on each.
+
+The same command is run on every host, with a work directory that all of them see:
+
+    python -m experiments.information_flow ... --coordinator_address=auto
+    python -m experiments.information_flow ... --coordinator_address=HOST:PORT \
+        --num_processes=2 --process_id=0    # and 1 on the second host
+
+They are no settings of the experiment: it may be resumed on other hosts.
+"""
+
+import sys
+
+import jax
+from absl import flags
+
+AUTO = "auto"
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags."""
+  flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "On several hosts: HOST:PORT of the first process, where all meet; or auto, where "
+    "the environment tells (TPU pods, Slurm, Open MPI). None: one process.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "num_processes", None, "Processes in all, unless auto.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "process_id",
+    None,
+    "Which of them this is, from 0, unless auto.",
+    flag_values=values,
+  )
+  for name in ("coordinator_address", "num_processes", "process_id"):
+    values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
+def connect(values: flags.FlagValues) -> None:
+  """Waits for the other processes, if there are to be any.
+
+  Raises:
+    ValueError: If a flag is missing or cannot be right, or the others do not come.
+  """
+  address, count, number = (
+    values.coordinator_address,
+    values.num_processes,
+    values.process_id,
+  )
+  if address is None:
+    for name, value in (("num_processes", count), ("process_id", number)):
+      if value is not None:
+        raise ValueError(f"--{name}: expected with --coordinator_address, got it alone")
+    return
+  if address != AUTO:
+    if count is None or number is None:
+      raise ValueError(
+        "--coordinator_address: expected --num_processes and --process_id with an "
+        f"address, got {address} without; or {AUTO}"
+      )
+    if not 0 <= number < count:
+      raise ValueError(
+        f"--process_id: expected 0 to --num_processes - 1, which is {count - 1}, got "
+        f"{number}"
+      )
+  given = {} if address == AUTO else {"coordinator_address": address}
+  try:
+    jax.distributed.initialize(**given, num_processes=count, process_id=number)
+  except RuntimeError as error:
+    raise ValueError(
+      f"--coordinator_address: the {count} processes did not come together at "
+      f"{address}: {error}"
+    ) from None

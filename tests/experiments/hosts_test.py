@@ -1,0 +1,123 @@
+"""A launcher in two processes, as on two hosts, and the flags for that."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import hosts
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = (
+  "--dataset=digits",
+  "--stages=teacher,student",
+  "--learn_from=teacher",
+  "--layer_map=auto",
+  "--teacher_network=digits_cnn:4",
+  "--student_network=digits_cnn:2",
+  "--teacher_epochs=2@1e-3",
+  "--student_epochs=2@1e-3",
+  "--batch_size=200",
+  "--flow_examples=200",
+  "--measure=flow",
+)
+
+
+def _launch(folder, processes, devices):
+  """What the processes print; the devices are those of each."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  command = [sys.executable, "-m", "experiments.information_flow", *FLAGS]
+  command += [f"--workdir={folder}", f"--data_dir={folder}"]
+  environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+  running = [
+    subprocess.Popen(
+      [*command, *_meeting(address, processes, i)],
+      cwd=ROOT,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(processes)
+  ]
+  said = [process.communicate(timeout=250) for process in running]
+  assert [process.returncode for process in running] == [0] * processes, said
+  return [out for out, _ in said]
+
+
+def _meeting(address, processes, number):
+  if processes == 1:
+    return []
+  return [
+    f"--coordinator_address={address}",
+    f"--num_processes={processes}",
+    f"--process_id={number}",
+  ]
+
+
+@pytest.mark.slow
+def test_two_processes_run_an_experiment_as_one_does(tmp_path):
+  (alone,) = _launch(tmp_path / "one", 1, 4)
+  first, second = _launch(tmp_path / "two", 2, 2)
+  for said in (alone, first):
+    assert "on 4 cpu devices" in said
+    assert "student by information flow" in said
+  # The second process only says whom it met.
+  assert not [line for line in second.splitlines() if "Gloo" not in line]
+  entries = [
+    [json.loads(line) for line in path.read_text().splitlines()]
+    for path in (tmp_path / name / "metrics.jsonl" for name in ("one", "two"))
+  ]
+  assert len(entries[0]) == len(entries[1]) == 2 * 3
+  for one, two in zip(*entries, strict=True):
+    assert one["stage"] == two["stage"]
+    assert one.keys() == two.keys()
+    if "loss" in one:
+      np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-4)
+  maps = [
+    json.loads((tmp_path / name / "student" / "layer_map.json").read_text())
+    for name in ("one", "two")
+  ]
+  assert maps[0]["layer_map"] == maps[1]["layer_map"]
+  results = [
+    json.loads((tmp_path / name / "results.json").read_text())["networks"]
+    for name in ("one", "two")
+  ]
+  for one, two in zip(*results, strict=True):
+    assert one["name"] == two["name"]
+    assert one["environment"]["device"] == two["environment"]["device"] == "4 x cpu"
+
+
+@pytest.mark.parametrize(
+  ("given", "match"),
+  [
+    (["--num_processes=2"], "--num_processes: expected with --coordinator_address"),
+    (["--process_id=0"], "--process_id: expected with --coordinator_address"),
+    (["--coordinator_address=a:1"], "expected --num_processes and --process_id with"),
+    (
+      ["--coordinator_address=a:1", "--num_processes=2", "--process_id=2"],
+      "--process_id: expected 0 to --num_processes - 1, which is 1, got 2",
+    ),
+  ],
+)
+def test_flags_that_cannot_be_right_are_refused(given, match):
+  values = flags.FlagValues()
+  hosts.define_flags(values)
+  values(["program", *given])
+  with pytest.raises(ValueError, match=match):
+    hosts.connect(values)
+
+
+def test_one_process_needs_no_flags():
+  values = flags.FlagValues()
+  hosts.define_flags(values)
+  values(["program"])
+  hosts.connect(values)
