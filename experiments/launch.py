@@ -60,6 +60,7 @@ def launch(
       absl_logging.get_absl_handler().addFilter(
         lambda record: record.levelno >= logging.WARNING
       )
+    train.keep_freed_memory()
     try:
       if several_hosts:
         hosts.connect(flags.FLAGS)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Array
+from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Key
 
@@ -161,10 +162,15 @@ def teacher_outputs(
   teacher: base.Teacher,
   variables: base.Variables,
   images: Float[Array, "batch ..."],
+  mask: Bool[Array, " batch"] | None = None,
 ) -> dict[str, Array]:
-  """What a batch may bring of the teacher: "logits" and, for each tap, "taps/TAP"."""
+  """What a batch may bring of the teacher: "logits" and, for each tap, "taps/TAP".
+
+  With the mask that the student gets too, both read the same array, and what a first
+  layer makes of it before its weights is computed once for networks alike.
+  """
   logits, activations = capture.apply_with_taps(
-    teacher.network.model, variables, images, taps=teacher.taps
+    teacher.network.model, variables, images, taps=teacher.taps, mask=mask
   )
   taps = {f"taps/{name}": activations[name] for name in teacher.taps}
   return {"logits": logits, **taps}
@@ -181,7 +187,8 @@ def _of_teacher(teacher, batch, constants) -> Outputs:
       "batches that bring them: train.open_cache"
     )
   else:
-    outputs, prefix = teacher_outputs(teacher, constants, batch["image"]), ""
+    prefix = ""
+    outputs = teacher_outputs(teacher, constants, batch["image"], batch["mask"])
   taps = {name: outputs[f"{prefix}taps/{name}"] for name in teacher.taps}
   return Outputs(outputs[f"{prefix}logits"], taps)
 

@@ -20,6 +20,7 @@ from flowkd_jax.train._loop import NonFiniteError
 from flowkd_jax.train._loop import Trained
 from flowkd_jax.train._loop import fit
 from flowkd_jax.train._measure import EpochMeasures
+from flowkd_jax.train._memory import keep_freed_memory
 from flowkd_jax.train._metrics import MetricsWriter
 from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes
@@ -51,6 +52,7 @@ __all__ = [
   "fit_in_workdir",
   "for_evaluation",
   "is_first_process",
+  "keep_freed_memory",
   "load_network",
   "network_in_workdir",
   "open_cache",
