@@ -173,9 +173,6 @@ def test_page_that_is_not_there_is_refused(tmp_path):
 def test_flags_of_every_study_are_flags_of_its_launcher(name, monkeypatch, tmp_path):
   domains = ("art_painting", "cartoon", "photo", "sketch")
   monkeypatch.setattr(data, "split_names", lambda *_, **__: domains)
-  earlier = tmp_path / name / "teacher" / "0"
-  stages.write_json(earlier / "config.json", {"dataset": "cifar10"})
-  stages.write_json(earlier / "teacher" / stages.RESULTS, [])
   places = {
     "data_dir": "D",
     "workdir": str(tmp_path),
@@ -183,6 +180,8 @@ def test_flags_of_every_study_are_flags_of_its_launcher(name, monkeypatch, tmp_p
   }
   config = study.configure(study=name, **places)
   for job in study.jobs(config):
+    stages.write_json(job.folder / "config.json", {"dataset": "cifar10"})
+    stages.write_json(job.folder / "teacher" / stages.RESULTS, [])
     launcher = importlib.import_module(job.command[2])
     values = flags.FlagValues()
     launch.define_flags(launcher.Config, values)
