@@ -135,6 +135,13 @@ STUDIES = {
       _from_resnet("by_hand", "all taps, paired by hand", f"--layer_map={_BY_HAND}"),
       _from_resnet("kappa", "all taps, nearest flow", "--layer_map=kappa"),
       _from_resnet("auto", "all taps, most alike by CKA", "--layer_map=auto"),
+      _from_resnet(
+        "auto_trained",
+        "the same, with the student trained on labels",
+        "--layer_map=auto",
+        "--student_labels_epochs=20@1e-3",
+        "--stages=teacher,student_labels,student",
+      ),
     ),
   ),
   "chain": Study(
