@@ -3,7 +3,11 @@
 import gc
 import importlib.metadata
 import os
+import pathlib
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -43,6 +47,36 @@ def strict_dtypes(request):
   lenient = request.node.get_closest_marker("optimizer")
   with jax.numpy_dtype_promotion("standard" if lenient else "strict"):
     yield
+
+
+@pytest.fixture
+def run_in_processes():
+  """Runs Python in processes that meet at an address: `(arguments_of, processes,
+  devices) -> what each prints`, where `arguments_of(address, number)` are the
+  arguments of a process and `devices` the number of its CPU devices."""
+  return _run_in_processes
+
+
+def _run_in_processes(arguments_of, processes, devices):
+  root = pathlib.Path(__file__).parents[1]
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  environment = {**os.environ, "PYTHONPATH": str(root)}
+  running = [
+    subprocess.Popen(
+      [sys.executable, *arguments_of(address, number)],
+      cwd=root,
+      env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for number in range(processes)
+  ]
+  said = [process.communicate(timeout=250) for process in running]
+  assert [process.returncode for process in running] == [0] * processes, said
+  return [out for out, _ in said]
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
 """The example of the documentation, in two processes and in one."""
 
-import os
 import pathlib
 import re
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,35 +14,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "_several_hosts.py"
 
 
-def _run(processes, devices, folder):
-  """What the processes print; the devices are those of each."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  environment = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "JAX_NUM_CPU_DEVICES": str(devices),
-  }
-  running = [
-    subprocess.Popen(
-      [sys.executable, EXAMPLE, address, str(processes), str(i), folder],
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(processes)
-  ]
-  said = [process.communicate(timeout=250) for process in running]
-  assert [process.returncode for process in running] == [0] * processes, said
-  return [re.findall(r"(\d+) devices, loss ([\d.]+)", out)[0] for out, _ in said]
-
-
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path):
-  (one,) = _run(1, 4, tmp_path / "one")
-  two = _run(2, 2, tmp_path / "two")
+def test_two_processes_train_what_one_does(tmp_path, run_in_processes):
+  def run(name, processes, devices):
+    def arguments(address, number):
+      return [EXAMPLE, address, str(processes), str(number), tmp_path / name]
+
+    said = run_in_processes(arguments, processes, devices)
+    return [re.findall(r"(\d+) devices, loss ([\d.]+)", out)[0] for out in said]
+
+  (one,) = run("one", 1, 4)
+  two = run("two", 2, 2)
   assert [devices for devices, _ in (one, *two)] == ["4"] * 3
   losses = [float(loss) for _, loss in (one, *two)]
   np.testing.assert_allclose(losses, losses[0], rtol=1e-4)

@@ -1,11 +1,6 @@
 """A launcher in two processes, as on two hosts, and the flags for that."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +8,6 @@ from absl import flags
 
 from experiments import hosts
 
-ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = (
   "--dataset=digits",
   "--stages=teacher,student",
@@ -29,44 +23,26 @@ FLAGS = (
 )
 
 
-def _launch(folder, processes, devices):
-  """What the processes print; the devices are those of each."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  command = [sys.executable, "-m", "experiments.information_flow", *FLAGS]
-  command += [f"--workdir={folder}", f"--data_dir={folder}"]
-  environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
-  running = [
-    subprocess.Popen(
-      [*command, *_meeting(address, processes, i)],
-      cwd=ROOT,
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(processes)
-  ]
-  said = [process.communicate(timeout=250) for process in running]
-  assert [process.returncode for process in running] == [0] * processes, said
-  return [out for out, _ in said]
+def _launch(run_in_processes, folder, processes, devices):
+  def arguments(address, number):
+    meeting = [
+      f"--coordinator_address={address}",
+      f"--num_processes={processes}",
+      f"--process_id={number}",
+    ]
+    return [
+      *("-m", "experiments.information_flow", *FLAGS),
+      *(f"--workdir={folder}", f"--data_dir={folder}"),
+      *(meeting if processes > 1 else ()),
+    ]
 
-
-def _meeting(address, processes, number):
-  if processes == 1:
-    return []
-  return [
-    f"--coordinator_address={address}",
-    f"--num_processes={processes}",
-    f"--process_id={number}",
-  ]
+  return run_in_processes(arguments, processes, devices)
 
 
 @pytest.mark.slow
-def test_two_processes_run_an_experiment_as_one_does(tmp_path):
-  (alone,) = _launch(tmp_path / "one", 1, 4)
-  first, second = _launch(tmp_path / "two", 2, 2)
+def test_two_processes_run_an_experiment_as_one_does(tmp_path, run_in_processes):
+  (alone,) = _launch(run_in_processes, tmp_path / "one", 1, 4)
+  first, second = _launch(run_in_processes, tmp_path / "two", 2, 2)
   for said in (alone, first):
     assert "on 4 cpu devices" in said
     assert "student by information flow" in said
