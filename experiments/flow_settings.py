@@ -99,7 +99,7 @@ class Config(settings.Settings):
     "Teacher tap of each student tap: empty (one to one), auto (most alike by linear "
     "CKA, in order), kappa (nearest information flow), pairs a:b,c:d, or a file "
     "layer_map.json of an earlier run. Taps are compared with the student of "
-    "student_labels if that stage was run, else with an untrained one.",
+    "student_labels if that stage was run, which is better, or an untrained one.",
   )
   last_tap_from: str = launch.setting(
     "tap",

@@ -186,6 +186,10 @@ class _Stages:
     """The student whose taps are compared: trained on labels, or not at all."""
     if self.runner.is_done("student_labels"):
       return self.runner.network("student_labels", model)
+    self.runner.progress.say(
+      "layer map: the student is compared untrained, which paired layers worse than by "
+      "hand; run the stage student_labels before to compare a trained one"
+    )
     images = jnp.zeros((2, *self.training.image_shape))
     model = train.for_evaluation(model)
     key = jax.random.key(self.config.seed)

@@ -46,6 +46,7 @@ def test_two_processes_run_an_experiment_as_one_does(tmp_path, run_in_processes)
   for said in (alone, first):
     assert "on 4 cpu devices" in said
     assert "student by information flow" in said
+    assert "the student is compared untrained" in " ".join(said.split())
   # The second process only says whom it met.
   assert not [line for line in second.splitlines() if "Gloo" not in line]
   entries = [
