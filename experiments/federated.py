@@ -39,6 +39,7 @@ from experiments import stages
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import report
+from flowkd_jax import train
 
 ARMS = ("fedavg", "fedprox", "fedgen", "fedgen_kl", "fedgen_untrained")
 TITLES = {
@@ -169,6 +170,8 @@ def configure(**given: Any) -> Config:
 def run(config: Config) -> None:
   """Runs the experiment; everything it leaves is in `config.workdir`."""
   course.run_stages(config, lambda runner: _Stages(config, runner).selected(), ARMS)
+  if not train.is_first_process():
+    return  # The first has the results, perhaps not written yet.
   for result in report.read_results(config.workdir):
     rounds = result["rounds_to_target"]
     when = "not reached" if rounds is None else f"after {rounds} rounds"

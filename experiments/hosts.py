@@ -71,6 +71,5 @@ def connect(values: flags.FlagValues) -> None:
     jax.distributed.initialize(**given, num_processes=count, process_id=number)
   except RuntimeError as error:
     raise ValueError(
-      f"--coordinator_address: the {count} processes did not come together at "
-      f"{address}: {error}"
+      f"--coordinator_address: the processes did not come together ({address}): {error}"
     ) from None
