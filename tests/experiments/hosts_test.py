@@ -47,8 +47,8 @@ def test_two_processes_run_an_experiment_as_one_does(tmp_path, run_in_processes)
     assert "on 4 cpu devices" in said
     assert "student by information flow" in said
     assert "the student is compared untrained" in " ".join(said.split())
-  # The second process only says whom it met.
-  assert not [line for line in second.splitlines() if "Gloo" not in line]
+  # The second process only says whom it met, in lines that threads may tear apart.
+  assert not [word for word in ("device", "teacher", "student") if word in second]
   entries = [
     [json.loads(line) for line in path.read_text().splitlines()]
     for path in (tmp_path / name / "metrics.jsonl" for name in ("one", "two"))
