@@ -15,8 +15,8 @@ def _from_auxiliary(name, title, stage, *flags, seeds=None):
 
 
 def _full(name, title, *flags):
-  """The full method from the authors' auxiliary, with something changed."""
-  return _from_auxiliary(name, title, "student", *flags)
+  """The full method from the authors' auxiliary, shorter, with something changed."""
+  return _from_auxiliary(name, title, "student", "--student_epochs=20@1e-3", *flags)
 
 
 def _published(*values: float) -> dict[str, float]:
@@ -41,6 +41,40 @@ def _from_resnet(name, title, *flags):
   cache = ("--teacher_cache={workdir}/cache", "--teacher_cache_dtype=float16")
   stages = "--stages=teacher,student"
   return Run(name, title, (*_PLAIN, *source, *cache, stages, *flags))
+
+
+def _auxiliary(width):
+  """An auxiliary of that width between the one teacher and the student."""
+  return Run(
+    f"auxiliary_{width}",
+    f"an auxiliary of width {width}, 10 epochs and 5 from the teacher",
+    (
+      *_PLAIN,
+      "--networks_from={workdir}/teacher/0",
+      "--teacher_cache={workdir}/cache",
+      "--teacher_cache_dtype=float16",
+      f"--auxiliary_network=cnn1:{width}",
+      "--auxiliary_labels_epochs=10@1e-3",
+      "--auxiliary_epochs=5@1e-3",
+      "--stages=teacher,auxiliary_labels,auxiliary",
+    ),
+    result="auxiliary",
+    seeds=1,
+  )
+
+
+def _from_own_auxiliary(width):
+  """A student from that auxiliary."""
+  return Run(
+    f"from_{width}",
+    f"all taps, from the auxiliary of width {width}",
+    (
+      *_PLAIN,
+      f"--networks_from={{workdir}}/auxiliary_{width}/0",
+      f"--auxiliary_network=cnn1:{width}",
+      "--stages=auxiliary,student",
+    ),
+  )
 
 
 # Shorter than the paper's training, so that one core trains all in three quarters of
@@ -88,7 +122,7 @@ STUDIES = {
     ),
   ),
   "parts": Study(
-    "What each part is worth: the full method with one thing changed",
+    "What each part is worth: the full method, 20 epochs, with one thing changed",
     (
       _full("full", "full method, corrected loss"),
       _full("last_tap", "last tap only", "--initial_weight=0"),
@@ -108,7 +142,7 @@ STUDIES = {
     ),
   ),
   "layers": Study(
-    "Straight from a ResNet-8: CNN1, 20 epochs, images as they are",
+    "From a ResNet-8, straight or by an auxiliary: CNN1, 20 epochs, images as they are",
     (
       Run(
         "teacher",
@@ -142,6 +176,8 @@ STUDIES = {
         "--student_labels_epochs=20@1e-3",
         "--stages=teacher,student_labels,student",
       ),
+      *(_auxiliary(width) for width in (8, 16, 32)),
+      *(_from_own_auxiliary(width) for width in (8, 16, 32)),
     ),
   ),
   "chain": Study(
