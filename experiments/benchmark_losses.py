@@ -129,7 +129,7 @@ def run(config: Config) -> None:
 
 
 def speed(config: Config, say: Callable[[str], None]) -> None:
-  """Every loss and size: milliseconds of ours and of PyTorch, and the ratio."""
+  """Every loss and size: milliseconds of ours, of PyTorch and of products alone."""
   torch_losses = _torch_losses()
   block = config.speed_block_size or None
   say(
@@ -137,8 +137,10 @@ def speed(config: Config, say: Callable[[str], None]) -> None:
     f"{_blocks(block)}, PyTorch "
     f"{importlib.metadata.version('torch')}\n"
   )
-  say("| loss | rows | flowkd_jax ms | PyTorch ms | PyTorch / flowkd_jax |")
-  say("|---|---|---|---|---|")
+  say(
+    "| loss | rows | flowkd_jax ms | PyTorch ms | products alone ms | "
+    "PyTorch / flowkd_jax | PyTorch / products |\n|---|---|---|---|---|---|---|"
+  )
   for name in config.losses:
     for size in config.sizes:
       widths = [config.student_width, config.teacher_width]
@@ -147,12 +149,15 @@ def speed(config: Config, say: Callable[[str], None]) -> None:
       features = _features(size, widths, config.seed)
       ours = compiled(LOSSES[name], features, block, config.memory_gib)
       gib = _torch_gib(name, size, sum(widths))
-      theirs = Program(
-        torch_losses.program(name, *features) if gib <= config.memory_gib else None, gib
+      theirs, products = (
+        Program(make(name, *features) if gib <= config.memory_gib else None, gib)
+        for make in (torch_losses.program, torch_losses.products)
       )
-      seconds = measure([ours, theirs], config)
-      cells = [_cell(seconds[0], ours, 1000), _cell(seconds[1], theirs, 1000)]
-      say(f"| {name} | {size} | {' | '.join(cells)} | {_ratio(*seconds[::-1])} |")
+      programs = [ours, theirs, products]
+      seconds = measure(programs, config)
+      cells = [_cell(*each, 1000) for each in zip(seconds, programs, strict=True)]
+      cells += [_ratio(seconds[1], seconds[0]), _ratio(seconds[1], seconds[2])]
+      say(f"| {name} | {size} | {' | '.join(cells)} |")
 
 
 def memory(config: Config, say: Callable[[str], None]) -> None:

@@ -18,6 +18,8 @@ from experiments import torch_step
 TEMPERATURE = 0.07
 GAMMA = 0.4
 ORDER = 2
+# Rows at once of products alone: what they write stays in the caches.
+PRODUCT_ROWS = 256
 
 
 def information_flow(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -146,3 +148,46 @@ def program(name: str, student: np.ndarray, teacher: np.ndarray) -> Callable[[],
     torch.autograd.grad(LOSSES[name](rows, targets), rows)
 
   return step
+
+
+def products(name: str, student: np.ndarray, teacher: np.ndarray) -> Callable[[], None]:
+  """Only the matrix products that a loss and its gradient can't do without.
+
+  Those of the similarities, and one that takes their gradient back to the student, in
+  single precision and in blocks of rows: a floor below whatever computes them.
+  """
+  torch.set_num_threads(os.cpu_count() or 1)
+  rows, targets = torch.tensor(student), torch.tensor(teacher)
+  multiply = PRODUCTS.get(name, _products_of_pairs)
+  return lambda: multiply(rows, targets)
+
+
+def _products_of_pairs(student, teacher):
+  for some, targets in zip(
+    student.split(PRODUCT_ROWS), teacher.split(PRODUCT_ROWS), strict=True
+  ):
+    torch.mm(targets, teacher.T)
+    torch.mm(torch.mm(some, student.T), student)
+
+
+def _products_across(student, teacher):
+  for some in student.split(PRODUCT_ROWS):
+    torch.mm(torch.mm(some, teacher.T), teacher)
+
+
+def _products_of_features(student, teacher):
+  torch.mm(teacher.T, teacher)
+  torch.mm(student, torch.mm(student.T, student))
+  torch.mm(teacher, torch.mm(teacher.T, student))
+
+
+def _products_of_triples(student, teacher):
+  for row, target in zip(student, teacher, strict=True):
+    _products_of_pairs(student - row, teacher - target)
+
+
+PRODUCTS = {
+  "rkd_angle": _products_of_triples,
+  "linear_cka": _products_of_features,
+  "crd": _products_across,
+}

@@ -86,6 +86,24 @@ def test_pytorch_computes_the_same_loss(name):
   np.testing.assert_allclose(gradient, expected, atol=1e-3 * abs(expected).max())
 
 
+@pytest.mark.parametrize("name", benchmark_losses.LOSSES)
+def test_products_alone_are_no_more_than_those_of_the_loss(name):
+  flop_counter = pytest.importorskip("torch.utils.flop_counter")
+  from experiments import torch_losses
+
+  rng = np.random.default_rng(0)
+  widths = (8, 8) if name == "crd" else (8, 16)
+  features = [rng.standard_normal((300, d)).astype(np.float32) for d in widths]
+  if name == "rkd_angle":
+    features = [rows[:10] for rows in features]
+  flops = []
+  for make in (torch_losses.program, torch_losses.products):
+    with flop_counter.FlopCounterMode(display=False) as counter:
+      make(name, *features)()
+    flops.append(counter.get_total_flops())
+  assert 0.35 * flops[0] < flops[1] <= flops[0]
+
+
 def test_pytorch_and_ours_have_the_same_losses():
   torch_losses = pytest.importorskip("experiments.torch_losses")
   assert list(torch_losses.LOSSES) == list(benchmark_losses.LOSSES)
