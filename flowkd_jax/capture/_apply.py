@@ -254,9 +254,9 @@ def list_taps(
     found.extend((name, name in sown) for name in sown | modules)
     return [*sown.values(), *modules.values()]
 
-  program = jax.make_jaxpr(activations)(variables, images)
-  costs = _cost.flops_of_outputs(program)
+  program, shapes = jax.make_jaxpr(activations, return_shape=True)(variables, images)
+  costs = _cost.flops_of_outputs(program.jaxpr)
   return [
     _names.Tap(name, sown, x.shape, x.dtype, flops // images.shape[0])
-    for (name, sown), x, flops in zip(found, program.out_avals, costs, strict=True)
+    for (name, sown), x, flops in zip(found, shapes, costs, strict=True)
   ]

@@ -8,17 +8,15 @@ from jax.extend import core
 from flowkd_jax.capture import _tags
 
 
-def flops_of_outputs(program: core.ClosedJaxpr) -> list[int]:
+def flops_of_outputs(program: core.Jaxpr) -> list[int]:
   """Operations that each output needs, of convolutions and matrix products.
 
   A multiply-add counts as two. A loop counts whole, as often as it runs, or once if
   that is not known; of branches the most expensive counts.
   """
-  costs, needed = (
-    [],
-    {},
-  )  # `needed`: equations behind a variable, as the bits of a number
-  for number, equation in enumerate(program.jaxpr.eqns):
+  costs = []
+  needed = {}  # The equations behind a variable, as the bits of a number.
+  for number, equation in enumerate(program.eqns):
     costs.append(_flops(equation))
     behind = 1 << number
     for atom in equation.invars:
@@ -26,7 +24,7 @@ def flops_of_outputs(program: core.ClosedJaxpr) -> list[int]:
     needed |= dict.fromkeys(equation.outvars, behind)
   return [
     sum(cost for i, cost in enumerate(costs) if _behind(needed, atom) >> i & 1)
-    for atom in program.jaxpr.outvars
+    for atom in program.outvars
   ]
 
 
@@ -45,9 +43,7 @@ def _flops(equation: Any) -> int:
       shape = equation.invars[1].aval.shape
       terms = math.prod(shape) // shape[params["dimension_numbers"].rhs_spec[0]]
     case name:
-      inner = [
-        sum(map(_flops, program.jaxpr.eqns)) for program in _tags.programs(params)
-      ]
+      inner = [sum(map(_flops, each.jaxpr.eqns)) for each in _tags.programs(params)]
       if name == "cond":
         return max(inner, default=0)
       return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)

@@ -199,18 +199,25 @@ _RULES: Mapping[str, Callable] = {
 }
 
 
-def programs(params: Mapping[str, Any]) -> list[core.ClosedJaxpr]:
+class Program(NamedTuple):
+  """A program and its constants, whatever JAX calls the two together."""
+
+  jaxpr: core.Jaxpr
+  consts: Sequence[Any] = ()
+
+
+def programs(params: Mapping[str, Any]) -> list[Program]:
   """The programs within an equation."""
   found = []
   for value in params.values():
     for entry in value if isinstance(value, tuple | list) else (value,):
-      if hasattr(entry, "eqns"):
-        closed = hasattr(entry, "consts")  # always, from JAX 0.12 on
-        found.append(entry if closed else core.ClosedJaxpr(entry, ()))
+      if hasattr(entry, "eqns"):  # Up to JAX 0.11 some have no constants.
+        jaxpr = getattr(entry, "jaxpr", entry)
+        found.append(Program(jaxpr, getattr(entry, "consts", ())))
   return found
 
 
-def _any_mark(inner: Sequence[core.ClosedJaxpr]) -> bool:
+def _any_mark(inner: Sequence[Program]) -> bool:
   return any(
     equation.primitive is _mark_p or _any_mark(programs(equation.params))
     for program in inner
