@@ -44,6 +44,8 @@ EQUAL_WIDTHS = ("crd",)
 TRIPLES = ("rkd_angle",)
 # Matrices of all pairs that PyTorch holds at once, estimated from above.
 TORCH_MATRICES, TORCH_CUBES = 30, 6
+# In turns: a run as long as that needs no other before it.
+LONG_RUN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,13 +220,24 @@ def measure(programs: Sequence[Program], config: Config) -> list[list[float]]:
 
 
 def _turn(program: Callable[[], None], turn_seconds: float) -> float:
-  """Median of the runs of a turn; the first counts only if it is the only one."""
-  times = []
-  while not times or sum(times) < turn_seconds:
-    began = time.perf_counter()
-    program()
-    times.append(time.perf_counter() - began)
-  return statistics.median(times[1:] or times)
+  """Median of the runs of a turn.
+
+  The first is not counted, as it pays for what the program before it left in caches and
+  threads, unless it takes so long that this is lost in it.
+  """
+  first = _seconds(program)
+  if first > LONG_RUN * turn_seconds:
+    return first
+  times = [_seconds(program)]
+  while sum(times) < turn_seconds:
+    times.append(_seconds(program))
+  return statistics.median(times)
+
+
+def _seconds(program: Callable[[], None]) -> float:
+  began = time.perf_counter()
+  program()
+  return time.perf_counter() - began
 
 
 def _features(size: int, widths: list[int], seed: int) -> list[np.ndarray]:
