@@ -35,12 +35,18 @@ _PLAIN = (
 )
 
 
+_WITH_TEACHER = (
+  *_PLAIN,
+  "--networks_from={workdir}/teacher/0",
+  "--teacher_cache={workdir}/cache",
+  "--teacher_cache_dtype=float16",
+)
+
+
 def _from_resnet(name, title, *flags):
   """A student straight from the one teacher of the study."""
-  source = ("--networks_from={workdir}/teacher/0", "--learn_from=teacher")
-  cache = ("--teacher_cache={workdir}/cache", "--teacher_cache_dtype=float16")
-  stages = "--stages=teacher,student"
-  return Run(name, title, (*_PLAIN, *source, *cache, stages, *flags))
+  straight = ("--learn_from=teacher", "--stages=teacher,student")
+  return Run(name, title, (*_WITH_TEACHER, *straight, *flags))
 
 
 def _auxiliary(width):
@@ -49,10 +55,7 @@ def _auxiliary(width):
     f"auxiliary_{width}",
     f"an auxiliary of width {width}, 10 epochs and 5 from the teacher",
     (
-      *_PLAIN,
-      "--networks_from={workdir}/teacher/0",
-      "--teacher_cache={workdir}/cache",
-      "--teacher_cache_dtype=float16",
+      *_WITH_TEACHER,
       f"--auxiliary_network=cnn1:{width}",
       "--auxiliary_labels_epochs=10@1e-3",
       "--auxiliary_epochs=5@1e-3",
@@ -77,8 +80,8 @@ def _from_own_auxiliary(width):
   )
 
 
-# Shorter than the paper's training, so that one core trains all in three quarters of
-# an hour; the student's is the paper's.
+# Shorter than the paper's training, so that one core trains all in some two hours; the
+# student's is the paper's.
 _CHAIN = (
   *_CIFAR10,
   "--teacher_network=resnet8:16",

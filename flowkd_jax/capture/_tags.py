@@ -203,7 +203,7 @@ class Program(NamedTuple):
   """A program and its constants, whatever JAX calls the two together."""
 
   jaxpr: core.Jaxpr
-  consts: Sequence[Any] = ()
+  consts: Sequence[Any]
 
 
 def programs(params: Mapping[str, Any]) -> list[Program]:
