@@ -62,18 +62,17 @@ def _auxiliary(width):
       "--stages=teacher,auxiliary_labels,auxiliary",
     ),
     result="auxiliary",
-    seeds=1,
   )
 
 
 def _from_own_auxiliary(width):
-  """A student from that auxiliary."""
+  """A student from the auxiliary of its seed."""
   return Run(
     f"from_{width}",
     f"all taps, from the auxiliary of width {width}",
     (
       *_PLAIN,
-      f"--networks_from={{workdir}}/auxiliary_{width}/0",
+      f"--networks_from={{workdir}}/auxiliary_{width}/{{seed}}",
       f"--auxiliary_network=cnn1:{width}",
       "--stages=auxiliary,student",
     ),
