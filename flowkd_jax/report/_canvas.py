@@ -6,6 +6,7 @@ draw should spend; and without pyplot, which has a global state and a backend.
 
 import functools
 import io
+import itertools
 from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,11 +59,9 @@ class NothingToDrawError(ValueError):
 def network_colours(names: Iterable[str]) -> dict[str, str]:
   """A colour for each network, the same in every picture."""
   names = dict.fromkeys(names)
-  others = [name for name in names if name not in _COLOURS]
-  spare = {
-    name: _SPARE_COLOURS[i % len(_SPARE_COLOURS)] for i, name in enumerate(others)
-  }
-  return {name: _COLOURS.get(name) or spare[name] for name in names}
+  unused = [colour for name, colour in _COLOURS.items() if name not in names]
+  spare = itertools.cycle([*_SPARE_COLOURS, *unused])
+  return {name: _COLOURS.get(name) or next(spare) for name in names}
 
 
 def tap_colours(taps: Iterable[str]) -> dict[str, str]:

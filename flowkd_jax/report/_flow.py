@@ -1,5 +1,6 @@
 """The picture of information flow: quadratic mutual information by tap and epoch."""
 
+import collections
 from typing import TYPE_CHECKING
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class _Flow(NamedTuple):
     kernels: Kernels that any network was measured with; the rows.
     taps: Taps of each network, from input to output.
     teachers: For each network that learns from another, that one.
-    focus: The network whose taps are the columns: the last that learns.
+    focus: The network whose taps are the columns.
     colours: Of each network.
   """
 
@@ -37,22 +38,28 @@ class _Flow(NamedTuple):
   colours: dict[str, str]
 
 
-def flow_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+def flow_picture(
+  metrics: Metrics, results: Results = (), *, focus: str | None = None
+) -> "Figure":
   """What each tap knows about the labels over the epochs, in every network.
 
   A column per tap, a row per kernel. Dashed: where the network that another one
   learns from has ended, in the panels of the taps that are matched to it. Networks
-  with other taps appear at the same relative depth.
+  with other taps appear at the same relative depth. A network that was measured once,
+  as it came from elsewhere, is shown as a goal only.
 
   Args:
     metrics: What `read_metrics` gives; keys `qmi/KERNEL/TAP`.
     results: What `read_results` gives; tells titles and who learns from whom.
+    focus: The network whose taps are the columns and whose line is bold; by default
+      the last that learns.
 
   Raises:
     NothingToDrawError: If no quadratic mutual information was recorded.
+    ValueError: If it was not recorded of the network `focus`.
   """
   titles = _series.network_titles(metrics, results)
-  flow = _measured_flow(metrics, results, _canvas.network_colours(titles))
+  flow = _measured_flow(metrics, results, _canvas.network_colours(titles), focus)
   figure, grid = _canvas.new_figure(
     len(flow.kernels),
     len(flow.taps[flow.focus]),
@@ -73,17 +80,36 @@ def flow_picture(metrics: Metrics, results: Results = ()) -> "Figure":
       x=_canvas.EPOCHS if row == len(flow.kernels) - 1 else "",
       y="" if column else f"{times}QMI, {_KERNELS.get(kernel, f'{kernel} kernel')}",
     )
-  lines = [(titles[stage], flow.colours[stage], False) for stage in flow.taps]
-  goals = [
-    (f"{teacher} at its end: goal of {student}", flow.colours[teacher], True)
-    for student, teacher in flow.teachers.items()
-  ]
-  _canvas.legend_below(figure, [*lines, *goals])
+  lines = [(titles[stage], flow.colours[stage], False) for stage in _drawn(flow)]
+  _canvas.legend_below(figure, [*lines, *_goals(flow)])
   return figure
 
 
+def _drawn(flow: _Flow) -> list[str]:
+  """Networks that have a line; what is only a goal, measured once, has none."""
+  goals = flow.teachers.values()
+  entries = collections.Counter(entry["stage"] for entry in flow.metrics)
+  return [stage for stage in flow.taps if stage not in goals or entries[stage] > 1]
+
+
+def _goals(flow: _Flow) -> list[tuple[str, str, bool]]:
+  """Entries of the legend for the ends of teachers."""
+  students: dict[str, list[str]] = {}
+  for student, teacher in flow.teachers.items():
+    students.setdefault(teacher, []).append(student)
+  return [
+    (f"{teacher} at its end: goal of {_few(names)}", flow.colours[teacher], True)
+    for teacher, names in students.items()
+  ]
+
+
+def _few(names: list[str]) -> str:
+  """Names, or how many there are."""
+  return " and ".join(names) if len(names) < 3 else f"{len(names)} networks"
+
+
 def _measured_flow(
-  metrics: Metrics, results: Results, colours: dict[str, str]
+  metrics: Metrics, results: Results, colours: dict[str, str], focus: str | None
 ) -> _Flow:
   pairs = {
     stage: [key.split("/", 1) for key in _series.endings(metrics, stage, "qmi/")]
@@ -104,7 +130,13 @@ def _measured_flow(
     for student, teacher in _series.teachers_of(metrics, results).items()
     if student in taps and teacher in taps
   }
-  focus = [stage for stage in taps if stage in teachers or not teachers][-1]
+  if focus is None:
+    focus = [stage for stage in taps if stage in teachers or not teachers][-1]
+  if focus not in taps:
+    raise ValueError(
+      f"focus: expected a network whose information flow was recorded, one of "
+      f"{', '.join(taps)}, got {focus!r}"
+    )
   return _Flow(metrics, list(kernels), taps, teachers, focus, colours)
 
 
@@ -129,14 +161,16 @@ def _draw_panel(
     found = _series.series(flow.metrics, stage, key)
     return found._replace(y=factor * found.y)
 
-  for stage in flow.taps:
+  for stage in _drawn(flow):
     colour, bold = flow.colours[stage], stage == flow.focus
     _canvas.draw_line(axes, line(stage), colour=colour, bold=bold)
+  goals = {}
   for student, teacher in flow.teachers.items():
     tap = _tap_beside(flow, column, student)
     if tap in (_series.endings(flow.metrics, student, "loss/") or [tap]):
-      level = _series.last(line(teacher))
-      _canvas.draw_level(axes, level, colour=flow.colours[teacher])
+      goals[teacher] = _series.last(line(teacher))
+  for teacher, level in goals.items():
+    _canvas.draw_level(axes, level, colour=flow.colours[teacher])
   _canvas.plain_scale(axes)
   _canvas.whole_epochs(axes)
 

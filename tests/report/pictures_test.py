@@ -76,6 +76,43 @@ def test_flow_picture_of_baselines_has_no_goals(metrics):
   assert not any(_lines(axes, dashed=True) for axes in figure.axes)
 
 
+def test_flow_picture_shows_a_network_measured_once_as_a_goal_only(metrics, results):
+  *_, once = [entry for entry in metrics if entry["stage"] == "auxiliary"]
+  students = [entry for entry in metrics if entry["stage"].startswith("student")]
+  others = [
+    {**entry, "stage": f"{entry['stage']} {n}"} for n in (1, 2) for entry in students
+  ]
+  names = dict.fromkeys(entry["stage"] for entry in [*students, *others])
+  taught = [{"name": name, "title": name, "teacher": "auxiliary"} for name in names]
+  figure = report.flow_picture([once, *students, *others], taught)
+  assert _legend(figure.legends[0]) == [
+    *names,
+    "auxiliary at its end: goal of 6 networks",
+  ]
+  panel = figure.axes[0]
+  assert len(_lines(panel)) == 6
+  assert sum(line.is_dashed() for line in panel.get_lines()) == 1
+
+
+def test_flow_picture_draws_the_network_in_focus_bold(metrics, results):
+  for focus, colour in (("student", "#D55E00"), ("auxiliary", "#0072B2")):
+    figure = report.flow_picture(metrics, results, focus=focus)
+    lines = [line for line in figure.axes[0].get_lines() if not line.is_dashed()]
+    boldest = max(lines, key=lambda line: line.get_linewidth())
+    assert boldest.get_color() == colour
+  figure = report.flow_picture(metrics, results, focus="teacher")
+  assert _titles(figure)[:4] == ["stage_1", "stage_2", "stage_3", "stage_4"]
+  with pytest.raises(ValueError, match="focus: expected a network .*, got 'pupil'"):
+    report.flow_picture(metrics, results, focus="pupil")
+
+
+def test_twelve_networks_have_colours_of_their_own(metrics):
+  (first, *_) = [entry for entry in metrics if entry["stage"] == "student_labels"]
+  many = [{**first, "stage": f"row {n}"} for n in range(12)]
+  figure = report.flow_picture(many)
+  assert len(_lines(figure.axes[0])) == 12
+
+
 def test_loss_picture_has_losses_and_weights_of_every_matched_tap(metrics, results):
   figure = report.loss_picture(metrics, results)
   titles = ["auxiliary, from teacher", "student, information flow", "", ""]
