@@ -82,7 +82,7 @@ def _cells(column, arm, found, num_baselines) -> list[str]:
     return cells
   for name in (*arm.baselines, *[""] * num_baselines)[:num_baselines]:
     others = _values(column, name, found) if name != arm.name else {}
-    cells.append(_difference(values, others, factor))
+    cells.append(difference(values, others, factor))
   return cells
 
 
@@ -127,8 +127,10 @@ def _mean(values: Iterable[float], form: str) -> str:
   return form.format(statistics.mean(values))
 
 
-def _difference(values, others, factor) -> str:
-  """Mean of the differences of equal seeds, and its 95 % interval."""
+def difference(
+  values: Mapping[str, float | None], others: Mapping[str, float | None], factor: float
+) -> str:
+  """Mean of the differences of equal seeds, and its 95 % interval; "" without pairs."""
   pairs = [(value, others.get(seed)) for seed, value in values.items()]
   gaps = [
     factor * (one - other)

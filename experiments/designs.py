@@ -89,9 +89,13 @@ class Study(NamedTuple):
     published: Rows of others' numbers, `(title, {column: percent})`, shown as they
       were published.
     comparison: The table, where a launch trains several rows of it.
+    baseline: The run that the other rows are compared with, seed by seed; "" for none.
+    pictured: Runs whose information flow is drawn; none means all.
   """
 
   title: str
   runs: tuple[Run, ...]
   published: tuple[tuple[str, dict[str, float]], ...] = ()
   comparison: Comparison | None = None
+  baseline: str = ""
+  pictured: tuple[str, ...] = ()

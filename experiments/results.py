@@ -8,29 +8,26 @@ settings and results, without what names places on a machine, and the metrics of
 epoch, of a comparison only accuracies. In the page, RESULTS.md, whatever stands between
 `<!-- table: STUDY -->` and `<!-- end -->` is replaced; beside the runs of a study
 `flow.png` shows the information flow of its rows over the epochs, or `curves.png` the
-accuracy of the arms of a comparison.
+accuracy of the arms of a comparison, and README.md lists every run with its command.
 """
 
 import contextlib
 import dataclasses
 import json
 import re
-import statistics
-from collections.abc import Callable
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments import comparison
 from experiments import designs
 from experiments import launch
+from experiments import provenance
+from experiments import rows
 from experiments import stages
 from experiments import studies
 from flowkd_jax import report
 
 HERE = Path(__file__).parent
-_MINUTES = "Minutes are those of the stage itself."
-_DASH = "–"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,10 @@ def run(config: Config) -> None:
     take_in(Path(config.workdir), kept)
   text = page.read_text()
   for name, study in studies.STUDIES.items():
-    text = replace_block(text, f"table: {name}", table(study, kept / name))
+    found = comparison.read(study, kept / name)
+    text = replace_block(text, f"table: {name}", table(name, study, found))
+    if any(found.values()):
+      (kept / name / provenance.PAGE).write_text(provenance.page(name, study, found))
     save_picture(study, kept / name)
   page.write_text(text)
 
@@ -112,57 +112,16 @@ def replace_block(text: str, name: str, content: str) -> str:
   return re.sub(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
 
 
-def table(study: designs.Study, folder: Path) -> str:
-  """The table of a study in Markdown: mean and standard deviation over seeds."""
-  found = comparison.read(study, folder)
+def table(name: str, study: designs.Study, found: comparison.Found) -> str:
+  """The table of a study in Markdown, and below it what it was made with."""
   if study.comparison:
     minutes = comparison.launch_minutes(found)
     time = f"A launch trained for {minutes:.1f} minutes, all arms together."
-    return "\n".join([*comparison.table(study, found), *_provenance(found, time)])
-  columns = _columns()
-  lines = [
-    f"| {study.title} | seeds | {' | '.join(columns)} | minutes |",
-    f"|---|---|{'---:|' * (len(columns) + 1)}",
-  ]
-  for title, values in study.published:
-    cells = [_percent([values.get(name)]) for name in columns]
-    lines.append(f"| *{title}* | | {' | '.join(cells)} | |")
-  for each in study.runs:
-    networks = _networks(each, found)
-    if not networks:
-      lines.append(f"| {each.title} | not run | {' | '.join('' for _ in columns)} | |")
-      continue
-    cells = [
-      _percent([_scaled(column(network)) for network in networks.values()])
-      for column in columns.values()
-    ]
-    minutes = statistics.mean(network["seconds"] for network in networks.values()) / 60
-    seeds = ", ".join(networks)
-    lines.append(f"| {each.title} | {seeds} | {' | '.join(cells)} | {minutes:.0f} |")
-  return "\n".join([*lines, *_provenance(found, _MINUTES)])
-
-
-def _provenance(found: comparison.Found, time: str) -> list[str]:
-  """Where and by which commits the numbers were made."""
-  made = [
-    network["environment"]
-    for seeds in found.values()
-    for networks in seeds.values()
-    for network in networks.values()
-    if "environment" in network
-  ]
-  if not made:
-    return []
-
-  def values(*names):
-    texts = {", ".join(f"{name} {entry[name]}" for name in names) for entry in made}
-    return "; ".join(sorted(texts))
-
-  return [
-    "",
-    f"Made with {values('device', 'cores')}; {values('python', 'jax', 'flax')}; "
-    f"{values('commit')}. {time}",
-  ]
+    lines = comparison.table(study, found)
+  else:
+    time = "Minutes are those of the stage itself."
+    lines = rows.table(study, found)
+  return "\n".join([*lines, *provenance.summary(name, found, time)])
 
 
 def save_picture(study: designs.Study, folder: Path) -> None:
@@ -173,68 +132,7 @@ def save_picture(study: designs.Study, folder: Path) -> None:
       figure = report.comparison_picture(panels, x=study.comparison.epochs)
       report.save_figure(figure, folder / "curves.png")
     else:
-      report.save_figure(_flow_picture(study, folder), folder / "flow.png")
-
-
-def _flow_picture(study, folder):
-  """The information flow of the first seed of every row."""
-  found = comparison.read(study, folder)
-  metrics, titles = [], []
-  for each in study.runs:
-    for seed in [*_networks(each, found)][:1]:
-      entries = report.read_metrics(folder / each.name / seed)
-      mine = [entry for entry in entries if entry["stage"] == each.result]
-      metrics += [{**entry, "stage": each.name} for entry in mine]
-      titles.append({"name": each.name, "title": each.title})
-  return report.flow_picture(metrics, titles)
-
-
-def _networks(
-  each: designs.Run, found: comparison.Found
-) -> dict[str, Mapping[str, Any]]:
-  """The network of the row, by seed."""
-  return {
-    seed: networks[each.result]
-    for seed, networks in found[each.name].items()
-    if each.result in networks
-  }
-
-
-def _columns() -> dict[str, Callable[[Mapping[str, Any]], float | None]]:
-  columns: dict[str, Callable[[Mapping[str, Any]], float | None]] = {}
-  for heading, keys in (
-    ("mAP", ("authors_mean_average_precision",)),
-    ("top-100", ("authors_precision_at", "100")),
-    ("area mAP", ("mean_average_precision",)),
-    ("P@100", ("precision_at", "100")),
-  ):
-    for short, metric in (("e", "euclidean"), ("c", "cosine")):
-      columns[f"{heading} {short}"] = _look_up("retrieval", metric, *keys)
-  for short, metric in (("e", "euclidean"), ("c", "cosine")):
-    columns[f"centroid {short}"] = _look_up("centroid", metric)
-  columns["accuracy"] = _look_up("accuracy")
-  return columns
-
-
-def _look_up(*keys):
-  def look_up(network):
-    for key in keys:
-      network = network[key]
-    return network
-
-  return look_up
-
-
-def _scaled(value):
-  return None if value is None else 100 * value
-
-
-def _percent(values) -> str:
-  """Mean and, of several, standard deviation."""
-  if None in values:
-    return _DASH
-  mean = f"{statistics.mean(values):.2f}"
-  return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
+      report.save_figure(rows.flow_picture(study, folder), folder / "flow.png")
 
 
 if __name__ == "__main__":

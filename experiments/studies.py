@@ -122,6 +122,7 @@ STUDIES = {
       ("labels only, published", _published(35.30, 39.00, 55.87, 58.77)),
       ("full method, published", _published(49.20, 53.06, 61.54, 64.24)),
     ),
+    baseline="full",
   ),
   "parts": Study(
     "What each part is worth: the full method, 20 epochs, with one thing changed",
@@ -142,6 +143,8 @@ STUDIES = {
       _full("quadratic", "flow vectors (QMI, labels)", "--matching=quadratic"),
       _full("no_reset", "Adam keeps its moments", "--noreset_optimizer"),
     ),
+    baseline="full",
+    pictured=("full", "last_tap", "no_schedule", "gamma_50", "gamma_90", "by_step"),
   ),
   "layers": Study(
     "From a ResNet-8, straight or by an auxiliary: CNN1, 20 epochs, images as they are",
@@ -181,6 +184,8 @@ STUDIES = {
       *(_auxiliary(width) for width in (8, 16, 32)),
       *(_from_own_auxiliary(width) for width in (8, 16, 32)),
     ),
+    baseline="by_hand",
+    pictured=("labels", "last_tap", "by_hand", "kappa", "auto", "from_16"),
   ),
   "chain": Study(
     "The whole chain: ResNet-8 of width 16, CNN1-A from it, CNN1 from that",

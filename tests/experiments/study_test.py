@@ -1,14 +1,17 @@
 """The driver of studies and the tables of the results page."""
 
+import dataclasses
 import importlib
 import json
 
 import pytest
 from absl import flags
 
+from experiments import comparison
 from experiments import designs
 from experiments import launch
 from experiments import results
+from experiments import rows
 from experiments import stages
 from experiments import studies
 from experiments import study
@@ -53,7 +56,8 @@ def fake(monkeypatch, tmp_path):
     designs.Run("first", "the first", (), module="fake_launcher"),
     designs.Run("second", "the second", (), module="fake_launcher", seeds=1),
   )
-  fake = designs.Study("A fake study", runs, (("theirs", {"mAP c": 12.5}),))
+  published = (("theirs", {"mAP c": 12.5}),)
+  fake = designs.Study("A fake study", runs, published, baseline="first")
   monkeypatch.setitem(studies.STUDIES, "fake", fake)
   return fake
 
@@ -121,12 +125,55 @@ def test_page_shows_mean_and_deviation_over_seeds(fake, tmp_path):
   assert "| *theirs* | | – | 12.50 |" in rows[2]
   # 10 % and 30 %: mean 20, standard deviation sqrt(200).
   assert "| the first | 1, 3 | 20.00 ± 14.14 | 20.00 ± 14.14 | 50.00 ± 0.00" in rows[3]
-  assert rows[3].endswith("| 25.00 ± 0.00 | 75.00 ± 0.00 | – | 2 |")
+  assert rows[3].endswith("| 25.00 ± 0.00 | 75.00 ± 0.00 | – |  | 2 |")
   assert "| the second | 1 | 10.00 |" in rows[4]
-  assert "Made with device 1 x cpu, cores 2; python 3.11, jax 1, flax 2; " in text
-  assert "commit abc. Minutes" in text
+  assert rows[4].endswith("| +0.00 | 2 |")  # of seed 1 alone
+  assert "Made with 1 x cpu, cores 2; python 3.11, jax 1, flax 2. Minutes" in text
+  assert "[results/fake](results/fake/README.md)" in text
   results.run(results.configure(**options))
   assert page.read_text() == text
+
+
+def test_page_of_the_runs_says_how_each_was_made(fake, tmp_path, monkeypatch):
+  (first, *_) = fake.runs
+  flags = ("--data_dir={data_dir}", "--networks_from={workdir}/teacher/{seed}")
+  other = first._replace(name="other", title="not run", flags=flags)
+  study.run(_configure(tmp_path))
+  monkeypatch.setitem(studies.STUDIES, "fake", fake._replace(runs=(first, other)))
+  page = tmp_path / "PAGE.md"
+  page.write_text("")
+  kept = tmp_path / "kept"
+  results.run(results.configure(workdir=str(tmp_path), kept=str(kept), page=str(page)))
+  text = (kept / "fake" / "README.md").read_text()
+  row = "| first | {} | abc | 1 x cpu, cores 2 | python 3.11, jax 1, flax 2 | 2.0 |"
+  assert row.format(1) in text
+  assert row.format(3) in text
+  assert "| other |" not in text
+  command = "python -m fake_launcher --data_dir=DIR --networks_from=W/fake/teacher/SEED"
+  assert f"    {command} --seed=SEED --workdir=W/fake/other/SEED\n" in text
+
+
+def test_picture_of_rows_shows_a_shared_teacher_once(fake, tmp_path):
+  qmi = {f"qmi/cosine/{tap}": level for level, tap in enumerate(("a", "b"), start=1)}
+  teacher = {"stage": "auxiliary", "epoch": -1, **qmi}
+  for name in ("first", "second"):
+    folder = tmp_path / name / "1"
+    folder.mkdir(parents=True)
+    student = {"name": "student", "teacher": "auxiliary"}
+    (folder / "results.json").write_text(json.dumps({"networks": [student]}))
+    entries = [teacher, *({**teacher, "stage": "student", "epoch": n} for n in (0, 1))]
+    if name == "second":  # measured by another launch, with its rounding
+      entries = [{**entry, "qmi/cosine/b": 2.0001} for entry in entries]
+    lines = [json.dumps(entry) + "\n" for entry in entries]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+  figure = rows.flow_picture(fake, tmp_path)
+  assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+    "the first",
+    "the second",
+    "auxiliary at its end: goal of first and second",
+  ]
+  figure = rows.flow_picture(fake._replace(pictured=("second",)), tmp_path)
+  assert figure.legends[0].get_texts()[0].get_text() == "the second"
 
 
 def test_what_is_kept_names_no_place_of_the_machine(fake, tmp_path):
@@ -161,7 +208,8 @@ def test_a_kept_run_can_be_taken_in_again(fake, tmp_path, monkeypatch):
 
 
 def test_page_says_what_was_not_run(fake, tmp_path):
-  assert "| the first | not run |" in results.table(fake, tmp_path)
+  found = comparison.read(fake, tmp_path)
+  assert "| the first | not run |" in results.table("fake", fake, found)
 
 
 def test_page_that_is_not_there_is_refused(tmp_path):
@@ -169,17 +217,17 @@ def test_page_that_is_not_there_is_refused(tmp_path):
     results.configure(page=str(tmp_path / "nothing.md"))
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
-def test_flags_of_every_study_are_flags_of_its_launcher(name, monkeypatch, tmp_path):
+# Settings that name places, or do not matter to the network of the row.
+_PLACES = {"workdir", "data_dir", "auxiliary_weights", "networks_from", "teacher_cache"}
+
+
+@pytest.fixture
+def resolve(monkeypatch, tmp_path):
+  """What the settings of a launch are when its command is given."""
   domains = ("art_painting", "cartoon", "photo", "sketch")
   monkeypatch.setattr(data, "split_names", lambda *_, **__: domains)
-  places = {
-    "data_dir": "D",
-    "workdir": str(tmp_path),
-    "auxiliary_weights": "A.npz",
-  }
-  config = study.configure(study=name, **places)
-  for job in study.jobs(config):
+
+  def resolve(job):
     stages.write_json(job.folder / "config.json", {"dataset": "cifar10"})
     stages.write_json(job.folder / "teacher" / stages.RESULTS, [])
     launcher = importlib.import_module(job.command[2])
@@ -187,4 +235,38 @@ def test_flags_of_every_study_are_flags_of_its_launcher(name, monkeypatch, tmp_p
     launch.define_flags(launcher.Config, values)
     given = [flag for flag in job.command[3:] if not flag.startswith("--verbosity")]
     values(["program", *given])
-    launcher.configure(**launch.given_flags(launcher.Config, values))
+    return launcher.configure(**launch.given_flags(launcher.Config, values))
+
+  return resolve
+
+
+def _jobs(name, tmp_path, **options):
+  places = {"data_dir": "D", "workdir": str(tmp_path), "auxiliary_weights": "A.npz"}
+  return study.jobs(study.configure(study=name, **places, **options))
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_flags_of_every_study_are_flags_of_its_launcher(name, resolve, tmp_path):
+  for job in _jobs(name, tmp_path):
+    resolve(job)
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_kept_runs_have_the_settings_that_their_commands_give(name, resolve, tmp_path):
+  kept = results.HERE / "results" / name
+  seeds = sorted({path.parent.name for path in kept.glob("*/*/config.json")})
+  wanted = {run.name: run.result for run in studies.STUDIES[name].runs}
+  number = 0
+  for job in _jobs(name, tmp_path, seeds=tuple(seeds)):
+    run, seed = job.folder.parent.name, job.folder.name
+    path = kept / run / seed / "config.json"
+    if not path.exists():
+      continue
+    number += 1
+    then = json.loads(path.read_text())
+    now = json.loads(json.dumps(dataclasses.asdict(resolve(job)), default=str))
+    # Other stages may have been run beside, and only the full method has authors' code.
+    ignored = {*_PLACES, "stages", *(["authors"] if wanted[run] != "student" else [])}
+    for setting in then.keys() & now.keys() - ignored:
+      assert then[setting] == now[setting], f"{name}, {run}, seed {seed}: {setting}"
+  assert number

@@ -1,0 +1,96 @@
+"""Where numbers come from: the command, commit, machine and time of every kept run."""
+
+import shlex
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import comparison
+from experiments import designs
+
+PAGE = "README.md"  # beside the runs of a study, where it is shown with the folder
+
+# What a person puts in the place of what depends on the machine.
+_PLACES = {"data_dir": "DIR", "auxiliary_weights": "FILE.npz", "seed": "SEED"}
+
+
+def summary(name: str, found: comparison.Found, time: str) -> list[str]:
+  """Lines below a table: machines, versions, and where each run is listed."""
+  made = [
+    entry for seeds in found.values() for one in seeds.values() for entry in _made(one)
+  ]
+  if not made:
+    return []
+  machines = "; ".join(sorted({_machine(entry) for entry in made}))
+  versions = "; ".join(sorted({_versions(entry) for entry in made}))
+  return [
+    "",
+    f"Made with {machines}; {versions}. {time} Command, commit, machine and time of "
+    f"each run: [results/{name}](results/{name}/{PAGE}).",
+  ]
+
+
+def page(name: str, study: designs.Study, found: comparison.Found) -> str:
+  """The runs of a study in Markdown: how each was made, and how to make it again."""
+  lines = [
+    f"# Runs of the study `{name}`",
+    "",
+    f"{study.title}. Made by `python -m experiments.results`; the tables are on "
+    "[RESULTS](../../RESULTS.md#results). Here lie the settings, the metrics of every "
+    "epoch and the results of each run. Minutes are those of training and its "
+    "measurements, without what was taken from earlier runs; commits with a + had "
+    "changes that were not committed.",
+    "",
+    "| run | seed | commit | machine | versions | minutes |",
+    "|---|---:|---|---|---|---:|",
+  ]
+  for each in study.runs:
+    for seed, networks in sorted(
+      found[each.name].items(), key=lambda item: int(item[0])
+    ):
+      lines.append(f"| {each.name} | {seed} | {_origin(each, study, networks)} |")
+  lines += ["", "## Commands", ""]
+  lines.append(
+    f"All together: `python -m experiments.study --study={name} --workdir=W ...`, some "
+    "of them with `--runs=NAME --seeds=SEED`. By hand:"
+  )
+  for each in study.runs:
+    lines += ["", f"**{each.name}**: {each.title}", "", f"    {_command(name, each)}"]
+  return "\n".join(lines) + "\n"
+
+
+def _origin(each, study, networks) -> str:
+  """Commit, machine, versions and minutes of a run."""
+  if not study.comparison and each.result in networks:
+    networks = {each.result: networks[each.result]}
+  made = _made(networks)
+  cells = [
+    _joined(entry["commit"] for entry in made),
+    _joined(_machine(entry) for entry in made),
+    _joined(_versions(entry) for entry in made),
+  ]
+  minutes = comparison.launch_minutes({each.name: {"": networks}})
+  return " | ".join([*cells, f"{minutes:.1f}"])
+
+
+def _command(name: str, each: designs.Run) -> str:
+  places = {**_PLACES, "workdir": f"W/{name}"}
+  flags = [flag.format(**places) for flag in each.flags]
+  flags += ["--seed=SEED", f"--workdir=W/{name}/{each.name}/SEED"]
+  return shlex.join(["python", "-m", each.module, *flags])
+
+
+def _made(networks: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  return [one["environment"] for one in networks.values() if "environment" in one]
+
+
+def _machine(entry) -> str:
+  return f"{entry['device']}, cores {entry['cores']}"
+
+
+def _versions(entry) -> str:
+  return ", ".join(f"{name} {entry[name]}" for name in ("python", "jax", "flax"))
+
+
+def _joined(values: Iterable[str | None]) -> str:
+  return "; ".join(dict.fromkeys(str(value) for value in values))
