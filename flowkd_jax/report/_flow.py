@@ -18,12 +18,28 @@ if TYPE_CHECKING:
 _KERNELS = {"cosine": "cosine kernel", "student_t": "Student-t kernel"}
 
 
+class _Row(NamedTuple):
+  """A row of panels: what precedes the tap in its keys, what it is, in which unit."""
+
+  prefix: str
+  label: str
+  factor: int = 1
+
+  @property
+  def has_goals(self) -> bool:
+    """Whether it shows a property of networks, not of pairs."""
+    return self.prefix != _ALIKE.prefix
+
+
+_ALIKE = _Row("cka/", "linear CKA with the teacher")
+
+
 class _Flow(NamedTuple):
   """What is drawn.
 
   Attributes:
     metrics: Those of all stages.
-    kernels: Kernels that any network was measured with; the rows.
+    kernels: Kernels that any network was measured with.
     taps: Taps of each network, from input to output.
     teachers: For each network that learns from another, that one.
     focus: The network whose taps are the columns.
@@ -43,13 +59,14 @@ def flow_picture(
 ) -> "Figure":
   """What each tap knows about the labels over the epochs, in every network.
 
-  A column per tap, a row per kernel. Dashed: where the network that another one
+  A column per tap, a row per kernel; below, where it was recorded, how alike each tap
+  and the one that it learns from are. Dashed: where the network that another one
   learns from has ended, in the panels of the taps that are matched to it. Networks
   with other taps appear at the same relative depth. A network that was measured once,
   as it came from elsewhere, is shown as a goal only.
 
   Args:
-    metrics: What `read_metrics` gives; keys `qmi/KERNEL/TAP`.
+    metrics: What `read_metrics` gives; keys `qmi/KERNEL/TAP` and `cka/TAP`.
     results: What `read_results` gives; tells titles and who learns from whom.
     focus: The network whose taps are the columns and whose line is bold; by default
       the last that learns.
@@ -60,29 +77,40 @@ def flow_picture(
   """
   titles = _series.network_titles(metrics, results)
   flow = _measured_flow(metrics, results, _canvas.network_colours(titles), focus)
+  rows = _rows(flow)
   figure, grid = _canvas.new_figure(
-    len(flow.kernels),
+    len(rows),
     len(flow.taps[flow.focus]),
     title="Information flow: mutual information (QMI) of each tap and the labels",
     width=max(8.0, 3.0 * len(flow.taps[flow.focus])),
-    height=1.4 + 2.5 * len(flow.kernels),
+    height=1.4 + 2.5 * len(rows),
     share_x=True,
   )
   for (row, column), axes in np.ndenumerate(grid):
-    kernel = flow.kernels[row]
-    factor = _readable_factor(flow, kernel)
-    _draw_panel(axes, flow, kernel, column, factor)
-    times = f"{factor:,} × " if factor > 1 else ""
+    _draw_panel(axes, flow, rows[row], column)
     _canvas.name_axes(
       axes,
       title="" if row else flow.taps[flow.focus][column],
       subtitle="" if row else _other_names(flow, column),
-      x=_canvas.EPOCHS if row == len(flow.kernels) - 1 else "",
-      y="" if column else f"{times}QMI, {_KERNELS.get(kernel, f'{kernel} kernel')}",
+      x=_canvas.EPOCHS if row == len(rows) - 1 else "",
+      y="" if column else rows[row].label,
     )
   lines = [(titles[stage], flow.colours[stage], False) for stage in _drawn(flow)]
   _canvas.legend_below(figure, [*lines, *_goals(flow)])
   return figure
+
+
+def _rows(flow: _Flow) -> list[_Row]:
+  rows = []
+  for kernel in flow.kernels:
+    factor = _readable_factor(flow, kernel)
+    times = f"{factor:,} × " if factor > 1 else ""
+    label = f"{times}QMI, {_KERNELS.get(kernel, f'{kernel} kernel')}"
+    rows.append(_Row(f"qmi/{kernel}/", label, factor))
+  alike = any(
+    _series.endings(flow.metrics, stage, _ALIKE.prefix) for stage in flow.taps
+  )
+  return [*rows, _ALIKE] if alike else rows
 
 
 def _drawn(flow: _Flow) -> list[str]:
@@ -151,21 +179,20 @@ def _readable_factor(flow: _Flow, kernel: str) -> int:
   return next((f for f in (1, 1000) if f * largest > 0.5), 1_000_000 if largest else 1)
 
 
-def _draw_panel(
-  axes: "Axes", flow: _Flow, kernel: str, column: int, factor: int
-) -> None:
+def _draw_panel(axes: "Axes", flow: _Flow, row: _Row, column: int) -> None:
   """All networks at the tap of this column, and the goals of those that learn."""
 
   def line(stage):
-    key = f"qmi/{kernel}/{_tap_beside(flow, column, stage)}"
+    key = f"{row.prefix}{_tap_beside(flow, column, stage)}"
     found = _series.series(flow.metrics, stage, key)
-    return found._replace(y=factor * found.y)
+    return found._replace(y=row.factor * found.y)
 
   for stage in _drawn(flow):
     colour, bold = flow.colours[stage], stage == flow.focus
-    _canvas.draw_line(axes, line(stage), colour=colour, bold=bold)
+    if len(line(stage).x):
+      _canvas.draw_line(axes, line(stage), colour=colour, bold=bold)
   goals = {}
-  for student, teacher in flow.teachers.items():
+  for student, teacher in flow.teachers.items() if row.has_goals else ():
     tap = _tap_beside(flow, column, student)
     if tap in (_series.endings(flow.metrics, student, "loss/") or [tap]):
       goals[teacher] = _series.last(line(teacher))

@@ -31,11 +31,31 @@ def _legend(artist):
 
 def test_flow_picture_has_a_panel_per_tap_and_kernel(metrics, results):
   figure = report.flow_picture(metrics, results)
-  assert _titles(figure) == ["block_1", "block_2", "block_3", "dense", *4 * [""]]
-  assert all(len(_lines(axes)) == 5 for axes in figure.axes)
+  assert _titles(figure) == ["block_1", "block_2", "block_3", "dense", *8 * [""]]
+  assert all(len(_lines(axes)) == 5 for axes in figure.axes[:8])
   assert "cosine kernel" in figure.axes[0].get_ylabel()
   assert "Student-t kernel" in figure.axes[4].get_ylabel()
   assert figure.axes[0].get_title(loc="right") == "teacher: stage_1"
+
+
+def test_flow_picture_shows_how_alike_taps_are_to_those_they_learn_from(
+  metrics, results
+):
+  figure = report.flow_picture(metrics, results)
+  last_row = figure.axes[8:]
+  assert last_row[0].get_ylabel() == "linear CKA with the teacher"
+  student, auxiliary = "#D55E00", "#0072B2"  # who learns by all taps, by the last
+  assert [set(_lines(axes)) for axes in last_row] == [
+    *3 * [{student}],
+    {student, auxiliary},
+  ]
+  assert not any(_lines(axes, dashed=True) for axes in last_row)
+  expected = [
+    e["cka/block_3"] for e in metrics if e["stage"] == "student" and e["epoch"] >= 0
+  ]
+  np.testing.assert_allclose(_lines(last_row[2])[student], expected)
+  without = [{k: v for k, v in e.items() if k[:4] != "cka/"} for e in metrics]
+  assert len(report.flow_picture(without, results).axes) == 8
 
 
 def test_flow_picture_draws_the_recorded_values(metrics, results):
@@ -160,7 +180,10 @@ def test_networks_have_one_colour_in_all_pictures(metrics, results):
     report.training_picture(metrics, results),
     report.precision_recall_picture(results),
   ]
-  colours = [set(_lines(figure.axes[-1])) for figure in figures]
+  colours = [
+    set(_lines(figure.axes[panel]))
+    for figure, panel in zip(figures, (0, -1, -1), strict=True)
+  ]
   assert colours[0] == colours[1] == colours[2]
   assert len(colours[0]) == 5
 
