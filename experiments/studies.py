@@ -1,5 +1,6 @@
 """The studies: which runs make up which table of the results page."""
 
+from experiments import recipe_search
 from experiments import relatives
 from experiments.designs import Run
 from experiments.designs import Study
@@ -222,5 +223,6 @@ STUDIES = {
       ),
     ),
   ),
+  "search": recipe_search.STUDY,
   **relatives.STUDIES,
 }
