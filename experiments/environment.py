@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 
+CPU_INFO = Path("/proc/cpuinfo")  # where Linux tells, others have no such file
+
 
 def environment() -> dict[str, Any]:
-  """The command, versions, devices and commit of this run."""
+  """The command, versions, devices, processor and commit of this run."""
   device = jax.local_devices()[0]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
   return {
@@ -22,8 +24,19 @@ def environment() -> dict[str, Any]:
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
     "device": f"{jax.device_count()} x {device.device_kind}",
+    "processor": _processor(),
     "cores": cores or os.cpu_count(),
   }
+
+
+def _processor() -> str:
+  """What the processor calls itself: its rounding is part of a number."""
+  try:
+    lines = CPU_INFO.read_text().splitlines()
+  except OSError:
+    lines = []
+  named = [line for line in lines if line.startswith("model name")]
+  return named[0].partition(":")[2].strip() if named else platform.processor()
 
 
 def _commit() -> str | None:

@@ -85,7 +85,8 @@ def _made(networks: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _machine(entry) -> str:
-  return f"{entry['device']}, cores {entry['cores']}"
+  processor = f", {entry['processor']}" if entry.get("processor") else ""
+  return f"{entry['device']}, cores {entry['cores']}{processor}"
 
 
 def _versions(entry) -> str:

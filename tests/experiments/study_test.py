@@ -34,6 +34,7 @@ network = {
   "centroid": {"euclidean": .25, "cosine": .75},
   "environment": {
     "command": "", "commit": "abc", "device": "1 x cpu", "cores": 2, "python": "3.11",
+    "processor": "Abacus",
     "jax": "1", "flax": "2",
   },
 }
@@ -128,7 +129,9 @@ def test_page_shows_mean_and_deviation_over_seeds(fake, tmp_path):
   assert rows[3].endswith("| 25.00 ± 0.00 | 75.00 ± 0.00 | – |  | 2 |")
   assert "| the second | 1 | 10.00 |" in rows[4]
   assert rows[4].endswith("| +0.00 | 2 |")  # of seed 1 alone
-  assert "Made with 1 x cpu, cores 2; python 3.11, jax 1, flax 2. Minutes" in text
+  assert (
+    "Made with 1 x cpu, cores 2, Abacus; python 3.11, jax 1, flax 2. Minutes" in text
+  )
   assert "[results/fake](results/fake/README.md)" in text
   results.run(results.configure(**options))
   assert page.read_text() == text
@@ -145,7 +148,9 @@ def test_page_of_the_runs_says_how_each_was_made(fake, tmp_path, monkeypatch):
   kept = tmp_path / "kept"
   results.run(results.configure(workdir=str(tmp_path), kept=str(kept), page=str(page)))
   text = (kept / "fake" / "README.md").read_text()
-  row = "| first | {} | abc | 1 x cpu, cores 2 | python 3.11, jax 1, flax 2 | 2.0 |"
+  row = (
+    "| first | {} | abc | 1 x cpu, cores 2, Abacus | python 3.11, jax 1, flax 2 | 2.0 |"
+  )
   assert row.format(1) in text
   assert row.format(3) in text
   assert "| other |" not in text
