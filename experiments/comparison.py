@@ -31,7 +31,7 @@ def read(study: designs.Study, folder: Path) -> Found:
       path.parent.name: {
         network["name"]: network for network in json.loads(path.read_text())["networks"]
       }
-      for path in sorted((folder / run.name).glob(f"*/{stages.RESULTS}"))
+      for path in sorted((folder / run.folder).glob(f"*/{stages.RESULTS}"))
     }
     for run in study.runs
   }

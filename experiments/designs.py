@@ -14,20 +14,28 @@ class Run(NamedTuple):
   """One row of a table.
 
   Attributes:
-    name: Its folder.
+    name: Its name in the study, and its folder.
     title: What it is, for people.
     flags: What it is started with, besides `--workdir` and `--seed`.
     result: Which network of the run the row shows, by its name in `results.json`.
     module: The launcher.
     seeds: How many of the study's seeds it is run with; None for all.
+    of: Another row, whose launch trains this network too; then nothing is started for
+      this one, and its folder is the other's.
   """
 
   name: str
   title: str
-  flags: tuple[str, ...]
+  flags: tuple[str, ...] = ()
   result: str = "student"
   module: str = "experiments.information_flow"
   seeds: int | None = None
+  of: str = ""
+
+  @property
+  def folder(self) -> str:
+    """The folder of the launch that trains it."""
+    return self.of or self.name
 
 
 class Arm(NamedTuple):
@@ -90,6 +98,7 @@ class Study(NamedTuple):
       were published.
     comparison: The table, where a launch trains several rows of it.
     baseline: The run that the other rows are compared with, seed by seed; "" for none.
+    compared: The column whose difference from the baseline is shown.
     pictured: Runs whose information flow is drawn; none means all.
   """
 
@@ -98,4 +107,10 @@ class Study(NamedTuple):
   published: tuple[tuple[str, dict[str, float]], ...] = ()
   comparison: Comparison | None = None
   baseline: str = ""
+  compared: str = "mAP c"
   pictured: tuple[str, ...] = ()
+
+  @property
+  def launches(self) -> tuple[Run, ...]:
+    """Runs that have a launch of their own."""
+    return tuple(run for run in self.runs if not run.of)

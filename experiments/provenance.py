@@ -44,7 +44,7 @@ def page(name: str, study: designs.Study, found: comparison.Found) -> str:
     "| run | seed | commit | machine | versions | minutes |",
     "|---|---:|---|---|---|---:|",
   ]
-  for each in study.runs:
+  for each in study.launches:
     for seed, networks in sorted(
       found[each.name].items(), key=lambda item: int(item[0])
     ):
@@ -54,15 +54,16 @@ def page(name: str, study: designs.Study, found: comparison.Found) -> str:
     f"All together: `python -m experiments.study --study={name} --workdir=W ...`, some "
     "of them with `--runs=NAME --seeds=SEED`. By hand:"
   )
-  for each in study.runs:
+  for each in study.launches:
     lines += ["", f"**{each.name}**: {each.title}", "", f"    {_command(name, each)}"]
   return "\n".join(lines) + "\n"
 
 
 def _origin(each, study, networks) -> str:
-  """Commit, machine, versions and minutes of a run."""
-  if not study.comparison and each.result in networks:
-    networks = {each.result: networks[each.result]}
+  """Commit, machine, versions and minutes of what the table shows of a launch."""
+  if not study.comparison:
+    shown = {run.result for run in study.runs if run.folder == each.folder}
+    networks = {name: one for name, one in networks.items() if name in shown}
   made = _made(networks)
   cells = [
     _joined(entry["commit"] for entry in made),

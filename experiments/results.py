@@ -71,7 +71,7 @@ def run(config: Config) -> None:
 def take_in(workdir: Path, kept: Path) -> None:
   """Copies what is kept of every finished run of every study."""
   for name, study in studies.STUDIES.items():
-    for each in study.runs:
+    for each in study.launches:
       for folder in sorted((workdir / name / each.name).glob("*/")):
         if not (folder / stages.RESULTS).exists():
           continue

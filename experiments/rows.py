@@ -20,16 +20,14 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 _DASH = "–"
-_COMPARED = "mAP c"  # the column whose differences to the baseline are shown
 
 
 def table(study: designs.Study, found: comparison.Found) -> list[str]:
   """The lines of the table in Markdown: mean and standard deviation over seeds."""
   columns = _columns()
-  headings = [
-    *columns,
-    *([f"{_COMPARED} − {study.baseline}"] if study.baseline else []),
-  ]
+  headings = [*columns]
+  if study.baseline:
+    headings.append(f"{study.compared} − {study.baseline}")
   lines = [
     f"| {study.title} | seeds | {' | '.join(headings)} | minutes |",
     f"|---|---|{'---:|' * (len(headings) + 1)}",
@@ -37,6 +35,7 @@ def table(study: designs.Study, found: comparison.Found) -> list[str]:
   for title, values in study.published:
     cells = [_percent([values.get(name)]) for name in headings]
     lines.append(f"| *{title}* | | {' | '.join(cells)} | |")
+  compared = columns[study.compared]
   baseline = [each for each in study.runs if each.name == study.baseline]
   for each in study.runs:
     networks = _networks(each, found)
@@ -48,16 +47,15 @@ def table(study: designs.Study, found: comparison.Found) -> list[str]:
       for column in columns.values()
     ]
     for other in baseline:
-      cells.append("" if other is each else _gap(each, other, found))
+      cells.append("" if other is each else _gap(each, other, compared, found))
     minutes = statistics.mean(network["seconds"] for network in networks.values()) / 60
     seeds = ", ".join(networks)
     lines.append(f"| {each.title} | {seeds} | {' | '.join(cells)} | {minutes:.0f} |")
   return lines
 
 
-def _gap(each, other, found):
-  """How far a row is from another in the column that is compared."""
-  column = _columns()[_COMPARED]
+def _gap(each, other, column, found):
+  """How far a row is from another in a column."""
 
   def values(run):
     return {seed: column(network) for seed, network in _networks(run, found).items()}
@@ -77,7 +75,7 @@ def flow_picture(study: designs.Study, folder: Path) -> "Figure":
     if study.pictured and each.name not in study.pictured:
       continue
     for seed, network in [*_networks(each, found).items()][:1]:
-      entries = report.read_metrics(folder / each.name / seed)
+      entries = report.read_metrics(folder / each.folder / seed)
       teacher = network.get("teacher")
       if taught_by := [entry for entry in entries if entry["stage"] == teacher]:
         teacher = _add_teacher(metrics, taught_by[-1], each.name)

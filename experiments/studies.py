@@ -1,5 +1,6 @@
 """The studies: which runs make up which table of the results page."""
 
+from experiments import digits_studies
 from experiments import recipe_search
 from experiments import relatives
 from experiments.designs import Run
@@ -224,5 +225,7 @@ STUDIES = {
     ),
   ),
   "search": recipe_search.STUDY,
+  "digits": digits_studies.METHOD,
+  "transformers": digits_studies.TRANSFORMERS,
   **relatives.STUDIES,
 }

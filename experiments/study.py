@@ -68,7 +68,7 @@ def configure(**given: Any) -> Config:
   """
   config = Config(**given)
   settings.check_choice("--study", config.study, tuple(studies.STUDIES))
-  names = [run.name for run in studies.STUDIES[config.study].runs]
+  names = [run.name for run in studies.STUDIES[config.study].launches]
   for name in config.runs:
     settings.check_choice("--runs", name, names)
   for seed in config.seeds:
@@ -143,7 +143,7 @@ def jobs(config: Config) -> list[Job]:
 
 
 def _runs(config):
-  wanted = studies.STUDIES[config.study].runs
+  wanted = studies.STUDIES[config.study].launches
   return [each for each in wanted if not config.runs or each.name in config.runs]
 
 

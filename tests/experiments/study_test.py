@@ -10,6 +10,7 @@ from absl import flags
 from experiments import comparison
 from experiments import designs
 from experiments import launch
+from experiments import provenance
 from experiments import results
 from experiments import rows
 from experiments import stages
@@ -158,6 +159,22 @@ def test_page_of_the_runs_says_how_each_was_made(fake, tmp_path, monkeypatch):
   assert f"    {command} --seed=SEED --workdir=W/fake/other/SEED\n" in text
 
 
+def test_a_row_may_show_another_network_of_a_launch(fake, tmp_path, monkeypatch):
+  beside = designs.Run("beside", "of the same launch", of="first")
+  both = fake._replace(runs=(beside, *fake.runs))
+  monkeypatch.setitem(studies.STUDIES, "fake", both)
+  with pytest.raises(ValueError, match="expected one of first, second, got 'beside'"):
+    _configure(tmp_path, runs=("beside",))
+  assert len(study.jobs(_configure(tmp_path))) == 3
+  study.run(_configure(tmp_path))
+  results.take_in(tmp_path, tmp_path / "kept")
+  assert not (tmp_path / "kept" / "fake" / "beside").exists()
+  found = comparison.read(both, tmp_path / "kept" / "fake")
+  text = results.table("fake", both, found)
+  assert "| of the same launch | 1, 3 | 20.00 ± 14.14 |" in text
+  assert "beside" not in provenance.page("fake", both, found)
+
+
 def test_picture_of_rows_shows_a_shared_teacher_once(fake, tmp_path):
   qmi = {f"qmi/cosine/{tap}": level for level, tap in enumerate(("a", "b"), start=1)}
   teacher = {"stage": "auxiliary", "epoch": -1, **qmi}
@@ -262,7 +279,7 @@ def test_flags_of_every_study_are_flags_of_its_launcher(name, resolve, tmp_path)
 def test_kept_runs_have_the_settings_that_their_commands_give(name, resolve, tmp_path):
   kept = results.HERE / "results" / name
   seeds = sorted({path.parent.name for path in kept.glob("*/*/config.json")})
-  wanted = {run.name: run.result for run in studies.STUDIES[name].runs}
+  wanted = {run.name: run.result for run in studies.STUDIES[name].launches}
   number = 0
   for job in _jobs(name, tmp_path, seeds=tuple(seeds)):
     run, seed = job.folder.parent.name, job.folder.name
