@@ -55,7 +55,7 @@ def _auxiliary(width):
   """An auxiliary of that width between the one teacher and the student."""
   return Run(
     f"auxiliary_{width}",
-    f"an auxiliary of width {width}, 10 epochs and 5 from the teacher",
+    f"auxiliary of width {width}, then 5 epochs from the teacher",
     (
       *_WITH_TEACHER,
       f"--auxiliary_network=cnn1:{width}",
@@ -64,6 +64,16 @@ def _auxiliary(width):
       "--stages=teacher,auxiliary_labels,auxiliary",
     ),
     result="auxiliary",
+  )
+
+
+def _before_transfer(width):
+  """The auxiliary of that width as its training on labels leaves it."""
+  return Run(
+    f"labels_{width}",
+    f"auxiliary of width {width}, 10 epochs on labels",
+    result="auxiliary_labels",
+    of=f"auxiliary_{width}",
   )
 
 
@@ -183,7 +193,9 @@ STUDIES = {
         "--student_labels_epochs=20@1e-3",
         "--stages=teacher,student_labels,student",
       ),
-      *(_auxiliary(width) for width in (8, 16, 32)),
+      *(
+        make(width) for width in (8, 16, 32) for make in (_before_transfer, _auxiliary)
+      ),
       *(_from_own_auxiliary(width) for width in (8, 16, 32)),
     ),
     baseline="by_hand",
