@@ -45,10 +45,30 @@ _WITH_TEACHER = (
 )
 
 
+_SMALL_TEACHER = Run(
+  "teacher",
+  "the teacher, resnet8:8, 10 epochs",
+  (
+    *_CIFAR10,
+    "--teacher_network=resnet8:8",
+    "--teacher_epochs=10@5e-3",
+    "--learning_rate_decay=cosine",
+    "--stages=teacher",
+  ),
+  result="teacher",
+  seeds=1,
+)
+
+
 def _from_resnet(name, title, *flags):
   """A student straight from the one teacher of the study."""
   straight = ("--learn_from=teacher", "--stages=teacher,student")
   return Run(name, title, (*_WITH_TEACHER, *straight, *flags))
+
+
+_PAIRED_BY_HAND = _from_resnet(
+  "by_hand", "all taps, paired by hand", f"--layer_map={_BY_HAND}"
+)
 
 
 def _auxiliary(width):
@@ -159,21 +179,9 @@ STUDIES = {
     pictured=("full", "last_tap", "no_schedule", "gamma_50", "gamma_90", "by_step"),
   ),
   "layers": Study(
-    "From a ResNet-8, straight or by an auxiliary: CNN1, 20 epochs, images as they are",
+    "Straight from a ResNet-8: CNN1, 20 epochs, images as they are",
     (
-      Run(
-        "teacher",
-        "the teacher, resnet8:8, 10 epochs",
-        (
-          *_CIFAR10,
-          "--teacher_network=resnet8:8",
-          "--teacher_epochs=10@5e-3",
-          "--learning_rate_decay=cosine",
-          "--stages=teacher",
-        ),
-        result="teacher",
-        seeds=1,
-      ),
+      _SMALL_TEACHER,
       Run(
         "labels",
         "labels only",
@@ -183,7 +191,7 @@ STUDIES = {
       _from_resnet(
         "last_tap", "last tap only", f"--layer_map={_BY_HAND}", "--initial_weight=0"
       ),
-      _from_resnet("by_hand", "all taps, paired by hand", f"--layer_map={_BY_HAND}"),
+      _PAIRED_BY_HAND,
       _from_resnet("kappa", "all taps, nearest flow", "--layer_map=kappa"),
       _from_resnet("auto", "all taps, most alike by CKA", "--layer_map=auto"),
       _from_resnet(
@@ -193,13 +201,22 @@ STUDIES = {
         "--student_labels_epochs=20@1e-3",
         "--stages=teacher,student_labels,student",
       ),
+    ),
+    baseline="by_hand",
+    pictured=("labels", "last_tap", "by_hand", "kappa", "auto"),
+  ),
+  "widths": Study(
+    "From a ResNet-8 by auxiliaries of other widths: CNN1, 20 epochs",
+    (
+      _SMALL_TEACHER,
+      _PAIRED_BY_HAND._replace(title="straight from the teacher, paired by hand"),
       *(
         make(width) for width in (8, 16, 32) for make in (_before_transfer, _auxiliary)
       ),
       *(_from_own_auxiliary(width) for width in (8, 16, 32)),
     ),
     baseline="by_hand",
-    pictured=("labels", "last_tap", "by_hand", "kappa", "auto", "from_16"),
+    pictured=("by_hand", "from_8", "from_16", "from_32"),
   ),
   "chain": Study(
     "The whole chain: ResNet-8 of width 16, CNN1-A from it, CNN1 from that",
