@@ -163,7 +163,8 @@ def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
       return update(state, split, mapped.constants)
 
     state, losses = _run(mapped, step, batches)
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6, atol=1e-7)
+    # Sums in another order: what float32 makes of that depends on the processor.
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5, atol=1e-6)
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
       (state.params, state.collections),
