@@ -78,7 +78,7 @@ def flow_picture(study: designs.Study, folder: Path) -> "Figure":
       entries = report.read_metrics(folder / each.folder / seed)
       teacher = network.get("teacher")
       if taught_by := [entry for entry in entries if entry["stage"] == teacher]:
-        teacher = _add_teacher(metrics, taught_by[-1], each.name)
+        teacher = _add_teacher(metrics, networks, taught_by[-1], each.name)
       networks.append({"name": each.name, "title": each.title, "teacher": teacher})
       metrics += [
         {**entry, "stage": each.name}
@@ -90,7 +90,7 @@ def flow_picture(study: designs.Study, folder: Path) -> "Figure":
   return report.flow_picture(metrics, networks, focus=focus)
 
 
-def _add_teacher(metrics, entry, student) -> str:
+def _add_teacher(metrics, networks, entry, student) -> str:
   """The name of a teacher among the metrics; rows that share one share the name."""
   for other in metrics:
     if _is_same_flow(entry, other):
@@ -99,6 +99,7 @@ def _add_teacher(metrics, entry, student) -> str:
   name = entry["stage"]
   name = f"{name} of {student}" if name in taken else name
   metrics.append({**entry, "stage": name})
+  networks.append({"name": name, "title": name, "teacher": None})
   return name
 
 

@@ -175,27 +175,45 @@ def test_a_row_may_show_another_network_of_a_launch(fake, tmp_path, monkeypatch)
   assert "beside" not in provenance.page("fake", both, found)
 
 
+def _write_flow(folder, teacher_level, teacher="auxiliary"):
+  """A run of one tap whose student learned from a network of that information."""
+  entry = {"qmi/cosine/tap": teacher_level, "epoch": -1, "stage": teacher}
+  entries = [entry, *({**entry, "stage": "student", "epoch": n} for n in (0, 1))]
+  student = {"name": "student", "teacher": teacher}
+  folder.mkdir(parents=True)
+  (folder / "results.json").write_text(json.dumps({"networks": [student]}))
+  lines = [json.dumps(entry) + "\n" for entry in entries]
+  (folder / "metrics.jsonl").write_text("".join(lines))
+
+
+def _legend(figure):
+  return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_picture_of_rows_shows_a_shared_teacher_once(fake, tmp_path):
-  qmi = {f"qmi/cosine/{tap}": level for level, tap in enumerate(("a", "b"), start=1)}
-  teacher = {"stage": "auxiliary", "epoch": -1, **qmi}
-  for name in ("first", "second"):
-    folder = tmp_path / name / "1"
-    folder.mkdir(parents=True)
-    student = {"name": "student", "teacher": "auxiliary"}
-    (folder / "results.json").write_text(json.dumps({"networks": [student]}))
-    entries = [teacher, *({**teacher, "stage": "student", "epoch": n} for n in (0, 1))]
-    if name == "second":  # measured by another launch, with its rounding
-      entries = [{**entry, "qmi/cosine/b": 2.0001} for entry in entries]
-    lines = [json.dumps(entry) + "\n" for entry in entries]
-    (folder / "metrics.jsonl").write_text("".join(lines))
+  _write_flow(tmp_path / "first" / "1", 2.0)
+  _write_flow(tmp_path / "second" / "1", 2.0001)  # another launch and its rounding
   figure = rows.flow_picture(fake, tmp_path)
-  assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+  goal = "auxiliary at its end: goal of first and second"
+  assert _legend(figure) == ["the first", "the second", goal]
+  figure = rows.flow_picture(fake._replace(pictured=("second",)), tmp_path)
+  goal = "auxiliary at its end: goal of second"
+  assert _legend(figure) == ["the second", goal]
+
+
+def test_picture_of_rows_tells_teachers_of_one_name_apart(fake, tmp_path):
+  _write_flow(tmp_path / "first" / "1", 2.0, "teacher")
+  _write_flow(tmp_path / "second" / "1", 3.0)
+  both = (*fake.runs, designs.Run("third", "the third", ()))
+  _write_flow(tmp_path / "third" / "1", 4.0)
+  assert _legend(rows.flow_picture(fake._replace(runs=both), tmp_path)) == [
     "the first",
     "the second",
-    "auxiliary at its end: goal of first and second",
+    "the third",
+    "teacher at its end: goal of first",
+    "auxiliary at its end: goal of second",
+    "auxiliary of third at its end: goal of third",
   ]
-  figure = rows.flow_picture(fake._replace(pictured=("second",)), tmp_path)
-  assert figure.legends[0].get_texts()[0].get_text() == "the second"
 
 
 def test_what_is_kept_names_no_place_of_the_machine(fake, tmp_path):
