@@ -106,7 +106,8 @@ def _add_teacher(metrics, networks, entry, student) -> str:
 def _is_same_flow(one, other) -> bool:
   """Whether two entries are of one network, seen through the rounding of launches."""
   keys = [key for key in one if key.startswith("qmi/")]
-  return all(math.isclose(one[key], other.get(key, 0), rel_tol=1e-3) for key in keys)
+  near = [math.isclose(one[key], other.get(key, 0), rel_tol=1e-3) for key in keys]
+  return bool(near) and all(near)
 
 
 def _networks(
