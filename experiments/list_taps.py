@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from rich import box
 from rich import console as rich_console
 from rich import table as rich_table
+from rich import text as rich_text
 
 from experiments import launch
 from experiments import networks
@@ -60,30 +61,36 @@ def run(config: Config) -> None:
   variables = jax.eval_shape(
     lambda key, x: capture.init(model, key, x), jax.random.key(0), images
   )
-  rich_console.Console(highlight=False).print(
-    tap_table(config, capture.list_taps(model, variables, images))
-  )
+  table = tap_table(config, capture.list_taps(model, variables, images))
+  console = rich_console.Console(highlight=False)
+  if not console.is_terminal:  # In a file or a pipe no name is broken.
+    wide = console.options.update(max_width=1000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+  console.print(table)
 
 
 def tap_table(config: Config, taps: list[capture.Tap]) -> rich_table.Table:
   """One row per tap: name, kind, shape of a row, dtype, memory and operations."""
   rows = config.batch_size
   table = rich_table.Table(
-    title=f"Taps of {config.network}, images {config.image_size} x "
-    f"{config.image_size} x {config.channels}",
+    # Names of networks and taps are the user's, and no markup.
+    title=rich_text.Text(
+      f"Taps of {config.network}, images {config.image_size} x {config.image_size} x "
+      f"{config.channels}"
+    ),
     caption=f"Costs of a step of {rows} rows: operations of the forward pass up to the "
     "tap, memory of the tap, and operations of its matrix of inner products.",
     box=box.SIMPLE_HEAD,
     title_justify="left",
     caption_justify="left",
   )
-  for heading in ("tap", "kind"):
-    table.add_column(heading, no_wrap=True)
+  table.add_column("tap", overflow="fold")  # a name that is cut cannot be copied
+  table.add_column("kind", no_wrap=True)
   for heading in ("row", "dtype", "MFLOP to it", "MiB", "MFLOP of pairs"):
     table.add_column(heading, justify="right", no_wrap=True)
   for tap in taps:
     table.add_row(
-      tap.name,
+      rich_text.Text(tap.name),
       "sown" if tap.sown else "module",
       " x ".join(map(str, tap.shape[1:])),
       str(tap.dtype),

@@ -91,7 +91,7 @@ def run(config: Config) -> None:
   left = [job for job in jobs(config) if not job.is_done]
   if config.dry_run:
     for job in left:
-      progress.say(shlex.join(job.command))
+      print(shlex.join(job.command))
     return
   total = len(jobs(config))
   running: dict[subprocess.Popen, tuple[Job, int]] = {}

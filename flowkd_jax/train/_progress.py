@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from rich import console as rich_console
 from rich import progress as rich_progress
+from rich import text as rich_text
 
 from flowkd_jax.train import _processes
 
@@ -31,8 +32,11 @@ class Progress:
     self._title, self._total, self._said = "", 0, 0.0
 
   def say(self, text: str) -> None:
-    """Prints a line above the bar."""
-    self.console.print(text)
+    """Prints a line above the bar, as it is: no markup, and never cut or wrapped.
+
+    A path such as `runs/[bold]y` is text, and a line that was copied has to work.
+    """
+    self.console.print(rich_text.Text(text), soft_wrap=True)
 
   def start(self, title: str, total: int, done: int = 0) -> None:
     """Begins a new bar of `total` units."""
@@ -42,12 +46,12 @@ class Progress:
       self.say(f"{title}: {total} steps" + (f", {done} done before" if done else ""))
       return
     self._bar = rich_progress.Progress(
-      rich_progress.TextColumn("{task.description}"),
+      rich_progress.TextColumn("{task.description}", markup=False),
       rich_progress.BarColumn(),
       rich_progress.MofNCompleteColumn(),
       rich_progress.TimeElapsedColumn(),
       rich_progress.TimeRemainingColumn(),
-      rich_progress.TextColumn("{task.fields[note]}"),
+      rich_progress.TextColumn("{task.fields[note]}", markup=False),
       console=self.console,
     )
     self._bar.start()

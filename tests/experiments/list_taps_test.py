@@ -2,6 +2,7 @@
 
 import sys
 
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -49,6 +50,14 @@ def test_listing_shows_models_of_other_frameworks(capsys, monkeypatch):
   rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
   assert ["blocks/0", "module", "5"] in rows
   assert ["blocks/1", "module", "2"] in rows
+
+
+def test_names_are_no_markup_and_never_cut(capsys, monkeypatch):
+  name = "[/b]" + 30 * "block/" + ":smile:"
+  row = capture.Tap(name, False, (2, 5), jnp.dtype("float32"), 1)
+  monkeypatch.setattr(capture, "list_taps", lambda *arguments: [row])
+  list_taps.run(list_taps.configure(batch_size=2))
+  assert name in capsys.readouterr().out
 
 
 def test_impossible_settings_are_refused():

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shlex
 
 import pytest
 from absl import flags
@@ -93,9 +94,18 @@ def test_driver_goes_on_after_a_failure_and_names_it(fake, tmp_path):
 
 def test_dry_run_prints_the_commands_that_are_left(fake, tmp_path, capsys):
   study.run(_configure(tmp_path, seeds=("1",), runs=("second",), dry_run=True))
-  output = capsys.readouterr().out.replace("\n", "")
+  output = capsys.readouterr().out
   assert "-m fake_launcher --verbosity=-1 --seed=1" in output
   assert not (tmp_path / "fake").exists()
+
+
+def test_dry_run_prints_commands_that_can_be_copied(fake, tmp_path, capsys):
+  folder = tmp_path / "a[b] [/b] :smile: it's" / ("long" * 40)
+  config = _configure(folder, seeds=("1",), dry_run=True)
+  study.run(config)
+  lines = capsys.readouterr().out.splitlines()
+  commands = [job.command for job in study.jobs(config)]
+  assert [shlex.split(line) for line in lines] == commands
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,19 @@ def test_progress_shows_a_bar_on_a_terminal():
   assert "2/2" in out.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("text", ["runs/[bold]y", "a[/b]", ":smile:", "x" * 300])
+def test_progress_prints_text_as_it_is(terminal, text):
+  out, progress = _progress(terminal)
+  progress.say(text)
+  assert out.getvalue() == f"{text}\n"
+  out, progress = _progress(terminal)
+  progress.start(text[:40], 2)
+  progress.update(1)
+  progress.stop()
+  assert text[:40] in out.getvalue()
+
+
 def test_progress_prints_plain_lines_to_a_notebook_without_widgets(monkeypatch):
   shown = []
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
