@@ -5,17 +5,15 @@ their difference varies less over seeds than they do. Of a difference the table 
 the mean over seeds and Student's 95 % interval of it.
 """
 
-import json
 import statistics
 from collections.abc import Iterable
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import scipy.stats
 
 from experiments import designs
-from experiments import stages
+from experiments import kept_runs
 from flowkd_jax import report
 
 _DASH = "–"
@@ -24,14 +22,17 @@ _ACCURACY = "test_accuracy"
 Found = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 
 
-def read(study: designs.Study, folder: Path) -> Found:
-  """The networks of all runs that are kept."""
+def networks(study: designs.Study, runs: kept_runs.KeptRuns) -> Found:
+  """The networks of the launches behind the rows of a study.
+
+  Args:
+    study: The study.
+    runs: Its kept runs.
+  """
   return {
     run.name: {
-      path.parent.name: {
-        network["name"]: network for network in json.loads(path.read_text())["networks"]
-      }
-      for path in sorted((folder / run.folder).glob(f"*/{stages.RESULTS}"))
+      seed: {network["name"]: network for network in kept.networks}
+      for seed, kept in runs.get(run.folder, {}).items()
     }
     for run in study.runs
   }
@@ -148,18 +149,11 @@ def difference(
   return f"{text} ± {half:.2f}"
 
 
-def keep_small(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Of the metrics of a run, accuracies on data that was not trained on."""
-  kept = []
-  for entry in metrics:
-    accuracies = {
-      name: round(value, 5)
-      for name, value in entry.items()
-      if name in (_ACCURACY, "validation_accuracy")
-    }
-    if accuracies:
-      kept.append({"stage": entry["stage"], "epoch": entry["epoch"], **accuracies})
-  return kept
+def accuracies(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Entries with accuracies on data that was not trained on, and nothing else."""
+  names = ("stage", "epoch", _ACCURACY, "validation_accuracy")
+  kept = [{name: entry[name] for name in names if name in entry} for entry in metrics]
+  return [entry for entry in kept if len(entry) > 2]
 
 
 def epoch_seconds(metrics: list[dict[str, Any]], stage: str) -> float | None:
@@ -186,7 +180,9 @@ def launch_minutes(found: Found) -> float:
   return statistics.mean(launches) / 60 if launches else 0.0
 
 
-def curves(study: designs.Study, folder: Path) -> "dict[str, report.Curves]":
+def curves(
+  study: designs.Study, runs: kept_runs.KeptRuns
+) -> "dict[str, report.Curves]":
   """Test accuracy of every arm after every epoch measured, by seed, for each run.
 
   Arms are by title, runs too. A run of which less than three epochs were measured has
@@ -194,10 +190,7 @@ def curves(study: designs.Study, folder: Path) -> "dict[str, report.Curves]":
   """
   panels = {}
   for run in study.runs:
-    metrics = [
-      report.read_metrics(path.parent)
-      for path in sorted((folder / run.name).glob("*/metrics.jsonl"))
-    ]
+    metrics = [kept.metrics for kept in runs.get(run.name, {}).values()]
     lines = {}
     for arm in study.comparison.arms if study.comparison else ():
       found = [line for seed in metrics if len(line := _line(seed, arm.name)) > 2]

@@ -36,8 +36,8 @@ def page(name: str, study: designs.Study, found: comparison.Found) -> str:
     f"# Runs of the study `{name}`",
     "",
     f"{study.title}. Made by `python -m experiments.results`; the tables are on "
-    "[RESULTS](../../RESULTS.md#results). Here lie the settings, the metrics of every "
-    "epoch and the results of each run. Minutes are those of training and its "
+    "[RESULTS](../../RESULTS.md#results). `runs.json` holds the settings, the final "
+    "numbers and the curves of each run. Minutes are those of training and its "
     "measurements, without what was taken from earlier runs; commits with a + had "
     "changes that were not committed.",
     "",

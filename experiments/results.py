@@ -1,25 +1,28 @@
-"""Makes the tables and pictures of the results page from finished runs.
+"""Makes the tables and figures of the results page from finished runs.
 
     python -m experiments.results --workdir=W      # take in what the driver finished
     python -m experiments.results                  # again from what is kept
 
-What is kept of a run is small, and lies in `experiments/results/STUDY/RUN/SEED/`: its
-settings and results, without what names places on a machine, and the metrics of every
-epoch, of a comparison only accuracies. In the page, RESULTS.md, whatever stands between
-`<!-- table: STUDY -->` and `<!-- end -->` is replaced; beside the runs of a study
-`flow.png` shows the information flow of its rows over the epochs, or `curves.png` the
-accuracy of the arms of a comparison, and README.md lists every run with its command.
+The runs of a study are kept in `experiments/results/STUDY/runs.json` (`kept_runs`).
+In the page, RESULTS.md, whatever stands between `<!-- table: STUDY -->` and
+`<!-- end -->` is replaced. Beside the runs of a study, `flow.png` shows the information
+flow of its rows over the epochs, or `curves.png` the accuracy of the arms of a
+comparison, and README.md lists every run with its command.
 """
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from experiments import comparison
 from experiments import designs
+from experiments import kept_runs
 from experiments import launch
 from experiments import provenance
 from experiments import rows
@@ -60,50 +63,66 @@ def run(config: Config) -> None:
     take_in(Path(config.workdir), kept)
   text = page.read_text()
   for name, study in studies.STUDIES.items():
-    found = comparison.read(study, kept / name)
+    runs = _with_new_settings(study, kept_runs.read(kept / name))
+    if runs:
+      kept_runs.write(kept / name, runs)
+    found = comparison.networks(study, runs)
     text = replace_block(text, f"table: {name}", table(name, study, found))
-    if any(found.values()):
+    if runs:
       (kept / name / provenance.PAGE).write_text(provenance.page(name, study, found))
-    save_picture(study, kept / name)
+    save_picture(study, runs, kept / name)
   page.write_text(text)
 
 
+def _with_new_settings(
+  study: designs.Study, runs: kept_runs.KeptRuns
+) -> kept_runs.KeptRuns:
+  """The runs with every setting that their launcher has now.
+
+  A setting that came after a run had, in that run, what is its default now.
+  """
+  complete = {}
+  for each in study.launches:
+    config_class = getattr(importlib.import_module(each.module), "Config", None)
+    fields = dataclasses.fields(config_class) if config_class else ()
+    defaults = {
+      field.name: json.loads(json.dumps(field.default))
+      for field in fields
+      if field.name not in kept_runs.PLACES
+    }
+    complete[each.name] = {
+      seed: run._replace(settings=defaults | dict(run.settings))
+      for seed, run in runs.get(each.name, {}).items()
+    }
+  return {name: seeds for name, seeds in complete.items() if seeds}
+
+
 def take_in(workdir: Path, kept: Path) -> None:
-  """Copies what is kept of every finished run of every study."""
+  """Adds every finished run of every study to what is kept."""
   for name, study in studies.STUDIES.items():
+    runs = kept_runs.read(kept / name)
+    new = 0
     for each in study.launches:
       for folder in sorted((workdir / name / each.name).glob("*/")):
         if not (folder / stages.RESULTS).exists():
           continue
-        keep(study, folder, kept / name / each.name / folder.name)
+        run = _finished_run(study, folder, workdir / name)
+        runs.setdefault(each.name, {})[folder.name] = run
+        new += 1
+    if new:
+      kept_runs.write(kept / name, runs)
 
 
-def keep(study: designs.Study, folder: Path, target: Path) -> None:
-  """Copies what is kept of a run, less what names places on this machine."""
-  config = json.loads((folder / "config.json").read_text())
-  for name in ("auxiliary_weights", "networks_from", "teacher_cache"):
-    if config.get(name):
-      config[name] = _portable(Path(config[name]), folder.parents[1])
-  stages.write_json(target / "config.json", {**config, "workdir": "", "data_dir": None})
-  networks = json.loads((folder / stages.RESULTS).read_text())["networks"]
+def _finished_run(study: designs.Study, folder: Path, root: Path) -> kept_runs.KeptRun:
+  """A finished work directory, with only accuracies as curves in a comparison."""
   metrics = report.read_metrics(folder)
-  for network in networks:
-    if "environment" in network:
-      network["environment"]["command"] = ""
-    if study.comparison:
-      stage = network["name"].partition("/")[0]
-      if "epoch_seconds" not in network:  # A kept run has it, and no times of steps.
-        network["epoch_seconds"] = comparison.epoch_seconds(metrics, stage)
-  stages.write_json(target / stages.RESULTS, {"networks": networks})
-  kept = comparison.keep_small(metrics) if study.comparison else metrics
-  lines = [json.dumps(entry) + "\n" for entry in kept]
-  (target / "metrics.jsonl").write_text("".join(lines))
-
-
-def _portable(path: Path, root: Path) -> str:
-  """A path of a run within its study; of other paths the last part alone."""
-  root = root.absolute()
-  return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+  run = kept_runs.from_workdir(folder, metrics, root)
+  if not study.comparison:
+    return run
+  for network in run.networks:
+    stage = network["name"].partition("/")[0]
+    network["epoch_seconds"] = comparison.epoch_seconds(metrics, stage)
+  return run._replace(metrics=comparison.accuracies(run.metrics))
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -124,15 +143,24 @@ def table(name: str, study: designs.Study, found: comparison.Found) -> str:
   return "\n".join([*lines, *provenance.summary(name, found, time)])
 
 
-def save_picture(study: designs.Study, folder: Path) -> None:
+def save_picture(study: designs.Study, runs: kept_runs.KeptRuns, folder: Path) -> None:
   """Draws the accuracy of arms, or the flow of rows, as far as it was measured."""
   with contextlib.suppress(report.NothingToDrawError):
     if study.comparison:
-      panels = comparison.curves(study, folder)
+      panels = comparison.curves(study, runs)
       figure = report.comparison_picture(panels, x=study.comparison.epochs)
-      report.save_figure(figure, folder / "curves.png")
+      path = folder / "curves.png"
     else:
-      report.save_figure(rows.flow_picture(study, folder), folder / "flow.png")
+      figure, path = rows.flow_picture(study, runs), folder / "flow.png"
+    report.save_figure(figure, path)
+    _shrink(path)
+
+
+def _shrink(path: Path) -> None:
+  """Stores a figure with 64 colours, a third of the bytes and the same to the eye."""
+  with Image.open(path) as picture:
+    small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+  small.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ import math
 import statistics
 from collections.abc import Callable
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
 from experiments import comparison
 from experiments import designs
+from experiments import kept_runs
 from flowkd_jax import report
 
 if TYPE_CHECKING:
@@ -63,19 +63,19 @@ def _gap(each, other, column, found):
   return comparison.difference(values(each), values(other), 100)
 
 
-def flow_picture(study: designs.Study, folder: Path) -> "Figure":
+def flow_picture(study: designs.Study, runs: kept_runs.KeptRuns) -> "Figure":
   """The information flow of rows over the epochs, first seed, and of their teachers.
 
   Raises:
     NothingToDrawError: If none was recorded.
   """
-  found = comparison.read(study, folder)
+  found = comparison.networks(study, runs)
   metrics, networks = [], []
   for each in study.runs:
     if study.pictured and each.name not in study.pictured:
       continue
     for seed, network in [*_networks(each, found).items()][:1]:
-      entries = report.read_metrics(folder / each.folder / seed)
+      entries = runs[each.folder][seed].metrics
       teacher = network.get("teacher")
       if taught_by := [entry for entry in entries if entry["stage"] == teacher]:
         teacher = _add_teacher(metrics, networks, taught_by[-1], each.name)

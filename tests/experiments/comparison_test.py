@@ -1,12 +1,12 @@
 """Tables of paired arms: means, intervals, what is missing, what is kept."""
 
-import json
 import math
 
 import pytest
 
 from experiments import comparison
 from experiments import designs
+from experiments import kept_runs
 
 _COLUMNS = (
   designs.Column("accuracy", runs=("a",), paired=True),
@@ -37,30 +37,26 @@ def _network(name, accuracy, rounds, seconds):
   }
 
 
-def _keep(folder, run, seed, *networks):
-  target = folder / run / seed
-  target.mkdir(parents=True)
-  (target / "results.json").write_text(json.dumps({"networks": networks}))
+def _kept(*networks):
+  return kept_runs.KeptRun({}, list(networks), [])
 
 
-def _rows(study, folder):
-  lines = comparison.table(study, comparison.read(study, folder))
+def _rows(study, runs):
+  lines = comparison.table(study, comparison.networks(study, runs))
   return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
-def test_table_pairs_seeds_and_averages_runs(study, tmp_path):
+def test_table_pairs_seeds_and_averages_runs(study):
+  runs = {"a": {}, "b": {}}
   gaps = (0.01, 0.02, 0.06)
   for seed, gap in enumerate(gaps):
     for run, shift in (("a", 0.0), ("b", 0.1)):
       base = 0.5 + 0.1 * seed + shift
-      _keep(
-        tmp_path,
-        run,
-        str(seed),
+      runs[run][str(seed)] = _kept(
         _network("labels", base, 7, 2.0),
         _network("method", base + gap, None if seed else 5, 5.0),
       )
-  head, _, labels, method, second = _rows(study, tmp_path)
+  head, _, labels, method, second = _rows(study, runs)
   assert head[1:] == [
     "seeds",
     "accuracy",
@@ -81,23 +77,16 @@ def test_table_pairs_seeds_and_averages_runs(study, tmp_path):
   assert second == ["second of both", "not run", "–", "", "–", "", "–", "–"]
 
 
-def test_table_pairs_only_seeds_that_both_arms_have(study, tmp_path):
-  for run in "ab":
-    _keep(tmp_path, run, "0", _network("labels", 0.5, 1, 1.0))
-    _keep(
-      tmp_path,
-      run,
-      "10",
-      _network("labels", 0.7, 1, 1.0),
-      _network("method", 0.6, 1, 1.0),
-    )
-  method = _rows(study, tmp_path)[3]
-  assert method[1:4] == ["1", "60.00", "−10.00"]
+def test_table_pairs_only_seeds_that_both_arms_have(study):
+  labels, method = _network("labels", 0.7, 1, 1.0), _network("method", 0.6, 1, 1.0)
+  seeds = {"0": _kept(_network("labels", 0.5, 1, 1.0)), "10": _kept(labels, method)}
+  row = _rows(study, {"a": seeds, "b": seeds})[3]
+  assert row[1:4] == ["1", "60.00", "−10.00"]
 
 
-def test_a_run_without_seeds_is_left_out_of_the_mean(study, tmp_path):
-  _keep(tmp_path, "a", "0", _network("labels", 0.5, 1, 1.0))
-  assert _rows(study, tmp_path)[2][1:6] == ["1", "50.00", "", "50.00", ""]
+def test_a_run_without_seeds_is_left_out_of_the_mean(study):
+  runs = {"a": {"0": _kept(_network("labels", 0.5, 1, 1.0))}}
+  assert _rows(study, runs)[2][1:6] == ["1", "50.00", "", "50.00", ""]
 
 
 def test_a_study_without_comparison_is_refused(study):
@@ -123,21 +112,17 @@ def test_launches_take_as_long_as_their_stages():
   assert comparison.launch_minutes({"b": {}}) == 0
 
 
-def test_accuracies_alone_are_kept_and_make_curves(study, tmp_path):
+def test_accuracies_alone_are_kept_and_make_curves(study):
   entries = [
-    {"stage": stage, "epoch": epoch, "loss": 1.0, "test_accuracy": 0.1234567 + epoch}
+    {"stage": stage, "epoch": epoch, "loss": 1.0, "test_accuracy": 0.125 + epoch}
     for stage in ("method", "both/second")
     for epoch in range(3)
   ]
-  kept = comparison.keep_small([*entries, {"stage": "both", "epoch": 0, "loss": 2.0}])
-  assert kept[0] == {"stage": "method", "epoch": 0, "test_accuracy": 0.12346}
+  kept = comparison.accuracies([*entries, {"stage": "both", "epoch": 0, "loss": 2.0}])
+  assert kept[0] == {"stage": "method", "epoch": 0, "test_accuracy": 0.125}
   assert len(kept) == 6
-  for seed in ("0", "1"):
-    target = tmp_path / "a" / seed
-    target.mkdir(parents=True)
-    lines = [json.dumps(entry) + "\n" for entry in kept]
-    (target / "metrics.jsonl").write_text("".join(lines))
-  line = {1: 0.12346, 2: 1.12346, 3: 2.12346}
-  assert comparison.curves(study, tmp_path) == {
+  one = kept_runs.KeptRun({}, [], kept)
+  line = {1: 0.125, 2: 1.125, 3: 2.125}
+  assert comparison.curves(study, {"a": {"0": one, "1": one}}) == {
     "on a": {"the method": [line, line], "second of both": [line, line]}
   }

@@ -4,12 +4,14 @@ import dataclasses
 import importlib
 import json
 import shlex
+import textwrap
 
 import pytest
 from absl import flags
 
 from experiments import comparison
 from experiments import designs
+from experiments import kept_runs
 from experiments import launch
 from experiments import provenance
 from experiments import results
@@ -19,6 +21,17 @@ from experiments import studies
 from experiments import study
 from flowkd_jax import data
 
+CONFIG = """
+import dataclasses
+
+@dataclasses.dataclass
+class Config:
+  workdir: str = "runs"
+  auxiliary_weights: str = ""
+  new: tuple = (1, 2)
+
+if __name__ == "__main__":
+"""
 PYTHON = """
 import json, pathlib, sys
 flags = dict(flag.removeprefix("--").split("=") for flag in sys.argv[1:])
@@ -44,7 +57,8 @@ network["environment"]["command"] = "python launcher.py --workdir=/somewhere"
 config = {"data_dir": "/data", "workdir": "/somewhere", "auxiliary_weights": "/w/a.npz"}
 config["networks_from"] = str(folder.parents[1] / "teacher" / "0")
 (folder / "config.json").write_text(json.dumps(config))
-(folder / "metrics.jsonl").write_text('{"stage": "student", "epoch": 0, "loss": 1.5}')
+line = '{"stage": "student", "epoch": 0, "loss/dense": 1.5, "seconds": 2.5}'
+(folder / "metrics.jsonl").write_text(line)
 (folder / "results.json").write_text(json.dumps({"networks": [network]}))
 """
 
@@ -53,8 +67,10 @@ config["networks_from"] = str(folder.parents[1] / "teacher" / "0")
 def fake(monkeypatch, tmp_path):
   """A study of two runs whose launcher only writes results."""
   (tmp_path / "code").mkdir()
-  (tmp_path / "code" / "fake_launcher.py").write_text(PYTHON)
+  source = CONFIG + textwrap.indent(PYTHON, "  ")
+  (tmp_path / "code" / "fake_launcher.py").write_text(source)
   monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+  monkeypatch.syspath_prepend(tmp_path / "code")
   runs = (
     designs.Run("first", "the first", (), module="fake_launcher"),
     designs.Run("second", "the second", (), module="fake_launcher", seeds=1),
@@ -148,6 +164,19 @@ def test_page_shows_mean_and_deviation_over_seeds(fake, tmp_path):
   assert page.read_text() == text
 
 
+def test_kept_runs_get_the_default_of_a_setting_that_came_later(fake, tmp_path):
+  study.run(_configure(tmp_path))
+  (tmp_path / "PAGE.md").touch()
+  options = {"kept": str(tmp_path / "kept"), "page": str(tmp_path / "PAGE.md")}
+  results.run(results.configure(workdir=str(tmp_path), **options))
+  kept = kept_runs.read(tmp_path / "kept" / "fake")["second"]["1"]
+  assert kept.settings == {
+    "auxiliary_weights": "a.npz",
+    "networks_from": "teacher/0",
+    "new": [1, 2],
+  }
+
+
 def test_page_of_the_runs_says_how_each_was_made(fake, tmp_path, monkeypatch):
   (first, *_) = fake.runs
   flags = ("--data_dir={data_dir}", "--networks_from={workdir}/teacher/{seed}")
@@ -178,45 +207,41 @@ def test_a_row_may_show_another_network_of_a_launch(fake, tmp_path, monkeypatch)
   assert len(study.jobs(_configure(tmp_path))) == 3
   study.run(_configure(tmp_path))
   results.take_in(tmp_path, tmp_path / "kept")
-  assert not (tmp_path / "kept" / "fake" / "beside").exists()
-  found = comparison.read(both, tmp_path / "kept" / "fake")
+  runs = kept_runs.read(tmp_path / "kept" / "fake")
+  assert set(runs) == {"first", "second"}
+  found = comparison.networks(both, runs)
   text = results.table("fake", both, found)
   assert "| of the same launch | 1, 3 | 20.00 ± 14.14 |" in text
   assert "beside" not in provenance.page("fake", both, found)
 
 
-def _write_flow(folder, teacher_level, teacher="auxiliary"):
+def _flow(teacher_level, teacher="auxiliary"):
   """A run of one tap whose student learned from a network of that information."""
   entry = {"qmi/cosine/tap": teacher_level, "epoch": -1, "stage": teacher}
   entries = [entry, *({**entry, "stage": "student", "epoch": n} for n in (0, 1))]
   student = {"name": "student", "teacher": teacher}
-  folder.mkdir(parents=True)
-  (folder / "results.json").write_text(json.dumps({"networks": [student]}))
-  lines = [json.dumps(entry) + "\n" for entry in entries]
-  (folder / "metrics.jsonl").write_text("".join(lines))
+  return {"1": kept_runs.KeptRun({}, [student], entries)}
 
 
 def _legend(figure):
   return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_picture_of_rows_shows_a_shared_teacher_once(fake, tmp_path):
-  _write_flow(tmp_path / "first" / "1", 2.0)
-  _write_flow(tmp_path / "second" / "1", 2.0001)  # another launch and its rounding
-  figure = rows.flow_picture(fake, tmp_path)
+def test_picture_of_rows_shows_a_shared_teacher_once(fake):
+  # The levels differ by the rounding of another launch.
+  runs = {"first": _flow(2.0), "second": _flow(2.0001)}
+  figure = rows.flow_picture(fake, runs)
   goal = "auxiliary at its end: goal of first and second"
   assert _legend(figure) == ["the first", "the second", goal]
-  figure = rows.flow_picture(fake._replace(pictured=("second",)), tmp_path)
+  figure = rows.flow_picture(fake._replace(pictured=("second",)), runs)
   goal = "auxiliary at its end: goal of second"
   assert _legend(figure) == ["the second", goal]
 
 
-def test_picture_of_rows_tells_teachers_of_one_name_apart(fake, tmp_path):
-  _write_flow(tmp_path / "first" / "1", 2.0, "teacher")
-  _write_flow(tmp_path / "second" / "1", 3.0)
-  both = (*fake.runs, designs.Run("third", "the third", ()))
-  _write_flow(tmp_path / "third" / "1", 4.0)
-  assert _legend(rows.flow_picture(fake._replace(runs=both), tmp_path)) == [
+def test_picture_of_rows_tells_teachers_of_one_name_apart(fake):
+  runs = {"first": _flow(2.0, "teacher"), "second": _flow(3.0), "third": _flow(4.0)}
+  three = fake._replace(runs=(*fake.runs, designs.Run("third", "the third", ())))
+  assert _legend(rows.flow_picture(three, runs)) == [
     "the first",
     "the second",
     "the third",
@@ -229,36 +254,44 @@ def test_picture_of_rows_tells_teachers_of_one_name_apart(fake, tmp_path):
 def test_what_is_kept_names_no_place_of_the_machine(fake, tmp_path):
   study.run(_configure(tmp_path))
   results.take_in(tmp_path, tmp_path / "kept")
-  folder = tmp_path / "kept" / "fake" / "first" / "1"
-  config = json.loads((folder / "config.json").read_text())
-  assert config == {
-    "data_dir": None,
-    "workdir": "",
-    "auxiliary_weights": "a.npz",
-    "networks_from": "teacher/0",
-  }
-  (network,) = json.loads((folder / "results.json").read_text())["networks"]
-  assert network["environment"]["command"] == ""
-  metrics = (folder / "metrics.jsonl").read_text()
-  assert json.loads(metrics) == {"stage": "student", "epoch": 0, "loss": 1.5}
+  kept = kept_runs.read(tmp_path / "kept" / "fake")["first"]["1"]
+  assert kept.settings == {"auxiliary_weights": "a.npz", "networks_from": "teacher/0"}
+  assert kept.networks[0]["environment"]["command"] == ""
+  assert kept.metrics == [{"stage": "student", "epoch": 0, "loss/dense": 1.5}]
 
 
-def test_a_kept_run_can_be_taken_in_again(fake, tmp_path, monkeypatch):
+def test_new_runs_are_added_to_those_that_are_kept(fake, tmp_path):
+  study.run(_configure(tmp_path, seeds=("1",)))
+  results.take_in(tmp_path, tmp_path / "kept")
+  study.run(_configure(tmp_path / "more", seeds=("3",), runs=("first",)))
+  results.take_in(tmp_path / "more", tmp_path / "kept")
+  kept = kept_runs.read(tmp_path / "kept" / "fake")
+  seeds = {name: list(runs) for name, runs in kept.items()}
+  assert seeds == {"first": ["1", "3"], "second": ["1"]}
+
+
+def test_a_comparison_keeps_accuracies_and_the_time_of_an_epoch(
+  fake, tmp_path, monkeypatch
+):
   table = designs.Comparison((designs.Arm("student", "it"),), (designs.Column("a"),))
   study.run(_configure(tmp_path))
   monkeypatch.setitem(studies.STUDIES, "fake", fake._replace(comparison=table))
-  times = [{"stage": "student", "epoch": n, "seconds": 7.0 * n} for n in (1, 2)]
+  entries = [
+    {"stage": "student", "epoch": n, "seconds": 7.0 * n, "loss/a": 1.0}
+    | {"test_accuracy": 0.25 * n}
+    for n in (1, 2)
+  ]
   first = tmp_path / "fake" / "first" / "1" / "metrics.jsonl"
-  first.write_text("".join(json.dumps(entry) + "\n" for entry in times))
+  first.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
   results.take_in(tmp_path, tmp_path / "kept")
-  results.take_in(tmp_path / "kept", tmp_path / "again")
-  kept = [tmp_path / name / "fake/first/1/results.json" for name in ("kept", "again")]
-  assert json.loads(kept[0].read_text())["networks"][0]["epoch_seconds"] == 7.0
-  assert kept[0].read_text() == kept[1].read_text()
+  kept = kept_runs.read(tmp_path / "kept" / "fake")["first"]["1"]
+  assert kept.networks[0]["epoch_seconds"] == 7.0
+  names = ("stage", "epoch", "test_accuracy")
+  assert kept.metrics == [{name: entry[name] for name in names} for entry in entries]
 
 
-def test_page_says_what_was_not_run(fake, tmp_path):
-  found = comparison.read(fake, tmp_path)
+def test_page_says_what_was_not_run(fake):
+  found = comparison.networks(fake, {})
   assert "| the first | not run |" in results.table("fake", fake, found)
 
 
@@ -305,20 +338,20 @@ def test_flags_of_every_study_are_flags_of_its_launcher(name, resolve, tmp_path)
   "name", sorted(path.name for path in (results.HERE / "results").iterdir())
 )
 def test_kept_runs_have_the_settings_that_their_commands_give(name, resolve, tmp_path):
-  kept = results.HERE / "results" / name
-  seeds = sorted({path.parent.name for path in kept.glob("*/*/config.json")})
+  kept = kept_runs.read(results.HERE / "results" / name)
+  seeds = sorted({seed for runs in kept.values() for seed in runs})
   wanted = {run.name: run.result for run in studies.STUDIES[name].launches}
   number = 0
   for job in _jobs(name, tmp_path, seeds=tuple(seeds)):
     run, seed = job.folder.parent.name, job.folder.name
-    path = kept / run / seed / "config.json"
-    if not path.exists():
+    if seed not in kept.get(run, {}):
       continue
     number += 1
-    then = json.loads(path.read_text())
+    then = kept[run][seed].settings
     now = json.loads(json.dumps(dataclasses.asdict(resolve(job)), default=str))
     # Other stages may have been run beside, and only the full method has authors' code.
     ignored = {*_PLACES, "stages", *(["authors"] if wanted[run] != "student" else [])}
-    for setting in then.keys() & now.keys() - ignored:
+    assert then.keys() - ignored == now.keys() - ignored, f"{name}, {run}, seed {seed}"
+    for setting in now.keys() - ignored:
       assert then[setting] == now[setting], f"{name}, {run}, seed {seed}: {setting}"
   assert number
