@@ -1,25 +1,7 @@
-"""Images on the host: decoding, fitting to a size, turning, with Pillow."""
-
-import io
+"""Resizing and rotation of images on the host, with Pillow."""
 
 import numpy as np
 from jaxtyping import UInt8
-
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-
-
-def decode_image(
-  encoded: bytes, channels: int
-) -> UInt8[np.ndarray, "height width channels"]:
-  """Pixels of a PNG, JPEG or other file, with 1, 3 or 4 channels."""
-  from PIL import Image
-
-  with Image.open(io.BytesIO(encoded)) as image:
-    mode = _MODES[channels]
-    # A gray file within a colour data set gets three equal channels. Asking
-    # first saves a copy: `convert` makes one even where nothing changes.
-    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-  return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def fit_image(

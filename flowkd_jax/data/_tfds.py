@@ -13,12 +13,12 @@ from jaxtyping import Int
 from jaxtyping import Int32
 from jaxtyping import UInt8
 
+from flowkd_jax.data._decode import decode_image
 from flowkd_jax.data._prepared import DatasetNotPreparedError
 from flowkd_jax.data._prepared import data_root
 from flowkd_jax.data._prepared import not_prepared
 from flowkd_jax.data._prepared import preparation
 from flowkd_jax.data._prepared import prepared_folder
-from flowkd_jax.data._resize import decode_image
 from flowkd_jax.data._resize import fit_image
 from flowkd_jax.data._split import check_labels
 
