@@ -120,6 +120,8 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
   where: dict[str, Any] = {
     "data_dir": settings.data_dir,
     "image_size": settings.image_size,
+    "image_key": settings.image_key,
+    "label_key": settings.label_key,
   }
   splits = [settings.train_split, settings.test_split]
   if settings.validation_split is not None:

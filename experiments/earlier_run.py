@@ -13,7 +13,7 @@ from flowkd_jax import capture
 from flowkd_jax import train
 
 # What has to be the same for a network to see what it was trained on.
-_SAME = ("dataset", "image_size")
+_SAME = ("dataset", "image_size", "image_key", "label_key")
 
 
 def check(workdir: str, config: settings.Settings, names: tuple[str, ...]) -> None:

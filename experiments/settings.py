@@ -50,6 +50,14 @@ class Settings:
   image_size: int | None = launch.setting(
     None, "Side to which images are resized and cropped (default: as they are)."
   )
+  image_key: str | None = launch.setting(
+    None,
+    "Feature of the data set that holds the image (default: found by its type); needed "
+    "where there are several.",
+  )
+  label_key: str | None = launch.setting(
+    None, "Feature that holds the class label (default: found by its type)."
+  )
   batch_size: int = launch.setting(128, "Rows of a step, over all devices.")
   learning_rate_decay: str = launch.setting(
     "constant",

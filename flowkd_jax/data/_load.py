@@ -29,6 +29,8 @@ def open_source(
   *,
   data_dir: str | os.PathLike[str] | None = None,
   image_size: int | None = None,
+  image_key: str | None = None,
+  label_key: str | None = None,
   limit: int | None = None,
 ) -> Source:
   """Opens a split without decoding its images.
@@ -48,20 +50,42 @@ def open_source(
     image_size: height and width to bring the images to (the shorter side is
       resized, then the centre cut out); None keeps them. Needed where images
       differ in size.
+    image_key: feature that holds the image; None to find it by its type (see below).
+    label_key: feature that holds the class label; None to find it by its type.
     limit: keep the first `limit` examples only.
+
+  Features are taken that the data set names for supervised training; failing this,
+  those called "image" and "label"; failing this, the only `Image` and the only
+  `ClassLabel`. Images of 16 bits keep their upper 8 bits, palettes and CMYK become
+  RGB, transparency is dropped unless the data set declares an alpha channel.
 
   Raises:
     DatasetNotPreparedError: not on this machine; says what prepares it.
-    ValueError: unknown name or split, no image or label, number out of range.
+    ValueError: unknown name or split, no image or label, several to choose from,
+      number out of range.
   """
   for argument, value in (("image_size", image_size), ("limit", limit)):
     if value is not None:
       check_positive(argument, value)
+  for argument, key in (("image_key", image_key), ("label_key", label_key)):
+    if key is not None and name == "digits":
+      raise ValueError(
+        f"{argument}: expected none for 'digits', which has one image and one label, "
+        f"got {key!r}; leave it out"
+      )
 
   def open_part(split: str, limit: int | None = None) -> Source:
     if name == "digits":
       return _open_digits(split, image_size, limit)
-    return open_tfds(name, split, data_dir=data_dir, image_size=image_size, limit=limit)
+    return open_tfds(
+      name,
+      split,
+      data_dir=data_dir,
+      image_size=image_size,
+      image_key=image_key,
+      label_key=label_key,
+      limit=limit,
+    )
 
   if is_rotated(split):
     return open_rotated(split, open_part, limit)
@@ -90,6 +114,8 @@ def load(
   *,
   data_dir: str | os.PathLike[str] | None = None,
   image_size: int | None = None,
+  image_key: str | None = None,
+  label_key: str | None = None,
   limit: int | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> Split:
@@ -100,15 +126,24 @@ def load(
     split: as for `open_source`.
     data_dir: as for `open_source`.
     image_size: as for `open_source`.
+    image_key: as for `open_source`.
+    label_key: as for `open_source`.
     limit: as for `open_source`.
     progress: called with (examples done, examples in all) now and then.
 
   Raises:
     DatasetNotPreparedError: not on this machine; says what prepares it.
-    ValueError: unknown name or split, no image or label, number out of range.
+    ValueError: unknown name or split, no image or label, several to choose from,
+      number out of range, or an example that cannot be read; names it.
   """
   source = open_source(
-    name, split, data_dir=data_dir, image_size=image_size, limit=limit
+    name,
+    split,
+    data_dir=data_dir,
+    image_size=image_size,
+    image_key=image_key,
+    label_key=label_key,
+    limit=limit,
   )
   if isinstance(source, Split):
     return source

@@ -13,14 +13,15 @@ from jaxtyping import Int
 from jaxtyping import Int32
 from jaxtyping import UInt8
 
+from flowkd_jax.data._decode import MODES
 from flowkd_jax.data._decode import decode_image
+from flowkd_jax.data._feature_keys import find_keys
 from flowkd_jax.data._prepared import DatasetNotPreparedError
 from flowkd_jax.data._prepared import data_root
 from flowkd_jax.data._prepared import not_prepared
 from flowkd_jax.data._prepared import preparation
 from flowkd_jax.data._prepared import prepared_folder
 from flowkd_jax.data._resize import fit_image
-from flowkd_jax.data._split import check_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,28 +83,70 @@ class TfdsSource:
     """Images and labels of the examples `indices`, in that order.
 
     Raises:
-      ValueError: a label is out of range, an image is not of `image_shape`.
+      ValueError: an example cannot be read or decoded, its label is out of range, or
+        its image is not of `image_shape`; names the example and its file.
     """
     images = np.empty((len(indices), *self.image_shape), np.uint8)
     labels = np.empty(len(indices), np.int32)
-    records = self._records.__getitems__([int(index) for index in indices])
-    for row, record in enumerate(records):
-      example = self._features.deserialize_example_np(record, decoders=self._decoders)
-      images[row] = self._fit(example[self.image_key])
-      labels[row] = example[self.label_key]
-    check_labels(f"{self.name} {self.split}", labels, len(self.class_names))
+    for row, record in enumerate(self._fetch(indices)):
+      index = int(indices[row])
+      # Pillow and protobuf raise whatever damaged bytes lead them to.
+      try:
+        example = self._features.deserialize_example_np(record, decoders=self._decoders)
+        image = decode_image(example[self.image_key], self.image_shape[-1])
+      except (ImportError, MemoryError):
+        raise
+      except Exception as error:
+        raise ValueError(
+          f"{self._title(index)} cannot be read: {error} ({type(error).__name__}); "
+          "replace it and prepare the data set again, or choose a split without it"
+        ) from error
+      images[row] = self._fit(image, index)
+      labels[row] = self._checked_label(example[self.label_key], index)
     return images, labels
 
-  def _fit(self, encoded: bytes) -> UInt8[np.ndarray, "height width channels"]:
-    image = decode_image(encoded, self.image_shape[-1])
+  def _fetch(self, indices: Int[np.ndarray, " rows"]) -> Any:
+    wanted = [int(index) for index in indices]
+    try:
+      return self._records.__getitems__(wanted)
+    except (ImportError, MemoryError):
+      raise
+    except Exception as error:
+      raise ValueError(
+        f"{self.name} {self.split}: examples {min(wanted)} to {max(wanted)} cannot be "
+        f"read from {self.builder.data_dir}: {error} ({type(error).__name__}); prepare "
+        "the data set again"
+      ) from error
+
+  def _fit(
+    self, image: UInt8[np.ndarray, "height width channels"], index: int
+  ) -> UInt8[np.ndarray, "height width channels"]:
     if self.resized:
       return fit_image(image, self.image_shape[0])
     if image.shape != self.image_shape:
       raise ValueError(
-        f"{self.name} {self.split}: expected every image to have shape "
-        f"{self.image_shape}, got {image.shape}; pass image_size"
+        f"{self._title(index)}: expected every image to have shape "
+        f"{self.image_shape}, got {image.shape}; pass image_size (--image_size)"
       )
     return image
+
+  def _checked_label(self, label: Any, index: int) -> int:
+    number = int(label)
+    if not 0 <= number < self.num_classes:
+      raise ValueError(
+        f"{self._title(index)}: expected labels in 0..{self.num_classes - 1}, got "
+        f"{number}; choose a split whose examples are all labelled, or name every class"
+      )
+    return number
+
+  def _title(self, index: int) -> str:
+    """The data set, the split, the example, and where it lies on the disk."""
+    title = f"{self.name} {self.split}: example {index}"
+    for part in self.builder.info.splits[self.split].file_instructions:
+      if index < part.examples_in_shard:
+        return f"{title} (record {part.skip + index} of {part.filename})"
+      index -= part.examples_in_shard
+    return title
 
 
 def open_tfds(
@@ -112,19 +155,23 @@ def open_tfds(
   *,
   data_dir: str | os.PathLike[str] | None,
   image_size: int | None,
+  image_key: str | None,
+  label_key: str | None,
   limit: int | None,
 ) -> TfdsSource:
   """Opens a prepared split: see `open_source`."""
   tfds = _import_tfds()
   builder = _builder(name, data_root(data_dir), tfds)
-  image_key, label_key = _find_keys(name, builder.info, tfds)
+  image_key, label_key = find_keys(
+    name, builder.info, image_key=image_key, label_key=label_key
+  )
   features = builder.info.features
   return TfdsSource(
     name=name,
     split=split,
     num_examples=_count_examples(name, split, builder.info, limit),
     image_shape=_image_shape(name, features[image_key], image_size),
-    class_names=tuple(features[label_key].names),
+    class_names=_class_names(name, features[label_key]),
     builder=builder,
     image_key=image_key,
     label_key=label_key,
@@ -180,21 +227,6 @@ def _check_known(name: str, known: list[str], root: pathlib.Path) -> None:
   )
 
 
-def _find_keys(name: str, info: Any, tfds: Any) -> tuple[str, str]:
-  """Names of the image and of its label among the features."""
-  features = dict(info.features.items())
-  for keys in (info.supervised_keys, ("image", "label")):
-    image, label = map(features.get, keys) if keys else (None, None)
-    if isinstance(image, tfds.features.Image) and isinstance(
-      label, tfds.features.ClassLabel
-    ):
-      return keys[0], keys[1]
-  raise ValueError(
-    f"{name}: expected an image and its class label among the features, got "
-    f"{', '.join(features)}; choose an image-classification data set"
-  )
-
-
 def _count_examples(name: str, split: str, info: Any, limit: int | None) -> int:
   try:
     count = info.splits[split].num_examples
@@ -211,9 +243,18 @@ def _image_shape(
   name: str, feature: Any, image_size: int | None
 ) -> tuple[int, int, int]:
   """Shape of the images as they will be read."""
-  if feature.np_dtype != np.uint8:
-    raise ValueError(f"{name}: expected images of 8 bits, got dtype {feature.np_dtype}")
-  height, width, channels = feature.shape
+  if feature.np_dtype not in (np.uint8, np.uint16):
+    raise ValueError(
+      f"{name}: expected images of 8 or 16 bits, got dtype {feature.np_dtype}, whose "
+      "range of values is not known; prepare the data set with images of 8 bits"
+    )
+  shape = feature.shape
+  if len(shape) != 3 or shape[-1] not in (None, *MODES):
+    raise ValueError(
+      f"{name}: expected images of shape (height, width, channels) with "
+      f"{', '.join(map(str, MODES))} channels, got {shape}"
+    )
+  height, width, channels = shape
   channels = channels or 3
   if image_size is not None:
     return image_size, image_size, channels
@@ -223,3 +264,12 @@ def _image_shape(
       "image_size=224, to resize the shorter side and cut out the centre"
     )
   return height, width, channels
+
+
+def _class_names(name: str, feature: Any) -> tuple[str, ...]:
+  if not feature.num_classes:  # Then `names` raises TypeError.
+    raise ValueError(
+      f"{name}: expected a class label with names or a number of classes, got one "
+      "without; prepare the data set with features.ClassLabel(names=[...])"
+    )
+  return tuple(feature.names)

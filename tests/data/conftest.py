@@ -100,3 +100,35 @@ def data_dir(builders, tmp_path_factory):
   for builder in builders.values():
     builder(data_dir=folder, file_format="array_record").download_and_prepare()
   return folder
+
+
+@pytest.fixture
+def prepare(tmp_path):
+  """A function that prepares a data set "made" of these features and examples.
+
+  It returns the folder to pass as `data_dir`.
+  """
+  import tensorflow_datasets as tfds
+
+  def prepare(features, examples, supervised_keys=None):
+    class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+      VERSION = tfds.core.Version("1.0.0")
+
+      def _info(self):
+        return tfds.core.DatasetInfo(
+          builder=self,
+          features=tfds.features.FeaturesDict(features),
+          supervised_keys=supervised_keys,
+        )
+
+      def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+      def _generate_examples(self):
+        yield from enumerate(examples)
+
+    Made.__module__ = "made"
+    Made(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    return tmp_path
+
+  return prepare

@@ -1,0 +1,80 @@
+"""Choice of the image and the label among the features of a data set."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+
+def find_keys(
+  name: str, info: Any, *, image_key: str | None, label_key: str | None
+) -> tuple[str, str]:
+  """Names of the features that hold the image and its class label.
+
+  A key that is given is taken. Otherwise the feature of that type is taken that the
+  data set names for supervised training; failing this, the one called "image" or
+  "label"; failing this, the only one of its type.
+
+  Args:
+    name: data set, for messages.
+    info: `DatasetInfo` of tensorflow-datasets.
+    image_key: feature that holds the image; None to find it.
+    label_key: feature that holds the class label; None to find it.
+
+  Raises:
+    ValueError: a given key is no feature of that type, there is no feature of that
+      type, or there are several to choose from.
+  """
+  import tensorflow_datasets as tfds
+
+  types = tfds.features
+  has_names = isinstance(info.features, types.FeaturesDict)
+  # Sorted: features read from disk come in no fixed order.
+  features = dict(sorted(info.features.items())) if has_names else {}
+  supervised = [*_leaves(info.supervised_keys)]
+
+  def find(argument: str, given: str | None, kind: type, what: str, usual: str) -> str:
+    # A `LabeledImage` is an `Image` whose pixels are labels: only taken if given.
+    exact = [key for key, feature in features.items() if type(feature) is kind]
+    of_kind = [key for key, feature in features.items() if isinstance(feature, kind)]
+    if given is not None:
+      if given in of_kind:
+        return given
+      raise ValueError(
+        f"{argument}: expected a feature of {name} that holds {what}, that is "
+        f"{_one_of(of_kind)}, got {given!r}"
+      )
+    if not exact:
+      raise ValueError(
+        f"{name}: expected an image and its class label among the features, got "
+        f"{', '.join(features) or 'none by name'}; choose an image-classification "
+        "data set"
+      )
+    named = [key for key in dict.fromkeys(supervised) if key in exact]
+    candidates = named or ([usual] if usual in exact else exact)
+    if len(candidates) > 1:
+      raise ValueError(
+        f"{name}: expected one feature that holds {what}, got "
+        f"{', '.join(candidates)}; choose with {argument}= (--{argument})"
+      )
+    return candidates[0]
+
+  return (
+    find("image_key", image_key, types.Image, "an image", "image"),
+    find("label_key", label_key, types.ClassLabel, "a class label", "label"),
+  )
+
+
+def _leaves(keys: Any) -> Iterator[str]:
+  """Names in `supervised_keys`, which may be nested tuples and dictionaries."""
+  if isinstance(keys, str):
+    yield keys
+  elif isinstance(keys, Mapping):
+    yield from _leaves([*keys.values()])
+  elif keys is not None:
+    for each in keys:
+      yield from _leaves(each)
+
+
+def _one_of(keys: Sequence[str]) -> str:
+  return " or ".join(repr(key) for key in keys) or "none of them"
