@@ -4,8 +4,6 @@ from flowkd_jax.train._cached import CachedBatches
 from flowkd_jax.train._cached import cache_key
 from flowkd_jax.train._cached import open_cache
 from flowkd_jax.train._checkpoint import Checkpoints
-from flowkd_jax.train._checkpoint import load_network
-from flowkd_jax.train._checkpoint import save_network
 from flowkd_jax.train._devices import DeviceStep
 from flowkd_jax.train._devices import check_batch_size
 from flowkd_jax.train._devices import replicate
@@ -22,6 +20,8 @@ from flowkd_jax.train._loop import fit
 from flowkd_jax.train._measure import EpochMeasures
 from flowkd_jax.train._memory import keep_freed_memory
 from flowkd_jax.train._metrics import MetricsWriter
+from flowkd_jax.train._network_files import load_network
+from flowkd_jax.train._network_files import save_network
 from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes
 from flowkd_jax.train._progress import Progress

@@ -1,11 +1,15 @@
-"""Checkpoints with Orbax, and what to do when the newest one is damaged.
+"""Checkpoints with Orbax: checked when they are read, the older one if one is damaged.
 
 Arrays are saved as host copies: independent of the number of devices, of donation and
-of the process they came from. Random keys are saved as their data.
+of the process they came from. Random keys are saved as their data. A checksum over all
+arrays is saved with them; version 0.1 saved none, and what it left is read with a
+warning.
 """
 
 import logging
+import re
 from collections.abc import Mapping
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +18,66 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import dtypes
 
-from flowkd_jax import methods
+from flowkd_jax import _files
+from flowkd_jax.train import _structure
 
 PyTree = Any
+
+FORMAT = "flowkd_jax checkpoint 2"
 
 # Orbax reports every save and restore at INFO.
 logging.getLogger("absl").addFilter(
   lambda record: "orbax" not in record.pathname or record.levelno > logging.INFO
 )
 
+# Orbax expands the first three as patterns, its storage refuses the fourth.
+_UNUSABLE = re.compile(r"[\[*?\\]|:/|:$")
+
+
+class OtherStateError(ValueError):
+  """A checkpoint is whole, but of another state than the one to be filled."""
+
+
+def check_folder(path: str | Path, *, name: str) -> Path:
+  """The absolute path of a folder that Orbax can write to and read from.
+
+  Args:
+    path: The folder.
+    name: Name of the argument, for the message.
+
+  Raises:
+    ValueError: If the path has characters that Orbax takes for a pattern.
+  """
+  absolute = Path(path).absolute()
+  if _UNUSABLE.search(str(absolute)):
+    raise ValueError(
+      f"{name}: expected a path without [, *, ?, \\ and without parts that end in a "
+      f"colon, which Orbax does not take for parts of a name, got {str(absolute)!r}; "
+      "rename the folder or use another one"
+    )
+  return absolute
+
 
 class Checkpoints:
-  """The newest checkpoints of a run, in a folder."""
+  """The newest checkpoints of a run, in a folder.
+
+  Attributes:
+    directory: The folder.
+    problems: A sentence on each checkpoint that was found damaged, or that has no
+      checksums.
+  """
 
   def __init__(self, directory: str | Path, *, keep: int = 2):
-    """Opens or creates the folder; of older checkpoints than `keep` none stays."""
-    self.directory = Path(directory).absolute()
+    """Opens or creates the folder.
+
+    Args:
+      directory: The folder.
+      keep: Number of checkpoints that are kept; older ones are deleted.
+
+    Raises:
+      ValueError: If Orbax cannot use a folder of that name.
+    """
+    self.directory = check_folder(directory, name="directory")
     policy = ocp.checkpoint_managers.LatestN(n=keep)
     self._manager = ocp.CheckpointManager(
       self.directory,
@@ -47,11 +95,12 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       self._manager.delete(step)
+    host = to_host(state)
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_to_host(state)),
-        progress=ocp.args.JsonSave(dict(progress)),
+        state=ocp.args.StandardSave(host),
+        progress=ocp.args.JsonSave(sealed(host, progress=dict(progress))),
       ),
       force=True,
     )
@@ -66,37 +115,33 @@ class Checkpoints:
       template: A state of the same structure, shapes and dtypes.
 
     Raises:
-      ValueError: If there are checkpoints but none can be read, or they hold another
-        kind of state; nothing is deleted then.
+      ValueError: If there are checkpoints but none can be read, or the newest one
+        holds another kind of state, with names, shapes and dtypes of the arrays that
+        differ. Nothing is deleted then.
     """
-    unreadable = []
+    damaged = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        restored = self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(_to_host(template)),
-            progress=ocp.args.JsonRestore(),
-          ),
-        )
-        state = _from_host(restored["state"], template)
+        state, progress = self._read(step, template)
+      except OtherStateError:
+        raise
       except Exception as error:  # noqa: BLE001 (Orbax raises many kinds)
-        unreadable.append(step)
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        self.problems.append(
+        damaged[step] = (
           f"checkpoint of step {step} in {self.directory} is damaged "
           f"({reason[0][:200]})"
         )
         continue
-      for damaged in unreadable:
-        self._manager.delete(damaged)
-      return state, dict(restored["progress"])
-    if unreadable:
+      for number, problem in damaged.items():
+        self._manager.delete(number)
+        self.problems.append(f"{problem}; going on from step {step}")
+      return state, progress
+    if damaged:
       raise ValueError(
         f"expected a readable checkpoint in {self.directory}, but none of the steps "
-        f"{unreadable} can be restored: {'; '.join(self.problems)}. If the networks or "
-        "the optimizer changed, use another workdir; otherwise delete this folder to "
-        "start the stage afresh"
+        f"{[*damaged]} can be restored: {'; '.join(damaged.values())}. If the networks "
+        "or the optimizer changed, use another workdir; otherwise delete this folder "
+        "to start the stage afresh"
       )
     return None
 
@@ -115,54 +160,80 @@ class Checkpoints:
   def __exit__(self, *exception):
     self.close()
 
+  def _read(self, step: int, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    host = to_host(template)
+    record = self._restore(step, progress=ocp.args.JsonRestore())["progress"]
+    old = not {"format", "progress", _files.SEAL} & record.keys()
+    if old:
+      leaves = stored_structure(self.directory / str(step) / "state")
+      description = {"leaves": leaves, "progress": record}
+    else:
+      description = opened(record, {"progress"})
+    place = f"checkpoint of step {step} in {self.directory}"
+    difference = _structure.difference(description["leaves"], host, here="this run")
+    if difference is not None:
+      raise OtherStateError(
+        f"{place} holds another state: {difference}. The network, the optimizer or "
+        "the method changed: use those of before, or another work directory"
+      )
+    state = self._restore(step, state=ocp.args.StandardRestore(host))["state"]
+    if old:
+      self.problems.append(
+        f"{place} was saved by version 0.1, without checksums: damage is not noticed"
+      )
+    else:
+      check_values(description, state)
+    return from_host(state, template), dict(description["progress"])
 
-def save_network(directory: str | Path, network: methods.Network) -> None:
-  """Saves the variables of a network, replacing what is there."""
-  with ocp.StandardCheckpointer() as checkpointer:
-    path = Path(directory).absolute()
-    checkpointer.save(path, _to_host(dict(network.variables)), force=True)
+  def _restore(self, step: int, **items: Any) -> Any:
+    return self._manager.restore(step, args=ocp.args.Composite(**items))
 
 
-def load_network(directory: str | Path, template: methods.Network) -> methods.Network:
-  """The network with the variables that `save_network` wrote.
+def sealed(host: PyTree, **others: Any) -> dict[str, Any]:
+  """Structure and checksum of host arrays, and other entries, with a checksum."""
+  return _files.seal(
+    {
+      "format": FORMAT,
+      "leaves": _structure.structure(host),
+      "values": _structure.checksum(host),
+      **others,
+    }
+  )
 
-  Args:
-    directory: Where they were written.
-    template: The same model with variables of the right shapes.
+
+def opened(record: Mapping[str, Any], others: Set[str] = frozenset()) -> dict[str, Any]:
+  """The entries of what `sealed` returned.
 
   Raises:
-    FileNotFoundError: If nothing was saved there.
-    ValueError: If the variables are those of another model.
+    ValueError: If an entry is missing or changed.
+    OtherStateError: If the format is a later one.
   """
-  path = Path(directory).absolute()
-  if not path.is_dir():
-    raise FileNotFoundError(f"expected a saved network in {path}, found nothing")
-  abstract = _to_host(dict(template.variables))
+  if record.keys() != {"format", "leaves", "values", _files.SEAL} | others:
+    raise ValueError("its description is not whole")
+  description = _files.unseal(record)
+  if description["format"] != FORMAT:
+    raise OtherStateError(
+      f"expected the format {FORMAT!r}, got {description['format']!r}; use the version "
+      "of flowkd_jax that wrote it"
+    )
+  return description
+
+
+def stored_structure(path: Path) -> _structure.Structure:
+  """Structure of the arrays in a folder, as Orbax describes them."""
   with ocp.StandardCheckpointer() as checkpointer:
-    variables = checkpointer.restore(path, abstract)
-  _check_same_shapes(variables, abstract, path)
-  return template._replace(variables=variables)
+    return _structure.structure(checkpointer.metadata(path).item_metadata.tree)
 
 
-def _check_same_shapes(found: PyTree, expected: PyTree, path: Path) -> None:
-  """Orbax restores an array as it was saved, of whatever shape."""
-  leaves = jax.tree.leaves(found)
-  for (key, leaf), other in zip(
-    jax.tree.leaves_with_path(expected), leaves, strict=True
-  ):
-    if leaf.shape != other.shape:
-      raise ValueError(
-        f"{path} holds another model: expected {jax.tree_util.keystr(key)} of shape "
-        f"{leaf.shape}, got {other.shape}"
-      )
+def check_values(description: Mapping[str, Any], host: PyTree) -> None:
+  """Raises ValueError unless the arrays are those that were described."""
+  if _structure.checksum(host) != description["values"]:
+    raise ValueError("its arrays do not match their checksum")
 
 
-def _is_key(leaf: Any) -> bool:
-  dtype = getattr(leaf, "dtype", None)
-  return dtype is not None and jax.numpy.issubdtype(dtype, dtypes.prng_key)
+def to_host(tree: PyTree) -> PyTree:
+  """The tree with NumPy copies of its arrays, and the data of its random keys."""
 
-
-def _to_host(tree: PyTree) -> PyTree:
   def copy(leaf):
     # A copy: on CPU the array itself would be a view of a buffer soon donated.
     return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
@@ -170,8 +241,17 @@ def _to_host(tree: PyTree) -> PyTree:
   return jax.tree.map(copy, tree)
 
 
-def _from_host(tree: PyTree, template: PyTree) -> PyTree:
+def from_host(tree: PyTree, template: PyTree) -> PyTree:
+  """The tree with random keys where the template has them."""
+
   def wrap(leaf, like):
-    return jax.random.wrap_key_data(leaf) if _is_key(like) else leaf
+    if not _is_key(like):
+      return leaf
+    return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like))
 
   return jax.tree.map(wrap, tree, template)
+
+
+def _is_key(leaf: Any) -> bool:
+  dtype = getattr(leaf, "dtype", None)
+  return dtype is not None and jax.numpy.issubdtype(dtype, dtypes.prng_key)

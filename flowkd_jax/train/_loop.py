@@ -7,6 +7,7 @@ anywhere and resumed from a checkpoint, it ends with the same parameters.
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from flowkd_jax.train import _interruption
 from flowkd_jax.train import _metrics
 from flowkd_jax.train import _processes
 from flowkd_jax.train import _progress
+
+_LOG = logging.getLogger(__name__)
 
 PyTree = Any
 EpochHook = Callable[[int, methods.Method, PyTree], Mapping[str, float]]
@@ -94,7 +97,8 @@ def fit(
     options: How to run: checkpoints, metrics, bars.
 
   Raises:
-    ValueError: If the devices cannot share a batch or a checkpoint does not fit.
+    ValueError: If the devices cannot share a batch, a checkpoint does not fit, or more
+      epochs than these have been trained.
     NonFiniteError: If a metric is not finite; names the step, the metric and the last
       good checkpoint.
     Interrupted: If asked to stop; the state is saved.
@@ -162,9 +166,8 @@ class _Run:
     state = self.method.init(key, example)
     checkpoints = self.options.checkpoints
     restored = None if checkpoints is None else checkpoints.restore(state)
-    if checkpoints is not None and self.options.progress is not None:
-      for problem in checkpoints.problems:
-        self.options.progress.say(f"warning: {problem}; using an older one")
+    if checkpoints is not None:
+      self._warn(checkpoints.problems)
     if restored is not None:
       state, position = restored
       self._check_position(position)
@@ -181,6 +184,21 @@ class _Run:
         f"the checkpoint was made with {position['steps_per_epoch']} steps an epoch, "
         f"this run has {expected}: data set or batch size changed; use another workdir"
       )
+    done = int(position["step"])
+    if done > self.epochs * expected:
+      raise ValueError(
+        f"epochs: expected {math.ceil(done / expected)} or more, as the checkpoint is "
+        f"of {done} steps, {expected} an epoch, got {self.epochs}; use another workdir "
+        "to train for fewer"
+      )
+
+  def _warn(self, problems):
+    """Shows the problems that checkpoints had; in the log if there is no bar."""
+    for problem in problems:
+      if self.options.progress is None:
+        _LOG.warning("%s", problem)
+      else:
+        self.options.progress.say(f"warning: {problem}")
 
   def _save_or_stop(self, state):
     options = self.options

@@ -21,6 +21,7 @@ from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _features
 from flowkd_jax.train import _loop
 from flowkd_jax.train import _metrics
+from flowkd_jax.train import _network_files
 
 
 class TrainedNetworks(NamedTuple):
@@ -82,7 +83,7 @@ def fit_in_workdir(
     state, seconds = _loop.fit(method, batches, epochs=epochs, key=key, options=options)
   networks = method.export(state)
   for exported, network in networks.items():
-    _checkpoint.save_network(folder / exported, network)
+    _network_files.save_network(folder / exported, network)
   return TrainedNetworks(networks, seconds)
 
 
@@ -113,4 +114,4 @@ def network_in_workdir(
   )
   zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
   template = methods.Network(_features.for_evaluation(model), zeros)
-  return _checkpoint.load_network(Path(workdir) / name / exported, template)
+  return _network_files.load_network(Path(workdir) / name / exported, template)

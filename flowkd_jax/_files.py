@@ -1,0 +1,100 @@
+"""Small files: written whole, sealed by a checksum, read with errors that name them.
+
+A file is written beside its place, flushed to the disk and renamed, so that after a
+power failure the old or the new content is there. A sealed JSON object holds under
+"sha256" the SHA-256 of its other entries.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SEAL = "sha256"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes or replaces a file, with the folders above it."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    with temporary.open("w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+  _sync_folder(path.parent)
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+  """Writes or replaces a file with a sealed JSON object."""
+  write_text(path, json.dumps(seal(content), indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], remedy: str) -> Any:
+  """Content of a JSON file, without its seal if it has one.
+
+  Args:
+    path: The file.
+    remedy: What the reader of the error message can do about a damaged file.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If it is no JSON, or does not match its seal; names the file.
+  """
+  content = Path(path).read_bytes()
+  try:
+    return unseal(json.loads(content.decode("utf-8")))
+  except (ValueError, RecursionError) as error:
+    reason = str(error) if isinstance(error, SealError) else "it is no whole JSON"
+    raise ValueError(f"{path} is damaged: {reason}; {remedy}") from None
+
+
+class SealError(ValueError):
+  """The entries of a sealed object are not those it was sealed with."""
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+  """The object with its checksum; anything that JSON can hold."""
+  plain = json.loads(json.dumps(dict(content)))
+  return {**plain, SEAL: _digest(plain)}
+
+
+def unseal(content: Any) -> Any:
+  """The content without its seal; content that was not sealed is returned unchanged.
+
+  Raises:
+    SealError: If the entries do not match the seal.
+  """
+  if not isinstance(content, dict) or SEAL not in content:
+    return content
+  entries = {name: value for name, value in content.items() if name != SEAL}
+  if content[SEAL] != _digest(entries):
+    raise SealError(
+      f'its entries do not match their checksum "{SEAL}" (remove that entry if you '
+      "edited the file yourself)"
+    )
+  return entries
+
+
+def _digest(entries: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+  """Makes the renaming itself durable; not every file system can."""
+  try:
+    descriptor = os.open(folder, os.O_RDONLY)
+  except OSError:
+    return
+  try:
+    os.fsync(descriptor)
+  except OSError:
+    pass
+  finally:
+    os.close(descriptor)
