@@ -111,7 +111,7 @@ def one_block(
 ) -> bool:
   """Whether one block holds all rows; ValueError if `block_size` is below 1."""
   if block_size is not None:
-    _checks.check_positive("block_size", block_size)
+    _checks.check_count("block_size", block_size)
     return block_size >= batch
   return _chosen_block_size(batch, row_entries) >= batch
 

@@ -1,17 +1,23 @@
 """Checks of arguments: each error names what was expected and what came.
 
-Only static properties (rank, shape, dtype, Python numbers) are checked, so every
-check works under `jit`.
+Only static properties (rank, shape, dtype) and the values of Python and NumPy numbers
+are checked. The value of a JAX array is never read, so every check works under `jit`
+and none waits for a device.
 """
 
+import numbers
+import operator
 from collections.abc import Collection
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_floating(name: str, array: Any) -> None:
   """Raises TypeError unless `array` has a floating-point dtype."""
+  _check_array(name, array)
   dtype = jnp.result_type(array)
   if not jnp.issubdtype(dtype, jnp.floating):
     raise TypeError(
@@ -52,7 +58,10 @@ def check_maps(**arrays: Any) -> None:
 
 
 def check_mask(mask: Any, features: Any) -> None:
-  """Raises ValueError unless `mask` is None or has one entry a row of `features`."""
+  """Raises ValueError unless `mask` is None or has one entry a row of `features`.
+
+  A sequence of Python booleans or numbers is accepted.
+  """
   if mask is not None:
     check_shape("mask", mask, jnp.shape(features)[:1])
 
@@ -67,8 +76,10 @@ def check_same_batch(**arrays: Any) -> None:
 
 def check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
   """Raises ValueError unless `array` has exactly the shape `expected`."""
-  if jnp.shape(array) != expected:
-    raise ValueError(f"{name}: expected shape {expected}, got {jnp.shape(array)}")
+  # `np.shape` also reads lists.
+  shape = np.shape(array)
+  if shape != expected:
+    raise ValueError(f"{name}: expected shape {expected}, got {shape}")
 
 
 def check_integer(name: str, array: Any) -> None:
@@ -78,9 +89,54 @@ def check_integer(name: str, array: Any) -> None:
     raise TypeError(f"{name}: expected integer class labels, got dtype {dtype}")
 
 
-def check_positive(name: str, value: float) -> None:
-  """Raises ValueError unless the Python number `value` is above zero."""
-  if not value > 0:
+def check_positive(
+  name: str, value: Any, *, rows: int | None = None, least: float = 0.0
+) -> None:
+  """Raises unless `value` is a finite number above `least`.
+
+  A JAX array, traced or not, passes if its shape is right: options may be learnt or
+  follow a schedule inside a compiled program.
+
+  Args:
+    name: Name of the argument in the message.
+    value: A number, or an array of shape ().
+    rows: If given, an array of shape (rows,) is accepted too.
+    least: Lower bound, excluded.
+
+  Raises:
+    TypeError: If `value` is no real number.
+    ValueError: If it has another shape, or is a Python or NumPy number that is not
+      finite or not above `least`.
+  """
+  _check_real(name, value)
+  shape = np.shape(value)
+  if shape != () and shape != (rows,):
+    wanted = "a number" if rows is None else f"a number or one for each of {rows} rows"
+    raise ValueError(f"{name}: expected {wanted}, got an array of shape {shape}")
+  if isinstance(value, jax.Array):
+    return
+  values = np.asarray(value, np.float64)
+  if not np.isfinite(values).all():
+    raise ValueError(f"{name}: expected a finite number above {least:g}, got {value}")
+  if not (values > least).all():
+    raise ValueError(f"{name}: expected a number above {least:g}, got {value}")
+
+
+def check_count(name: str, value: Any) -> None:
+  """Raises unless `value` is a whole Python or NumPy number of at least 1.
+
+  Raises:
+    TypeError: If `value` is not an integer, or is traced: counts set shapes.
+    ValueError: If it is below 1.
+  """
+  try:
+    count = operator.index(value)
+  except TypeError:  # a tracer raises a subclass of it
+    raise TypeError(
+      f"{name}: expected a whole number above 0, known when the program is compiled, "
+      f"got {_named_type(value)}"
+    ) from None
+  if count < 1:
     raise ValueError(f"{name}: expected a number above 0, got {value}")
 
 
@@ -89,3 +145,26 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
   if value not in choices:
     listed = ", ".join(repr(choice) for choice in choices)
     raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
+
+
+def _check_array(name, array):
+  if not hasattr(array, "dtype"):
+    raise TypeError(
+      f"{name}: expected an array, got {type(array).__name__}; convert it first, for "
+      "example with jax.numpy.asarray"
+    )
+
+
+def _check_real(name, value):
+  if isinstance(value, jax.Array | np.ndarray):
+    real = jnp.issubdtype(value.dtype, jnp.number) and not jnp.iscomplexobj(value)
+  else:
+    real = isinstance(value, numbers.Real)
+  if not real:
+    raise TypeError(f"{name}: expected a number, got {_named_type(value)}")
+
+
+def _named_type(value):
+  if isinstance(value, jax.Array):
+    return f"an array of dtype {value.dtype}"
+  return f"{value!r} of type {type(value).__name__}"

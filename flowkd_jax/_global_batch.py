@@ -55,7 +55,7 @@ def global_mean(
 
   Masked rows contribute neither value nor gradient, whatever they hold.
   """
-  valid = jnp.ones(rows.shape, bool) if mask is None else mask.astype(bool)
+  valid = jnp.ones(rows.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
   total = global_sum(jnp.where(valid, rows, 0).sum(), axis_name)
   count = global_sum(valid.sum(dtype=rows.dtype), axis_name)
   return total / jnp.maximum(count, 1)
@@ -69,7 +69,7 @@ def mean_weights(
   """Weights of this device's rows in a mean over the valid rows of all devices."""
   valid = jnp.ones(rows.shape[:1], rows.dtype)
   if mask is not None:
-    valid = mask.astype(bool).astype(rows.dtype)
+    valid = jnp.asarray(mask).astype(bool).astype(rows.dtype)
   return valid / jnp.maximum(global_sum(valid.sum(), axis_name), 1)
 
 

@@ -12,10 +12,12 @@ def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
   The gradient goes back in the array's own dtype. Where that is float16, what is too
   large for it saturates at 65504 instead of becoming infinite.
   """
+  # NumPy float64 becomes float32 here, unless JAX is told to keep 64 bits.
+  array = jnp.asarray(array)
   if jnp.finfo(array.dtype).bits >= 32:
     return array
   if array.dtype == jnp.float16:
-    return _from_float16(jnp.asarray(array))
+    return _from_float16(array)
   return array.astype(jnp.float32)
 
 

@@ -69,7 +69,7 @@ def flatten(
   rows = _precision.at_least_float32(features).reshape(features.shape[0], -1)
   if mask is None:
     return rows
-  return jnp.where(mask.astype(bool)[:, None], rows, 0)
+  return jnp.where(jnp.asarray(mask).astype(bool)[:, None], rows, 0)
 
 
 def unit_rows(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
@@ -244,7 +244,7 @@ def _mean_distance(columns, mask, block_size):
 
 def _mean_over_pairs(columns, mask, block_size, function, *, self_pairs):
   columns = lax.stop_gradient(columns)
-  real = None if mask is None else mask.astype(bool)
+  real = None if mask is None else jnp.asarray(mask).astype(bool)
 
   def row_sums(shared, block):
     columns, real = shared

@@ -111,7 +111,7 @@ def reset_every(
   Raises:
     ValueError: If `period` is below 1.
   """
-  _checks.check_positive("period", period)
+  _checks.check_count("period", period)
 
   def init(params):
     return ResetState(jnp.zeros((), jnp.int32), optimizer.init(params))

@@ -6,6 +6,7 @@ from jaxtyping import Int
 from jaxtyping import Int32
 from scipy import special
 
+from flowkd_jax._checks import check_count
 from flowkd_jax._checks import check_positive
 from flowkd_jax.data._order import permutation
 from flowkd_jax.data._order import random_ranks
@@ -51,7 +52,7 @@ def dirichlet_split(
     60
   """
   labels = np.asarray(labels)
-  check_positive("num_clients", num_clients)
+  check_count("num_clients", num_clients)
   check_positive("alpha", alpha)
   if not 0 <= minimum * num_clients <= len(labels):
     raise ValueError(

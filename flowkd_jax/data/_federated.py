@@ -12,8 +12,8 @@ from jaxtyping import Bool
 from jaxtyping import Int
 from jaxtyping import Int32
 
+from flowkd_jax._checks import check_count
 from flowkd_jax._checks import check_integer
-from flowkd_jax._checks import check_positive
 from flowkd_jax.data._memory import MemoryBatches
 from flowkd_jax.data._order import random_ranks
 
@@ -65,7 +65,7 @@ class FederatedBatches:
         "read their examples in any order; load the data set into memory"
       )
     for name in ("local_steps", "minibatch_size", "rounds_per_epoch"):
-      check_positive(name, getattr(self, name))
+      check_count(name, getattr(self, name))
     _check_clients(self.clients, self.images.num_examples)
     if not 1 <= self.clients_per_round <= len(self.clients):
       raise ValueError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from flowkd_jax._checks import check_positive
+from flowkd_jax._checks import check_count
 from flowkd_jax.data._digits import DIGITS_SPLITS
 from flowkd_jax.data._digits import load_digits
 from flowkd_jax.data._resize import fit_image
@@ -66,7 +66,7 @@ def open_source(
   """
   for argument, value in (("image_size", image_size), ("limit", limit)):
     if value is not None:
-      check_positive(argument, value)
+      check_count(argument, value)
   for argument, key in (("image_key", image_key), ("label_key", label_key)):
     if key is not None and name == "digits":
       raise ValueError(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowkd_jax._checks import check_positive
+from flowkd_jax._checks import check_count
 from flowkd_jax.data._batches import PlannedBatches
 
 
@@ -33,8 +33,8 @@ class StreamBatches(PlannedBatches):
 
   def __post_init__(self):
     super().__post_init__()
-    check_positive("threads", self.threads)
-    check_positive("prefetch", self.prefetch)
+    check_count("threads", self.threads)
+    check_count("prefetch", self.prefetch)
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Index, epoch, mask, image and label of the steps from `start_step` on."""

@@ -74,7 +74,7 @@ class TeacherCache:
       ValueError: If the folder holds other outputs than these, or is damaged.
     """
     _checks.check_choice("stored_as", stored_as, tuple(CACHE_DTYPES))
-    _checks.check_positive("num_examples", num_examples)
+    _checks.check_count("num_examples", num_examples)
     self.directory = Path(directory).absolute()
     self.key = json.loads(json.dumps(key))
     self.row_shapes = {name: tuple(shape) for name, shape in row_shapes.items()}

@@ -17,7 +17,7 @@ from jaxtyping import ArrayLike
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax._checks import check_positive
+from flowkd_jax._checks import check_count
 from flowkd_jax.evaluation._precision import RECALL_LEVELS
 from flowkd_jax.evaluation._precision import Sums
 from flowkd_jax.evaluation._precision import sum_precisions
@@ -112,7 +112,7 @@ def retrieval(
       rank exceeds the database, or the two sets share no class.
     TypeError: unless features are floating and labels are integer.
   """
-  check_positive("authors_query_batch", authors_query_batch)
+  check_count("authors_query_batch", authors_query_batch)
   rows = labelled_rows(database, database_labels, queries, query_labels, metric)
   asked, available = len(rows.queries), len(rows.database)
   _check_ranks(ranks, available)

@@ -159,9 +159,9 @@ def _checked_rows(features, labels, num_classes, mask):
   _checks.check_features(features=features)
   _checks.check_integer("labels", labels)
   _checks.check_shape("labels", labels, features.shape[:1])
-  _checks.check_positive("num_classes", num_classes)
+  _checks.check_count("num_classes", num_classes)
   if mask is not None:
-    _checks.check_shape("mask", mask, features.shape[:1])
+    _checks.check_mask(mask, features)
   return kernels.flatten(features, mask)
 
 
@@ -169,7 +169,7 @@ def _class_indicators(labels, num_classes, mask, dtype):
   indicators = jax.nn.one_hot(labels, num_classes, dtype=dtype)
   if mask is None:
     return indicators
-  return indicators * mask.astype(bool).astype(dtype)[:, None]
+  return indicators * jnp.asarray(mask).astype(bool).astype(dtype)[:, None]
 
 
 def _weighted_similarity(
@@ -179,7 +179,9 @@ def _weighted_similarity(
   others = weights if others is None else others
   others = _global_batch.gather_rows(others, axis_name)
   gathered = _global_batch.gather_rows(rows, axis_name)
-  valid = None if mask is None else _global_batch.gather_rows(mask, axis_name)
+  valid = (
+    None if mask is None else _global_batch.gather_rows(jnp.asarray(mask), axis_name)
+  )
   points, columns = _pairs.rows_and_columns(rows, gathered, block_size)
 
   def row_terms(shared, block):

@@ -64,7 +64,7 @@ def linear_cka(
     ICML 2019.
   """
   if block_size is not None:
-    _checks.check_positive("block_size", block_size)
+    _checks.check_count("block_size", block_size)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   columns = [_centred(side, batch.real) for side in batch.columns]
   rows = [_own_rows(side, batch, axis_name) for side in columns]

@@ -51,7 +51,7 @@ def crd_init(
   Raises:
     ValueError: If `width` is not positive.
   """
-  _checks.check_positive("width", width)
+  _checks.check_count("width", width)
   heads = {}
   shapes = student_shape, teacher_shape
   for side, shape, side_key in zip(SIDES, shapes, jax.random.split(key), strict=True):
@@ -114,7 +114,7 @@ def crd(
   gathered = [_global_batch.gather_rows(side, axis_name) for side in embedded]
   real = None
   if mask is not None:
-    real = _global_batch.gather_rows(mask.astype(bool), axis_name)
+    real = _global_batch.gather_rows(real_rows(mask, student), axis_name)
 
   def row_terms(shared, block):
     columns, real = shared
@@ -169,4 +169,4 @@ def real_rows(mask, features):
   """Which rows are real: the mask, or all."""
   if mask is None:
     return jnp.ones(features.shape[:1], bool)
-  return mask.astype(bool)
+  return jnp.asarray(mask).astype(bool)

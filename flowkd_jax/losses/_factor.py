@@ -126,7 +126,7 @@ def factor_transfer_init(
   """
   channels, teacher_channels = student_shape[-1], teacher_shape[-1]
   factors = int(teacher_channels * rate)
-  _checks.check_positive("teacher channels times rate", factors)
+  _checks.check_count("teacher channels times rate", factors)
   keys = jax.random.split(key, 3)
   encoder = teacher_channels, teacher_channels, factors, factors
   return {

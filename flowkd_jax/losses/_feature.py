@@ -135,7 +135,7 @@ def vid_init(
     ValueError: If `variance` is not above `epsilon` or `hidden` not above 0.
   """
   hidden = teacher_shape[-1] if hidden is None else hidden
-  _checks.check_positive("hidden", hidden)
+  _checks.check_count("hidden", hidden)
   _checks.check_positive("variance - epsilon", variance - epsilon)
   widths = student_shape[-1], hidden, hidden, teacher_shape[-1]
   initializer = jax.nn.initializers.he_normal()

@@ -48,8 +48,8 @@ def crd_bank_init(key: Key[Array, ""], size: int, *, width: int = 128) -> Bank:
   Raises:
     ValueError: If a size is not positive.
   """
-  _checks.check_positive("size", size)
-  _checks.check_positive("width", width)
+  _checks.check_count("size", size)
+  _checks.check_count("width", width)
   bound = (3 / width) ** 0.5
   bank = {
     side: jax.random.uniform(side_key, (size, width), jnp.float32, -bound, bound)
@@ -84,8 +84,8 @@ def crd_negatives(
     ValueError: If `number` is not positive or `size` is not above 1.
   """
   _checks.check_integer("indices", indices)
-  _checks.check_positive("number", number)
-  _checks.check_positive("size - 1", size - 1)
+  _checks.check_count("number", number)
+  _checks.check_count("size - 1", size - 1)
   positions = _global_batch.row_positions(indices.shape[0], axis_name)
 
   def draw(position, index):

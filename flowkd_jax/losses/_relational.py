@@ -142,7 +142,7 @@ def correlation_congruence(
     Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019.
   """
   _checks.check_positive("gamma", gamma)
-  _checks.check_positive("order", order)
+  _checks.check_count("order", order)
   _checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   if authors:

@@ -215,7 +215,7 @@ def dist(
   """
   logits = _logits(student, teacher, temperature, mask)
   sides = [jax.nn.softmax(side) for side in logits]
-  real = jnp.ones(student.shape[:1], bool) if mask is None else mask.astype(bool)
+  real = jnp.ones(student.shape[:1], bool) if mask is None else jnp.asarray(mask, bool)
   count = _global_batch.global_sum(real.sum(dtype=sides[0].dtype), axis_name)
   count = jnp.maximum(count, 1)
 

@@ -67,7 +67,7 @@ class GeneratorOptions:
 
   def __post_init__(self):
     for name in ("batch_size", "noise", "hidden"):
-      _checks.check_positive(name, getattr(self, name))
+      _checks.check_count(name, getattr(self, name))
     for name in ("latent_weight", "kl_weight", "steps", "diversity_weight"):
       base.check_not_negative(name, getattr(self, name))
 

@@ -77,7 +77,8 @@ def _bank(student, teacher, ids, **options):
 
 def _in_dtype_of(rows, options):
   """Parameters in the dtype that a loss computes in."""
-  dtype = jnp.float64 if rows.dtype == jnp.float64 else jnp.float32
+  wide = jnp.asarray(rows).dtype == jnp.float64
+  dtype = jnp.float64 if wide else jnp.float32
   cast = lambda x: x.astype(dtype) if isinstance(x, jax.Array) else x
   return jax.tree.map(cast, options)
 

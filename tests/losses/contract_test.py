@@ -236,6 +236,16 @@ def test_numpy_without_jit_equals_jit(name):
   np.testing.assert_allclose(eager, jitted, rtol=1e-4)
 
 
+@every_loss
+def test_numpy_float64_and_a_list_as_mask_are_accepted(name):
+  """Warnings are errors here, so this also proves that none is given."""
+  student, teacher = _example(name)
+  expected = ROWS[name].call(student, teacher, _ids(), mask=_mask("most"))
+  sides = student.astype(np.float64), teacher.astype(np.float64)
+  value = ROWS[name].call(*sides, _ids(), mask=_mask("most").tolist())
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 def _assert_problems_equal(name, sides, mask, results, tolerance):
   """Each of many problems against `_plain` in float64."""
   with jax.enable_x64(True):
