@@ -16,6 +16,7 @@ import jax
 
 from experiments import stages
 from experiments.settings import Settings
+from flowkd_jax import _files
 from flowkd_jax import data
 from flowkd_jax import report
 from flowkd_jax import train
@@ -106,10 +107,10 @@ def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> N
     result
     for name in order
     if stages.is_done(workdir, name)
-    for result in json.loads((workdir / name / stages.RESULTS).read_text())
+    for result in stages.read_results(workdir, name)
   ]
   stages.write_json(workdir / stages.RESULTS, {"networks": results})
-  (workdir / "results.md").write_text(report.network_markdown(results))
+  _files.write_text(workdir / "results.md", report.network_markdown(results))
   pictures = report.save_pictures(workdir)
   progress.console.print(report.network_table(results))
   progress.say(f"Pictures: {', '.join(str(path) for path in pictures)}")
@@ -173,6 +174,20 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
   )
 
 
+def read_config(path: Path) -> dict[str, Any]:
+  """Settings that a run has left.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If it is damaged.
+  """
+  remedy = "restore a copy, or use another --workdir"
+  config = _files.read_json(path, remedy)
+  if not isinstance(config, dict):
+    raise ValueError(f"{path}: expected settings, got {str(config)[:60]!r}; {remedy}")
+  return config
+
+
 def remember(settings: Settings, path: Path) -> None:
   """Writes the resolved configuration, or checks that it is the one written before.
 
@@ -183,7 +198,7 @@ def remember(settings: Settings, path: Path) -> None:
   if path.exists():
     # A setting that came later had what is its default now.
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    before = json.loads(json.dumps(defaults)) | json.loads(path.read_text())
+    before = json.loads(json.dumps(defaults)) | read_config(path)
     different = [
       f"--{name}: {before.get(name)} before, {now[name]} now"
       for name in now
@@ -194,4 +209,6 @@ def remember(settings: Settings, path: Path) -> None:
         f"{path.parent} belongs to a run with other settings ({'; '.join(different)}). "
         "Use another --workdir, or the settings of before to go on with it"
       )
-  stages.write_json(path, now)
+  if train.is_first_process():
+    # Without a checksum: every changed setting is noticed here.
+    _files.write_text(path, json.dumps(now, indent=2) + "\n")

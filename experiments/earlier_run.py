@@ -4,9 +4,9 @@ A teacher is trained once and many students learn from it, with other seeds or i
 ways, each in a work directory of its own.
 """
 
-import json
 from pathlib import Path
 
+from experiments import course
 from experiments import settings
 from experiments import stages
 from flowkd_jax import capture
@@ -24,7 +24,7 @@ def check(workdir: str, config: settings.Settings, names: tuple[str, ...]) -> No
       f"--networks_from: expected the work directory of a run that has finished one of "
       f"the stages {', '.join(names)}, got {workdir}"
     )
-  before = json.loads((folder / "config.json").read_text())
+  before = course.read_config(folder / "config.json")
   for name in _SAME:
     now = getattr(config, name)
     if before.get(name, now) != now:
@@ -45,7 +45,7 @@ def imported(
   folder = Path(workdir)
   if not stages.is_done(folder, name):
     return None
-  (result,) = json.loads((folder / name / stages.RESULTS).read_text())
+  (result,) = stages.read_results(folder, name)
   try:
     network = train.network_in_workdir(folder, name, model, image_shape=image_shape)
   except ValueError as error:

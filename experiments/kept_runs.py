@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
-from experiments import stages
+from experiments import course
+from flowkd_jax import _files
+from flowkd_jax import report
 
 FILE = "runs.json"
 
@@ -59,7 +61,7 @@ def read(folder: Path) -> KeptRuns:
   path = folder / FILE
   if not path.exists():
     return {}
-  content = json.loads(path.read_text())
+  content = _files.read_json(path, "restore the file from version control")
   environments = content["environments"]
 
   def run(entry):
@@ -112,14 +114,12 @@ def write(folder: Path, runs: Mapping[str, Mapping[str, KeptRun]]) -> None:
     name: {seed: line(seeds[seed]) for seed in sorted(seeds, key=int)}
     for name, seeds in sorted(runs.items())
   }
-  folder.mkdir(parents=True, exist_ok=True)
-  temporary = folder / f"{FILE}.tmp"
-  temporary.write_text(
+  _files.write_text(
+    folder / FILE,
     f'{{"settings": {json.dumps(shared, indent=1)},\n'
     f'"environments": {json.dumps(environments, indent=1)},\n'
-    f'"runs": {{\n{_in_lines(lines)}\n}}}}\n'
+    f'"runs": {{\n{_in_lines(lines)}\n}}}}\n',
   )
-  temporary.replace(folder / FILE)
 
 
 def from_workdir(
@@ -132,11 +132,11 @@ def from_workdir(
     metrics: Its metrics.
     root: Folder of the study, to which paths of other runs are made relative.
   """
-  settings = json.loads((folder / "config.json").read_text())
+  settings = course.read_config(folder / "config.json")
   for name in ("auxiliary_weights", "networks_from", "teacher_cache"):
     if settings.get(name):
       settings[name] = _portable(Path(settings[name]), root)
-  networks = json.loads((folder / stages.RESULTS).read_text())["networks"]
+  networks = report.read_results(folder)
   for network in networks:
     if "environment" in network:
       network["environment"]["command"] = ""

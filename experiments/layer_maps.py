@@ -5,13 +5,13 @@ in order), `kappa` (nearest information flow, the paper's), pairs `a:b,c:d`, or 
 that an earlier run left.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from experiments import stages
+from flowkd_jax import _files
 from flowkd_jax import evaluation
 from flowkd_jax import flow
 from flowkd_jax import report
@@ -39,7 +39,8 @@ def given_layers(
       )
     return dict(zip(student_taps, teacher_taps, strict=True))
   if Path(text).is_file():
-    pairs = json.loads(Path(text).read_text())["layer_map"]
+    remedy = "restore a copy, or delete it to have the layers compared again"
+    pairs = _files.read_json(text, remedy)["layer_map"]
   elif ":" in text:
     pairs = dict(part.split(":", 1) for part in text.split(","))
   else:

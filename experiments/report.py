@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import launch
+from flowkd_jax import _files
 from flowkd_jax import report
 
 
@@ -44,7 +45,7 @@ def configure(**given: Any) -> Config:
 def run(config: Config) -> None:
   """Writes the page."""
   output = Path(config.output or Path(config.workdirs[0]) / "report.html")
-  output.write_text(report.report_page(config.workdirs), encoding="utf-8")
+  _files.write_text(output, report.report_page(config.workdirs))
   print(output)
 
 

@@ -28,6 +28,7 @@ from experiments import provenance
 from experiments import rows
 from experiments import stages
 from experiments import studies
+from flowkd_jax import _files
 from flowkd_jax import report
 
 HERE = Path(__file__).parent
@@ -69,9 +70,10 @@ def run(config: Config) -> None:
     found = comparison.networks(study, runs)
     text = replace_block(text, f"table: {name}", table(name, study, found))
     if runs:
-      (kept / name / provenance.PAGE).write_text(provenance.page(name, study, found))
+      text_of_runs = provenance.page(name, study, found)
+      _files.write_text(kept / name / provenance.PAGE, text_of_runs)
     save_picture(study, runs, kept / name)
-  page.write_text(text)
+  _files.write_text(page, text)
 
 
 def _with_new_settings(

@@ -7,7 +7,6 @@ repeated. Metrics of all stages go to `WORKDIR/metrics.jsonl` and
 """
 
 import dataclasses
-import json
 import shutil
 import time
 import zlib
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import jax
 
 from experiments import environment
+from flowkd_jax import _files
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
@@ -178,7 +178,7 @@ class StageRunner:
     train.wait_for_processes(f"before {stage.name}")  # for what others have written
     if self.is_done(stage.name):
       self.progress.say(f"{stage.title}: done before, in {folder}")
-      return json.loads((folder / RESULTS).read_text())
+      return read_results(self.workdir, stage.name)
     if isinstance(stage, Imported):
       networks = {"network": stage.network}
       seconds = self._record_imported(stage, networks)
@@ -298,11 +298,23 @@ def is_done(workdir: Path, name: str) -> bool:
   return (workdir / name / RESULTS).exists()
 
 
-def write_json(path: Path, value: Any) -> None:
-  """Writes a file that is either whole or not there; the first process does."""
-  if not train.is_first_process():
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
-  temporary.replace(path)
+def read_results(workdir: Path, name: str) -> list[dict[str, Any]]:
+  """Results of the networks of a finished stage.
+
+  Raises:
+    ValueError: If the file is damaged, or not that of a stage.
+  """
+  path = workdir / name / RESULTS
+  remedy = f"restore a copy, or delete {path.parent} to train the stage again"
+  networks = _files.read_json(path, remedy)
+  if not isinstance(networks, list):
+    raise ValueError(
+      f"{path}: expected the results of a stage, got {str(networks)[:60]!r}; {remedy}"
+    )
+  return networks
+
+
+def write_json(path: Path, content: Mapping[str, Any] | list[dict[str, Any]]) -> None:
+  """Writes JSON objects with their checksums; the first process does."""
+  if train.is_first_process():
+    _files.write_json(path, content)

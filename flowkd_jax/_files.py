@@ -25,19 +25,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
-    temporary.replace(path)
+    os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
   _sync_folder(path.parent)
 
 
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-  """Writes or replaces a file with a sealed JSON object."""
-  write_text(path, json.dumps(seal(content), indent=2) + "\n")
+def write_json(
+  path: str | os.PathLike[str], content: Mapping[str, Any] | list[dict[str, Any]]
+) -> None:
+  """Writes or replaces a file with a sealed JSON object, or a list of them."""
+  sealed = [*map(seal, content)] if isinstance(content, list) else seal(content)
+  write_text(path, json.dumps(sealed, indent=2) + "\n")
 
 
 def read_json(path: str | os.PathLike[str], remedy: str) -> Any:
-  """Content of a JSON file, without its seal if it has one.
+  """Content of a JSON file, without the seals of its objects if they have any.
 
   Args:
     path: The file.
@@ -49,7 +52,8 @@ def read_json(path: str | os.PathLike[str], remedy: str) -> Any:
   """
   content = Path(path).read_bytes()
   try:
-    return unseal(json.loads(content.decode("utf-8")))
+    found = json.loads(content.decode("utf-8"))
+    return [*map(unseal, found)] if isinstance(found, list) else unseal(found)
   except (ValueError, RecursionError) as error:
     reason = str(error) if isinstance(error, SealError) else "it is no whole JSON"
     raise ValueError(f"{path} is damaged: {reason}; {remedy}") from None

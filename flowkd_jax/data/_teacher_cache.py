@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Int
 
 from flowkd_jax import _checks
+from flowkd_jax import _files
 
 CACHE_DTYPES = {
   "float32": np.dtype(np.float32),
@@ -184,8 +185,6 @@ class TeacherCache:
     return self._files[name, epoch]
 
   def _describe(self, row_shapes) -> None:
-    self.directory.mkdir(parents=True, exist_ok=True)
-    temporary = self.directory / f"{DESCRIPTION}.{os.getpid()}"
     content = {
       "format": _FORMAT,
       "key": self.key,
@@ -193,8 +192,7 @@ class TeacherCache:
       "stored_as": self.stored_as,
       "row_shapes": row_shapes,
     }
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(self.directory / DESCRIPTION)
+    _files.write_json(self.directory / DESCRIPTION, content)
 
   def _check(self, found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of what the folder holds, if these are the outputs that are wanted."""
@@ -230,15 +228,12 @@ def describe_cache(directory: str | os.PathLike[str]) -> dict[str, Any]:
   path = Path(directory) / DESCRIPTION
   if not path.exists():
     raise FileNotFoundError(f"expected a teacher cache, found no {path}")
-  try:
-    found = json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError):
-    found = None
+  found = _files.read_json(path, "delete the folder and it is filled again")
   wanted = {"format", "key", "num_examples", "stored_as", "row_shapes"}
   found = found if isinstance(found, dict) else {}
   if not wanted <= found.keys() or not isinstance(found["key"], dict):
     raise ValueError(
-      f"{path} is damaged, or not of a teacher cache: expected {sorted(wanted)}; "
+      f"{path} is not of a teacher cache: expected {sorted(wanted)}; "
       "delete the folder and it is filled again"
     )
   if found["format"] != _FORMAT:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
+from flowkd_jax import _files
 from flowkd_jax.report import _canvas
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._pictures import loss_picture
@@ -127,7 +128,9 @@ def _settings(names: Mapping[str, Path]) -> str:
 
 def _config(path: Path) -> dict[str, Any]:
   file = path / _CONFIG_FILE
-  return json.loads(file.read_text()) if file.exists() else {}
+  if not file.exists():
+    return {}
+  return _files.read_json(file, "restore a copy, or delete it to leave settings out")
 
 
 def _figure(name, title, draw, metrics, results) -> str:

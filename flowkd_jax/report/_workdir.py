@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flowkd_jax import _files
+
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
 
@@ -54,7 +56,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
       f"{lines[unreadable[0] - 1][:60]!r}; pass the metrics of a flowkd_jax job"
     )
   for number in unreadable:
-    _LOG.warning("%s: skipped line %d, which is cut off", path, number)
+    _LOG.warning("%s: skipped line %d, which is cut off or damaged", path, number)
   return [part for entry in entries.values() for part in _by_network(entry)]
 
 
@@ -69,14 +71,14 @@ def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     ValueError: If it does not hold a list of named networks.
   """
   path = _existing_file(path, RESULTS_FILE)
-  text = path.read_text(encoding="utf-8", errors="replace")
-  content = _json(text)
+  content = _files.read_json(
+    path, "run the job again to write it again: what is trained is not trained again"
+  )
   networks = content.get("networks") if isinstance(content, dict) else None
   if not isinstance(networks, list) or not all(map(_is_named, networks)):
     raise ValueError(
       f'{path}: expected {{"networks": [{{"name": "student", ...}}, ...]}}, got '
-      f"{text[:60]!r}; pass the results of a flowkd_jax job, or run it again if "
-      "they are cut off: what is trained is not trained again"
+      f"{str(content)[:60]!r}; pass the results of a flowkd_jax job"
     )
   return networks
 
@@ -140,5 +142,5 @@ def _is_named(network: Any) -> bool:
 def _json(text: str) -> Any:
   try:
     return json.loads(text)
-  except json.JSONDecodeError:
+  except (ValueError, RecursionError):
     return None

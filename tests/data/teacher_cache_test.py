@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowkd_jax import _files
 from flowkd_jax import data
 
 KEY = {"teacher": "a", "data": "b", "augmentation": [0, True, 4]}
@@ -98,7 +99,7 @@ def test_folders_of_other_things_are_refused(tmp_path):
   with pytest.raises(ValueError, match="expected a teacher cache or an empty folder"):
     _cache(tmp_path)
   (folder / "cache.json").write_text("{")
-  with pytest.raises(ValueError, match="damaged, or not of a teacher cache"):
+  with pytest.raises(ValueError, match="cache.json is damaged: it is no whole JSON"):
     _cache(tmp_path)
   (folder / "cache.json").unlink()
   with pytest.raises(FileNotFoundError, match="expected a teacher cache, found no"):
@@ -108,7 +109,8 @@ def test_folders_of_other_things_are_refused(tmp_path):
 def test_later_formats_are_refused(tmp_path):
   _cache(tmp_path)
   path = tmp_path / "cache" / "cache.json"
-  path.write_text(path.read_text().replace("cache 1", "cache 2"))
+  content = _files.read_json(path, "")
+  _files.write_json(path, {**content, "format": "flowkd_jax teacher cache 2"})
   with pytest.raises(ValueError, match="expected 'flowkd_jax teacher cache 1', got"):
     _cache(tmp_path)
 

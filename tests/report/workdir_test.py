@@ -79,8 +79,22 @@ def test_read_results_gives_networks_in_order(workdir, results):
 
 
 @pytest.mark.parametrize(
-  "text", ["", "[1]", '{"networks": {}}', '{"networks": [{"title": 1}]}', '{"netw']
+  "text", ["[1]", '{"networks": {}}', '{"networks": [{"title": 1}]}']
 )
 def test_read_results_rejects_other_content(text, tmp_path):
   with pytest.raises(ValueError, match='expected {"networks"'):
     report.read_results(_write(tmp_path / "results.json", text))
+
+
+@pytest.mark.parametrize(
+  "text", ["", '{"netw', 2000 * "[", '{"networks": [], "sha256": "0"}', "\ufeff{}"]
+)
+def test_read_results_names_damaged_files(text, tmp_path):
+  with pytest.raises(ValueError, match=r"results\.json is damaged: .*; run the job"):
+    report.read_results(_write(tmp_path / "results.json", text))
+
+
+def test_read_metrics_skips_damaged_lines(tmp_path, caplog):
+  file = _write(tmp_path / "metrics.jsonl", _line(), 3000 * "[" + "\n", _line(epoch=1))
+  assert [entry["epoch"] for entry in report.read_metrics(file)] == [0, 1]
+  assert "skipped line 2, which is cut off or damaged" in caplog.text

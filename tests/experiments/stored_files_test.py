@@ -1,0 +1,44 @@
+"""Files of a work directory that are damaged: named, with what to do."""
+
+import pytest
+
+from experiments import course
+from experiments import layer_maps
+from experiments import stages
+
+DAMAGED = ["", "{", '{"a": 1', "\x00"]
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, "[1]"])
+def test_read_config_names_the_file(text, tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r"config\.json.*; restore a copy, or use"):
+    course.read_config(path)
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, '{"networks": 1}'])
+def test_read_results_names_the_file(text, tmp_path):
+  path = tmp_path / "teacher" / stages.RESULTS
+  path.parent.mkdir()
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r"teacher/results\.json.*delete .*/teacher to"):
+    stages.read_results(tmp_path, "teacher")
+
+
+def test_read_results_notices_changed_numbers(tmp_path):
+  results = [{"name": "teacher", "accuracy": 0.93}]
+  path = tmp_path / "teacher" / stages.RESULTS
+  stages.write_json(path, results)
+  assert stages.read_results(tmp_path, "teacher") == results
+  path.write_text(path.read_text().replace("0.93", "0.97"))
+  with pytest.raises(ValueError, match=r"results\.json is damaged: its entries do not"):
+    stages.read_results(tmp_path, "teacher")
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_given_layers_names_the_damaged_file(text, tmp_path):
+  path = tmp_path / layer_maps.FILE
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r"layer_map\.json is damaged: .*delete it"):
+    layer_maps.given_layers(str(path), ("dense",), ("pooled",))
