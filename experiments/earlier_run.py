@@ -50,4 +50,8 @@ def imported(
     network = train.network_in_workdir(folder, name, model, image_shape=image_shape)
   except ValueError as error:
     raise ValueError(f"--networks_from: {name} in {workdir}: {error}") from None
-  return stages.Imported(name, f"{result['title']}, of an earlier run", network)
+  # Version 0.1 also recorded accuracy after a transfer, which trains no classifier.
+  transferred = name == "auxiliary" and result.get("teacher") is not None
+  classifies = result.get("accuracy") is not None and not transferred
+  title = f"{result['title']}, of an earlier run"
+  return stages.Imported(name, title, network, classifies)

@@ -27,6 +27,7 @@ pictures/, and for each stage its network.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,9 @@ class Config(settings.Settings):
     0.9, "Test accuracy to which rounds are counted, as a fraction of 1."
   )
   averaged_rounds: int = launch.setting(
-    10, "Rounds at the end over which measured test accuracy is averaged."
+    10,
+    "Rounds at the end over which test accuracy is averaged, as far as it was measured "
+    "(--measure_every).",
   )
   flow_examples: int = launch.setting(
     200, "Training examples on which information flow is measured."
@@ -173,26 +176,48 @@ def run(config: Config) -> None:
   if not train.is_first_process():
     return  # The first has the results, perhaps not written yet.
   for result in report.read_results(config.workdir):
-    rounds = result["rounds_to_target"]
-    when = "not reached" if rounds is None else f"after {rounds} rounds"
-    print(
-      f"{result['title']}: {100 * result['averaged_accuracy']:.2f} % in the last "
-      f"rounds, {100 * config.target_accuracy:g} % {when}"
+    print(describe(result, config))
+
+
+def describe(result: Mapping[str, Any], config: Config) -> str:
+  """A sentence about the test accuracy of an arm, for the terminal."""
+  if result["averaged_accuracy"] is None:
+    return (
+      f"{result['title']}: {100 * result['accuracy']:.2f} % after the last round; no "
+      f"round was measured (--measure_every={config.measure_every})"
     )
+  rounds = result["rounds_to_target"]
+  when = "not reached" if rounds is None else f"after {rounds} rounds"
+  # Results of version 0.1 do not say how many rounds were measured.
+  over = result.get("averaged_over", "")
+  measured = " ".join(filter(None, ("last", str(over), "measured rounds")))
+  return (
+    f"{result['title']}: {100 * result['averaged_accuracy']:.2f} % in the {measured}, "
+    f"{100 * config.target_accuracy:g} % {when}"
+  )
 
 
 def summarize(metrics: stages.Metrics, config: Config) -> dict[str, Any]:
-  """Of an arm: mean test accuracy of the last rounds, rounds to the target accuracy."""
+  """Mean test accuracy of the last rounds of an arm, and rounds to the target accuracy.
+
+  Returns:
+    "averaged_accuracy", the mean over the measured rounds among the last
+    `averaged_rounds`, None if none was measured; "averaged_over", the number of these
+    rounds; "rounds_to_target", None if the target was not reached, 0 if the untrained
+    network reaches it.
+  """
   accuracies = {
     entry["epoch"] + 1: entry["test_accuracy"]
     for entry in metrics
     if "test_accuracy" in entry
   }
-  first = config.rounds - config.averaged_rounds
+  # Round 0 is the network before training: it belongs to no mean.
+  first = max(config.rounds - config.averaged_rounds, 0)
   reached = [n for n, value in accuracies.items() if value >= config.target_accuracy]
   last = [value for n, value in accuracies.items() if n > first]
   return {
-    "averaged_accuracy": float(np.mean(last)),
+    "averaged_accuracy": float(np.mean(last)) if last else None,
+    "averaged_over": len(last),
     "rounds_to_target": min(reached, default=None),
   }
 

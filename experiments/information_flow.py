@@ -120,6 +120,8 @@ class _Stages:
       make,
       self._epochs("auxiliary"),
       teacher="teacher",
+      # The transfer moves the taps away from the classifier, which it does not train.
+      classifies=False,
     )
 
   def student(self):

@@ -87,11 +87,13 @@ class Imported:
     name: Its folder, and its name in metrics, tables and pictures.
     title: What it is, for people.
     network: The network.
+    classifies: Whether its classifier was trained, so that accuracy means something.
   """
 
   name: str
   title: str
   network: methods.Network
+  classifies: bool = True
 
 
 class TeacherCache(NamedTuple):
@@ -189,7 +191,6 @@ class StageRunner:
       if stage.summarize is not None:
         about |= stage.summarize(self.metrics(stage.name))
     about |= {"seconds": seconds, "environment": environment.environment()}
-    classifies = isinstance(stage, Imported) or stage.classifies
     results = []
     for exported, network in networks.items():
       suffix = "" if len(networks) == 1 else exported
@@ -197,7 +198,7 @@ class StageRunner:
         "name": "/".join(filter(None, (stage.name, suffix))),
         "title": ", ".join(filter(None, (stage.title, suffix))),
       }
-      measured = self._evaluate(network, classifies=classifies)
+      measured = self._evaluate(network, classifies=stage.classifies)
       results.append({**names, **measured, **about})
     write_json(folder / RESULTS, results)
     if train.is_first_process():
@@ -256,7 +257,7 @@ class StageRunner:
     self.progress.say(f"{stage.title}: measuring its information flow")
     began = time.monotonic()
     with train.MetricsWriter(self.workdir, stage.name) as metrics:
-      metrics.write(-1, 0, self._measures(classifies=True).of(networks))
+      metrics.write(-1, 0, self._measures(stage.classifies).of(networks))
     for exported, network in networks.items():
       train.save_network(self.workdir / stage.name / exported, network)
     return time.monotonic() - began

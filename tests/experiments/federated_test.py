@@ -50,6 +50,7 @@ def test_all_arms_start_alike_and_leave_their_results(tmp_path, capsys):
     assert result["rounds_to_target"] == reached
   output = capsys.readouterr().out
   assert "FedGen with the code's KL term: " in output
+  assert "% in the last 2 measured rounds, 12 % " in output
   # A finished run is not repeated, and says the same again.
   before = (tmp_path / "metrics.jsonl").read_text()
   federated.run(_configure(tmp_path))
@@ -67,6 +68,28 @@ def test_summary_counts_rounds_up_to_the_first_that_reaches_the_target():
   assert found["averaged_accuracy"] == pytest.approx(0.75)
   config = _configure("w", rounds=5, target_accuracy=0.95)
   assert federated.summarize(metrics, config)["rounds_to_target"] is None
+
+
+@pytest.mark.parametrize("averaged", [2, 3, 10])
+def test_summary_leaves_the_untrained_network_out_of_the_mean(averaged):
+  config = _configure("w", rounds=2, averaged_rounds=averaged)
+  accuracies = {-1: 0.0, 0: 0.25, 1: 0.75}
+  metrics = [{"epoch": n, "test_accuracy": a} for n, a in accuracies.items()]
+  found = federated.summarize(metrics, config)
+  assert found["averaged_accuracy"] == pytest.approx(0.5)
+  assert found["averaged_over"] == 2
+
+
+def test_summary_is_json_where_nothing_was_measured():
+  config = _configure("w", measure_every=0)
+  found = federated.summarize([{"epoch": 2, "loss": 1.0}], config)
+  assert json.loads(json.dumps(found, allow_nan=False)) == {
+    "averaged_accuracy": None,
+    "averaged_over": 0,
+    "rounds_to_target": None,
+  }
+  text = federated.describe({**found, "title": "FedAvg", "accuracy": 0.5}, config)
+  assert "FedAvg: 50.00 % after the last round; no round was measured" in text
 
 
 def test_settings_are_those_of_the_data_set_unless_given():

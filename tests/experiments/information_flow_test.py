@@ -58,11 +58,14 @@ def test_all_stages_leave_their_results(finished):
     assert 0 < result["retrieval"]["cosine"]["mean_average_precision"] < 1
     assert result["parameters"] > 100
     assert result["seconds"] > 0
-  assert results[-1]["accuracy"] is None
+  # Taps alone train no classifier, of the auxiliary neither.
+  trained = [each["name"] for each in results if each["accuracy"] is not None]
+  assert trained == ["teacher", "student_labels", "auxiliary_labels"]
   assert results[-1]["teacher"] == "auxiliary"
   records = [
     json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()
   ]
+  assert {r["stage"] for r in records if "test_accuracy" in r} == {*trained}
   student = [r for r in records if r["stage"] == "student"]
   assert [r["epoch"] for r in student] == [-1, 0, 1]
   assert [r.get("weight/block_1") for r in student] == [None, 100, 70]
@@ -130,6 +133,7 @@ def test_networks_of_an_earlier_run_are_taken(finished, tmp_path):
   assert now["teacher"]["epochs"] == now["auxiliary"]["epochs"] == 0
   assert now["auxiliary"]["title"].endswith("last tap, of an earlier run")
   assert now["teacher"]["accuracy"] == before["teacher"]["accuracy"]
+  assert now["auxiliary"]["accuracy"] is None
   assert now["student"]["retrieval"] == before["student"]["retrieval"]
   with pytest.raises(ValueError, match="--networks_from: teacher in .*: "):
     _run(tmp_path / "other", teacher_network="digits_resnet:4", **earlier)
