@@ -133,8 +133,17 @@ def _columns() -> dict[str, Callable[[Mapping[str, Any]], float | None]]:
       columns[f"{heading} {short}"] = _look_up("retrieval", metric, *keys)
   for short, metric in (("e", "euclidean"), ("c", "cosine")):
     columns[f"centroid {short}"] = _look_up("centroid", metric)
-  columns["accuracy"] = _look_up("accuracy")
+  columns["accuracy"] = _accuracy
   return columns
+
+
+def _accuracy(network):
+  """Accuracy, None after a transfer to an auxiliary: it trains no classifier.
+
+  Runs of version 0.1 recorded it nevertheless.
+  """
+  transferred = network["name"] == "auxiliary" and network.get("teacher") is not None
+  return None if transferred else network["accuracy"]
 
 
 def _look_up(*keys):
