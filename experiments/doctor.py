@@ -115,14 +115,14 @@ def classifier(features: train.Features, num_classes: int) -> Iterator[Finding]:
       f"The teacher has {features.logits.shape[1]} classes, the data {num_classes}.",
     )
     return
-  labels = features.labels
-  guesses = features.logits.argmax(1)
-  accuracy = float((guesses == labels).mean())
+  labelled = features.labels >= 0
+  labels, guesses = features.labels[labelled], features.logits[labelled].argmax(1)
+  accuracy = features.accuracy
   confusion = np.zeros((num_classes, num_classes), int)
   np.add.at(confusion, (guesses, labels), 1)
   rows, columns = optimize.linear_sum_assignment(-confusion)
   best = confusion[rows, columns].sum() / len(labels)
-  last = [*features.taps.values()][-1]
+  last = [*features.taps.values()][-1][labelled]
   embedded = last.reshape(len(last), -1)
   centroid = evaluation.nearest_centroid_accuracy(
     embedded, labels, embedded, labels, metric="cosine"

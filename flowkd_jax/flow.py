@@ -43,7 +43,7 @@ def information_flow(
 
   Args:
     taps: Activations by name, or in a sequence; any shapes after the batch axis.
-    labels: Class of each row.
+    labels: Class of each row; rows with a negative label are left out.
     num_classes: Number of classes.
     kernel: Pairwise kernel, cosine by default.
     mask: Which rows are real; padding changes nothing.
@@ -58,7 +58,6 @@ def information_flow(
   for name, features in named:
     _checks.check_floating(name, features)
     _checks.check_rows(name, features)
-    _checks.check_shape("labels", labels, features.shape[:1])
 
   def measure(features):
     return information.quadratic_mutual_information(

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from flowkd_jax._checks import check_floating
-from flowkd_jax._checks import check_integer
 from flowkd_jax._checks import check_rows
-from flowkd_jax._checks import check_shape
+from flowkd_jax._labels import read_labels
 from flowkd_jax.evaluation._rows import Metric
 from flowkd_jax.evaluation._rows import labelled_rows
 from flowkd_jax.evaluation._rows import unit_rows
@@ -27,11 +26,13 @@ def accuracy(
   """Share of rows whose label is among the `top_k` largest logits, in [0, 1].
 
   Of equal logits the one with the lower index counts as larger, as in `argmax`.
-  A row that holds a NaN and a label outside `[0, classes)` count as wrong.
+  Rows without a label are left out; without any labelled row the result is NaN. A
+  label at or above the number of classes, and NaN or plus infinity among the logits,
+  give NaN: see `flowkd_jax.losses`.
 
   Raises:
     ValueError: unless shapes agree and `top_k` is between 1 and the number of
-      classes.
+      classes, or if a label in a NumPy array is at or above that number.
     TypeError: unless `logits` is floating and `labels` is integer.
   """
   check_floating("logits", logits)
@@ -42,21 +43,21 @@ def accuracy(
       "average or flatten the other axes first"
     )
   batch, classes = jnp.shape(logits)
-  check_integer("labels", labels)
-  check_shape("labels", labels, (batch,))
   if not 1 <= top_k <= classes:
     raise ValueError(
       f"top_k: expected 1 to {classes}, the number of classes, got {top_k}"
     )
+  read = read_labels(labels, classes, shape=(batch,))
   logits = jnp.asarray(logits)
-  labels = jnp.asarray(labels).astype(jnp.int32)[:, None]
+  label = read.classes[:, None]
   index = jnp.arange(classes, dtype=jnp.int32)[None, :]
-  is_label = index == labels
-  own = jnp.where(is_label, logits, -jnp.inf).max(axis=1, keepdims=True)
-  ahead = (logits > own) | ((logits == own) & (index < labels))
-  right = (ahead.sum(axis=1) < top_k) & is_label.any(axis=1)
-  right &= ~jnp.isnan(logits).any(axis=1)
-  return right.mean()
+  own = jnp.where(index == label, logits, -jnp.inf).max(axis=1, keepdims=True)
+  ahead = (logits > own) | ((logits == own) & (index < label))
+  right = (ahead.sum(axis=1) < top_k).astype(jnp.float32)
+  # The maximum is NaN, which is not below infinity, if any logit is.
+  right = jnp.where(logits.max(axis=1) < jnp.inf, right, jnp.nan)
+  right = jnp.where(read.labelled, read.invalidate(right), 0)
+  return right.sum() / read.labelled.sum(dtype=right.dtype)
 
 
 def nearest_centroid_accuracy(
@@ -75,7 +76,8 @@ def nearest_centroid_accuracy(
   has cosine 0 to everything.
 
   Of centroids equally near the lower label wins. A query whose class the database
-  lacks counts as wrong. Runs on the host, not under `jit`; sums are in float64.
+  lacks counts as wrong. Rows without a label, of either set, are left out. Runs on the
+  host, not under `jit`; sums are in float64.
 
   Raises:
     ValueError: if shapes disagree, an array is empty, a feature is not finite,
@@ -85,7 +87,7 @@ def nearest_centroid_accuracy(
   rows = labelled_rows(database, database_labels, queries, query_labels, metric)
   cosine = metric == "cosine"
   centroids = []
-  for label in range(rows.database_classes.max() + 1):
+  for label in range(rows.num_classes):
     members = rows.database[rows.database_classes == label].astype(np.float64)
     centroids.append((unit_rows(members) if cosine else members).mean(axis=0))
   centroids = np.stack(centroids)

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import losses
+from flowkd_jax._labels import checked_labels
 
 # Arrays of NumPy or JAX, `[rows, ...]`.
 Taps = Mapping[str, Any] | Sequence[Any]
@@ -59,7 +60,7 @@ def flow_distance_matrix(
   Args:
     student: Activations by name or in a sequence, `[rows, ...]`.
     teacher: Likewise, of the same rows.
-    labels: Class of each row.
+    labels: Class of each row; rows with a negative label are left out.
     num_classes: Number of classes.
     kernel: Pairwise kernel, cosine by default.
     block_size: Rows evaluated at a time.
@@ -68,6 +69,8 @@ def flow_distance_matrix(
     TypeError: If a tap is not floating or the labels are not integers.
     ValueError: If there are no taps or shapes disagree.
   """
+  # Checked here: under `jit` a label that is no class could only give NaN.
+  labels = checked_labels(labels, num_classes, shape=np.shape(labels))
   measure = jax.jit(
     functools.partial(
       flow.information_flow,

@@ -88,7 +88,9 @@ def retrieval(
   after all others at equal distance: the order is deterministic, and a model
   that maps everything to one point gains nothing by it. A row of zeros has
   cosine 0 to every row. A query whose class the database lacks finds nothing
-  and counts as 0 in every mean; `unmatched_queries` says how many there are.
+  and counts as 0 in every mean; `unmatched_queries` says how many there are. Queries
+  without a label, a negative number, are left out of every mean; database rows without
+  one are ranked and relevant to no query.
 
   Runs on the host, not under `jit`. Distances are computed on the default JAX
   device in float32, or in float64 if the features are float64 under x64; sorting
@@ -96,7 +98,7 @@ def retrieval(
 
   Args:
     database: features to find; usually those of the training set.
-    database_labels: their classes, any integers.
+    database_labels: their classes, any integers from 0; negative: no label.
     queries: features to look up; usually those of the test set.
     query_labels: their classes.
     metric: "euclidean" or "cosine".

@@ -20,8 +20,9 @@ METRICS = get_args(Metric)
 
 
 class Rows(NamedTuple):
-  """Database and queries in one scale, their classes as 0, 1, 2, ...
+  """Database and labelled queries in one scale, their classes as 0, 1, 2, ...
 
+  Database rows without a label are of a last class, `num_classes`, which no query has.
   `query_classes` is -1 where the database lacks the class of the query.
   """
 
@@ -29,6 +30,7 @@ class Rows(NamedTuple):
   database_classes: Int[np.ndarray, " database"]
   queries: Float[np.ndarray, "queries dim"]
   query_classes: Int[np.ndarray, " queries"]
+  num_classes: int
 
 
 def labelled_rows(
@@ -49,7 +51,12 @@ def labelled_rows(
       f"{database.shape[1]} columns and queries has {queries.shape[1]}; "
       "take both at the same tap of the same model"
     )
-  classes, database_classes = np.unique(database_labels, return_inverse=True)
+  queries, query_labels = _with_label("query_labels", queries, query_labels)
+  _, known = _with_label("database_labels", database, database_labels)
+  classes = np.unique(known)
+  database_classes = np.where(
+    database_labels < 0, classes.size, np.searchsorted(classes, database_labels)
+  )
   nearest = np.minimum(np.searchsorted(classes, query_labels), classes.size - 1)
   found = classes[nearest] == query_labels
   if not found.any():
@@ -67,7 +74,18 @@ def labelled_rows(
     database_classes,
     np.ldexp(queries, exponent).astype(dtype),
     np.where(found, nearest, -1),
+    classes.size,
   )
+
+
+def _with_label(name, rows, labels):
+  labelled = labels >= 0
+  if not labelled.any():
+    raise ValueError(
+      f"{name}: expected at least one row with a label, got {len(labels)} negative "
+      "labels, which mark rows without one"
+    )
+  return rows[labelled], labels[labelled]
 
 
 def unit_rows(
@@ -108,4 +126,6 @@ def _checked(
       "model or a wrong normalisation of its inputs"
     )
   dtype = np.promote_types(np.float32, features.dtype)
+  if labels.dtype == np.uint64:
+    labels = np.minimum(labels, np.uint64(np.iinfo(np.int64).max))
   return features.astype(dtype), labels.astype(np.int64)

@@ -19,7 +19,6 @@ For the cosine kernel and unit rows u it is `|A' u|^2 / 2`, in O(N D).
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
@@ -29,6 +28,7 @@ from jaxtyping import Shaped
 from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _labels
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
 from flowkd_jax import kernels
@@ -68,7 +68,8 @@ def quadratic_mutual_information(
 
   Args:
     features: One row per example; axes after the first are flattened.
-    labels: Class of each row, `0 <= label < num_classes`.
+    labels: Class of each row, below `num_classes`; rows with a negative label are left
+      out, see `flowkd_jax.losses`.
     num_classes: Number of classes; those without a row count nothing.
     kernel: Pairwise kernel, cosine by default.
     mask: Which rows are real; padding changes nothing.
@@ -92,12 +93,11 @@ def quadratic_mutual_information(
     distillation using information flow modeling", CVPR 2020, section 3.1.
   """
   kernel = kernels.cosine() if kernel is None else kernel
-  rows = _checked_rows(features, labels, num_classes, mask)
-  indicators = _class_indicators(labels, num_classes, mask, rows.dtype)
+  rows, indicators, mask = _labelled_rows(features, labels, num_classes, mask)
   count = _global_batch.global_sum(indicators.sum(), axis_name)
   shares = _global_batch.global_sum(indicators.sum(0), axis_name)
   shares = shares / jnp.maximum(count, 1)
-  # Masked rows have an all-zero indicator, and must have an all-zero weight.
+  # Rows left out have an all-zero indicator, and must have an all-zero weight.
   real = indicators.sum(1, keepdims=True)
   weights = (indicators - real * shares[None, :]) / jnp.maximum(count, 1)
   if kernel.name == "cosine":
@@ -126,8 +126,7 @@ def information_potentials(
   errors as there; `between` and `everything` are exact for any class shares.
   """
   kernel = kernels.cosine() if kernel is None else kernel
-  rows = _checked_rows(features, labels, num_classes, mask)
-  indicators = _class_indicators(labels, num_classes, mask, rows.dtype)
+  rows, indicators, mask = _labelled_rows(features, labels, num_classes, mask)
   count = _global_batch.global_sum(indicators.sum(), axis_name)
   shares = _global_batch.global_sum(indicators.sum(0), axis_name)
   shares = shares / jnp.maximum(count, 1)
@@ -155,21 +154,14 @@ def information_potentials(
   )
 
 
-def _checked_rows(features, labels, num_classes, mask):
+def _labelled_rows(features, labels, num_classes, mask):
+  """Rows, one-hot labels, and the mask of the rows that have a label."""
   _checks.check_features(features=features)
-  _checks.check_integer("labels", labels)
-  _checks.check_shape("labels", labels, features.shape[:1])
   _checks.check_count("num_classes", num_classes)
-  if mask is not None:
-    _checks.check_mask(mask, features)
-  return kernels.flatten(features, mask)
-
-
-def _class_indicators(labels, num_classes, mask, dtype):
-  indicators = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-  if mask is None:
-    return indicators
-  return indicators * jnp.asarray(mask).astype(bool).astype(dtype)[:, None]
+  _checks.check_mask(mask, features)
+  read = _labels.read_labels(labels, num_classes, shape=features.shape[:1], mask=mask)
+  rows = kernels.flatten(features, read.labelled)
+  return rows, read.one_hot(num_classes, rows.dtype), read.labelled
 
 
 def _weighted_similarity(

@@ -1,6 +1,19 @@
 """Distillation losses: `(student, teacher, *, options) -> scalar`.
 
 Pure functions of arrays, whatever library they come from. The caller jits.
+
+**Labels, NaN and infinities.** One rule each, for every loss, every metric of
+`flowkd_jax.evaluation` and every method:
+
+- Labels are integers of any width, widened to int32 first: 255 in uint8 is class 255.
+- A negative label marks a row without a label, as -100 does in PyTorch. A term that
+  reads the label leaves the row out, as if it were masked: it counts neither in the sum
+  nor in the mean. Terms that compare with the teacher alone keep the row. Without a
+  single labelled row a loss is 0, with a gradient of 0.
+- A label at or above the number of classes is a ValueError in a NumPy array or a list.
+  In an array of JAX the result is NaN, as an error there would have to wait for the
+  device.
+- Masked rows are not read: they may hold anything, NaN included.
 """
 
 from flowkd_jax.losses._alignment import linear_cka

@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _labels
 from flowkd_jax import _precision
 
 
@@ -29,7 +30,7 @@ def cross_entropy(
 
   Args:
     logits: Unnormalised log-probabilities.
-    labels: Class of each row.
+    labels: Class of each row; negative in rows without a label, which are left out.
     mask: Which rows are real; the mean is over those.
     axis_name: Mapped axis over which the batch is split.
 
@@ -43,12 +44,11 @@ def cross_entropy(
     1.3863
   """
   _checks.check_features(logits=logits)
-  _checks.check_integer("labels", labels)
-  _checks.check_shape("labels", labels, logits.shape[:1])
   _checks.check_mask(mask, logits)
-  log_probabilities = jax.nn.log_softmax(_real_logits(logits, mask))
-  rows = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-  return _global_batch.global_mean(rows, mask, axis_name)
+  read = _labels.read_labels(labels, logits.shape[1], shape=logits.shape[:1], mask=mask)
+  logs = jax.nn.log_softmax(_real_logits(logits, read.labelled))
+  rows = -jnp.take_along_axis(logs, read.classes[:, None], axis=1)[:, 0]
+  return _global_batch.global_mean(read.invalidate(rows), read.labelled, axis_name)
 
 
 def knowledge_distillation(
@@ -126,7 +126,7 @@ def decoupled_kd(
   Args:
     student: Student logits.
     teacher: Teacher logits.
-    labels: Class of each row.
+    labels: Class of each row; negative in rows without a label, which are left out.
     alpha: Weight of TCKD.
     beta: Weight of NCKD.
     temperature: T, above 0.
@@ -147,22 +147,25 @@ def decoupled_kd(
   References:
     Zhao et al., "Decoupled knowledge distillation", CVPR 2022.
   """
-  logits = _logits(student, teacher, temperature, mask)
-  _checks.check_integer("labels", labels)
-  _checks.check_shape("labels", labels, student.shape[:1])
+  sides = _logits(student, teacher, temperature, mask)
   if student.shape[1] < 2:
     raise ValueError(
       f"student: expected logits of two classes or more, got shape {student.shape}"
     )
-  classes = jnp.arange(student.shape[1], dtype=labels.dtype)
-  target = classes[None, :] == jnp.asarray(labels)[:, None]
+  read = _labels.read_labels(
+    labels, student.shape[1], shape=student.shape[:1], mask=mask
+  )
+  sides = (_real_logits(side, read.labelled) for side in sides)
+  classes = jnp.arange(student.shape[1], dtype=jnp.int32)
+  target = classes[None, :] == read.classes[:, None]
   (student_binary, student_rest), (teacher_binary, teacher_rest) = (
-    _decoupled_logs(side, target) for side in logits
+    _decoupled_logs(side, target) for side in sides
   )
   target_terms = _relative_entropy(student_binary, teacher_binary).sum(1)
   rest = jnp.where(target, 0, _relative_entropy(student_rest, teacher_rest)).sum(1)
-  rows = alpha * target_terms + beta * rest
-  return temperature**2 * _global_batch.global_mean(rows, mask, axis_name)
+  rows = read.invalidate(alpha * target_terms + beta * rest)
+  mean = _global_batch.global_mean(rows, read.labelled, axis_name)
+  return temperature**2 * mean
 
 
 def dist(

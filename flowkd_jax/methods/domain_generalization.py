@@ -23,7 +23,8 @@ and with "random":
 | "random" | rows drawn by chance, a share `keep_rate`: the control |
 
 A filter changes gradients, not the value of the loss. What passes is recorded as
-"kept", so that the control can be given the same share.
+"kept", so that the control can be given the same share. Rows without a label pass
+"saturated" and "confident", which read the label.
 """
 
 import jax
@@ -36,6 +37,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from flowkd_jax import _checks
+from flowkd_jax import _labels
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._global_batch import global_mean
@@ -44,6 +46,7 @@ from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 
 GRADIENT_FILTERS = ("none", "saturated", "confident", "small", "random")
+_OF_LABELS = ("saturated", "confident")
 THRESHOLDS = {"confident": 0.9, "small": 0.01}
 # Folded into the key of the step, as devices are: no device has this number.
 _DRAWS = 2**32 - 1
@@ -109,6 +112,8 @@ def filtered_distillation(
       axis_name=axis_name,
     )
     kept = passes.astype(jnp.float32).mean(axis=1)
+    if gradient_filter in _OF_LABELS:
+      kept = _read(batch["label"], student.logits, batch["mask"]).invalidate(kept)
     return {"logits": value, "kept": global_mean(kept, batch["mask"], axis_name)}
 
   method = from_teacher.distillation(
@@ -152,13 +157,25 @@ def passes_filter(
   gradient -= jax.nn.softmax(teacher / temperature)
   if gradient_filter == "small":
     return jnp.abs(gradient) >= threshold
-  rows = jnp.ones(labels.shape, bool)
-  if gradient_filter == "saturated":
-    rows = jnp.take_along_axis(gradient, labels[:, None], axis=1)[:, 0] < 0
-  if gradient_filter == "confident":
-    right = student.argmax(axis=1) == labels
-    rows = ~(right & (jax.nn.softmax(student).max(axis=1) >= threshold))
+  rows = jnp.ones(student.shape[:1], bool)
+  if gradient_filter in _OF_LABELS:
+    read = _read(labels, student)
+    rows = ~read.labelled | _passing_rows(
+      gradient_filter, student, gradient, read.classes, threshold
+    )
   return jnp.broadcast_to(rows[:, None], student.shape)
+
+
+def _passing_rows(gradient_filter, student, gradient, classes, threshold):
+  if gradient_filter == "saturated":
+    return jnp.take_along_axis(gradient, classes[:, None], axis=1)[:, 0] < 0
+  right = student.argmax(axis=1) == classes
+  return ~(right & (jax.nn.softmax(student).max(axis=1) >= threshold))
+
+
+def _read(labels, logits, mask=None):
+  batch, classes = logits.shape
+  return _labels.read_labels(labels, classes, shape=(batch,), mask=mask, name="label")
 
 
 def filter_gradient(

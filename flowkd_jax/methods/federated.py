@@ -27,6 +27,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 
+from flowkd_jax import _labels
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._global_batch import gather_rows
@@ -185,8 +186,11 @@ def _average(local, sizes, axis_name):
 
 def _label_counts(batch, num_classes):
   """Examples of each label that each client drew, `[clients, classes]`."""
-  one_hot = jax.nn.one_hot(batch["label"], num_classes)
-  return jnp.where(batch["mask"][..., None], one_hot, 0).sum(axis=(1, 2))
+  mask = batch["mask"]
+  read = _labels.read_labels(
+    batch["label"], num_classes, shape=mask.shape, mask=mask, name="label"
+  )
+  return read.one_hot(num_classes).sum(axis=(1, 2))
 
 
 def _check_parameters_only(variables):

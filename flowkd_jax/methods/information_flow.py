@@ -17,15 +17,17 @@ Not in the paper: a student tap can learn from the teacher's class probabilities
 (`POSTERIOR`) in place of one of its taps. They are what the teacher knows of the labels
 whose information flows through the network, and neighbours by them are sharper. Where
 labels may be used, `LABELLED_POSTERIOR` is the mean of those probabilities and of the
-one-hot labels.
+one-hot labels; in rows without a label it is the probabilities alone.
 """
 
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from flowkd_jax import _checks
+from flowkd_jax import _labels
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
@@ -122,4 +124,8 @@ def _compared(teacher: from_teacher.Outputs, labels, name: str):
   posterior = jax.nn.softmax(teacher.logits)
   if name == POSTERIOR:
     return posterior
-  return (posterior + jax.nn.one_hot(labels, posterior.shape[1])) / 2
+  read = _labels.read_labels(
+    labels, posterior.shape[1], shape=posterior.shape[:1], name="label"
+  )
+  one_hot = read.one_hot(posterior.shape[1], posterior.dtype)
+  return jnp.where(read.labelled[:, None], (posterior + one_hot) / 2, posterior)

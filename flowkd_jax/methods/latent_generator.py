@@ -28,6 +28,8 @@ from jaxtyping import Int
 from jaxtyping import Key
 
 from flowkd_jax import _checks
+from flowkd_jax import _global_batch
+from flowkd_jax import _labels
 from flowkd_jax import losses
 from flowkd_jax import models
 from flowkd_jax.methods import base
@@ -144,11 +146,14 @@ class FedGen:
     keys = jax.random.split(key)
     value = sent.latent_weight * self._latent_term(sent.params, head, keys[0])
     if callable(self.options.kl_weight) or self.options.kl_weight:
-      labels, mask = minibatch["label"], minibatch["mask"]
-      latents, _ = self.generate(sent.params, labels, keys[1])
-      target = lax.stop_gradient(self.classify(head, latents))
+      mask = minibatch["mask"]
+      read = _labels.read_labels(
+        minibatch["label"], self.num_classes, shape=mask.shape, mask=mask, name="label"
+      )
+      latents, _ = self.generate(sent.params, read.classes, keys[1])
+      target = read.invalidate(lax.stop_gradient(self.classify(head, latents)))
       value += sent.kl_weight * losses.knowledge_distillation(
-        logits, target, temperature=1.0, mask=mask
+        logits, target, temperature=1.0, mask=read.labelled
       )
     return value
 
@@ -223,9 +228,11 @@ def ensemble_cross_entropy(
       the published code, so that no weight is 0.
   """
   weights = (counts + 1) / (counts + 1).sum(axis=0, keepdims=True)
-  logs = jax.nn.log_softmax(logits)
-  rows = -jnp.take_along_axis(logs, labels[None, :, None], axis=2)[..., 0]
-  return (weights[:, labels] * rows).mean(axis=1).sum()
+  read = _labels.read_labels(labels, logits.shape[2], shape=logits.shape[1:2])
+  logs = jax.nn.log_softmax(jnp.where(read.labelled[None, :, None], logits, 0))
+  rows = -jnp.take_along_axis(logs, read.classes[None, :, None], axis=2)[..., 0]
+  rows = read.invalidate((weights[:, read.classes] * rows).sum(axis=0))
+  return _global_batch.global_mean(rows, read.labelled, None)
 
 
 def diversity_loss(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 
+from flowkd_jax import _labels
 from flowkd_jax import losses
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
@@ -30,10 +31,11 @@ def rotated_batch(batch: base.Batch) -> dict[str, jax.Array]:
   Raises:
     ValueError: If the images are not square.
   """
-  images, labels = batch["image"], batch["label"]
+  images, labels = batch["image"], jnp.asarray(_labels.widened(batch["label"]))
   _check_square(images)
   turns = range(ROTATIONS)
   rotated = jnp.stack([jnp.rot90(images, j, axes=(1, 2)) for j in turns], axis=1)
+  # The joint labels of a missing label, -1, are -4 to -1: missing too.
   joint = ROTATIONS * labels[:, None] + jnp.arange(ROTATIONS, dtype=labels.dtype)[None]
   return {
     "image": rotated.reshape(-1, *images.shape[1:]),

@@ -2,6 +2,7 @@
 
 import optax
 
+from flowkd_jax import _labels
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._global_batch import global_mean
@@ -15,7 +16,7 @@ def supervised(
   initial: base.Variables | None = None,
   axis_name: str | None = "batch",
 ) -> base.Method:
-  """Cross-entropy on labels.
+  """Cross-entropy on labels, and the accuracy on the rows that have one.
 
   Args:
     model: The network; its `axis_name`, if it has BatchNorm, is the same.
@@ -32,8 +33,11 @@ def supervised(
     logits, _, updated = base.forward(model, variables, batch, key=key)
     labels, mask = batch["label"], batch["mask"]
     value = losses.cross_entropy(logits, labels, mask=mask, axis_name=axis_name)
-    correct = (logits.argmax(axis=1) == labels).astype(value.dtype)
-    accuracy = global_mean(correct, mask, axis_name)
+    read = _labels.read_labels(
+      labels, logits.shape[1], shape=mask.shape, mask=mask, name="label"
+    )
+    correct = (logits.argmax(axis=1) == read.classes).astype(value.dtype)
+    accuracy = global_mean(read.invalidate(correct), read.labelled, axis_name)
     return value, (updated, {"accuracy": accuracy})
 
   return base.gradient_method(

@@ -1,7 +1,6 @@
 """The networks of federated distillation: a client's, and the generator of latents."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -9,6 +8,7 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 
+from flowkd_jax import _labels
 from flowkd_jax.models._layers import bias_initializer
 from flowkd_jax.models._layers import dense
 from flowkd_jax.models._layers import kernel_initializer
@@ -163,8 +163,13 @@ class LatentGenerator(nn.Module):
   def __call__(
     self, noise: Float[Array, "batch noise"], labels: Int[Array, " batch"]
   ) -> Float[Array, "batch latent"]:
-    """Latents of the labels; the noise tells those of one label apart."""
-    one_hot = jax.nn.one_hot(labels, self.num_classes, dtype=noise.dtype)
+    """Latents of the labels; the noise tells those of one label apart.
+
+    A label that is no class gives NaN, or a ValueError in a NumPy array; a negative
+    label gives a latent of no class.
+    """
+    read = _labels.read_labels(labels, self.num_classes, shape=noise.shape[:1])
+    one_hot = read.one_hot(self.num_classes, noise.dtype)
     x = jnp.concatenate([noise, one_hot], 1)
     x = nn.relu(dense(x, self.hidden, name="hidden", dtype=jnp.float32))
     return dense(x, self.latent, name="latent", dtype=jnp.float32)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 from jaxtyping import UInt8
 
+from flowkd_jax import _labels
 from flowkd_jax.report import _canvas
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ def retrieval_picture(
 
   Args:
     query_images: Values in 0..255; one channel is gray.
-    query_labels: Their classes.
+    query_labels: Their classes; a negative label is "no label".
     found_images: Images found for each query, as by `evaluation.nearest_rows`.
-    found_labels: Their classes.
+    found_labels: Their classes; the frame of an image without a label is red.
     class_names: One name per class.
     title: What stands above.
 
   Raises:
     NothingToDrawError: If there are no queries.
-    ValueError: If shapes disagree.
+    ValueError: If shapes disagree or a label is at or above the number of names.
   """
   queries = len(query_labels)
   if not queries:
@@ -52,6 +53,8 @@ def retrieval_picture(
   ):
     if np.shape(array) != expected:
       raise ValueError(f"{name}: expected shape {expected}, got {np.shape(array)}")
+  for name, array in (("query_labels", query_labels), ("found_labels", found_labels)):
+    _labels.checked_labels(array, len(class_names), shape=np.shape(array), name=name)
   figure, grid = _canvas.new_figure(
     queries,
     1 + found,
@@ -61,12 +64,16 @@ def retrieval_picture(
   )
   for row, line in enumerate(grid):
     label = query_labels[row]
-    _draw_image(line[0], query_images[row], class_names[int(label)], _QUERY)
+    _draw_image(line[0], query_images[row], _class_name(label, class_names), _QUERY)
     shown = zip(line[1:], found_images[row], found_labels[row], strict=True)
     for axes, image, found_label in shown:
-      colour = _RIGHT if found_label == label else _WRONG
-      _draw_image(axes, image, class_names[int(found_label)], colour)
+      colour = _RIGHT if found_label == label and label >= 0 else _WRONG
+      _draw_image(axes, image, _class_name(found_label, class_names), colour)
   return figure
+
+
+def _class_name(label: int, class_names: Sequence[str]) -> str:
+  return "no label" if label < 0 else class_names[int(label)]
 
 
 def _draw_image(axes: "Axes", image: np.ndarray, name: str, colour: str) -> None:

@@ -35,6 +35,7 @@ def evaluate_network(
       to leave out centroids and retrieval.
     queries: Examples to classify and to look up, usually the test examples.
     classifies: Whether the classifier was trained, so that accuracy means something.
+      Accuracy is None without, and without a labelled example.
     progress: Shows bars.
   """
   model = _features.for_evaluation(network.model)
@@ -46,9 +47,10 @@ def evaluate_network(
     return extractor(network.variables, counter)
 
   asked = extract(queries, "queries")
+  labelled = bool((asked.labels >= 0).any())
   measured = {
     "parameters": sum(x.size for x in jax.tree.leaves(network.variables["params"])),
-    "accuracy": asked.accuracy if classifies else None,
+    "accuracy": asked.accuracy if classifies and labelled else None,
   }
   if database is not None:
     found = extract(database, "database")

@@ -32,9 +32,8 @@ class Features(NamedTuple):
 
   @property
   def accuracy(self) -> float:
-    """Share of examples whose label has the largest logit."""
-    logits, labels = jnp.asarray(self.logits), jnp.asarray(self.labels)
-    return float(evaluation.accuracy(logits, labels))
+    """Share of labelled examples whose label has the largest logit."""
+    return float(evaluation.accuracy(jnp.asarray(self.logits), self.labels))
 
 
 class FeatureExtractor:

@@ -13,6 +13,7 @@ from flowkd_jax import evaluation
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import methods
+from flowkd_jax._labels import checked_labels
 from flowkd_jax.train import _features
 
 _FLOW_KERNELS = ("cosine", "student_t")
@@ -101,9 +102,12 @@ class EpochMeasures:
 
 def _flow_metrics(features, probe):
   taps = list(features.taps.values())
+  labels = checked_labels(
+    features.labels, probe.num_classes, shape=features.labels.shape
+  )
   measured = {}
   for kernel in _FLOW_KERNELS:
-    values = _information_flow(taps, features.labels, probe.num_classes, kernel)
+    values = _information_flow(taps, labels, probe.num_classes, kernel)
     names = [f"qmi/{kernel}/{tap}" for tap in features.taps]
     measured |= dict(zip(names, np.asarray(values).tolist(), strict=True))
   return measured

@@ -33,10 +33,25 @@ def test_accuracy_gives_ties_to_the_lower_index():
   assert accuracy(equal, labels, top_k=3) == 0.75
 
 
-def test_accuracy_counts_nan_and_foreign_labels_as_wrong():
-  logits = jnp.array([[jnp.nan, 1.0], [1.0, jnp.nan], [0.0, 1.0], [0.0, 1.0]])
-  assert accuracy(logits, jnp.array([0, 0, 1, 1])) == 0.5
-  assert accuracy(logits, jnp.array([0, 0, -1, 2]), top_k=2) == 0
+def test_accuracy_leaves_out_rows_without_a_label():
+  labels = jnp.array([0, -1, -100, 2])
+  assert accuracy(LOGITS, labels) == accuracy(LOGITS[::3], labels[::3]) == 0.5
+  assert accuracy(LOGITS.at[1].set(jnp.nan), labels) == 0.5
+  assert np.isnan(accuracy(LOGITS, jnp.full(4, -1)))
+
+
+def test_accuracy_of_a_label_beyond_the_classes_is_nan_or_refused():
+  labels = np.array([0, 3, 1, 2])
+  assert np.isnan(jax.jit(accuracy)(LOGITS, labels))
+  for given in (labels, labels.tolist()):
+    with pytest.raises(ValueError, match="labels: expected classes from 0.* got 3"):
+      accuracy(LOGITS, given)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_accuracy_of_broken_logits_is_nan(value, top_k):
+  assert np.isnan(accuracy(LOGITS.at[2, 1].set(value), LABELS, top_k=top_k))
 
 
 def test_accuracy_agrees_with_argmax_at_negative_infinity():
@@ -68,9 +83,9 @@ def test_accuracy_rejects_bad_input(logits, labels, error, message):
 
 def test_nearest_centroid_accuracy_of_a_hand_computed_case():
   database = np.array([[0.0, 0], [2, 0], [0, 4], [0, 8]])  # means (1, 0), (0, 6)
-  labels = np.array([7, 7, -3, -3])
+  labels = np.array([7, 7, 3, 3])
   queries = np.array([[1.0, 1], [0, 5], [3, 2]])
-  query_labels = np.array([7, -3, -3])
+  query_labels = np.array([7, 3, 3])
   result = nearest_centroid_accuracy(database, labels, queries, query_labels)
   assert result == pytest.approx(2 / 3)
 
@@ -122,6 +137,16 @@ def test_nearest_centroid_accuracy_counts_unknown_classes_as_wrong():
     database, np.array([0, 2]), np.eye(2)[[0, 1, 1, 1]], np.array([0, 1, 3, 2])
   )
   assert result == 0.5
+
+
+def test_nearest_centroid_accuracy_leaves_out_rows_without_a_label():
+  database = np.array([[1.0, 0], [0, 1], [-9, -9], [9, 9]])
+  queries = np.array([[-9.0, -9], [1, 0], [0, 1]])
+  labels, query_labels = np.array([0, 1, -1, -100]), np.array([-1, 0, 1])
+  found = nearest_centroid_accuracy(database, labels, queries, query_labels)
+  assert found == 1
+  with pytest.raises(ValueError, match="query_labels: expected at least one row with"):
+    nearest_centroid_accuracy(database, labels, queries, np.full(3, -1))
 
 
 def test_nearest_centroid_accuracy_rejects_features_that_are_not_finite():

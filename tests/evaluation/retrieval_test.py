@@ -250,6 +250,29 @@ def test_retrieval_of_a_single_class_finds_everything(backend):
   assert found.mean_average_precision == 1
 
 
+def test_retrieval_leaves_out_queries_without_a_label():
+  database, labels, queries, query_labels = blobs(queries=30)
+  missing = np.arange(30) % 3 == 0
+  some = np.where(missing, -7, query_labels)
+  settings = {"ranks": (1, 10), "authors_query_batch": 8}
+  found = retrieval(database, labels, queries, some, **settings)
+  known = retrieval(
+    database, labels, queries[~missing], query_labels[~missing], **settings
+  )
+  assert_same(found, known, 1e-12)
+
+
+def test_retrieval_ranks_database_rows_without_a_label_as_relevant_to_none():
+  database, labels, queries, query_labels = blobs()
+  missing = np.arange(len(labels)) % 3 == 0
+  foreign = np.where(missing, 99, labels)
+  for values in (-1, -np.arange(1, len(labels) + 1)):
+    some = np.where(missing, values, labels)
+    found = retrieval(database, some, queries, query_labels, ranks=(1, 10))
+    expected = retrieval(database, foreign, queries, query_labels, ranks=(1, 10))
+    assert_same(found, expected, 1e-12)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_retrieval_takes_device_arrays_of_every_dtype(dtype):
   data = [jnp.asarray(array) for array in blobs()]

@@ -15,7 +15,8 @@ BATCH = 16
 class Row(NamedTuple):
   """One loss: `call(student, teacher, ids, **options)` and shapes of an example.
 
-  `ids` are the positions of the rows, from which labels and indices are made.
+  `ids` are the positions of the rows, from which labels and indices are made. A loss
+  that reads labels has `classes`, and `call` takes other labels as `labels`.
   """
 
   call: Callable[..., jax.Array]
@@ -23,6 +24,7 @@ class Row(NamedTuple):
   teacher: tuple[int, ...] = (7,)
   blocks: bool = False
   exempt: Mapping[str, str] = {}
+  classes: int | None = None
 
 
 def _pairwise(loss, student=(5,), teacher=(7,), **options):
@@ -39,19 +41,26 @@ def _rowwise(loss, student=(4, 4, 3), teacher=(6, 6, 4), **options):
 def _taps(loss, **options):
   def call(student, teacher, ids, **more):
     if loss is losses.quadratic_flow:
-      more = {**more, "labels": ids % 3, "num_classes": 3}
+      more = {"labels": ids % 3, "num_classes": 3, **more}
     return loss([student], [teacher], **options, **more)
 
-  return Row(call, blocks=True)
+  classes = 3 if loss is losses.quadratic_flow else None
+  return Row(call, blocks=True, classes=classes)
 
 
 def _logits(loss):
   def call(student, teacher, ids, **more):
     if loss is losses.decoupled_kd:
-      more = {**more, "labels": ids % 3}
+      more = {"labels": ids % 3, **more}
     return loss(student, teacher, **more)
 
-  return Row(call, student=(6,), teacher=(6,))
+  classes = 6 if loss is losses.decoupled_kd else None
+  return Row(call, student=(6,), teacher=(6,), classes=classes)
+
+
+def _cross_entropy(student, teacher, ids, *, labels=None, **options):
+  labels = ids % 3 if labels is None else labels
+  return losses.cross_entropy(student, labels, **options)
 
 
 def _flow_of_solution(student, teacher, ids, **options):
@@ -98,8 +107,9 @@ ROWS = {
   "crd": _pairwise(losses.crd, heads=losses.crd_init(KEY, (1, 5), (1, 7), width=4)),
   "crd_bank": Row(_bank),
   "cross_entropy": Row(
-    lambda s, t, ids, **options: losses.cross_entropy(s, ids % 3, **options),
+    _cross_entropy,
     student=(6,),
+    classes=6,
     exempt={"both sides": "takes no teacher"},
   ),
   "decoupled_kd": _logits(losses.decoupled_kd),

@@ -183,3 +183,24 @@ def test_training_reduces_the_loss(make, network, batches):
   assert losses[-1] < 0.9 * losses[0]
   assert all(np.isfinite(value) for value in metrics.values())
   assert int(state.step) == 20
+
+
+@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+def test_every_method_reads_labels_by_one_rule(make, network, batches):
+  method, step = _plain(make, network)
+  state = method.init(jax.random.key(0), batches[0]["image"])
+  batch = batches[-1]  # row 12 is padding
+  labels = np.asarray(batch["label"])
+
+  def loss(row, label):
+    changed = np.where(np.arange(16) == row, np.int32(label), labels)
+    updated, metrics = step(state, {**batch, "label": jnp.asarray(changed)})
+    finite = all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updated.params))
+    assert finite == np.isfinite(metrics["loss"])
+    return metrics["loss"]
+
+  assert loss(12, 3) == loss(12, -1) == loss(12, labels[12])
+  assert np.isfinite(loss(3, -1))
+  assert loss(3, -1) == loss(3, -100)
+  reads_labels = loss(3, (labels[3] + 1) % 3) != loss(3, labels[3])
+  assert np.isnan(loss(3, 3)) == reads_labels

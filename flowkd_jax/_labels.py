@@ -1,0 +1,143 @@
+"""Class labels, read by one rule everywhere.
+
+- Labels are widened to int32 first, so 255 in uint8 is class 255.
+- A negative label marks a row without a label, as -100 does in PyTorch. Whatever reads
+  the label leaves the row out, as if it were masked.
+- A label at or above the number of classes raises ValueError in a NumPy array or a
+  list. In an array of JAX the result is NaN, as an error there would have to wait for
+  the device.
+- Masked rows are not read, whatever their label is.
+
+Users find the rule in the documentation of `flowkd_jax.losses`.
+"""
+
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
+
+from flowkd_jax import _checks
+
+_LARGEST = 2**28
+_HOST = (np.ndarray, np.generic)
+
+
+class Labels(NamedTuple):
+  """Labels that are safe to index with.
+
+  Attributes:
+    classes: Class of each row, int32, from 0 to the number of classes less 1; 0 where
+      the row has none.
+    labelled: Rows to read: they have a label and are not masked.
+    beyond: Rows to read whose label is at or above the number of classes.
+  """
+
+  classes: Int[Array, "..."]
+  labelled: Bool[Array, "..."]
+  beyond: Bool[Array, "..."]
+
+  def invalidate(self, rows: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The values of the rows, NaN where the label is beyond the classes.
+
+    A product, so that the gradient is NaN there too.
+    """
+    extra = rows.ndim - self.beyond.ndim
+    beyond = self.beyond.reshape(*self.beyond.shape, *(1,) * extra)
+    return rows * jnp.where(beyond, jnp.nan, 1).astype(rows.dtype)
+
+  def one_hot(
+    self, num_classes: int, dtype: DTypeLike = jnp.float32
+  ) -> Float[Array, "... classes"]:
+    """One-hot rows; zeros without a label, NaN where it is beyond the classes."""
+    rows = jax.nn.one_hot(self.classes, num_classes, dtype=dtype)
+    return self.invalidate(rows * self.labelled[..., None].astype(dtype))
+
+
+def read_labels(
+  labels: Any,
+  num_classes: int,
+  *,
+  shape: tuple[int, ...],
+  mask: Shaped[Array, "..."] | None = None,
+  name: str = "labels",
+) -> Labels:
+  """Labels by the rule of this module.
+
+  Args:
+    labels: Integers, or a list of them.
+    num_classes: Number of classes.
+    shape: Shape that the labels must have.
+    mask: Rows that are real.
+    name: Name of the argument, for errors.
+
+  Raises:
+    TypeError: If the labels are not integers.
+    ValueError: If their shape is another one, or a label of a NumPy array is at or
+      above the number of classes.
+  """
+  labels = checked_labels(labels, num_classes, shape=shape, mask=mask, name=name)
+  classes = jnp.asarray(labels)
+  labelled = classes >= 0
+  if mask is not None:
+    labelled &= jnp.asarray(mask).astype(bool)
+  known = labelled & (classes < num_classes)
+  return Labels(jnp.where(known, classes, 0), labelled, labelled & ~known)
+
+
+def checked_labels(
+  labels: Any,
+  num_classes: int,
+  *,
+  shape: tuple[int, ...],
+  mask: Shaped[Array, "..."] | None = None,
+  name: str = "labels",
+) -> Any:
+  """Labels as int32: -1 where there is none, `num_classes` where beyond the classes.
+
+  NumPy arrays and lists come back as NumPy arrays. Arguments and errors as for
+  `read_labels`.
+  """
+  if isinstance(labels, list | tuple | int):
+    on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(labels))
+    labels = jnp.asarray(labels) if on_device else np.asarray(labels)
+  _checks.check_integer(name, labels)
+  _checks.check_shape(name, labels, shape)
+  if isinstance(labels, _HOST) and not isinstance(mask, jax.Array):
+    _check_range(name, labels, num_classes, mask)
+  return widened(labels, num_classes)
+
+
+def widened(labels: Any, largest: int = _LARGEST) -> Any:
+  """Labels as int32, those below -1 as -1, those above `largest` as `largest`.
+
+  NumPy arrays stay on the host. Wider integers are clipped before they are narrowed,
+  so that no large number becomes a class or a missing label.
+  """
+  xp = np if isinstance(labels, _HOST) else jnp
+  if labels.dtype.itemsize < 4:
+    labels = labels.astype(xp.int32)
+  labels = xp.minimum(labels, xp.asarray(largest, labels.dtype))
+  if jnp.issubdtype(labels.dtype, jnp.signedinteger):
+    labels = xp.maximum(labels, xp.asarray(-1, labels.dtype))
+  return labels.astype(xp.int32)
+
+
+def _check_range(name, labels, num_classes, mask):
+  beyond = labels >= num_classes
+  if mask is not None:
+    beyond &= np.asarray(mask).astype(bool)
+  if beyond.any():
+    row = int(np.argmax(beyond))
+    raise ValueError(
+      f"{name}: expected classes from 0 to {num_classes - 1}, or a negative number for "
+      f"a row without a label, got {labels.reshape(-1)[row]} in row {row}; renumber "
+      f"the classes or use a model of more than {num_classes}"
+    )

@@ -1,0 +1,129 @@
+"""Rows without a label, and labels that are no class, in methods."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flowkd_jax import capture
+from flowkd_jax import losses
+from flowkd_jax import methods
+from flowkd_jax import models
+from flowkd_jax.methods import domain_generalization
+from flowkd_jax.methods import federated
+from flowkd_jax.methods import latent_generator
+from flowkd_jax.methods import rotations
+from flowkd_jax.methods.from_teacher import Outputs
+from flowkd_jax.methods.information_flow import _compared
+
+LABELS = np.array([0, -1, 2, -100], np.int32)
+LABELLED = np.array([True, False, True, False])
+
+
+@pytest.mark.optimizer
+def test_supervised_leaves_out_rows_without_a_label(network, batches):
+  model = network()
+  method = methods.supervised(model, optax.sgd(0.1), axis_name=None)
+  batch = batches[2]
+  labels = jnp.where(jnp.arange(16) % 3 == 0, -1, batch["label"])
+  state = method.init(jax.random.key(0), batch["image"])
+  step = jax.jit(lambda batch: method.update(state, batch, ()))
+  _, metrics = step({**batch, "label": labels})
+
+  (logits, _), _ = capture.apply_with_taps(
+    model,
+    {"params": state.params, **state.collections},
+    batch["image"],
+    taps=(),
+    train=True,
+    mask=batch["mask"],
+    mutable=list(state.collections),
+  )
+  left = np.asarray(batch["mask"] & (labels >= 0))
+  expected = losses.cross_entropy(logits, batch["label"], mask=left)
+  np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+  right = np.asarray(logits.argmax(1) == batch["label"])[left]
+  np.testing.assert_allclose(metrics["accuracy"], right.mean(), rtol=1e-6)
+
+  _, metrics = step({**batch, "label": jnp.full(16, -1)})
+  assert metrics["loss"] == metrics["accuracy"] == metrics["gradient_norm"] == 0
+  _, metrics = step({**batch, "label": labels.at[1].set(3)})
+  assert np.isnan(metrics["accuracy"])
+
+
+def test_labelled_posterior_is_the_posterior_without_a_label():
+  logits = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+  teacher = Outputs(logits, {})
+  compared = jax.jit(lambda labels: _compared(teacher, labels, "labelled_posterior"))
+  posterior = jax.nn.softmax(logits)
+  mixed = (posterior + np.eye(3, dtype=np.float32)[LABELS % 3]) / 2
+  expected = np.where(LABELLED[:, None], mixed, posterior)
+  np.testing.assert_allclose(compared(LABELS), expected, rtol=1e-6)
+  beyond = compared(np.array([0, 3, 2, 1], np.int32))
+  assert np.isnan(beyond).tolist() == [
+    [False] * 3,
+    [True] * 3,
+    [False] * 3,
+    [False] * 3,
+  ]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64"])
+def test_joint_labels_neither_overflow_nor_label_what_has_none(dtype):
+  labels = np.array([100, -1, -128, 0]).astype(dtype)
+  batch = {
+    "image": jnp.zeros((4, 2, 2, 1)),
+    "label": jnp.asarray(labels),
+    "mask": jnp.ones(4, bool),
+  }
+  joint = np.asarray(rotations.rotated_batch(batch)["label"]).reshape(4, 4)
+  assert joint.dtype == np.int32
+  for row, label in zip(joint, labels.tolist(), strict=True):
+    assert (row < 0).all() if label < 0 else (row == 4 * label + np.arange(4)).all()
+
+
+@pytest.mark.parametrize("name", ["saturated", "confident"])
+def test_filters_let_rows_without_a_label_pass(name):
+  student = jnp.asarray(10 * np.eye(4, 3), jnp.float32)
+  passes = domain_generalization.passes_filter(
+    name, student, -student, jnp.asarray(LABELS), temperature=1.0
+  )
+  closed = domain_generalization.passes_filter(
+    name, student, -student, jnp.zeros(4, jnp.int32), temperature=1.0
+  )
+  assert not closed[0].any()
+  assert passes[1].all()
+  assert passes[3].all()
+  with pytest.raises(ValueError, match="label: expected classes from 0 to 2"):
+    domain_generalization.passes_filter(
+      name, student, student, np.full(4, 3), temperature=1.0
+    )
+
+
+def test_federated_counts_leave_out_rows_without_a_label():
+  batch = {
+    "label": jnp.asarray(LABELS).reshape(1, 2, 2),
+    "mask": jnp.array([[[True, True], [False, True]]]),
+  }
+  counts = federated._label_counts(batch, 3)
+  np.testing.assert_array_equal(counts, [[1, 0, 0]])
+
+
+def test_ensemble_cross_entropy_leaves_out_rows_without_a_label():
+  logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 3)), jnp.float32)
+  counts = jnp.array([[1.0, 2, 3], [3, 2, 1]])
+  loss = jax.jit(latent_generator.ensemble_cross_entropy)
+  expected = loss(logits[:, LABELLED], LABELS[LABELLED], counts)
+  np.testing.assert_allclose(loss(logits, LABELS, counts), expected, rtol=1e-6)
+  assert np.isnan(loss(logits, np.array([0, 1, 2, 3], np.int32), counts))
+
+
+def test_generator_makes_no_latent_of_a_label_that_is_no_class():
+  model = models.LatentGenerator(latent=2, num_classes=3, hidden=4)
+  noise = jnp.ones((4, 2))
+  variables = model.init(jax.random.key(0), noise, jnp.zeros(4, jnp.int32))
+  latents = jax.jit(model.apply)(variables, noise, jnp.array([0, 3, -1, 2]))
+  assert np.isnan(latents).all(1).tolist() == [False, True, False, False]
+  with pytest.raises(ValueError, match="labels: expected classes from 0 to 2.* row 1"):
+    model.apply(variables, noise, np.array([0, 3, 1, 2]))
