@@ -13,6 +13,7 @@ from flowkd_jax.train._features import Features
 from flowkd_jax.train._features import for_evaluation
 from flowkd_jax.train._interruption import Interrupted
 from flowkd_jax.train._interruption import stop_on_signals
+from flowkd_jax.train._lock import lock_workdir
 from flowkd_jax.train._loop import FitOptions
 from flowkd_jax.train._loop import NonFiniteError
 from flowkd_jax.train._loop import Trained
@@ -22,6 +23,7 @@ from flowkd_jax.train._memory import keep_freed_memory
 from flowkd_jax.train._metrics import MetricsWriter
 from flowkd_jax.train._network_files import load_network
 from flowkd_jax.train._network_files import save_network
+from flowkd_jax.train._processes import check_same_settings
 from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes
 from flowkd_jax.train._progress import Progress
@@ -47,6 +49,7 @@ __all__ = [
   "TrainedNetworks",
   "cache_key",
   "check_batch_size",
+  "check_same_settings",
   "evaluate_network",
   "fit",
   "fit_in_workdir",
@@ -54,6 +57,7 @@ __all__ = [
   "is_first_process",
   "keep_freed_memory",
   "load_network",
+  "lock_workdir",
   "network_in_workdir",
   "open_cache",
   "replicate",

@@ -180,6 +180,11 @@ class CachedBatches:
     }
 
 
+def without_cache(batches: data.Batches) -> data.Batches:
+  """The batches that a cache of teacher outputs wraps, or the batches themselves."""
+  return batches._batches if isinstance(batches, CachedBatches) else batches
+
+
 def open_cache(
   directory: Path,
   batches: data.Batches,

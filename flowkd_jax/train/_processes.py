@@ -4,9 +4,16 @@ All run the same program and take the same steps, each on its share of every bat
 is written is written by the first of them. With one process nothing here does anything.
 """
 
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+_COMPARED_VERSIONS = ("flowkd_jax", "jax", "jaxlib")
 
 
 def is_first_process() -> bool:
@@ -21,8 +28,60 @@ def wait_for_processes(what: str) -> None:
 
 
 def any_process(*flags: bool) -> list[bool]:
-  """Whether any process says so, for each flag; all processes have to ask."""
+  """Logical OR of each flag over all processes. Collective: all must call it."""
+  return [bool(largest) for largest in largest_of_processes(*map(int, flags))]
+
+
+def largest_of_processes(*numbers: int) -> list[int]:
+  """Maximum of each number over all processes. Collective: all must call it."""
   if jax.process_count() == 1:
-    return list(flags)
-  said = np.asarray(multihost_utils.process_allgather(np.array(flags)))
-  return [bool(column.any()) for column in said.T]
+    return [*numbers]
+  said = np.asarray(multihost_utils.process_allgather(np.array(numbers, np.int32)))
+  return [int(column.max()) for column in said.T]
+
+
+def of_all_processes(value: Any) -> list[Any]:
+  """The value of every process, in order. Collective: all must call it.
+
+  Args:
+    value: Anything that JSON can hold.
+  """
+  text = json.dumps(value).encode()
+  if jax.process_count() == 1:
+    return [json.loads(text)]
+  (size,) = largest_of_processes(len(text))
+  padded = np.frombuffer(text.ljust(size), np.uint8)
+  gathered = np.asarray(multihost_utils.process_allgather(padded))
+  return [json.loads(row.tobytes()) for row in gathered]
+
+
+def check_same_settings(settings: Mapping[str, Any], *, prefix: str = "") -> None:
+  """Checks that all processes have the same settings and versions.
+
+  Collective: all processes must call it, and all raise.
+
+  Args:
+    settings: By name, anything that JSON can hold.
+    prefix: What stands before the names in the message, such as "--".
+
+  Raises:
+    ValueError: If settings differ; names each with the value of two processes.
+  """
+  mine = {f"{prefix}{name}": value for name, value in settings.items()}
+  mine |= {
+    f"version of {name}": importlib.metadata.version(name)
+    for name in _COMPARED_VERSIONS
+  }
+  first, *others = of_all_processes(mine)
+  for number, other in enumerate(others, start=1):
+    different = [
+      f"{name}: {first.get(name)!r} in process 0, {other.get(name)!r} in process "
+      f"{number}"
+      for name in {**first, **other}
+      if first.get(name) != other.get(name)
+    ]
+    if different:
+      raise ValueError(
+        "expected the same settings in all processes that train together, got "
+        f"{'; '.join(different)}. Start all with the same command"
+      )

@@ -3,7 +3,9 @@
 WORKDIR/metrics.jsonl         metrics of every epoch of all networks
 WORKDIR/tensorboard/NAME/     the same, for TensorBoard
 WORKDIR/NAME/checkpoints/     to go on with
+WORKDIR/NAME/run.json         data, batches and key that it was trained with
 WORKDIR/NAME/network/         what has been trained; a method may export several
+WORKDIR/.lock                 held by the run that writes there
 """
 
 import dataclasses
@@ -19,9 +21,12 @@ from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _features
+from flowkd_jax.train import _lock
 from flowkd_jax.train import _loop
 from flowkd_jax.train import _metrics
 from flowkd_jax.train import _network_files
+from flowkd_jax.train import _processes
+from flowkd_jax.train import _record
 
 
 class TrainedNetworks(NamedTuple):
@@ -49,8 +54,9 @@ def fit_in_workdir(
   """`fit`, with checkpoints, metrics and the networks kept in a work directory.
 
   Call it again after any interruption, and it goes on where it was; after the last
-  epoch it only reads what it has kept. The functions of `flowkd_jax.report` read the
-  metrics, `network_in_workdir` a network.
+  epoch it only reads what it has kept. More epochs than before continue the training,
+  with whatever schedules the method has now. The functions of `flowkd_jax.report` read
+  the metrics, `network_in_workdir` a network.
 
   Args:
     workdir: The work directory; made if it does not exist.
@@ -63,17 +69,26 @@ def fit_in_workdir(
       directory's; the bar is called `name` unless they have a title.
 
   Raises:
-    ValueError: As in `fit`.
+    ValueError: As in `fit`; or another run writes there, data, batches or key are not
+      those that the networks of that name were trained with so far, what is stored is
+      damaged, or Orbax cannot use a folder of that name.
     NonFiniteError: As in `fit`.
     Interrupted: As in `fit`.
   """
   options = options or _loop.FitOptions()
   untitled = options.title == _loop.FitOptions.title
-  folder = Path(workdir) / name
+  folder = _checkpoint.check_folder(Path(workdir) / name, name="workdir, name")
+  record = _record.describe_run(batches, key)
+  _processes.check_same_settings({**record, "name": name, "epochs": epochs})
   with (
+    _lock.lock_workdir(workdir),
     _checkpoint.Checkpoints(folder / "checkpoints") as checkpoints,
     _metrics.MetricsWriter(workdir, name) as metrics,
   ):
+    # Without a checkpoint nothing was trained: the record is that of a refused run.
+    if checkpoints.latest is None:
+      _record.write_record(folder, record)
+    _record.check_record(folder, record)
     options = dataclasses.replace(
       options,
       checkpoints=checkpoints,
@@ -81,9 +96,9 @@ def fit_in_workdir(
       title=name if untitled else options.title,
     )
     state, seconds = _loop.fit(method, batches, epochs=epochs, key=key, options=options)
-  networks = method.export(state)
-  for exported, network in networks.items():
-    _network_files.save_network(folder / exported, network)
+    networks = method.export(state)
+    for exported, network in networks.items():
+      _network_files.save_network(folder / exported, network)
   return TrainedNetworks(networks, seconds)
 
 

@@ -1,6 +1,11 @@
 """Training networks under a name in a work directory."""
 
+import dataclasses
 import io
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -11,6 +16,8 @@ from flowkd_jax import data
 from flowkd_jax import models
 from flowkd_jax import report
 from flowkd_jax import train
+from flowkd_jax.train import _lock
+from flowkd_jax.train import _record
 
 pytestmark = pytest.mark.optimizer
 
@@ -48,3 +55,131 @@ def test_fit_in_workdir_records_resumes_and_keeps(
   assert entries[-1]["qmi/cosine/dense"] > 0
   with pytest.raises(FileNotFoundError, match="saved network in .*other.network"):
     train.network_in_workdir(tmp_path, "other", model, image_shape=(8, 8, 1))
+
+
+def _fit_toy(workdir, toy, batches, *, epochs=1, key=None):
+  key = jax.random.key(0) if key is None else key
+  return train.fit_in_workdir(workdir, "net", toy(), batches, epochs=epochs, key=key)
+
+
+def test_fit_in_workdir_refuses_another_run_under_the_name(
+  tmp_path, toy, batches, split
+):
+  _fit_toy(tmp_path, toy, batches, epochs=2)
+  labels = split.labels.copy()
+  labels[7] = (labels[7] + 1) % 3
+  relabelled = dataclasses.replace(split, labels=labels)
+  others = {
+    "hash of all examples": dataclasses.replace(batches, source=relabelled),
+    "augmentation": dataclasses.replace(batches, augmentation=data.Augmentation()),
+    "seed": dataclasses.replace(batches, seed=1),
+    "mean": dataclasses.replace(batches, mean=(127.0,)),
+  }
+  for name, other in others.items():
+    with pytest.raises(ValueError, match=f"other data, .*{name}: .* before, .* now"):
+      _fit_toy(tmp_path, toy, other, epochs=2)
+  with pytest.raises(ValueError, match=r"key: \w+ before, \w+ now"):
+    _fit_toy(tmp_path, toy, batches, epochs=2, key=jax.random.key(1))
+  with pytest.raises(ValueError, match="epochs: expected 2 or more, .* got 1"):
+    _fit_toy(tmp_path, toy, batches, epochs=1)
+  assert len(report.read_metrics(tmp_path)) == 2
+
+
+def test_record_tells_batch_sizes_apart_and_not_where_images_are(batches, split, key):
+  now = _record.describe_run(batches, key)
+  small = dataclasses.replace(batches, batch_size=15)
+  assert small.steps_per_epoch == batches.steps_per_epoch
+  assert _record.describe_run(small, key)["batch_size"] == 15
+  streamed = data.StreamBatches(
+    split,
+    batch_size=16,
+    seed=0,
+    mean=(128,),
+    std=(64,),
+    augmentation=data.Augmentation(flip=True, padding=1),
+  )
+  assert _record.describe_run(streamed, key) == now
+
+
+def test_record_of_other_batches_is_of_their_first_rows(batches, key):
+  class Own:
+    def __getattr__(self, name):
+      return getattr(batches, name)
+
+  class Shifted(Own):
+    def epoch(self, epoch, start_step=0):
+      return batches.epoch(epoch + 1, start_step)
+
+  one, same, other = (_record.describe_run(b, key) for b in (Own(), Own(), Shifted()))
+  assert one == same
+  assert one["first batch"] != other["first batch"]
+
+
+def test_fit_in_workdir_goes_on_after_a_refusal(tmp_path, toy, batches):
+  with pytest.raises(ValueError, match="8 devices cannot share 12 rows"):
+    _fit_toy(tmp_path, toy, dataclasses.replace(batches, batch_size=12))
+  _fit_toy(tmp_path, toy, batches)
+
+
+def test_damaged_record_is_named(tmp_path, toy, batches):
+  _fit_toy(tmp_path, toy, batches)
+  (tmp_path / "net" / "run.json").write_text("{")
+  with pytest.raises(ValueError, match=r"net/run.json is damaged: .*; restore a copy"):
+    _fit_toy(tmp_path, toy, batches)
+
+
+def test_fit_in_workdir_refuses_patterns_before_any_work(tmp_path, toy, batches):
+  with pytest.raises(ValueError, match=r"workdir, name: expected a path without \["):
+    _fit_toy(tmp_path / "[bold]y", toy, batches)
+  assert not [*tmp_path.iterdir()]
+
+
+_HOLD = """
+import sys, time
+from flowkd_jax import train
+with train.lock_workdir(sys.argv[1]):
+  print("held", flush=True)
+  time.sleep(100)
+"""
+
+
+def test_work_directory_of_a_living_run_is_refused(tmp_path, toy, batches):
+  holder = subprocess.Popen(
+    [sys.executable, "-c", _HOLD, str(tmp_path)],
+    env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(
+      ValueError, match=rf"workdir: .* in use by process {holder.pid} on host .*wait"
+    ):
+      _fit_toy(tmp_path, toy, batches)
+  finally:
+    holder.kill()
+    holder.communicate()
+  _fit_toy(tmp_path, toy, batches)
+
+
+def test_lock_can_be_taken_again_in_a_process_and_ends_with_the_last(tmp_path):
+  with train.lock_workdir(tmp_path / "run"):
+    with train.lock_workdir(tmp_path / "run"):
+      pass
+    assert "process" in (tmp_path / "run" / _lock.LOCK_FILE).read_text()
+  with train.lock_workdir(tmp_path / "new", only_existing=True):
+    assert not (tmp_path / "new").exists()
+
+
+def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+  import errno
+  import fcntl
+
+  def flock(*args):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+  monkeypatch.setattr(fcntl, "flock", flock)
+  with train.lock_workdir(tmp_path):
+    pass
+  assert "has no file locks" in caplog.text
