@@ -351,3 +351,27 @@ def test_retrieval_rejects_bad_arrays(position, change, error, message):
 def test_retrieval_rejects_bad_settings(settings, message):
   with pytest.raises(ValueError, match=message):
     retrieval(*blobs(), **settings)
+
+
+def test_retrieval_refuses_the_database_as_queries():
+  features, labels, *_ = blobs()
+  for queries, query_labels in ((features, labels), (features.copy(), labels.tolist())):
+    with pytest.raises(ValueError, match="other examples than the database, got the"):
+      retrieval(features, labels, queries, np.asarray(query_labels), ranks=(1,))
+
+
+def test_retrieval_warns_of_queries_that_are_in_the_database():
+  database, labels, queries, query_labels = blobs()
+  with pytest.warns(UserWarning, match="20 of 20 queries are rows of the database"):
+    retrieval(database, labels, database[:20], labels[:20], ranks=(1,))
+  # Another order is the same set.
+  with pytest.warns(UserWarning, match="90 of 90 queries are rows"):
+    retrieval(database, labels, database[::-1], labels[::-1], ranks=(1,))
+  mixed = np.concatenate([database[:19], queries[:20]])
+  retrieval(database, labels, mixed, np.r_[labels[:19], query_labels[:20]], ranks=(1,))
+
+
+def test_retrieval_bears_codes_that_examples_share():
+  codes, labels, other, other_labels = blobs()
+  codes, other = np.sign(codes - 3), np.sign(other - 3)
+  retrieval(codes, labels, other, other_labels, ranks=(1,))
