@@ -30,7 +30,12 @@ def endings(metrics: Metrics, stage: str, prefix: str) -> list[str]:
   keys = dict.fromkeys(
     key for entry in metrics if entry["stage"] == stage for key in entry
   )
-  return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+  found = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+  # Metrics of a step come out of a compiled function, which sorts their names;
+  # information flow is measured in the order of the network.
+  measured = [key.split("/", 2)[-1] for key in keys if key.startswith("qmi/")]
+  depths = {tap: depth for depth, tap in enumerate(dict.fromkeys(measured))}
+  return sorted(found, key=lambda name: depths.get(name, len(depths)))
 
 
 def series(metrics: Metrics, stage: str, key: str) -> Series:

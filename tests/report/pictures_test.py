@@ -146,6 +146,29 @@ def test_loss_picture_has_losses_and_weights_of_every_matched_tap(metrics, resul
   )
 
 
+def test_taps_are_drawn_in_the_order_of_the_network(metrics, results):
+  # The network's order is not that of the alphabet, in which a compiled training step
+  # returns its metrics.
+  renamed = {"block_1": "stem", "block_2": "middle", "block_3": "late", "dense": "end"}
+
+  def rename(key):
+    *prefix, tap = key.split("/")
+    return "/".join([*prefix, renamed.get(tap, tap)])
+
+  steps = "loss/", "weight/", "gradient/", "cka/"
+  entries = []
+  for entry in metrics:
+    entry = {rename(key): value for key, value in entry.items()}
+    compiled = {key for key in entry if key.startswith(steps)}
+    rest = {key: value for key, value in entry.items() if key not in compiled}
+    entries.append({**{key: entry[key] for key in sorted(compiled)}, **rest})
+  figure = report.loss_picture(entries, results)
+  assert _legend(figure.axes[1].get_legend()) == ["stem", "middle", "late", "end"]
+  assert _legend(figure.axes[3].get_legend()) == ["stem to late", "end"]
+  figure = report.telemetry_picture(entries, results)
+  assert _legend(figure.axes[1].get_legend()) == ["stem", "middle", "late", "end"]
+
+
 def test_precision_recall_picture_has_a_panel_per_metric(results):
   figure = report.precision_recall_picture(results)
   assert _titles(figure) == ["Euclidean distance", "Cosine distance"]
