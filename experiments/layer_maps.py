@@ -74,12 +74,14 @@ def found_layers(
     num_classes: Number of classes.
     folder: Where `layer_map.json` and `layer_map.png` are written.
   """
-  cka = evaluation.cka_matrix(student.taps, teacher.taps)
+  # Features keep the order of the network; no compiled function is between.
+  taps = [*student.taps.items()], [*teacher.taps.items()]
+  names = [*student.taps], [*teacher.taps]
+  cka = evaluation.cka_matrix(*taps)
   distance = evaluation.flow_distance_matrix(
-    student.taps, teacher.taps, labels=student.labels, num_classes=num_classes
+    *taps, labels=student.labels, num_classes=num_classes
   )
   chosen = flow.monotone_layers(cka) if how == "auto" else _nearest(distance)
-  names = list(student.taps), list(teacher.taps)
   layer_map = {tap: names[1][j] for tap, j in zip(names[0], chosen, strict=True)}
   stages.write_json(
     folder / FILE,

@@ -3,11 +3,16 @@
 The information flow vector of a network holds the quadratic mutual information
 between each tap (a named activation) and the labels, from input to output. The flow
 divergence says how far the flow of a student is from that of a teacher.
+
+Taps of two networks are paired by `pair_taps`: by name, or sequences by position. A
+flow vector has no names; its order is that of the taps, which a mapping does not keep.
 """
 
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +24,41 @@ from jaxtyping import Int
 from jaxtyping import Shaped
 
 from flowkd_jax import _checks
+from flowkd_jax import _taps
 from flowkd_jax import information
 from flowkd_jax import kernels
 
-Taps = Mapping[str, Float[Array, "batch ..."]] | Sequence[Float[Array, "batch ..."]]
+Taps = _taps.Taps
+TapPair = _taps.TapPair
 LayerMap = Sequence[int] | str
+
+pair_taps = _taps.pair_taps
+
+
+@overload
+def information_flow(
+  taps: Mapping[str, Float[Array, "batch ..."]],
+  labels: Int[Array, " batch"],
+  num_classes: int,
+  *,
+  kernel: kernels.Kernel | None = None,
+  mask: Shaped[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> dict[str, Float[Array, ""]]: ...
+
+
+@overload
+def information_flow(
+  taps: Sequence[Any],
+  labels: Int[Array, " batch"],
+  num_classes: int,
+  *,
+  kernel: kernels.Kernel | None = None,
+  mask: Shaped[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, " taps"]: ...
 
 
 def information_flow(
@@ -35,14 +70,15 @@ def information_flow(
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
   block_size: int | None = None,
-) -> Float[Array, " taps"]:
-  """Quadratic mutual information with the labels, one entry per tap in order.
+) -> Float[Array, " taps"] | dict[str, Float[Array, ""]]:
+  """Quadratic mutual information with the labels, one entry per tap.
 
   Passalis et al. 2020, section 3.1: `[I(f^1, Y), ..., I(f^L, Y)]`. Taps of equal
   width are evaluated together under `vmap`. Differentiable in the taps.
 
   Args:
-    taps: Activations by name, or in a sequence; any shapes after the batch axis.
+    taps: Activations of any shapes after the batch axis: a sequence of arrays or of
+      `(name, array)` pairs, from input to output, or a mapping by name.
     labels: Class of each row; rows with a negative label are left out.
     num_classes: Number of classes.
     kernel: Pairwise kernel, cosine by default.
@@ -50,11 +86,15 @@ def information_flow(
     axis_name: Mapped axis over which the batch is split.
     block_size: Rows evaluated at a time; None chooses.
 
+  Returns:
+    A vector in the order of the sequence. For a mapping, which has no order to rely on
+    (`jax.jit` sorts its keys), scalars by name.
+
   Raises:
     TypeError: If a tap is not floating or the labels are not integers.
     ValueError: If there are no taps or shapes disagree.
   """
-  named = tap_items(taps)
+  named = _taps.tap_items("taps", taps)
   for name, features in named:
     _checks.check_floating(name, features)
     _checks.check_rows(name, features)
@@ -70,7 +110,10 @@ def information_flow(
       block_size=block_size,
     )
 
-  return map_by_shape(measure, [kernels.flatten(tap) for _, tap in named])
+  values = map_by_shape(measure, [kernels.flatten(tap) for _, tap in named])
+  if not isinstance(taps, Mapping):
+    return values
+  return {name: value for (name, _), value in zip(named, values, strict=True)}
 
 
 def map_by_shape(
@@ -111,7 +154,16 @@ def nearest_layers(
   """For each student tap the teacher tap of nearest flow; last goes to last.
 
   The paper's `kappa(i) = argmin_j (w_s[i] - w_t[j])^2`.
+
+  Args:
+    student_flow: Information flow of the student, from input to output.
+    teacher_flow: Information flow of the teacher, from input to output.
+
+  Raises:
+    TypeError: If a flow is a mapping, which does not keep the order of the taps.
+    ValueError: If a flow is not a non-empty vector.
   """
+  student_flow, teacher_flow = _flow_vectors(student_flow, teacher_flow)
   distances = (student_flow[:, None] - teacher_flow[None, :]) ** 2
   nearest = jnp.argmin(distances, axis=1).astype(jnp.int32)
   return nearest.at[-1].set(teacher_flow.shape[0] - 1)
@@ -170,8 +222,8 @@ def flow_divergence(
   Differentiable in both flows; the choice of kappa is a constant.
 
   Args:
-    student_flow: Information flow of the student.
-    teacher_flow: Information flow of the teacher.
+    student_flow: Information flow of the student, from input to output.
+    teacher_flow: Information flow of the teacher, from input to output.
     layer_map: The paper's kappa: "nearest" (last to last), or for each student
       tap the index of its teacher tap.
     weights: Weight of each student tap, one by default.
@@ -179,14 +231,21 @@ def flow_divergence(
       1e-3, its square 1e-6; relative divergence is of order one at any tap.
 
   Raises:
-    ValueError: If a flow is not a vector, or `layer_map` does not name a teacher
-      tap for every student tap.
+    TypeError: If a flow or `weights` is a mapping, which does not keep the order of
+      the taps.
+    ValueError: If a flow is not a vector, `layer_map` does not name a teacher tap for
+      every student tap, or there is not one weight per student tap.
   """
   differences = flow_differences(
     student_flow, teacher_flow, layer_map=layer_map, relative=relative
   )
   squares = differences**2
-  return (squares if weights is None else weights * squares).sum()
+  if weights is None:
+    return squares.sum()
+  _taps.check_vector_type("weights", weights)
+  weights = jnp.asarray(weights, squares.dtype)
+  _checks.check_shape("weights", weights, squares.shape)
+  return (weights * squares).sum()
 
 
 def flow_differences(
@@ -200,9 +259,7 @@ def flow_differences(
 
   Arguments and errors as in `flow_divergence`.
   """
-  for name, vector in (("student_flow", student_flow), ("teacher_flow", teacher_flow)):
-    if vector.ndim != 1 or not vector.shape[0]:
-      raise ValueError(f"{name}: expected a non-empty vector, got shape {vector.shape}")
+  student_flow, teacher_flow = _flow_vectors(student_flow, teacher_flow)
   indices = resolve_layer_map(layer_map, student_flow, teacher_flow)
   target = teacher_flow[indices]
   difference = student_flow - target
@@ -226,32 +283,19 @@ def resolve_layer_map(
   if isinstance(layer_map, str):
     _checks.check_choice("layer_map", layer_map, ("nearest",))
     return nearest_layers(student_flow, teacher_flow)
-  check_layer_map(layer_map, student_flow.shape[0], teacher_flow.shape[0])
-  return jnp.asarray(layer_map, jnp.int32)
+  indices = _taps.check_layer_map(
+    layer_map, student_flow.shape[0], teacher_flow.shape[0]
+  )
+  return jnp.asarray(indices, jnp.int32)
 
 
-def check_layer_map(
-  layer_map: Sequence[int], student_taps: int, teacher_taps: int
-) -> None:
-  """Raises ValueError unless each student tap is given an existing teacher tap."""
-  valid = all(0 <= index < teacher_taps for index in layer_map)
-  if len(layer_map) != student_taps or not valid:
-    raise ValueError(
-      f"layer_map: expected {student_taps} teacher indices from 0 to "
-      f"{teacher_taps - 1}, one per student tap, got {tuple(layer_map)}"
-    )
-
-
-def tap_items(taps: Taps) -> list[tuple[str, Float[Array, "batch ..."]]]:
-  """Taps as (name, activation) pairs; those of a sequence are named by number.
-
-  Raises:
-    ValueError: If there are none.
-  """
-  if isinstance(taps, Mapping):
-    items = list(taps.items())
-  else:
-    items = [(f"tap {index}", tap) for index, tap in enumerate(taps)]
-  if not items:
-    raise ValueError("taps: expected at least one activation, got none")
-  return items
+def _flow_vectors(student_flow, teacher_flow):
+  """Both flows as arrays; raises unless each is a non-empty vector."""
+  vectors = []
+  for name, flow in (("student_flow", student_flow), ("teacher_flow", teacher_flow)):
+    _taps.check_vector_type(name, flow)
+    vector = jnp.asarray(flow)
+    if vector.ndim != 1 or not vector.shape[0]:
+      raise ValueError(f"{name}: expected a non-empty vector, got shape {vector.shape}")
+    vectors.append(vector)
+  return vectors

@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,9 +31,10 @@ def test_information_flow_holds_the_information_of_each_tap(name):
     lambda tap: information.quadratic_mutual_information(tap, LABELS, 3, kernel=kernel)
   )
   measure = jax.jit(lambda taps: flow.information_flow(taps, LABELS, 3, kernel=kernel))
-  expected = [single(tap) for tap in taps.values()]
-  for given in (taps, list(taps.values())):
-    np.testing.assert_allclose(measure(given), expected, rtol=1e-5)
+  expected = {name: single(tap) for name, tap in taps.items()}
+  chex.assert_trees_all_close(measure(taps), expected, rtol=1e-5)
+  flow_vector = measure(list(taps.values()))
+  np.testing.assert_allclose(flow_vector, list(expected.values()), rtol=1e-5)
 
 
 def test_taps_of_equal_width_share_one_vmap():
@@ -66,7 +68,7 @@ def test_flow_divergence_sums_squares_over_the_layer_map():
 
 
 def test_flow_divergence_is_differentiable_in_the_student_taps():
-  student, teacher = _taps(0), _taps(1)
+  student, teacher = (list(_taps(seed).values()) for seed in (0, 1))
 
   @jax.jit
   @jax.value_and_grad
@@ -92,6 +94,8 @@ def test_bad_input_is_refused():
     flow.flow_divergence(jnp.ones(2), jnp.ones(3), layer_map="closest")
   with pytest.raises(ValueError, match="student_flow: expected a non-empty vector"):
     flow.flow_divergence(jnp.ones(()), jnp.ones(3))
+  with pytest.raises(ValueError, match=r"weights: expected shape \(2,\), got \(1,\)"):
+    flow.flow_divergence(jnp.ones(2), jnp.ones(3), weights=[1.0])
 
 
 def _best_by_trial(similarity):

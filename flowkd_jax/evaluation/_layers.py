@@ -1,7 +1,6 @@
 """Which layer of one network is like which of another: matrices over their taps."""
 
 import functools
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +10,14 @@ import numpy as np
 from jaxtyping import Float
 from jaxtyping import Int
 
+from flowkd_jax import _taps
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import losses
 from flowkd_jax._labels import checked_labels
 
-# Arrays of NumPy or JAX, `[rows, ...]`.
-Taps = Mapping[str, Any] | Sequence[Any]
+# Arrays of NumPy or JAX, `[rows, ...]`, or (name, array) pairs.
+Taps = Sequence[Any]
 
 
 def cka_matrix(
@@ -28,17 +28,20 @@ def cka_matrix(
   Kornblith et al. 2019, section 3, over all rows at once; see `losses.linear_cka`.
 
   Args:
-    student: Activations by name or in a sequence, `[rows, ...]`.
-    teacher: Likewise, of the same rows.
+    student: Activations `[rows, ...]`, from input to output: a sequence of arrays or of
+      `(name, array)` pairs. A mapping does not keep its order under `jax.jit`.
+    teacher: Activations of the teacher on the same rows, likewise.
 
   Raises:
-    TypeError: If a tap is not floating point.
+    TypeError: If a tap is not floating point, or taps are a mapping.
     ValueError: If there are no taps or the rows disagree.
   """
+  students = _taps.ordered_taps("student", student)
+  teachers = _taps.ordered_taps("teacher", teacher)
   return np.array(
     [
-      [1 - float(_linear_cka(left, right)) for _, right in flow.tap_items(teacher)]
-      for _, left in flow.tap_items(student)
+      [1 - float(_linear_cka(left, right)) for _, right in teachers]
+      for _, left in students
     ]
   )
 
@@ -58,15 +61,17 @@ def flow_distance_matrix(
   section 3.1).
 
   Args:
-    student: Activations by name or in a sequence, `[rows, ...]`.
-    teacher: Likewise, of the same rows.
+    student: Activations `[rows, ...]`, from input to output: a sequence of arrays or of
+      `(name, array)` pairs. A mapping does not keep its order under `jax.jit`.
+    teacher: Activations of the teacher on the same rows, likewise.
     labels: Class of each row; rows with a negative label are left out.
     num_classes: Number of classes.
     kernel: Pairwise kernel, cosine by default.
     block_size: Rows evaluated at a time.
 
   Raises:
-    TypeError: If a tap is not floating or the labels are not integers.
+    TypeError: If a tap is not floating, the labels are not integers, or taps are a
+      mapping.
     ValueError: If there are no taps or shapes disagree.
   """
   # Checked here: under `jit` a label that is no class could only give NaN.
@@ -80,11 +85,13 @@ def flow_distance_matrix(
     )
   )
 
-  def information(taps):
-    activations = [jnp.asarray(tap) for _, tap in flow.tap_items(taps)]
+  def information(argument, taps):
+    items = _taps.ordered_taps(argument, taps)
+    activations = [jnp.asarray(tap) for _, tap in items]
     return np.asarray(measure(activations, jnp.asarray(labels)))
 
-  return np.abs(np.subtract.outer(information(student), information(teacher)))
+  flows = information("student", student), information("teacher", teacher)
+  return np.abs(np.subtract.outer(*flows))
 
 
 def dead_share(activations: Float[np.ndarray, "rows ..."]) -> float:

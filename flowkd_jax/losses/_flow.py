@@ -1,7 +1,8 @@
 """Losses over several taps: matching of a teacher's information flow.
 
 Two ways of matching: `information_flow` compares the conditional probabilities of each
-tap, as the paper trains; `quadratic_flow` compares the flow vectors themselves.
+tap, as the paper trains; `quadratic_flow` compares the flow vectors themselves. Both
+pair taps as `flow.pair_taps` does: by name, or sequences by position.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from jaxtyping import Int
 from jaxtyping import Shaped
 
 from flowkd_jax import _checks
+from flowkd_jax import _taps
 from flowkd_jax import flow
 from flowkd_jax import information
 from flowkd_jax import kernels
@@ -28,6 +30,7 @@ def information_flow_terms(
   student: flow.Taps,
   teacher: flow.Taps,
   *,
+  pairs: Mapping[str, str] | None = None,
   layer_map: Sequence[int] | None = None,
   kernel_names: Sequence[str] = PAPER_KERNELS,
   divergence_name: str = "jeffreys",
@@ -39,19 +42,15 @@ def information_flow_terms(
   """The flow-matching loss of every student tap, by name, unweighted.
 
   Per tap the sum over kernels of `conditional_divergence` between the tap and its
-  teacher tap. Arguments and errors as in `information_flow`.
+  teacher tap. Taps of a sequence are named "tap 0", "tap 1" and so on. Arguments and
+  errors as in `information_flow`.
   """
-  student_items, teacher_items = (
-    flow.tap_items(student),
-    flow.tap_items(teacher),
-  )
-  layer_map = _paired_layers(layer_map, student_items, teacher_items)
   divergence, options = _matching_options(divergence_name, authors)
   select = kernels.authors_kernel if authors else kernels.by_name
   return {
-    name: _probabilistic.conditional_divergence(
-      features,
-      teacher_items[index][1],
+    pair.name: _probabilistic.conditional_divergence(
+      pair.student,
+      pair.teacher,
       kernel=[select(kernel) for kernel in kernel_names],
       divergence=divergence,
       mask=mask,
@@ -59,15 +58,16 @@ def information_flow_terms(
       block_size=block_size,
       **options,
     )
-    for (name, features), index in zip(student_items, layer_map, strict=True)
+    for pair in flow.pair_taps(student, teacher, pairs=pairs, layer_map=layer_map)
   }
 
 
-def information_flow(
+def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   student: flow.Taps,
   teacher: flow.Taps,
   *,
   weights: Weights = None,
+  pairs: Mapping[str, str] | None = None,
   layer_map: Sequence[int] | None = None,
   kernel_names: Sequence[str] = PAPER_KERNELS,
   divergence_name: str = "jeffreys",
@@ -92,11 +92,16 @@ def information_flow(
   (theirs: 1e-6), so antipodal, zero and duplicate rows are finite.
 
   Args:
-    student: Student taps, by name or in a sequence, from input to output.
-    teacher: Teacher taps; widths may differ from the student's.
-    weights: Weight per student tap, one by default.
-    layer_map: Index of the teacher tap of each student tap; by default taps
-      correspond one to one.
+    student: Student taps, `{name: array}`; or a sequence of arrays or of `(name,
+      array)` pairs.
+    teacher: Teacher taps; widths may differ from the student's. Taps with names are
+      paired by name: every student name has to be among the teacher's, and further
+      teacher taps are ignored. Sequences of arrays are paired by position.
+    weights: Weight of each compared student tap, one by default: a mapping for a
+      mapping, a sequence for a sequence.
+    pairs: Teacher tap of each student tap, by name, for other names than the
+      teacher's. Only the student taps among its keys are compared.
+    layer_map: Index of the teacher tap of each student tap, for sequences.
     kernel_names: Kernels whose divergences are summed.
     divergence_name: One of `information.DIVERGENCES`.
     authors: Reproduce the published code.
@@ -105,9 +110,10 @@ def information_flow(
     block_size: Rows evaluated at a time; None chooses.
 
   Raises:
-    TypeError: If a tap is not floating point.
-    ValueError: If batch sizes or numbers of taps disagree, a weight is missing,
-      or a kernel or divergence is unknown.
+    TypeError: If a tap is not floating point, or taps, `pairs`, `layer_map` or
+      `weights` are of another type.
+    ValueError: If taps cannot be paired, batch sizes disagree, a weight is missing, or
+      a kernel or divergence is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -115,10 +121,12 @@ def information_flow(
     >>> float(information_flow(taps, taps, weights={"conv": 100.0, "dense": 1.0}))
     0.0
   """
-  weights = _weight_of_each([name for name, _ in flow.tap_items(student)], weights)
+  paired = flow.pair_taps(student, teacher, pairs=pairs, layer_map=layer_map)
+  weights = _named_weights([pair.name for pair in paired], weights, student, pairs)
   terms = information_flow_terms(
     student,
     teacher,
+    pairs=pairs,
     layer_map=layer_map,
     kernel_names=kernel_names,
     divergence_name=divergence_name,
@@ -136,7 +144,8 @@ def quadratic_flow_terms(
   *,
   labels: Int[Array, " batch"],
   num_classes: int,
-  layer_map: flow.LayerMap = "nearest",
+  pairs: Mapping[str, str] | None = None,
+  layer_map: flow.LayerMap | None = None,
   kernel_names: Sequence[str] = PAPER_KERNELS,
   mask: Mask = None,
   axis_name: str | None = None,
@@ -146,10 +155,10 @@ def quadratic_flow_terms(
 
   Arguments and errors as in `quadratic_flow`.
   """
+  sides, layer_map = _compared(student, teacher, pairs, layer_map)
   # Once for all kernels: half-precision gradients are then summed in float32.
-  student, teacher = _flattened(student), _flattened(teacher)
-  names = list(student)
-  total = jnp.zeros(len(names))
+  students, teachers = (_flattened(side) for side in sides)
+  total = jnp.zeros(len(students))
   for kernel_name in kernel_names:
     student_flow, teacher_flow = (
       flow.information_flow(
@@ -161,21 +170,22 @@ def quadratic_flow_terms(
         axis_name=axis_name,
         block_size=block_size,
       )
-      for taps in (student, teacher)
+      for taps in (students, teachers)
     )
     terms = flow.flow_differences(student_flow, teacher_flow, layer_map=layer_map)
     total = total.astype(terms.dtype) + terms**2
-  return dict(zip(names, total, strict=True))
+  return {name: term for (name, _), term in zip(sides[0], total, strict=True)}
 
 
-def quadratic_flow(
+def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   student: flow.Taps,
   teacher: flow.Taps,
   *,
   labels: Int[Array, " batch"],
   num_classes: int,
   weights: Weights = None,
-  layer_map: flow.LayerMap = "nearest",
+  pairs: Mapping[str, str] | None = None,
+  layer_map: flow.LayerMap | None = None,
   kernel_names: Sequence[str] = PAPER_KERNELS,
   mask: Mask = None,
   axis_name: str | None = None,
@@ -192,21 +202,29 @@ def quadratic_flow(
   rotation and to permutation.
 
   Args:
-    student: Student taps, by name or in a sequence, from input to output.
-    teacher: Teacher taps; their number and widths may differ from the student's.
+    student: Student taps, `{name: array}`; or a sequence of arrays or of `(name,
+      array)` pairs, from input to output.
+    teacher: Teacher taps; widths may differ from the student's. Taps with names are
+      paired by name: every student name has to be among the teacher's, and further
+      teacher taps are ignored.
     labels: Class of each row.
     num_classes: Number of classes.
-    weights: Weight per student tap, one by default.
-    layer_map: The paper's kappa: "nearest" (last to last), or for each student tap
-      the index of its teacher tap.
+    weights: Weight of each compared student tap, one by default: a mapping for a
+      mapping, a sequence for a sequence.
+    pairs: Teacher tap of each student tap, by name, for other names than the
+      teacher's. Only the student taps among its keys are compared.
+    layer_map: For sequences the paper's kappa: "nearest" (last to last), the default
+      for arrays without names, or for each student tap the index of its teacher tap.
     kernel_names: Kernels whose divergences are summed.
     mask: Which rows are real.
     axis_name: Mapped axis over which the batch is split.
     block_size: Rows evaluated at a time; None chooses.
 
   Raises:
-    TypeError: If a tap is not floating or labels are not integers.
-    ValueError: If shapes disagree, a weight is missing or a kernel is unknown.
+    TypeError: If a tap is not floating, labels are not integers, or `layer_map` is
+      given for a mapping, which does not keep the order of the taps.
+    ValueError: If taps cannot be paired, shapes disagree, a weight is missing or a
+      kernel is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -214,12 +232,14 @@ def quadratic_flow(
     >>> float(quadratic_flow(taps, taps, labels=labels, num_classes=2))
     0.0
   """
-  weights = _weight_of_each([name for name, _ in flow.tap_items(student)], weights)
+  sides, _ = _compared(student, teacher, pairs, layer_map)
+  weights = _named_weights([name for name, _ in sides[0]], weights, student, pairs)
   terms = quadratic_flow_terms(
     student,
     teacher,
     labels=labels,
     num_classes=num_classes,
+    pairs=pairs,
     layer_map=layer_map,
     kernel_names=kernel_names,
     mask=mask,
@@ -231,52 +251,84 @@ def quadratic_flow(
 
 def weighted_sum(
   terms: Mapping[str, Float[Array, ""]],
-  weights: Weights,
+  weights: Mapping[str, Array | float] | None,
 ) -> Float[Array, ""]:
   """Sum of the terms by their weights, which are one by default.
 
+  Args:
+    terms: Scalars by name; their order changes nothing, not even the rounding.
+    weights: Weight of each term, by name.
+
   Raises:
+    TypeError: If `terms` or `weights` is not a mapping.
     ValueError: If there is not exactly one weight per term.
   """
+  if not isinstance(terms, Mapping):
+    raise TypeError(
+      f"terms: expected a mapping of scalars by name, got a {type(terms).__name__}"
+    )
   weights = _weight_of_each(list(terms), weights)
-  return jnp.stack([weights[name] * term for name, term in terms.items()]).sum()
+  names = sorted(terms, key=str)
+  return jnp.stack([weights[name] * terms[name] for name in names]).sum()
+
+
+def _named_weights(names, weights, student, pairs):
+  """Weights by name; those in a sequence have the order of a sequence of taps."""
+  if weights is None or isinstance(weights, Mapping):
+    if weights is not None and not _taps.are_named("student", student):
+      raise TypeError(
+        f"weights: expected a sequence of {len(names)}, because the taps are a "
+        f"sequence without names, got a mapping of {_taps.listed(weights)}"
+      )
+    return _weight_of_each(names, weights)
+  in_order = isinstance(weights, Sequence) or getattr(weights, "ndim", 0) == 1
+  if not in_order or isinstance(student, Mapping) or pairs is not None:
+    return _weight_of_each(names, weights)
+  if len(weights) != len(names):
+    raise ValueError(f"weights: expected {len(names)}, one per tap, got {len(weights)}")
+  return dict(zip(names, weights, strict=True))
 
 
 def _weight_of_each(names, weights):
   if weights is None:
-    weights = [1.0] * len(names)
+    return dict.fromkeys(names, 1.0)
   if not isinstance(weights, Mapping):
-    if len(weights) != len(names):
-      raise ValueError(
-        f"weights: expected {len(names)}, one per tap, got {len(weights)}"
-      )
-    weights = dict(zip(names, weights, strict=True))
+    raise TypeError(
+      f"weights: expected a weight for each of {_taps.listed(names)}, a mapping for "
+      f"taps with names and a sequence for a sequence, got a {type(weights).__name__}"
+    )
   if set(weights) != set(names):
     raise ValueError(
-      f"weights: expected one for each of {sorted(names)}, got {sorted(weights)}"
+      f"weights: expected one for each of {sorted(names, key=str)}, got "
+      f"{sorted(weights, key=str)}"
     )
   return weights
 
 
-def _flattened(taps):
-  items = flow.tap_items(taps)
+def _compared(student, teacher, pairs, layer_map):
+  """`((student items, teacher items), the layer map of their flow vectors)`."""
+  nearest = isinstance(layer_map, str)
+  if layer_map is None and pairs is None:
+    nearest = not any(
+      _taps.are_named(*side) for side in (("student", student), ("teacher", teacher))
+    )
+  if not nearest:
+    paired = flow.pair_taps(student, teacher, pairs=pairs, layer_map=layer_map)
+    students, teachers = (
+      [(pair.name, pair[side]) for pair in paired] for side in (1, 2)
+    )
+    return (students, teachers), range(len(paired))
+  if pairs is not None:
+    raise ValueError("pairs, layer_map: expected one of them, got both")
+  sides = _taps.ordered_taps("student", student), _taps.ordered_taps("teacher", teacher)
+  return sides, "nearest" if layer_map is None else layer_map
+
+
+def _flattened(items):
   for name, features in items:
     _checks.check_floating(name, features)
     _checks.check_rows(name, features)
-  return {name: kernels.flatten(features) for name, features in items}
-
-
-def _paired_layers(layer_map, student_items, teacher_items):
-  if layer_map is None:
-    if len(student_items) != len(teacher_items):
-      raise ValueError(
-        f"expected as many teacher taps as student taps, but the student has "
-        f"{len(student_items)} and the teacher {len(teacher_items)}; pass "
-        "layer_map with the teacher index of each student tap"
-      )
-    return range(len(student_items))
-  flow.check_layer_map(layer_map, len(student_items), len(teacher_items))
-  return layer_map
+  return [kernels.flatten(features) for _, features in items]
 
 
 def _matching_options(divergence_name, authors):

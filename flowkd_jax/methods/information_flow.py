@@ -28,6 +28,7 @@ import optax
 
 from flowkd_jax import _checks
 from flowkd_jax import _labels
+from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
@@ -62,7 +63,7 @@ def information_flow(
     student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
     teacher: Frozen, in evaluation mode; receives no gradient.
     optimizer: Updates the student.
-    pairs: Teacher tap of each student tap, in order; or `POSTERIOR`, the softmax of
+    pairs: Teacher tap of each student tap; or `POSTERIOR`, the softmax of
       the teacher's logits, or `LABELLED_POSTERIOR`.
     weights: Weight of each student tap, a number or a schedule of the step.
     matching: "probabilities" (no labels needed), `losses.information_flow`; or
@@ -79,17 +80,18 @@ def information_flow(
       tap that is not trained, or `matching` is unknown.
   """
   _checks.check_choice("matching", matching, MATCHINGS)
-  if not pairs or set(weights) != set(pairs):
+  _taps.check_pairs(pairs)
+  if set(weights) != set(pairs):
     raise ValueError(
-      f"weights: expected one for each of the taps {sorted(pairs)}, got "
-      f"{sorted(weights)}; and at least one tap"
+      f"weights: expected one for each of the taps {sorted(pairs, key=str)}, got "
+      f"{sorted(weights, key=str)}"
     )
   options = dict(matching_options or {})
   of_tap = options.pop("taps", {})
   if not set(of_tap) <= set(pairs):
     raise ValueError(
-      f"matching_options: expected options of some of the taps {sorted(pairs)}, got "
-      f"{sorted(of_tap)}"
+      f"matching_options: expected options of some of the taps "
+      f"{sorted(pairs, key=str)}, got {sorted(of_tap, key=str)}"
     )
 
   teacher_taps = tuple(name for name in pairs.values() if name not in POSTERIORS)
@@ -98,11 +100,13 @@ def information_flow(
     del learnt
     shared = {"mask": batch["mask"], "axis_name": axis_name, **options}
     if matching == "quadratic":
-      shared |= {"labels": batch["label"], "layer_map": (0,)}
+      shared |= {"labels": batch["label"]}
     values = {}
     for tap, name in pairs.items():
-      one = {tap: student.taps[tap]}, [_compared(teacher, batch["label"], name)]
-      values |= _TERMS[matching](*one, **(shared | of_tap.get(tap, {})))
+      one, other = student.taps[tap], _compared(teacher, batch["label"], name)
+      values |= _TERMS[matching](
+        {tap: one}, {tap: other}, **(shared | of_tap.get(tap, {}))
+      )
     return values
 
   return from_teacher.distillation(

@@ -18,7 +18,7 @@ def _cka(x, y):
 
 
 def test_cka_matrix_is_the_alignment_of_every_pair():
-  teacher = {"first": TAPS[1], "second": TAPS[0].reshape(24, 3, 1)}
+  teacher = [("first", TAPS[1]), ("second", TAPS[0].reshape(24, 3, 1))]
   actual = evaluation.cka_matrix(TAPS, teacher)
   expected = [[_cka(x, y) for y in (TAPS[1], TAPS[0])] for x in TAPS]
   np.testing.assert_allclose(actual, expected, atol=1e-5)
@@ -38,7 +38,7 @@ def test_flow_distance_matrix_is_the_distance_of_flows():
 def test_matrices_refuse_what_does_not_belong_together():
   with pytest.raises(ValueError, match="same batch|batch size"):
     evaluation.cka_matrix(TAPS, [TAPS[0][:5]])
-  with pytest.raises(ValueError, match="taps: expected at least one"):
+  with pytest.raises(ValueError, match="student: expected at least one"):
     evaluation.flow_distance_matrix([], TAPS, labels=LABELS, num_classes=3)
 
 

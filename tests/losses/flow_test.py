@@ -33,19 +33,22 @@ def test_information_flow_is_the_weighted_sum_of_its_terms():
   ]
   np.testing.assert_allclose(list(terms.values()), expected, rtol=1e-5)
   weights = (100.0, 100.0, 1.0)
-  for given in (weights, dict(zip(terms, weights, strict=True))):
+  by_name = dict(zip(terms, weights, strict=True))
+  in_order = [[*student.values()], [*teacher.values()]]
+  for given, taps in ((weights, in_order), (by_name, (student, teacher))):
     loss = jax.jit(functools.partial(losses.information_flow, weights=given))
-    total = loss(student, teacher)
-    np.testing.assert_allclose(total, np.dot(weights, expected), rtol=1e-5)
+    np.testing.assert_allclose(loss(*taps), np.dot(weights, expected), rtol=1e-5)
 
 
 def test_layer_map_pairs_taps_of_networks_of_different_depth():
-  student, teacher = _taps(0, (6, 4)), _taps(1, (8, 8, 9))
+  student, teacher = (
+    list(taps.values()) for taps in (_taps(0, (6, 4)), _taps(1, (8, 8, 9)))
+  )
   terms = jax.jit(functools.partial(losses.information_flow_terms, layer_map=(0, 2)))(
     student, teacher
   )
-  expected = jax.jit(losses.information_flow)([student["tap_1"]], [teacher["tap_2"]])
-  np.testing.assert_allclose(terms["tap_1"], expected, rtol=1e-6)
+  expected = jax.jit(losses.information_flow)([student[1]], [teacher[2]])
+  np.testing.assert_allclose(terms["tap 1"], expected, rtol=1e-6)
   with pytest.raises(
     ValueError, match="student has 2 and the teacher 3; pass layer_map"
   ):
@@ -55,7 +58,9 @@ def test_layer_map_pairs_taps_of_networks_of_different_depth():
 
 
 def test_quadratic_flow_is_the_relative_flow_divergence():
-  student, teacher = _taps(0), _taps(1, (8, 8, 9, 5))
+  student, teacher = (
+    list(taps.values()) for taps in (_taps(0), _taps(1, (8, 8, 9, 5)))
+  )
   options = {"labels": LABELS, "num_classes": 3}
 
   @jax.jit
@@ -83,7 +88,15 @@ def test_weights_must_match_the_taps():
     functools.partial(losses.quadratic_flow, **options),
   ):
     with pytest.raises(ValueError, match="weights: expected 3, one per tap, got 2"):
-      loss(taps, taps, weights=(1.0, 1.0))
+      loss([*taps.values()], [*taps.values()], weights=(1.0, 1.0))
+    with pytest.raises(
+      TypeError, match="weights: expected a weight for each of 'tap_0"
+    ):
+      loss(taps, taps, weights=(1.0, 1.0, 1.0))
+    with pytest.raises(TypeError, match="weights: expected a sequence of 3"):
+      loss([*taps.values()], [*taps.values()], weights={"tap 0": 1.0})
+    with pytest.raises(TypeError, match=r"weights: expected a weight .* got a float"):
+      loss([*taps.values()], [*taps.values()], weights=1.0)
     with pytest.raises(ValueError, match=r"each of \['tap_0'.* got \['tap_9'\]"):
       loss(taps, taps, weights={"tap_9": 1.0})
 

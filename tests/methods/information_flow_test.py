@@ -13,6 +13,8 @@ from flowkd_jax import schedules
 
 pytestmark = pytest.mark.optimizer
 
+WEIGHTS = {"block_1": 2.0, "block_2": 3.0, "dense": 1.0}
+
 
 @pytest.fixture
 def teacher(network):
@@ -25,7 +27,7 @@ def _method(network, teacher, **options):
   student = network()
   defaults = {
     "pairs": {tap: tap for tap in student.taps},
-    "weights": {"block_1": 2.0, "block_2": 3.0, "dense": 1.0},
+    "weights": WEIGHTS,
   }
   return methods.information_flow(
     student, teacher, optax.sgd(0.1), axis_name=None, **{**defaults, **options}
@@ -51,7 +53,7 @@ def test_loss_is_the_weighted_sum_over_taps(network, teacher, batches):
     )
     _, teacher_taps = capture.apply_with_taps(*teacher, batch["image"])
     return losses.information_flow(
-      student_taps, teacher_taps, weights=(2.0, 3.0, 1.0), mask=batch["mask"]
+      student_taps, teacher_taps, weights=WEIGHTS, mask=batch["mask"]
     )
 
   expected = definition(variables, batch)

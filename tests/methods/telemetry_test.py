@@ -55,11 +55,7 @@ def test_gradients_are_those_of_the_weighted_terms(network, teacher, batches):
       mutable=["batch_stats"],
     )
     _, theirs = capture.apply_with_taps(*teacher, batch["image"])
-    flow = losses.information_flow_terms(
-      {tap: taps[tap] for tap in PAIRS},
-      [theirs[tap] for tap in PAIRS.values()],
-      mask=batch["mask"],
-    )
+    flow = losses.information_flow_terms(taps, theirs, pairs=PAIRS, mask=batch["mask"])
     labels = losses.cross_entropy(logits, batch["label"], mask=batch["mask"])
     return {
       "block_2": 10 * flow["block_2"],
