@@ -13,6 +13,14 @@ Pure functions of arrays, whatever library they come from. The caller jits.
 - A label at or above the number of classes is a ValueError in a NumPy array or a list.
   In an array of JAX the result is NaN, as an error there would have to wait for the
   device.
+- NaN or plus infinity among the logits of a row, or minus infinity in all of them,
+  makes the loss NaN. A metric is NaN likewise, except that a row of minus infinities
+  has a largest logit, the first.
+- A logit of minus infinity is a class that is ruled out, of probability 0. A class that
+  both sides rule out is left out of the sum, as if it did not exist. Where the teacher
+  alone rules it out, its term is 0. Where the student alone does, a divergence is
+  infinite if the teacher's probability is above 0, and the gradient at the other logits
+  is still finite.
 - Masked rows are not read: they may hold anything, NaN included.
 """
 

@@ -1,9 +1,15 @@
-"""Losses on logits."""
+"""Losses on logits.
+
+Missing labels, NaN and infinities are treated by the rules of `flowkd_jax.losses`.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
+from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
@@ -24,9 +30,9 @@ def cross_entropy(
   """Mean cross-entropy of the rows with their labels.
 
   Computed in float32 from log-softmax. Not a distillation loss, but the one that
-  every method of this library stands beside. The mean over rows: does not depend on
-  the batch size; `log(classes)` where nothing is known. Invariant to a shift of each
-  row of logits and to permutation of rows, or of the classes.
+  every method of this library stands beside. The mean over labelled rows:
+  does not depend on the batch size; `log(classes)` where nothing is known. Invariant to
+  a shift of each row of logits and to permutation of rows, or of the classes.
 
   Args:
     logits: Unnormalised log-probabilities.
@@ -36,19 +42,21 @@ def cross_entropy(
 
   Raises:
     TypeError: If logits are not floating or labels not integers.
-    ValueError: If shapes disagree.
+    ValueError: If shapes disagree or logits are not [batch, classes], or a label in a
+      NumPy array is no class.
 
   Example:
     >>> import jax.numpy as jnp
     >>> round(float(cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))), 4)
     1.3863
   """
-  _checks.check_features(logits=logits)
+  _check_logits("logits", logits)
   _checks.check_mask(mask, logits)
-  read = _labels.read_labels(labels, logits.shape[1], shape=logits.shape[:1], mask=mask)
+  rows, classes = logits.shape
+  read = _labels.read_labels(labels, classes, shape=(rows,), mask=mask)
   logs = jax.nn.log_softmax(_real_logits(logits, read.labelled))
-  rows = -jnp.take_along_axis(logs, read.classes[:, None], axis=1)[:, 0]
-  return _global_batch.global_mean(read.invalidate(rows), read.labelled, axis_name)
+  terms = -jnp.take_along_axis(logs, read.classes[:, None], axis=1)[:, 0]
+  return _global_batch.global_mean(read.invalidate(terms), read.labelled, axis_name)
 
 
 def knowledge_distillation(
@@ -74,7 +82,8 @@ def knowledge_distillation(
   Args:
     student: Student logits.
     teacher: Teacher logits.
-    temperature: T, above 0.
+    temperature: T, above 0: a number, or one a row. May be traced and differentiated,
+      and is then not checked.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split; the loss is that of the
       global batch, on every device.
@@ -93,10 +102,10 @@ def knowledge_distillation(
   References:
     Hinton et al., "Distilling the knowledge in a neural network", 2015.
   """
-  logits = _logits(student, teacher, temperature, mask)
-  student_logs, teacher_logs = (jax.nn.log_softmax(side) for side in logits)
+  sides, temperature = _softened(student, teacher, temperature, mask)
+  student_logs, teacher_logs = (jax.nn.log_softmax(side) for side in sides)
   rows = _relative_entropy(student_logs, teacher_logs).sum(1)
-  return temperature**2 * _global_batch.global_mean(rows, mask, axis_name)
+  return _global_batch.global_mean(temperature**2 * rows, mask, axis_name)
 
 
 def decoupled_kd(
@@ -127,16 +136,16 @@ def decoupled_kd(
     student: Student logits.
     teacher: Teacher logits.
     labels: Class of each row; negative in rows without a label, which are left out.
-    alpha: Weight of TCKD.
+    alpha: Weight of TCKD. May be traced, as may beta and the temperature.
     beta: Weight of NCKD.
-    temperature: T, above 0.
+    temperature: T, above 0: a number, or one a row.
     mask: Which rows are real.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
     TypeError: If logits are not floating point or labels not integers.
-    ValueError: If shapes disagree, there is a single class, or `temperature` is not
-      positive.
+    ValueError: If shapes disagree, there is a single class, a label in a NumPy array is
+      no class, or `temperature` is not positive.
 
   Example:
     >>> import jax.numpy as jnp
@@ -147,25 +156,25 @@ def decoupled_kd(
   References:
     Zhao et al., "Decoupled knowledge distillation", CVPR 2022.
   """
-  sides = _logits(student, teacher, temperature, mask)
-  if student.shape[1] < 2:
+  _check_logits("student", student)
+  _checks.check_mask(mask, student)
+  batch, classes = student.shape
+  if classes < 2:
     raise ValueError(
       f"student: expected logits of two classes or more, got shape {student.shape}"
     )
-  read = _labels.read_labels(
-    labels, student.shape[1], shape=student.shape[:1], mask=mask
-  )
-  sides = (_real_logits(side, read.labelled) for side in sides)
-  classes = jnp.arange(student.shape[1], dtype=jnp.int32)
-  target = classes[None, :] == read.classes[:, None]
-  (student_binary, student_rest), (teacher_binary, teacher_rest) = (
-    _decoupled_logs(side, target) for side in sides
-  )
-  target_terms = _relative_entropy(student_binary, teacher_binary).sum(1)
-  rest = jnp.where(target, 0, _relative_entropy(student_rest, teacher_rest)).sum(1)
-  rows = read.invalidate(alpha * target_terms + beta * rest)
-  mean = _global_batch.global_mean(rows, read.labelled, axis_name)
-  return temperature**2 * mean
+  read = _labels.read_labels(labels, classes, shape=(batch,), mask=mask)
+  sides, temperature = _softened(student, teacher, temperature, read.labelled)
+  positions = jnp.arange(classes, dtype=jnp.int32)
+  target = positions[None, :] == read.classes[:, None]
+  student_side, teacher_side = (_decoupled_logs(side, target) for side in sides)
+  target_terms = _relative_entropy(student_side.binary, teacher_side.binary).sum(1)
+  rest_terms = _relative_entropy(student_side.rest, teacher_side.rest).sum(1)
+  # Without mass on the other classes the teacher says nothing about them.
+  rest_terms = jnp.where(teacher_side.certain, 0, rest_terms)
+  alpha, beta = _numbers(rest_terms, alpha=alpha, beta=beta)
+  rows = read.invalidate(temperature**2 * (alpha * target_terms + beta * rest_terms))
+  return _global_batch.global_mean(rows, read.labelled, axis_name)
 
 
 def dist(
@@ -189,15 +198,17 @@ def dist(
 
   Differs from the authors' code, which adds 1e-8 to products of norms and so loses
   classes that are rare in the batch. A row or class without variation on one side
-  counts 1, on both 0; on neither, as defined. The paper sets beta and gamma to 2
+  counts 1, on both 0; on neither, as defined. Entries that both sides rule out are left
+  out of both correlations. The paper sets beta and gamma to 2
   beside a cross-entropy of weight 1.
 
   Args:
     student: Student logits.
     teacher: Teacher logits.
-    beta: Weight of the relation between classes, within rows.
+    beta: Weight of the relation between classes, within rows. May be traced, as may
+      gamma and the temperature.
     gamma: Weight of the relation within classes, between rows.
-    temperature: T, above 0.
+    temperature: T, above 0, one number.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split; correlations of classes run
       over the global batch.
@@ -216,39 +227,73 @@ def dist(
   References:
     Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022.
   """
-  logits = _logits(student, teacher, temperature, mask)
-  sides = [jax.nn.softmax(side) for side in logits]
-  real = jnp.ones(student.shape[:1], bool) if mask is None else jnp.asarray(mask, bool)
-  count = _global_batch.global_sum(real.sum(dtype=sides[0].dtype), axis_name)
-  count = jnp.maximum(count, 1)
+  # Columns compare rows with one another, so all have the same temperature.
+  _checks.check_positive("temperature", temperature)
+  sides, temperature = _softened(student, teacher, temperature, mask)
+  present = _present(student, teacher, mask)
+  sides = [jax.nn.softmax(side) for side in sides]
+  beta, gamma = _numbers(sides[0], beta=beta, gamma=gamma)
 
   def over_rows(values):
-    return _global_batch.global_sum(
-      jnp.where(real[:, None], values, 0).sum(0, keepdims=True), axis_name
-    )
+    return _global_batch.global_sum(values.sum(0, keepdims=True), axis_name)
 
   def over_classes(values):
     return values.sum(1, keepdims=True)
 
-  means = [side.mean(1, keepdims=True) for side in sides]
-  inter = _correlation_gap(sides, means, over_classes)
-  means = [over_rows(side) / count for side in sides]
-  intra = _correlation_gap(sides, means, over_rows)
+  inter = _correlation_gap(sides, present, over_classes)
   inter = _global_batch.global_mean(inter[:, 0], mask, axis_name)
-  return temperature**2 * (beta * inter + gamma * intra.mean())
+  intra = _correlation_gap(sides, present, over_rows)[0]
+  possible = over_rows(present.astype(intra.dtype))[0] > 0
+  intra = jnp.where(possible, intra, 0).sum() / jnp.maximum(
+    possible.sum(dtype=intra.dtype), 1
+  )
+  return temperature[0] ** 2 * (beta * inter + gamma * intra)
 
 
-def _logits(student, teacher, temperature, mask):
-  """Both sides divided by the temperature, at least float32."""
-  _checks.check_features(student=student, teacher=teacher)
-  if len(student.shape) != 2:
+def _check_logits(name, logits):
+  _checks.check_features(**{name: logits})
+  if len(logits.shape) != 2:
     raise ValueError(
-      f"student: expected logits of shape [batch, classes], got {student.shape}"
+      f"{name}: expected logits of shape [batch, classes], got {logits.shape}"
     )
+
+
+def _softened(student, teacher, temperature, mask):
+  """Both sides divided by the temperature, at least float32, and it as `[batch or 1]`.
+
+  Each row is first shifted to a maximum of 0, which changes no probability, so that no
+  finite logit overflows. A logit of minus infinity stays that, without a gradient.
+  """
+  _check_logits("student", student)
+  _checks.check_floating("teacher", teacher)
   _checks.check_shape("teacher", teacher, student.shape)
-  _checks.check_positive("temperature", temperature)
   _checks.check_mask(mask, student)
-  return [_real_logits(side, mask) / temperature for side in (student, teacher)]
+  sides = [_real_logits(side, mask) for side in (student, teacher)]
+  temperature = _row_temperatures(temperature, sides[0], mask)
+  return [_divided(side, temperature[:, None]) for side in sides], temperature
+
+
+def _divided(logits, temperature):
+  logits -= lax.stop_gradient(logits.max(1, keepdims=True))
+  gone = logits == -jnp.inf
+  # The inner `where` keeps minus infinity out of the gradient of the temperature.
+  return jnp.where(gone, -jnp.inf, jnp.where(gone, 0, logits) / temperature)
+
+
+def _row_temperatures(temperature, logits, mask):
+  """The temperature as `[1]` or `[batch]`; 1 in masked rows, which are not read."""
+  _checks.check_positive("temperature", temperature, rows=logits.shape[0])
+  values = jnp.asarray(temperature).astype(logits.dtype)
+  if not values.ndim or mask is None:
+    return values.reshape(-1)
+  return jnp.where(jnp.asarray(mask).astype(bool), values, 1)
+
+
+def _numbers(like, **options):
+  """Numbers, traced ones too, in the dtype of the computation."""
+  for name, value in options.items():
+    _checks.check_shape(name, value, ())
+  return [jnp.asarray(value).astype(like.dtype) for value in options.values()]
 
 
 def _real_logits(logits, mask):
@@ -262,12 +307,14 @@ def _real_logits(logits, mask):
 def _relative_entropy(student_logs, teacher_logs):
   """Terms `t (log t - log s) - t + s`, each 0 or above; the last two cancel in sum.
 
-  Without them the terms have both signs, and the sum of near sides is rounding.
+  Without them the terms have both signs, and the sum of near sides is rounding. Where
+  the teacher has no mass the term is s. NaN is no mass either way and stays.
   """
-  gaps = teacher_logs - student_logs
-  near = jnp.abs(gaps) < 1
-  close = jnp.where(near, gaps, 0)
   teacher = jnp.exp(teacher_logs)
+  massless = teacher == 0
+  gaps = jnp.where(massless, 0, teacher_logs - student_logs)
+  near = ~massless & (jnp.abs(gaps) < 1)
+  close = jnp.where(near, gaps, 0)
   return jnp.where(
     near,
     teacher * (close + jnp.expm1(-close)),
@@ -275,25 +322,54 @@ def _relative_entropy(student_logs, teacher_logs):
   )
 
 
+class _Decoupled(NamedTuple):
+  """Log-probabilities of one side.
+
+  Attributes:
+    binary: Of the label and of anything else.
+    rest: Of each other class among the others; minus infinity at the label.
+    certain: Rows in which no other class is possible.
+  """
+
+  binary: Float[Array, "batch 2"]
+  rest: Float[Array, "batch classes"]
+  certain: Bool[Array, " batch"]
+
+
 def _decoupled_logs(logits, target):
-  """Log-probabilities of label and rest, and of each class within the rest."""
-  lowest = jnp.finfo(logits.dtype).min
-  label = jnp.where(target, logits, lowest).max(1, keepdims=True)
-  rest = jax.nn.logsumexp(jnp.where(target, -jnp.inf, logits), axis=1, keepdims=True)
-  binary = jax.nn.log_softmax(jnp.concatenate([label, rest], axis=1))
-  return binary, jnp.where(target, 0, logits - rest)
+  label = jnp.where(target, logits, 0).sum(1, keepdims=True)
+  others = jnp.where(target, -jnp.inf, logits)
+  certain = (others == -jnp.inf).all(1, keepdims=True)
+  # The gradient of logsumexp is NaN where no class is possible.
+  total = jax.nn.logsumexp(jnp.where(certain, 0, others), axis=1, keepdims=True)
+  anything_else = jnp.where(certain, -jnp.inf, total)
+  binary = jax.nn.log_softmax(jnp.concatenate([label, anything_else], axis=1))
+  return _Decoupled(binary, others - total, certain[:, 0])
 
 
-def _correlation_gap(sides, means, total):
+def _present(student, teacher, mask):
+  """Entries to compare: of real rows, and possible on one side at least."""
+  sides = (jnp.asarray(side) for side in (student, teacher))
+  student_gone, teacher_gone = (side == -jnp.inf for side in sides)
+  present = ~(student_gone & teacher_gone)
+  if mask is None:
+    return present
+  return present & jnp.asarray(mask).astype(bool)[:, None]
+
+
+def _correlation_gap(sides, present, total):
   """`1 - correlation` as half a squared distance; variation of rounding is none."""
+  count = jnp.maximum(total(present.astype(sides[0].dtype)), 1)
   units, moving = [], []
-  for side, mean in zip(sides, means, strict=True):
-    centred = side - mean
+  for side in sides:
+    mean = total(jnp.where(present, side, 0)) / count
+    centred = jnp.where(present, side - mean, 0)
     squares = total(centred**2)
-    noise = (8 * jnp.finfo(side.dtype).eps) ** 2 * lax.stop_gradient(total(side**2))
-    moves = squares > noise
-    norm = jnp.sqrt(jnp.where(moves, squares, 1))
-    units.append(jnp.where(moves, centred / norm, 0))
-    moving.append(moves)
+    real = jnp.where(present, side, 0)
+    noise = (8 * jnp.finfo(side.dtype).eps) ** 2 * lax.stop_gradient(total(real**2))
+    still = squares <= noise  # not of NaN, which must reach the result
+    norm = jnp.sqrt(jnp.where(still, 1, squares))
+    units.append(jnp.where(still, 0, centred / norm))
+    moving.append(~still)
   gap = total((units[0] - units[1]) ** 2) / 2
   return gap + jnp.where(moving[0] != moving[1], 0.5, 0).astype(gap.dtype)
