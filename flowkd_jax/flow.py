@@ -24,6 +24,7 @@ from jaxtyping import Int
 from jaxtyping import Shaped
 
 from flowkd_jax import _checks
+from flowkd_jax import _mesh
 from flowkd_jax import _taps
 from flowkd_jax import information
 from flowkd_jax import kernels
@@ -61,6 +62,7 @@ def information_flow(
 ) -> Float[Array, " taps"]: ...
 
 
+@_mesh.on_any_mesh
 def information_flow(
   taps: Taps,
   labels: Int[Array, " batch"],
@@ -208,6 +210,7 @@ def monotone_layers(
   return tuple(reversed(choice))
 
 
+@_mesh.on_any_mesh
 def flow_divergence(
   student_flow: Float[Array, " student_taps"],
   teacher_flow: Float[Array, " teacher_taps"],
@@ -248,6 +251,7 @@ def flow_divergence(
   return (weights * squares).sum()
 
 
+@_mesh.on_any_mesh
 def flow_differences(
   student_flow: Float[Array, " student_taps"],
   teacher_flow: Float[Array, " teacher_taps"],

@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from flowkd_jax import _blocks
 from flowkd_jax import _checks
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
 
@@ -46,6 +47,7 @@ class Kernel:
   log: Callable[[_pairs.Pairs, Scalar], Matrix]
   bandwidth: Callable[[Float[Array, "m d"], Array | None, int | None], Scalar]
 
+  @_mesh.on_any_mesh
   def __call__(
     self, features: Float[Array, "batch ..."]
   ) -> Float[Array, "batch batch"]:

@@ -29,6 +29,7 @@ from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
 from flowkd_jax import _labels
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
 from flowkd_jax import kernels
@@ -50,6 +51,7 @@ class InformationPotentials(NamedTuple):
   between: Scalar
 
 
+@_mesh.on_any_mesh
 def quadratic_mutual_information(
   features: Float[Array, "batch ..."],
   labels: Int[Array, " batch"],
@@ -109,6 +111,7 @@ def quadratic_mutual_information(
   )
 
 
+@_mesh.on_any_mesh
 def information_potentials(
   features: Float[Array, "batch ..."],
   labels: Int[Array, " batch"],

@@ -15,12 +15,14 @@ from jaxtyping import Float
 from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
 from flowkd_jax import information
 from flowkd_jax.losses import _batch
 
 
+@_mesh.on_any_mesh
 def linear_cka(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -81,6 +83,7 @@ def linear_cka(
   )
 
 
+@_mesh.on_any_mesh
 def rbf_cka(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],

@@ -19,6 +19,7 @@ from jaxtyping import Shaped
 from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
 from flowkd_jax import information
@@ -61,6 +62,7 @@ def crd_init(
   return heads
 
 
+@_mesh.on_any_mesh
 def crd(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],

@@ -16,6 +16,7 @@ from jaxtyping import Key
 from jaxtyping import Shaped
 
 from flowkd_jax import _checks
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax import kernels
 from flowkd_jax.losses import _spatial
@@ -25,6 +26,7 @@ Parameters = dict[str, Any]
 Maps = Float[Array, "batch height width channels"]
 
 
+@_mesh.on_any_mesh
 def factor_transfer(
   student: Float[Array, "batch student_height student_width student_channels"],
   teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
@@ -138,6 +140,7 @@ def factor_transfer_init(
   }
 
 
+@_mesh.on_any_mesh
 def factor_reconstruction(
   teacher: Float[Array, "batch height width channels"],
   *,

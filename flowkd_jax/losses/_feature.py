@@ -17,6 +17,7 @@ from jaxtyping import Key
 from jaxtyping import Shaped
 
 from flowkd_jax import _checks
+from flowkd_jax import _mesh
 from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
@@ -44,6 +45,7 @@ def hint_init(
   return {"kernel": kernel, "bias": jnp.zeros(shape[1])}
 
 
+@_mesh.on_any_mesh
 def hint(
   student: Float[Array, "batch ... student_channels"],
   teacher: Float[Array, "batch ... teacher_channels"],
@@ -148,6 +150,7 @@ def vid_init(
   return {"kernels": kernels, "variance": jnp.full(widths[-1], raw_variance, "float32")}
 
 
+@_mesh.on_any_mesh
 def vid(
   student: Float[Array, "batch ... student_channels"],
   teacher: Float[Array, "batch ... teacher_channels"],

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from jaxtyping import Shaped
 
 from flowkd_jax import _checks
+from flowkd_jax import _mesh
 from flowkd_jax import _taps
 from flowkd_jax import flow
 from flowkd_jax import information
@@ -26,6 +27,7 @@ Weights = Mapping[str, Array | float] | Sequence[Array | float] | None
 PAPER_KERNELS = ("cosine", "student_t")
 
 
+@_mesh.on_any_mesh
 def information_flow_terms(
   student: flow.Taps,
   teacher: flow.Taps,
@@ -62,6 +64,7 @@ def information_flow_terms(
   }
 
 
+@_mesh.on_any_mesh
 def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   student: flow.Taps,
   teacher: flow.Taps,
@@ -138,6 +141,7 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
   return weighted_sum(terms, weights)
 
 
+@_mesh.on_any_mesh
 def quadratic_flow_terms(
   student: flow.Taps,
   teacher: flow.Taps,
@@ -177,6 +181,7 @@ def quadratic_flow_terms(
   return {name: term for (name, _), term in zip(sides[0], total, strict=True)}
 
 
+@_mesh.on_any_mesh
 def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   student: flow.Taps,
   teacher: flow.Taps,

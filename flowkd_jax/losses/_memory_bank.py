@@ -23,6 +23,7 @@ from jaxtyping import Shaped
 
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _mesh
 from flowkd_jax import _precision
 from flowkd_jax import kernels
 from flowkd_jax.losses import _contrastive
@@ -58,6 +59,7 @@ def crd_bank_init(key: Key[Array, ""], size: int, *, width: int = 128) -> Bank:
   return {**bank, "log_normalizers": jnp.full(2, jnp.inf, jnp.float32)}
 
 
+@_mesh.on_any_mesh
 def crd_negatives(
   key: Key[Array, ""],
   indices: Int[Array, " batch"],
@@ -96,6 +98,7 @@ def crd_negatives(
   return jax.vmap(draw)(positions, indices)
 
 
+@_mesh.on_any_mesh
 def crd_bank(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -172,6 +175,7 @@ def crd_bank(
   return _global_batch.global_mean(rows, mask, axis_name)
 
 
+@_mesh.on_any_mesh
 def crd_bank_update(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],

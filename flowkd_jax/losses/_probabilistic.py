@@ -16,6 +16,7 @@ from jaxtyping import Shaped
 from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax import information
 from flowkd_jax import kernels
@@ -24,6 +25,7 @@ from flowkd_jax.losses import _batch
 Mask = Shaped[Array, " batch"] | None
 
 
+@_mesh.on_any_mesh
 def conditional_divergence(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -111,6 +113,7 @@ def conditional_divergence(
   return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
 
+@_mesh.on_any_mesh
 def pkt(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],

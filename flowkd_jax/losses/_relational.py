@@ -14,12 +14,14 @@ from jaxtyping import Float
 from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax import _precision
 from flowkd_jax import kernels
 from flowkd_jax.losses import _batch
 
 
+@_mesh.on_any_mesh
 def similarity_preserving(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -89,6 +91,7 @@ def similarity_preserving(
   return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
 
+@_mesh.on_any_mesh
 def correlation_congruence(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],

@@ -17,9 +17,11 @@ from jaxtyping import Shaped
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
 from flowkd_jax import _labels
+from flowkd_jax import _mesh
 from flowkd_jax import _precision
 
 
+@_mesh.on_any_mesh
 def cross_entropy(
   logits: Float[Array, "batch classes"],
   labels: Int[Array, " batch"],
@@ -59,6 +61,7 @@ def cross_entropy(
   return _global_batch.global_mean(read.invalidate(terms), read.labelled, axis_name)
 
 
+@_mesh.on_any_mesh
 def knowledge_distillation(
   student: Float[Array, "batch classes"],
   teacher: Float[Array, "batch classes"],
@@ -108,6 +111,7 @@ def knowledge_distillation(
   return _global_batch.global_mean(temperature**2 * rows, mask, axis_name)
 
 
+@_mesh.on_any_mesh
 def decoupled_kd(
   student: Float[Array, "batch classes"],
   teacher: Float[Array, "batch classes"],
@@ -177,6 +181,7 @@ def decoupled_kd(
   return _global_batch.global_mean(rows, read.labelled, axis_name)
 
 
+@_mesh.on_any_mesh
 def dist(
   student: Float[Array, "batch classes"],
   teacher: Float[Array, "batch classes"],

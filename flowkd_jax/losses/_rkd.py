@@ -16,10 +16,12 @@ from jaxtyping import Float
 from flowkd_jax import _blocks
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax.losses import _batch
 
 
+@_mesh.on_any_mesh
 def rkd_distance(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -103,6 +105,7 @@ def rkd_distance(
   return loss / jnp.maximum(divisors[reduction], 1)
 
 
+@_mesh.on_any_mesh
 def rkd_angle(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],

@@ -17,6 +17,7 @@ from jaxtyping import Shaped
 
 from flowkd_jax import _checks
 from flowkd_jax import _global_batch
+from flowkd_jax import _mesh
 from flowkd_jax import _pairs
 from flowkd_jax import kernels
 
@@ -26,6 +27,7 @@ REDUCTIONS = ("rows", "elements")
 NST_KERNELS = ("polynomial", "gaussian", "linear")
 
 
+@_mesh.on_any_mesh
 def attention_transfer(
   student: Float[Array, "batch student_height student_width student_channels"],
   teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
@@ -77,6 +79,7 @@ def attention_transfer(
   return reduced((attention[0] - attention[1]) ** 2, reduction, mask, axis_name)
 
 
+@_mesh.on_any_mesh
 def nst(
   student: Float[Array, "batch student_height student_width student_channels"],
   teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
@@ -138,6 +141,7 @@ def nst(
   return _global_batch.global_mean(rows, mask, axis_name)
 
 
+@_mesh.on_any_mesh
 def fsp(
   student: tuple[
     Float[Array, "batch height width earlier"], Float[Array, "batch height width later"]

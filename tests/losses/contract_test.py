@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies
+from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
@@ -344,7 +345,7 @@ def test_global_batch_on_eight_devices(name, x64):
   for device in range(8):
     _assert_close(jax.tree.map(lambda x, d=device: x[d], results), expected)
 
-  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
+  mesh = jax.make_mesh((8,), ("batch",))
   rows, whole = PartitionSpec("batch"), PartitionSpec()
   if "replication" not in ROWS[name].exempt:  # pmap is shard_map without this check
     # Two rows a device: also in two blocks.
@@ -356,10 +357,41 @@ def test_global_batch_on_eight_devices(name, x64):
         out_specs=whole,
         check_vma=True,
       )
-      _assert_close(jax.jit(sharded)(parameters, *data), expected)
+      placed = (
+        jax.device_put(parameters, NamedSharding(mesh, whole)),
+        *jax.device_put(data, NamedSharding(mesh, rows)),
+      )
+      _assert_close(jax.jit(sharded)(*placed), expected)
 
-  placed = jax.device_put((*scaled, *data[1:]), NamedSharding(mesh, rows))
+  automatic = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+  placed = jax.device_put((*scaled, *data[1:]), NamedSharding(automatic, rows))
   _assert_close(_plain(name)(*placed), plain)
+
+
+@pytest.mark.slow
+@every_loss
+def test_explicit_meshes_change_nothing(name, x64):
+  """Rows over one axis, the features of maps and vectors over the other if it fits."""
+  mesh = jax.make_mesh((4, 2), ("batch", "model"))
+  sides, ids, mask = _example(name, dtype=np.float64), _ids(), _mask("most")
+  expected = _plain(name)(*sides, ids, mask)
+  specs = [
+    PartitionSpec("batch", *(None,) * (side.ndim - 2), None if odd else "model")
+    for side in sides
+    for odd in [side.shape[-1] % 2]
+  ]
+  placed = [
+    jax.device_put(each, NamedSharding(mesh, spec))
+    for each, spec in zip(
+      (*sides, ids, mask), (*specs, *[PartitionSpec("batch")] * 2), strict=True
+    )
+  ]
+  result = jax.jit(_value_and_grad(name))(*placed)
+  _assert_close(result, expected)
+  for gradient, spec in zip(result[1], specs, strict=True):
+    assert gradient.sharding.spec == spec
+  eager = ROWS[name].call(*placed[:3], mask=placed[3])
+  np.testing.assert_allclose(eager, expected[0], rtol=1e-6)
 
 
 @every_loss
@@ -413,7 +445,7 @@ def test_unknown_axis_is_refused(name):
 def test_options_are_keywords_and_documented(name):
   function = getattr(losses, name)
   assert inspect.isfunction(function)
-  assert not hasattr(function, "__wrapped__")
+  assert not hasattr(function, "lower")  # the caller jits
   parameters = inspect.signature(function).parameters.values()
   positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
   assert positional in (
