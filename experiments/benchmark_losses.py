@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from experiments import launch
+from experiments import places
 from flowkd_jax import losses
 
 WHAT = ("speed", "memory", "all")
@@ -52,23 +53,35 @@ LONG_RUN = 10
 class Config:
   """Settings of the benchmark."""
 
-  what: str = launch.setting("all", f"What to measure: {', '.join(WHAT)}.")
-  losses: tuple[str, ...] = launch.setting(tuple(LOSSES), "Losses of the speed table.")
-  sizes: tuple[int, ...] = launch.setting((128, 1024, 4096), "Rows, speed.")
-  student_width: int = launch.setting(64, "Width of the student, speed.")
-  teacher_width: int = launch.setting(128, "Width of the teacher, speed.")
-  speed_block_size: int = launch.setting(0, "Rows a block of ours, speed; 0 chooses.")
-  memory_sizes: tuple[int, ...] = launch.setting(
-    tuple(1024 * 2**power for power in range(7)), "Rows, memory."
+  what: str = launch.setting(
+    "all", f"What to measure: {', '.join(WHAT)}.", choices=WHAT
   )
-  memory_width: int = launch.setting(128, "Width of both sides, memory.")
-  block_size: int = launch.setting(0, "Rows a block, memory; 0 chooses.")
-  memory_gib: float = launch.setting(16.0, "What would need more is not run.")
-  rounds: int = launch.setting(5, "Turns that each program gets.")
-  turn_seconds: float = launch.setting(1.0, "How long a turn lasts, or one run.")
-  cell_seconds: float = launch.setting(120.0, "No further rounds after this time.")
-  seed: int = launch.setting(0, "Seed of the features.")
-  output: str = launch.setting("", "A file that gets what is printed.")
+  losses: tuple[str, ...] = launch.setting(
+    tuple(LOSSES), "Losses of the speed table.", choices=tuple(LOSSES)
+  )
+  sizes: tuple[int, ...] = launch.setting((128, 1024, 4096), "Rows, speed.", least=2)
+  student_width: int = launch.setting(64, "Width of the student, speed.", least=1)
+  teacher_width: int = launch.setting(128, "Width of the teacher, speed.", least=1)
+  speed_block_size: int = launch.setting(
+    0, "Rows a block of ours, speed; 0 chooses.", least=0
+  )
+  memory_sizes: tuple[int, ...] = launch.setting(
+    tuple(1024 * 2**power for power in range(7)), "Rows, memory.", least=2
+  )
+  memory_width: int = launch.setting(128, "Width of both sides, memory.", least=1)
+  block_size: int = launch.setting(0, "Rows a block, memory; 0 chooses.", least=0)
+  memory_gib: float = launch.setting(16.0, "What would need more is not run.", least=0)
+  rounds: int = launch.setting(5, "Turns that each program gets.", least=1)
+  turn_seconds: float = launch.setting(
+    1.0, "How long a turn lasts, or one run.", least=0
+  )
+  cell_seconds: float = launch.setting(
+    120.0, "No further rounds after this time.", least=0
+  )
+  seed: int = launch.setting(0, "Seed of the features.", least=0)
+  output: str = launch.setting(
+    "", "A file that gets what is printed.", place=places.NEW_FILE
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,22 +103,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a number is not positive or a name unknown.
   """
-  for name in {"sizes", "memory_sizes"} & given.keys():
-    given[name] = tuple(int(size) for size in given[name])
-  config = Config(**given)
-  for name, minimum in {"rounds": 1, "block_size": 0, "speed_block_size": 0}.items():
-    if getattr(config, name) < minimum:
-      raise ValueError(
-        f"--{name}: expected {minimum} or more, got {getattr(config, name)}"
-      )
-  for name, chosen, choices in (
-    ("what", (config.what,), WHAT),
-    ("losses", config.losses, LOSSES),
-  ):
-    for word in chosen:
-      if word not in choices:
-        raise ValueError(f"--{name}: expected {', '.join(choices)}, got {word!r}")
-  return config
+  return launch.configured(Config, given)
 
 
 def run(config: Config) -> None:

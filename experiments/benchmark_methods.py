@@ -24,7 +24,7 @@ import optax
 
 from experiments import benchmark_step
 from experiments import launch
-from experiments import settings
+from experiments import networks
 from flowkd_jax import capture
 from flowkd_jax import methods
 from flowkd_jax import models
@@ -43,16 +43,16 @@ PLAIN = {
 class Config(benchmark_step.Config):
   """Settings of the benchmark; the sizes are those of the studies."""
 
-  batch_size: int = launch.setting(64, "Rows of a step.")
-  image_size: int = launch.setting(16, "Height and width of the images.")
+  batch_size: int = launch.setting(64, "Rows of a step.", least=1)
+  image_size: int = launch.setting(16, "Height and width of the images.", least=1)
   teacher_network: str = launch.setting("resnet8:8", "resnetDEPTH:WIDTH.")
   student_network: str = launch.setting("resnet8:4", "As above.")
   ensemble_network: str = launch.setting("resnet8:8", "Widest of three, as above.")
-  clients: int = launch.setting(10, "Clients of a round.")
-  local_steps: int = launch.setting(20, "Steps of each client.")
-  client_batch_size: int = launch.setting(32, "Rows of such a step.")
+  clients: int = launch.setting(10, "Clients of a round.", least=1)
+  local_steps: int = launch.setting(20, "Steps of each client.", least=1)
+  client_batch_size: int = launch.setting(32, "Rows of such a step.", least=1)
   groups: tuple[str, ...] = launch.setting(
-    tuple(PLAIN), f"What to measure: {', '.join(PLAIN)}."
+    tuple(PLAIN), f"What to measure: {', '.join(PLAIN)}.", choices=tuple(PLAIN)
   )
 
 
@@ -62,15 +62,10 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a count is below 1 or a name is not known.
   """
-  config = Config(**given)
-  for field in dataclasses.fields(Config):
-    value = getattr(config, field.name)
-    if isinstance(value, int) and field.name != "seed" and value < 1:
-      raise ValueError(f"--{field.name}: expected 1 or more, got {value}")
-  for group in config.groups:
-    settings.check_choice("--groups", group, tuple(PLAIN))
+  config = launch.configured(Config, given)
   for name in ("teacher_network", "student_network", "ensemble_network"):
-    if not isinstance(models.by_name(getattr(config, name)), models.CifarResNet):
+    network = networks.of_flag(name, getattr(config, name))
+    if not isinstance(network, models.CifarResNet):
       raise ValueError(
         f"--{name}: expected resnetDEPTH:WIDTH, got {getattr(config, name)}"
       )

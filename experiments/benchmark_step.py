@@ -42,10 +42,10 @@ TAP_WIDTHS = {"student": (1800, 576, 128, 64), "teacher": (3600, 1152, 256, 128)
 class Config:
   """Settings of the benchmark."""
 
-  batch_size: int = launch.setting(128, "Rows of a step.")
-  rounds: int = launch.setting(7, "Turns that each program gets.")
-  steps: int = launch.setting(20, "Timed steps in a turn.")
-  seed: int = launch.setting(0, "Seed of images and weights.")
+  batch_size: int = launch.setting(128, "Rows of a step.", least=1)
+  rounds: int = launch.setting(7, "Turns that each program gets.", least=1)
+  steps: int = launch.setting(20, "Timed steps in a turn.", least=1)
+  seed: int = launch.setting(0, "Seed of images and weights.", least=0)
 
 
 def configure(**given: Any) -> Config:
@@ -54,11 +54,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a count is below 1.
   """
-  config = Config(**given)
-  for name in ("batch_size", "rounds", "steps"):
-    if getattr(config, name) < 1:
-      raise ValueError(f"--{name}: expected 1 or more, got {getattr(config, name)}")
-  return config
+  return launch.configured(Config, given)
 
 
 def run(config: Config) -> None:

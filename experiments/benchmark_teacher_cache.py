@@ -26,6 +26,7 @@ import numpy as np
 import optax
 
 from experiments import launch
+from experiments import places
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
@@ -38,19 +39,27 @@ class Config:
   """Settings of the benchmark."""
 
   dataset: str = launch.setting("cifar10", "Data set.")
-  data_dir: str | None = launch.setting(None, "Where it is prepared.")
-  examples: int | None = launch.setting(None, "Training examples; all by default.")
-  cache: str = launch.setting("", "Folder of the cache.")
-  cache_dtype: str = launch.setting("float32", "Type of what is stored.")
+  data_dir: str | None = launch.setting(
+    None, "Where it is prepared.", place=places.PERHAPS_FOLDER
+  )
+  examples: int | None = launch.setting(
+    None, "Training examples; all by default.", least=1
+  )
+  cache: str = launch.setting("", "Folder of the cache.", place=places.NEW_FOLDER)
+  cache_dtype: str = launch.setting(
+    "float32",
+    f"Type of what is stored: {', '.join(data.CACHE_DTYPES)}.",
+    choices=tuple(data.CACHE_DTYPES),
+  )
   teacher_network: str = launch.setting("cnn1:16", "NAME:WIDTH, untrained.")
   auxiliary_weights: str | None = launch.setting(
-    None, "PyTorch weights of the teacher, a .npz."
+    None, "PyTorch weights of the teacher, a .npz.", place=places.FILE
   )
   student_network: str = launch.setting("cnn1:8", "NAME:WIDTH.")
   last_tap_only: bool = launch.setting(False, "Learn from the last tap alone.")
-  batch_size: int = launch.setting(128, "Rows of a step.")
-  rounds: int = launch.setting(5, "Turns that each run gets.")
-  steps: int = launch.setting(40, "Steps of a turn.")
+  batch_size: int = launch.setting(128, "Rows of a step.", least=1)
+  rounds: int = launch.setting(5, "Turns that each run gets.", least=1)
+  steps: int = launch.setting(40, "Steps of a turn.", least=1)
 
 
 def configure(**given: Any) -> Config:
@@ -59,10 +68,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a count is below 1, or there is no folder for the cache.
   """
-  config = Config(**given)
-  for name in ("rounds", "steps", "batch_size"):
-    if getattr(config, name) < 1:
-      raise ValueError(f"--{name}: expected 1 or more, got {getattr(config, name)}")
+  config = launch.configured(Config, given)
   if not config.cache:
     raise ValueError("--cache: expected a folder for the cache, got none")
   return config

@@ -35,11 +35,11 @@ from flowkd_jax import train
 class Config:
   """Settings of the benchmark."""
 
-  batch_size: int = launch.setting(128, "Rows of a step.")
-  steps: int = launch.setting(20, "Steps that are timed in a turn.")
-  steps_per_epoch: int = launch.setting(391, "Steps of an epoch.")
-  probe: int = launch.setting(2000, "Examples whose dead units are counted.")
-  rounds: int = launch.setting(5, "Turns.")
+  batch_size: int = launch.setting(128, "Rows of a step.", least=1)
+  steps: int = launch.setting(20, "Steps that are timed in a turn.", least=1)
+  steps_per_epoch: int = launch.setting(391, "Steps of an epoch.", least=1)
+  probe: int = launch.setting(2000, "Examples whose dead units are counted.", least=1)
+  rounds: int = launch.setting(5, "Turns.", least=1)
 
 
 def configure(**given: Any) -> Config:
@@ -48,13 +48,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a count is below 1.
   """
-  config = Config(**given)
-  for field in dataclasses.fields(config):
-    if getattr(config, field.name) < 1:
-      raise ValueError(
-        f"--{field.name}: expected 1 or more, got {getattr(config, field.name)}"
-      )
-  return config
+  return launch.configured(Config, given)
 
 
 def run(config: Config) -> None:

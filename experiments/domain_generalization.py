@@ -34,6 +34,7 @@ import jax.numpy as jnp
 
 from experiments import course
 from experiments import launch
+from experiments import limits
 from experiments import settings
 from experiments import stages
 from flowkd_jax import data
@@ -61,12 +62,14 @@ class Config(settings.Settings):
     ("0", "15", "30", "45", "60"), "Domains of a rotated set, in degrees."
   )
   domain_images: int = launch.setting(
-    200, "Training images of each domain of a rotated set, those to validate included."
+    200,
+    "Training images of each domain of a rotated set, those to validate included.",
+    least=10,
   )
   train_split: str = launch.setting("", "Default: 90 % of all domains but --held_out.")
   validation_split: str | None = launch.setting(None, "Default: the rest of them.")
   test_split: str = launch.setting("", "Default: the domain --held_out.")
-  stages: tuple[str, ...] = launch.setting(STAGES, "Stages to run.")
+  stages: tuple[str, ...] = launch.setting(STAGES, "Stages to run.", choices=STAGES)
   teacher_network: str = launch.setting(
     "cnn1:32", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
   )
@@ -75,14 +78,23 @@ class Config(settings.Settings):
     "30@1e-3", "Epochs@learning rate of Adam, one phase after the other."
   )
   student_epochs: str = launch.setting("30@1e-3", "As above, of every student.")
-  temperature: float = launch.setting(5.0, "Of the softened logits.")
+  temperature: float = launch.setting(5.0, "Of the softened logits.", above=0)
   label_weight: float = launch.setting(
-    0.5, "Weight of the labels; that of the softened logits is 1 less this."
+    0.5,
+    "Weight of the labels; that of the softened logits is 1 less this.",
+    least=0,
+    most=1,
   )
-  confidence: float = launch.setting(0.9, "Probability at which kd_confident stops.")
-  smallest: float = launch.setting(0.01, "Size of entries that kd_small passes.")
+  confidence: float = launch.setting(
+    0.9, "Probability at which kd_confident stops.", least=0, most=1
+  )
+  smallest: float = launch.setting(
+    0.01, "Size of entries that kd_small passes.", above=0
+  )
   matched_filter: str = launch.setting(
-    "saturated", f"Filter whose share kd_random passes: {', '.join(FILTERS)}."
+    "saturated",
+    f"Filter whose share kd_random passes: {', '.join(FILTERS)}.",
+    choices=FILTERS,
   )
 
 
@@ -111,21 +123,11 @@ def configure(**given: Any) -> Config:
     ValueError: If a setting cannot be right; names it, what was expected, what came.
     FileNotFoundError: If the data set is not prepared.
   """
-  dataset = given.get("dataset", Config.dataset)
-  config = Config(**{**PRESETS.get(dataset, {}), **given})
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = launch.configured(Config, preset, given)
   settings.check_settings(config, ("teacher_network", "student_network"))
-  for stage in config.stages:
-    settings.check_choice("--stages", stage, STAGES)
   for name in ("teacher_epochs", "student_epochs"):
     settings.phases(getattr(config, name), f"--{name}")
-  settings.check_choice("--matched_filter", config.matched_filter, FILTERS)
-  for name in ("temperature", "smallest"):
-    settings.check_positive(config, name)
-  for name in ("label_weight", "confidence"):
-    value = getattr(config, name)
-    if not 0 <= value <= 1:
-      raise ValueError(f"--{name}: expected a share in [0, 1], got {value}")
-  settings.check_least(config, "domain_images", 10)
   return _with_splits(config)
 
 
@@ -139,7 +141,7 @@ def _with_splits(config):
     raise ValueError(
       f"--dataset: expected two domains or more, got {', '.join(names) or 'none'}"
     )
-  settings.check_choice("--held_out", config.held_out, names)
+  limits.check_choice("--held_out", config.held_out, names)
   if rotated:
     splits = _angles(names, config.held_out, config.domain_images)
   else:

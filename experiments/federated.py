@@ -56,42 +56,60 @@ TITLES = {
 class Config(settings.Settings):
   """Settings. Learning rates are those tuned for the preset of mnist."""
 
-  stages: tuple[str, ...] = launch.setting(ARMS, "Arms to run.")
+  stages: tuple[str, ...] = launch.setting(ARMS, "Arms to run.", choices=ARMS)
   network: str = launch.setting(
     "latent_cnn", f"NAME:WIDTH, {settings.NETWORK_NAMES}; FedGen needs latent_cnn."
   )
-  clients: int = launch.setting(20, "Clients that share the training images.")
+  clients: int = launch.setting(20, "Clients that share the training images.", least=1)
   alpha: float = launch.setting(
-    0.1, "Concentration of the Dirichlet distribution by which they do; small: uneven."
+    0.1,
+    "Concentration of the Dirichlet distribution by which they do; small: uneven.",
+    above=0,
   )
-  client_minimum: int = launch.setting(10, "Images that every client has at least.")
-  clients_per_round: int = launch.setting(10, "Clients that take part in a round.")
-  rounds: int = launch.setting(100, "Communication rounds.")
-  local_steps: int = launch.setting(20, "SGD steps of a client in a round.")
-  batch_size: int = launch.setting(32, "Images of a client's step.")
-  fedavg_learning_rate: float = launch.setting(0.3, "Of the clients' SGD.")
-  fedprox_learning_rate: float = launch.setting(0.3, "As above.")
-  fedgen_learning_rate: float = launch.setting(0.2, "As above.")
-  fedgen_kl_learning_rate: float = launch.setting(0.05, "As above.")
-  fedgen_untrained_learning_rate: float = launch.setting(0.2, "As above.")
-  round_decay: float = launch.setting(0.99, "Factor of the learning rate per round.")
-  proximal_weight: float = launch.setting(0.01, "FedProx's mu.")
+  client_minimum: int = launch.setting(
+    10, "Images that every client has at least.", least=1
+  )
+  clients_per_round: int = launch.setting(
+    10, "Clients that take part in a round.", least=1
+  )
+  rounds: int = launch.setting(100, "Communication rounds.", least=1, most=10**6)
+  local_steps: int = launch.setting(20, "SGD steps of a client in a round.", least=1)
+  batch_size: int = launch.setting(32, "Images of a client's step.", least=1)
+  fedavg_learning_rate: float = launch.setting(0.3, "Of the clients' SGD.", above=0)
+  fedprox_learning_rate: float = launch.setting(0.3, "As above.", above=0)
+  fedgen_learning_rate: float = launch.setting(0.2, "As above.", above=0)
+  fedgen_kl_learning_rate: float = launch.setting(0.05, "As above.", above=0)
+  fedgen_untrained_learning_rate: float = launch.setting(0.2, "As above.", above=0)
+  round_decay: float = launch.setting(
+    0.99, "Factor of the learning rate per round.", above=0, most=1
+  )
+  proximal_weight: float = launch.setting(0.01, "FedProx's mu.", least=0)
   latent_weight: float = launch.setting(
-    10.0, "Weight of generated latents in a client's loss, and of the KL term."
+    10.0,
+    "Weight of generated latents in a client's loss, and of the KL term.",
+    least=0,
   )
-  latent_decay: float = launch.setting(0.98, "Factor of that weight per round.")
-  generator_steps: int = launch.setting(50, "Updates of the generator in a round.")
-  generator_learning_rate: float = launch.setting(3e-4, "Of its Adam.")
+  latent_decay: float = launch.setting(
+    0.98, "Factor of that weight per round.", above=0, most=1
+  )
+  generator_steps: int = launch.setting(
+    50, "Updates of the generator in a round.", least=1
+  )
+  generator_learning_rate: float = launch.setting(3e-4, "Of its Adam.", above=0)
   target_accuracy: float = launch.setting(
-    0.9, "Test accuracy to which rounds are counted, as a fraction of 1."
+    0.9,
+    "Test accuracy to which rounds are counted, as a fraction of 1.",
+    least=0,
+    most=1,
   )
   averaged_rounds: int = launch.setting(
     10,
     "Rounds at the end over which test accuracy is averaged, as far as it was measured "
     "(--measure_every).",
+    least=1,
   )
   flow_examples: int = launch.setting(
-    200, "Training examples on which information flow is measured."
+    200, "Training examples on which information flow is measured.", least=1
   )
 
   @property
@@ -99,23 +117,6 @@ class Config(settings.Settings):
     """Devices share the clients of a round."""
     return "clients_per_round", self.clients_per_round, "clients"
 
-
-_COUNTS = (
-  "clients",
-  "client_minimum",
-  "clients_per_round",
-  "rounds",
-  "local_steps",
-  "generator_steps",
-  "averaged_rounds",
-)
-_POSITIVE = (
-  "alpha",
-  *(f"{arm}_learning_rate" for arm in ARMS),
-  "generator_learning_rate",
-  "round_decay",
-  "latent_decay",
-)
 
 # The smallest honest experiment on MNIST, and one that takes seconds.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -145,17 +146,9 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a setting cannot be right; names it, what was expected, what came.
   """
-  dataset = given.get("dataset", Config.dataset)
-  config = Config(**{**PRESETS.get(dataset, {}), **given})
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = launch.configured(Config, preset, given)
   settings.check_settings(config, ("network",))
-  for stage in config.stages:
-    settings.check_choice("--stages", stage, ARMS)
-  for name in _COUNTS:
-    settings.check_least(config, name, 1)
-  for name in _POSITIVE:
-    settings.check_positive(config, name)
-  for name in ("proximal_weight", "latent_weight"):
-    settings.check_least(config, name, 0)
   fedgen = any(arm.startswith("fedgen") for arm in config.stages)
   if fedgen and not config.network.startswith("latent_cnn"):
     raise ValueError(

@@ -6,13 +6,14 @@ from typing import Any
 from experiments import earlier_run
 from experiments import launch
 from experiments import layer_maps
+from experiments import limits
+from experiments import places
 from experiments import settings
 from flowkd_jax import data
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import methods
 from flowkd_jax import pooling
-from flowkd_jax import schedules
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
 # Stages whose networks others learn from.
@@ -24,6 +25,7 @@ BASELINES = ("student_kd", "student_hint", "student_pkt")
 ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
 LAST_TAP_FROM = ("tap", *methods.POSTERIORS)
 _EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
+_KERNELS = tuple(kernels.KERNELS)
 _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 
 
@@ -32,7 +34,7 @@ class Config(settings.Settings):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = launch.setting(
-    STAGES, f"Stages to run; there are also {', '.join(BASELINES)}."
+    STAGES, f"Stages to run; there are also {', '.join(BASELINES)}.", choices=ORDER
   )
   recipe: str = launch.setting(
     "paper",
@@ -40,6 +42,7 @@ class Config(settings.Settings):
     "better on CIFAR-10 and without labels too; or labelled, with them. Both crop no "
     "images at random, in any stage, and labelled flips none: they are made for "
     "--auxiliary_weights.",
+    choices=("paper", "posterior", "labelled"),
   )
   teacher_network: str = launch.setting(
     "resnet18", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
@@ -50,11 +53,13 @@ class Config(settings.Settings):
     None,
     "A .npz of PyTorch weights for the auxiliary, in place of the stages teacher, "
     "auxiliary_labels and auxiliary.",
+    place=places.FILE,
   )
   networks_from: str | None = launch.setting(
     None,
     f"Work directory of another run: of its stages {', '.join(TEACHERS)} those that "
     "are finished are taken, in place of training them here.",
+    place=places.FOLDER,
   )
   teacher_epochs: str = launch.setting(
     "50@1e-3,30@1e-4", "Epochs@learning rate of Adam, one phase after the other."
@@ -64,10 +69,10 @@ class Config(settings.Settings):
   auxiliary_epochs: str = launch.setting("30@1e-3,10@1e-4", "As above.")
   student_epochs: str = launch.setting("50@1e-3", "As above.")
   initial_weight: float = launch.setting(
-    100.0, "Weight of the student's intermediate taps in the first epoch."
+    100.0, "Weight of the student's intermediate taps in the first epoch.", least=0
   )
   weight_decay_per_epoch: float = launch.setting(
-    0.7, "Factor of that weight per epoch: the paper's gamma."
+    0.7, "Factor of that weight per epoch: the paper's gamma.", above=0, most=1
   )
   schedule_by_step: bool = launch.setting(
     False, "Let that weight decay with every step instead of every epoch."
@@ -79,20 +84,28 @@ class Config(settings.Settings):
     "probabilities",
     "What is matched: conditional probabilities, as the paper trains, or quadratic: "
     "the mutual information with the labels itself.",
+    choices=methods.MATCHINGS,
   )
   kernels: tuple[str, ...] = launch.setting(
-    ("cosine", "student_t"), f"Kernels, summed: {', '.join(kernels.KERNELS)}."
+    ("cosine", "student_t"),
+    f"Kernels, summed: {', '.join(kernels.KERNELS)}.",
+    choices=_KERNELS,
   )
   last_tap_kernels: tuple[str, ...] = launch.setting(
-    (), "Kernels of the student's last tap, if not the same."
+    (),
+    "Kernels of the student's last tap, if not the same.",
+    choices=_KERNELS,
   )
   divergence: str = launch.setting(
-    "jeffreys", f"Divergence: {', '.join(information.DIVERGENCES)}."
+    "jeffreys",
+    f"Divergence: {', '.join(information.DIVERGENCES)}.",
+    choices=tuple(information.DIVERGENCES),
   )
   learn_from: str = launch.setting(
     "auxiliary",
     "What the student learns from: auxiliary, the teacher itself, or recorded: the "
     "outputs of any network, of any framework, that stand in --teacher_cache.",
+    choices=SOURCES,
   )
   layer_map: str = launch.setting(
     "",
@@ -105,25 +118,30 @@ class Config(settings.Settings):
     "tap",
     "What the student's last tap learns from: the teacher's tap; posterior: its class "
     "probabilities; or labelled_posterior: the mean of these and the labels.",
+    choices=LAST_TAP_FROM,
   )
   teacher_pooling: str | None = launch.setting(
     None,
     "How taps with positions (tokens, maps) of what the student learns from become "
     f"rows: {', '.join(pooling.POOLINGS)}; none compares position by position.",
+    choices=tuple(pooling.POOLINGS),
   )
   authors: bool = launch.setting(
     False, "The loss exactly as in the published code: diagonal, mean, epsilons."
   )
   label_weight: float = launch.setting(
-    0.0, "Weight of a cross-entropy added to the student's loss."
+    0.0, "Weight of a cross-entropy added to the student's loss.", least=0
   )
   reset_optimizer: bool = launch.setting(
     True, "Forget Adam's moments at every epoch of the student, as the authors' code."
   )
   average: float = launch.setting(
-    0.0, "Average the student's weights over updates: the share kept, such as 0.999."
+    0.0,
+    "Average the student's weights over updates: the share kept, such as 0.999.",
+    least=0,
+    below=1,
   )
-  kd_temperature: float = launch.setting(2.0, "Temperature of student_kd.")
+  kd_temperature: float = launch.setting(2.0, "Temperature of student_kd.", above=0)
 
 
 # What differs from the paper's settings, by data set.
@@ -168,19 +186,10 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a setting cannot be right; names it, what was expected, what came.
   """
-  dataset = given.get("dataset", Config.dataset)
-  recipe = given.get("recipe", Config.recipe)
-  settings.check_choice("--recipe", recipe, (*RECIPES,))
-  config = Config(**{**RECIPES[recipe], **PRESETS.get(dataset, {}), **given})
+  recipe = RECIPES.get(given.get("recipe", Config.recipe), {})
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = launch.configured(Config, recipe, preset, given)
   settings.check_settings(config, _NETWORKS)
-  for stage in config.stages:
-    settings.check_choice("--stages", stage, ORDER)
-  settings.check_choice("--matching", config.matching, methods.MATCHINGS)
-  settings.check_choice("--learn_from", config.learn_from, SOURCES)
-  settings.check_choice("--last_tap_from", config.last_tap_from, LAST_TAP_FROM)
-  if config.teacher_pooling is not None:
-    choices = tuple(pooling.POOLINGS)
-    settings.check_choice("--teacher_pooling", config.teacher_pooling, choices)
   if config.learn_from == RECORDED:
     _check_recorded(config)
   if config.networks_from is not None:
@@ -188,14 +197,8 @@ def configure(**given: Any) -> Config:
   if config.authors and config.matching == "quadratic":
     raise ValueError("--authors: the authors' code matches probabilities only")
   _check_kernels(config)
-  settings.check_choice("--divergence", config.divergence, (*information.DIVERGENCES,))
-  settings.check_least(config, "label_weight", 0)
   for name in _EPOCHS:
     settings.phases(getattr(config, name), f"--{name}")
-  if not 0 <= config.average < 1:
-    raise ValueError(f"--average: expected a share in [0, 1), got {config.average}")
-  settings.check_positive(config, "kd_temperature")
-  _check_schedule(config)
   return config
 
 
@@ -213,15 +216,6 @@ def _check_recorded(config: Config) -> None:
 
 
 def _check_kernels(config: Config) -> None:
-  names = kernels.AUTHORS_KERNELS if config.authors else tuple(kernels.KERNELS)
-  for flag in ("kernels", "last_tap_kernels"):
+  for flag in ("kernels", "last_tap_kernels") if config.authors else ():
     for kernel in getattr(config, flag):
-      settings.check_choice(f"--{flag}", kernel, names)
-
-
-def _check_schedule(config: Config) -> None:
-  try:
-    schedules.critical_period(config.initial_weight, config.weight_decay_per_epoch)
-  except ValueError as error:
-    message = str(error).replace("decay:", "weight_decay_per_epoch:", 1)
-    raise ValueError(f"--{message}") from None
+      limits.check_choice(f"--{flag}", kernel, kernels.AUTHORS_KERNELS)

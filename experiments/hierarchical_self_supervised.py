@@ -61,17 +61,21 @@ class Config(settings.Settings):
   """Settings; the defaults are the authors'. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = launch.setting(
-    STAGES, "Stages to run; there are also teacher_labels and teacher_frozen."
+    STAGES,
+    "Stages to run; there are also teacher_labels and teacher_frozen.",
+    choices=ORDER,
   )
   teacher_network: str = launch.setting(
     "resnet56", "NAME:WIDTH of resnet8, resnet20, resnet110, ..."
   )
   student_network: str = launch.setting("resnet20", "As above.")
   teacher: str = launch.setting(
-    "teacher", f"Stage that students learn from: {' or '.join(TEACHERS)}."
+    "teacher",
+    f"Stage that students learn from: {' or '.join(TEACHERS)}.",
+    choices=TEACHERS,
   )
   batch_size: int = launch.setting(
-    64, "Images of a step, over all devices; rotations make four of each."
+    64, "Images of a step, over all devices; rotations make four of each.", least=1
   )
   teacher_epochs: str = launch.setting(
     "150@0.05,30@5e-3,30@5e-4,30@5e-5",
@@ -83,8 +87,8 @@ class Config(settings.Settings):
   student_epochs: str = launch.setting(
     "150@0.05,30@5e-3,30@5e-4,30@5e-5", "The same of all students and of online."
   )
-  weight_decay: float = launch.setting(5e-4, "Weight decay of SGD.")
-  temperature: float = launch.setting(3.0, "Temperature of all divergences.")
+  weight_decay: float = launch.setting(5e-4, "Weight decay of SGD.", least=0)
+  temperature: float = launch.setting(3.0, "Temperature of all divergences.", above=0)
 
 
 # What differs from the authors' settings for CIFAR-100, by data set.
@@ -107,16 +111,11 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a setting cannot be right; names it, what was expected, what came.
   """
-  dataset = given.get("dataset", Config.dataset)
-  config = Config(**{**PRESETS.get(dataset, {}), **given})
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = launch.configured(Config, preset, given)
   settings.check_settings(config, _NETWORKS)
-  for stage in config.stages:
-    settings.check_choice("--stages", stage, ORDER)
-  settings.check_choice("--teacher", config.teacher, TEACHERS)
   for name in _EPOCHS:
     settings.phases(getattr(config, name), f"--{name}")
-  settings.check_least(config, "weight_decay", 0)
-  settings.check_positive(config, "temperature")
   for name in _NETWORKS:
     settings.staged_network(config, name, num_classes=1)
   return config

@@ -6,24 +6,87 @@ nothing below this file reads a flag.
 
 import dataclasses
 import logging
+import os
 import sys
 import types
 import typing
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import TypeVar
 
 from absl import app
 from absl import flags
 from absl import logging as absl_logging
 
 from experiments import hosts
+from experiments import limits
+from experiments import places
 from flowkd_jax import train
 
+ConfigT = TypeVar("ConfigT")
+# Whatever else is raised is a fault of the program, and shown with its traceback.
+_EXPECTED = (
+  train.Interrupted,
+  KeyboardInterrupt,
+  train.NonFiniteError,
+  MemoryError,
+  ValueError,
+  OSError,
+)
 
-def setting(default: Any, help_text: str) -> Any:
-  """A dataclass field with the help text of its flag."""
-  return dataclasses.field(default=default, metadata={"help": help_text})
+
+def setting(default: Any, help_text: str, **kwargs: Any) -> Any:
+  """A dataclass field with the help text of its flag, and limits of its values.
+
+  Args:
+    default: Its value unless the flag is given.
+    help_text: Text that `--help` shows.
+    **kwargs: Fields of `limits.Limits`.
+  """
+  metadata = {"help": help_text, "limits": limits.Limits(**kwargs)}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def configured(config_class: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
+  """A configuration from settings by name, later layers over earlier ones.
+
+  A path that begins with ~ is in the home directory, as in a shell.
+
+  Args:
+    config_class: A dataclass whose fields are `setting`s.
+    *layers: Settings, such as those of a data set and those that the user gave.
+
+  Raises:
+    ValueError: If a setting is beyond its limits; names the flag.
+  """
+  values = {name: value for layer in layers for name, value in layer.items()}
+  hints = typing.get_type_hints(config_class)
+  for field in dataclasses.fields(typing.cast("Any", config_class)):
+    value = values.get(field.name)
+    if value and hints[field.name] == tuple[int, ...]:
+      values[field.name] = _integers(field.name, value)
+    elif value and field.metadata["limits"].place:
+      values[field.name] = _in_home(value)
+  config = config_class(**values)
+  limits.check(config)
+  return config
+
+
+def _integers(name: str, words: Sequence[Any]) -> tuple[int, ...]:
+  try:
+    return tuple(int(word) for word in words)
+  except ValueError:
+    raise ValueError(
+      f"--{name}: expected whole numbers, separated by commas, got {','.join(words)}"
+    ) from None
+
+
+def _in_home(paths: Any) -> Any:
+  if isinstance(paths, tuple):
+    return tuple(map(os.path.expanduser, paths))
+  return os.path.expanduser(paths)
 
 
 def launch(
@@ -36,14 +99,14 @@ def launch(
   """Parses the command line into a configuration and runs the experiment.
 
   Exit status: 0 when done or stopped by SIGTERM with everything saved, 1 when the
-  training failed, 2 when the flags cannot be right, 130 after Ctrl-C.
+  training failed, 2 when a flag or a file cannot be right, 130 after Ctrl-C.
 
   Args:
     config_class: A dataclass whose fields are `setting`s: one flag each.
     configure: Gets the flags that the user gave, as keywords, and returns the
       configuration.
-    run: Gets the configuration. ValueError and FileNotFoundError from it or from
-      `configure` are shown as messages to the user.
+    run: Gets the configuration. ValueError and OSError from it or from `configure`
+      are shown as messages to the user.
     several_hosts: Whether it may run in several processes that train together; then
       there are flags for that too.
   """
@@ -55,27 +118,47 @@ def launch(
 
   def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
-      raise app.UsageError(f"expected flags only, got {' '.join(arguments[1:])}")
+      _say(f"error: expected flags only, got {' '.join(arguments[1:])}")
+      sys.exit(2)
     if flags.FLAGS.verbosity < 0:  # Libraries set the level themselves.
       absl_logging.get_absl_handler().addFilter(
         lambda record: record.levelno >= logging.WARNING
       )
     train.keep_freed_memory()
+    config = None
     try:
       if several_hosts:
         hosts.connect(flags.FLAGS)
-      run(configure(**given_flags(config_class, flags.FLAGS)))
-    except train.Interrupted as interruption:
-      _say(f"{interruption}. Run the same command again to go on.")
-      sys.exit(0 if interruption.signal_name == "SIGTERM" else 130)
-    except train.NonFiniteError as error:
-      _say(f"error: {error}")
-      sys.exit(1)
-    except (ValueError, FileNotFoundError) as error:
-      _say(f"error: {error}")
-      sys.exit(2)
+      config = configure(**given_flags(config_class, flags.FLAGS))
+      run(config)
+    except _EXPECTED as error:
+      sys.exit(_exit_status(error, getattr(config, "workdir", "")))
 
-  app.run(main)
+  app.run(main, flags_parser=_parse)
+
+
+def _exit_status(error: BaseException, workdir: str) -> int:
+  """Says what happened in one sentence; returns the exit status."""
+  if isinstance(error, train.Interrupted):
+    _say(f"{error}. Run the same command again to go on.")
+    return 0 if error.signal_name == "SIGTERM" else 130
+  if isinstance(error, KeyboardInterrupt):
+    _say("Interrupted before anything was trained.")
+    return 130
+  text = places.message(error, workdir)
+  if isinstance(error, MemoryError):
+    text = f"not enough memory: {text}"
+  _say(f"error: {text}")
+  return 1 if isinstance(error, train.NonFiniteError | MemoryError) else 2
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+  """Parses the command line; a flag that cannot be parsed is refused as any other."""
+  try:
+    return flags.FLAGS(arguments)
+  except flags.Error as error:
+    _say(f"error: {error}")
+    sys.exit(2)
 
 
 def define_flags(config_class: type, values: flags.FlagValues) -> None:

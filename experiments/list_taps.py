@@ -30,9 +30,9 @@ class Config:
   network: str = launch.setting(
     "cnn1:16", f"NAME:WIDTH, {networks.NAMES}; {networks.OTHERS}."
   )
-  image_size: int = launch.setting(32, "Height and width of the images.")
-  channels: int = launch.setting(3, "Channels of the images.")
-  batch_size: int = launch.setting(128, "Rows of a step, for the costs.")
+  image_size: int = launch.setting(32, "Height and width of the images.", least=1)
+  channels: int = launch.setting(3, "Channels of the images.", least=1)
+  batch_size: int = launch.setting(128, "Rows of a step, for the costs.", least=1)
 
 
 def configure(**given: Any) -> Config:
@@ -41,11 +41,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a number is below 1.
   """
-  config = Config(**given)
-  for name in ("image_size", "channels", "batch_size"):
-    if getattr(config, name) < 1:
-      raise ValueError(f"--{name}: expected 1 or more, got {getattr(config, name)}")
-  return config
+  return launch.configured(Config, given)
 
 
 def run(config: Config) -> None:

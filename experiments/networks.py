@@ -33,6 +33,19 @@ def by_name(name: str, **options: Any) -> capture.AnyModel:
   return model
 
 
+def of_flag(flag: str, name: str) -> capture.AnyModel:
+  """The network that a flag names; ValueError names the flag.
+
+  Args:
+    flag: The flag, without its dashes.
+    name: Its value, as in `by_name`.
+  """
+  try:
+    return by_name(name)
+  except ValueError as error:
+    raise ValueError(f"--{flag}: {error}") from None
+
+
 def check_declares_taps(model: capture.AnyModel) -> None:
   """Raises ValueError unless the network says what is to be distilled."""
   taps = capture.adapt(model).taps
@@ -48,10 +61,17 @@ def check_declares_taps(model: capture.AnyModel) -> None:
 def _made(name: str) -> Any:
   module_name, _, function_name = name.partition(":")
   try:
-    made = getattr(importlib.import_module(module_name), function_name)()
-  except (ImportError, AttributeError, ValueError) as error:
+    make = getattr(importlib.import_module(module_name), function_name)
+  except (ImportError, AttributeError, ValueError, TypeError) as error:
     raise ValueError(
       f"network: expected {NAMES}, with a width or without, or MODULE:FUNCTION that "
       f"can be imported, got {name!r} ({error})"
     ) from None
+  try:
+    made = make()
+  except (Exception, SystemExit) as error:
+    raise ValueError(
+      f"network: {name} was called without arguments and failed: "
+      f"{type(error).__name__}: {error}"
+    ) from error
   return made[0] if isinstance(made, tuple) and made else made

@@ -27,6 +27,7 @@ from typing import Any
 
 from experiments import course
 from experiments import launch
+from experiments import limits
 from experiments import settings
 from experiments import stages
 from flowkd_jax import methods
@@ -45,21 +46,23 @@ class Config(settings.Settings):
   network: str = launch.setting(
     "resnet20", "NAME:WIDTH of the widest student: resnet8, resnet20, resnet110, ..."
   )
-  num_students: int = launch.setting(5, "Students; they shrink in equal steps.")
+  num_students: int = launch.setting(
+    5, "Students; they shrink in equal steps.", least=1
+  )
   epochs: str = launch.setting(
     "175@0.1,88@0.01,87@0.001", "Epochs@learning rate of SGD, phase after phase."
   )
-  weight_decay: float = launch.setting(1e-4, "Weight decay of SGD.")
+  weight_decay: float = launch.setting(1e-4, "Weight decay of SGD.", least=0)
   label_weight: float = launch.setting(
-    0.7, "Weight of the cross-entropy of all students, in shared_base too."
+    0.7, "Weight of the cross-entropy of all students, in shared_base too.", above=0
   )
   feature_weight: float = launch.setting(
-    0.15, "Weight of the distance of their maps to those of the widest."
+    0.15, "Weight of the distance of their maps to those of the widest.", least=0
   )
   ensemble_weight: float = launch.setting(
-    0.15, "Weight of their divergence from the ensemble."
+    0.15, "Weight of their divergence from the ensemble.", least=0
   )
-  temperature: float = launch.setting(2.0, "Temperature of that divergence.")
+  temperature: float = launch.setting(2.0, "Temperature of that divergence.", above=0)
 
 
 # What differs from the paper's settings for CIFAR-10, by data set.
@@ -82,22 +85,17 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a setting cannot be right; names it, what was expected, what came.
   """
-  dataset = given.get("dataset", Config.dataset)
-  config = Config(**{**PRESETS.get(dataset, {}), **given})
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = launch.configured(Config, preset, given)
   settings.check_settings(config, ("network",))
   settings.phases(config.epochs, "--epochs")
-  for name in ("weight_decay", "feature_weight", "ensemble_weight"):
-    settings.check_least(config, name, 0)
-  for name in ("label_weight", "temperature"):
-    if getattr(config, name) <= 0:
-      raise ValueError(f"--{name}: expected above 0, got {getattr(config, name)}")
   network = settings.staged_network(config, "network", num_classes=1)
   try:
     models.shrinking_ensemble(network, config.num_students)
   except ValueError as error:
     raise ValueError(f"--network, --num_students: {error}") from None
   for stage in config.stages:
-    settings.check_choice("--stages", stage, (*STAGES, *alone(config)))
+    limits.check_choice("--stages", stage, (*STAGES, *alone(config)))
   return config
 
 

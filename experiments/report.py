@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import launch
+from experiments import places
 from flowkd_jax import _files
 from flowkd_jax import report
 
@@ -20,9 +21,13 @@ from flowkd_jax import report
 class Config:
   """Settings of the page."""
 
-  workdirs: tuple[str, ...] = launch.setting((), "Work directories, by commas.")
+  workdirs: tuple[str, ...] = launch.setting(
+    (), "Work directories, by commas.", place=places.FOLDER
+  )
   output: str = launch.setting(
-    "", "The page (default: report.html in the first work directory)."
+    "",
+    "The page (default: report.html in the first work directory).",
+    place=places.NEW_FILE,
   )
 
 
@@ -30,15 +35,11 @@ def configure(**given: Any) -> Config:
   """Settings, with those that are given.
 
   Raises:
-    ValueError: If no work directory is given.
-    FileNotFoundError: If one does not exist.
+    ValueError: If no work directory is given, or one cannot be read.
   """
-  config = Config(**given)
+  config = launch.configured(Config, given)
   if not config.workdirs:
     raise ValueError("--workdirs: expected at least one work directory, got none")
-  for workdir in config.workdirs:
-    if not Path(workdir).is_dir():
-      raise FileNotFoundError(f"--workdirs: expected a folder, found none at {workdir}")
   return config
 
 

@@ -24,6 +24,7 @@ from experiments import comparison
 from experiments import designs
 from experiments import kept_runs
 from experiments import launch
+from experiments import places
 from experiments import provenance
 from experiments import rows
 from experiments import stages
@@ -38,22 +39,25 @@ HERE = Path(__file__).parent
 class Config:
   """Settings of the page."""
 
-  workdir: str = launch.setting("", "Work directory of the driver, to take runs from.")
-  kept: str = launch.setting(str(HERE / "results"), "Where runs are kept.")
-  page: str = launch.setting(str(HERE / "RESULTS.md"), "The page to bring up to date.")
+  workdir: str = launch.setting(
+    "", "Work directory of the driver, to take runs from.", place=places.FOLDER
+  )
+  kept: str = launch.setting(
+    str(HERE / "results"), "Where runs are kept.", place=places.NEW_FOLDER
+  )
+  page: str = launch.setting(
+    str(HERE / "RESULTS.md"), "The page to bring up to date.", place=places.FILE
+  )
 
 
 def configure(**given: Any) -> Config:
   """Settings, with those that are given.
 
   Raises:
-    FileNotFoundError: If a folder or the page does not exist.
+    ValueError: If a folder or the page cannot be read, or written to.
   """
-  config = Config(**given)
-  for name in ("workdir", "page"):
-    path = getattr(config, name)
-    if path and not Path(path).exists():
-      raise FileNotFoundError(f"--{name}: expected an existing path, got {path}")
+  config = launch.configured(Config, given)
+  places.check("--page", config.page, places.NEW_FILE)
   return config
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import optax
 
 from experiments import launch
+from experiments import limits
 from experiments import networks
+from experiments import places
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import models
@@ -20,6 +22,7 @@ from flowkd_jax import schedules
 NETWORK_NAMES = f"{networks.NAMES}; {networks.OTHERS}"
 MEASURES = ("flow", "retrieval")
 LEARNING_RATE_DECAYS = ("constant", "cosine")
+_EPOCHS, _RATE = limits.Limits(least=1, most=10**6), limits.Limits(above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +44,20 @@ class Settings:
     None, "Further images on which accuracy is measured, beside the test images."
   )
   workdir: str = launch.setting(
-    "", "Where everything is written; resumed if it exists."
+    "",
+    "Where everything is written; resumed if it exists.",
+    place=places.NEW_FOLDER,
   )
   data_dir: str | None = launch.setting(
-    None, "Where tensorflow-datasets are prepared (default: its own default)."
+    None,
+    "Where tensorflow-datasets are prepared (default: its own default).",
+    place=places.PERHAPS_FOLDER,
   )
-  seed: int = launch.setting(0, "Seed of weights, order and augmentation.")
+  seed: int = launch.setting(0, "Seed of weights, order and augmentation.", least=0)
   image_size: int | None = launch.setting(
-    None, "Side to which images are resized and cropped (default: as they are)."
+    None,
+    "Side to which images are resized and cropped (default: as they are).",
+    least=1,
   )
   image_key: str | None = launch.setting(
     None,
@@ -58,51 +67,65 @@ class Settings:
   label_key: str | None = launch.setting(
     None, "Feature that holds the class label (default: found by its type)."
   )
-  batch_size: int = launch.setting(128, "Rows of a step, over all devices.")
+  batch_size: int = launch.setting(128, "Rows of a step, over all devices.", least=1)
   learning_rate_decay: str = launch.setting(
     "constant",
     "Within a phase of training: constant, or cosine, from the phase's rate to 0.",
+    choices=LEARNING_RATE_DECAYS,
   )
   adam_beta2: float = launch.setting(
-    0.999, "Decay of Adam's mean of squared gradients."
+    0.999, "Decay of Adam's mean of squared gradients.", least=0, below=1
   )
   flip: bool = launch.setting(True, "Random horizontal flips.")
   crop_padding: int = launch.setting(
-    4, "Random crops after padding by so many pixels; 0 for none."
+    4, "Random crops after padding by so many pixels; 0 for none.", least=0
   )
   mixed_precision: bool = launch.setting(
     False, "Networks compute in bfloat16; losses stay in float32."
   )
   flow_examples: int = launch.setting(
-    2000, "Training examples on which information flow is measured."
+    2000, "Training examples on which information flow is measured.", least=1
   )
   measure: tuple[str, ...] = launch.setting(
     MEASURES,
     "What is measured besides accuracy: flow, at epochs; at the end retrieval, and "
-    "accuracy by nearest centroids.",
+    "accuracy by nearest centroids. Empty: accuracy alone.",
+    choices=MEASURES,
+    may_be_empty=True,
   )
   measure_every: int = launch.setting(
-    1, "Epochs between measurements of information flow and test accuracy; 0 for none."
+    1,
+    "Epochs between measurements of information flow and test accuracy; 0 for none.",
+    least=0,
   )
   telemetry: bool = launch.setting(
     True,
     "At each such measurement also look at gradients by loss term, likeness of taps to "
     "the teacher's, and dead units.",
   )
-  checkpoint_seconds: float = launch.setting(60.0, "Seconds between checkpoints.")
+  checkpoint_seconds: float = launch.setting(
+    60.0, "Seconds between checkpoints.", least=0
+  )
   teacher_cache: str | None = launch.setting(
     None,
     "Folder in which outputs of frozen teachers are kept, and read again by whatever "
     "learns from the same teacher on the same images (data, seed, augmentation).",
+    place=places.NEW_FOLDER,
   )
   teacher_cache_dtype: str = launch.setting(
-    "float32", f"Type they are stored in: {', '.join(data.CACHE_DTYPES)}."
+    "float32",
+    f"Type they are stored in: {', '.join(data.CACHE_DTYPES)}.",
+    choices=tuple(data.CACHE_DTYPES),
   )
   teacher_cache_gib: float = launch.setting(
-    20.0, "What each teacher may take there, in GiB; later epochs are not kept."
+    20.0,
+    "What each teacher may take there, in GiB; later epochs are not kept.",
+    above=0,
   )
   memory_gib: float = launch.setting(
-    4.0, "Data sets up to so many GiB are kept on the devices; larger ones stream."
+    4.0,
+    "Data sets up to so many GiB are kept on the devices; larger ones stream.",
+    least=0,
   )
 
   @property
@@ -120,47 +143,11 @@ def check_settings(settings: Settings, flags: Sequence[str]) -> None:
   """
   if not settings.workdir:
     raise ValueError("--workdir: expected a folder to write to, got none")
-  check_choice(
-    "--learning_rate_decay", settings.learning_rate_decay, LEARNING_RATE_DECAYS
-  )
-  if not 0 <= settings.adam_beta2 < 1:
-    raise ValueError(f"--adam_beta2: expected in [0, 1), got {settings.adam_beta2}")
-  for name in ("flow_examples", "batch_size"):
-    check_least(settings, name, 1)
-  for measure in settings.measure:
-    check_choice("--measure", measure, MEASURES)
-  for name in ("seed", "measure_every", "crop_padding", "checkpoint_seconds"):
-    check_least(settings, name, 0)
-  check_choice(
-    "--teacher_cache_dtype", settings.teacher_cache_dtype, (*data.CACHE_DTYPES,)
-  )
-  check_positive(settings, "teacher_cache_gib")
   for name in flags:
     try:
       networks.check_declares_taps(networks.by_name(getattr(settings, name)))
     except ValueError as error:
       raise ValueError(f"--{name}: {error}") from None
-
-
-def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
-  """Raises ValueError unless the value is one of the choices."""
-  if value not in choices:
-    raise ValueError(f"{flag}: expected one of {', '.join(choices)}, got {value!r}")
-
-
-def check_least(settings: Settings, name: str, least: int) -> None:
-  """Raises ValueError if a number is below what it can be."""
-  value = getattr(settings, name)
-  if value < least:
-    bound = "1 or more" if least else "0 or above"
-    raise ValueError(f"--{name}: expected {bound}, got {value}")
-
-
-def check_positive(settings: Settings, name: str) -> None:
-  """Raises ValueError unless a number is above 0."""
-  value = getattr(settings, name)
-  if not value > 0:
-    raise ValueError(f"--{name}: expected above 0, got {value}")
 
 
 def phases(text: str, flag: str) -> list[tuple[int, float]]:
@@ -172,12 +159,14 @@ def phases(text: str, flag: str) -> list[tuple[int, float]]:
   try:
     pairs = [part.split("@") for part in text.split(",")]
     result = [(int(epochs), float(rate)) for epochs, rate in pairs]
-    if any(epochs < 1 or not rate > 0 for epochs, rate in result):
-      raise ValueError
+    for epochs, rate in result:
+      limits.check_number(flag, epochs, _EPOCHS)
+      limits.check_number(flag, rate, _RATE)
   except ValueError:
     raise ValueError(
       f"{flag}: expected EPOCHS@LEARNING_RATE, separated by commas, such as "
-      f"50@1e-3,30@1e-4; got {text!r}"
+      "50@1e-3,30@1e-4, with whole epochs of 1 or more and finite rates above 0; got "
+      f"{text!r}"
     ) from None
   return result
 

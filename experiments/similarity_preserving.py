@@ -33,7 +33,7 @@ _PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
 class Config(settings.Settings):
   """Settings; the weight is the paper's, networks and epochs fit two cores."""
 
-  stages: tuple[str, ...] = launch.setting(STAGES, "Stages to run.")
+  stages: tuple[str, ...] = launch.setting(STAGES, "Stages to run.", choices=STAGES)
   teacher_network: str = launch.setting(
     "cnn1:32", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
   )
@@ -41,6 +41,7 @@ class Config(settings.Settings):
   layer_map: str = launch.setting(
     "dense:dense",
     "Teacher tap of each student tap, pairs a:b,c:d; empty for all, one to one.",
+    may_be_empty=True,
   )
   teacher_epochs: str = launch.setting(
     "30@1e-3", "Epochs@learning rate of Adam, one phase after the other."
@@ -50,9 +51,12 @@ class Config(settings.Settings):
     _PAPER_WEIGHT / _PAPER_BATCH,
     "Weight of the similarities; the paper's 3000 is for a mean over all pairs of a "
     "batch of 128, 3000 / 128 for the mean over rows.",
+    least=0,
   )
-  kd_weight: float = launch.setting(0.9, "Weight of the softened logits in student_kd.")
-  kd_temperature: float = launch.setting(4.0, "Temperature of student_kd.")
+  kd_weight: float = launch.setting(
+    0.9, "Weight of the softened logits in student_kd.", least=0
+  )
+  kd_temperature: float = launch.setting(4.0, "Temperature of student_kd.", above=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -74,16 +78,11 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a setting cannot be right; names it, what was expected, what came.
   """
-  dataset = given.get("dataset", Config.dataset)
-  config = Config(**{**PRESETS.get(dataset, {}), **given})
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = launch.configured(Config, preset, given)
   settings.check_settings(config, ("teacher_network", "student_network"))
-  for stage in config.stages:
-    settings.check_choice("--stages", stage, STAGES)
   for name in ("teacher_epochs", "student_epochs"):
     settings.phases(getattr(config, name), f"--{name}")
-  for name in ("weight", "kd_weight"):
-    settings.check_least(config, name, 0)
-  settings.check_positive(config, "kd_temperature")
   return config
 
 

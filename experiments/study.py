@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from experiments import designs
 from experiments import launch
-from experiments import settings
+from experiments import limits
+from experiments import places
 from experiments import stages
 from experiments import studies
 from flowkd_jax import train
@@ -37,13 +38,19 @@ class Config:
   study: str = launch.setting("cifar10", f"One of {', '.join(studies.STUDIES)}.")
   runs: tuple[str, ...] = launch.setting((), "Runs of it, by name (default: all).")
   seeds: tuple[str, ...] = launch.setting(("0", "1", "2"), "Seeds of every run.")
-  workdir: str = launch.setting("runs", "Where everything is written.")
-  data_dir: str = launch.setting("data", "Where tensorflow-datasets are prepared.")
+  workdir: str = launch.setting(
+    "runs", "Where everything is written.", place=places.NEW_FOLDER
+  )
+  data_dir: str = launch.setting(
+    "data", "Where tensorflow-datasets are prepared.", place=places.PERHAPS_FOLDER
+  )
   auxiliary_weights: str = launch.setting(
-    "", "A .npz of the authors' auxiliary, for the studies that start from it."
+    "",
+    "A .npz of the authors' auxiliary, for the studies that start from it.",
+    place=places.FILE,
   )
   jobs: int = launch.setting(
-    1, "Launches side by side, each on its share of this machine's cores."
+    1, "Launches side by side, each on its share of this machine's cores.", least=1
   )
   dry_run: bool = launch.setting(False, "Print the commands that are left to do.")
 
@@ -66,16 +73,16 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a study, a run or a number cannot be right.
   """
-  config = Config(**given)
-  settings.check_choice("--study", config.study, tuple(studies.STUDIES))
+  config = launch.configured(Config, given)
+  limits.check_choice("--study", config.study, tuple(studies.STUDIES))
   names = [run.name for run in studies.STUDIES[config.study].launches]
   for name in config.runs:
-    settings.check_choice("--runs", name, names)
+    limits.check_choice("--runs", name, names)
   for seed in config.seeds:
-    if not seed.isdecimal():
+    # 01 would have a folder of its own beside 1, for the same run.
+    if not (seed.isdecimal() and seed == str(int(seed))):
       raise ValueError(f"--seeds: expected numbers such as 0,1,2, got {seed!r}")
-  if config.jobs < 1:
-    raise ValueError(f"--jobs: expected 1 or more, got {config.jobs}")
+    limits.check_number("--seeds", int(seed), limits.Limits(least=0))
   flags = " ".join(flag for run in _runs(config) for flag in run.flags)
   if "{auxiliary_weights}" in flags and not config.auxiliary_weights:
     raise ValueError(

@@ -173,7 +173,7 @@ def test_data_set_that_is_not_prepared_is_refused(tmp_path):
     ({"student_epochs": "9"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
     ({"temperature": 0.0}, "--temperature: expected above 0, got 0.0"),
     ({"smallest": 0.0}, "--smallest: expected above 0, got 0.0"),
-    ({"label_weight": 2.0}, r"--label_weight: expected a share in \[0, 1\], got 2.0"),
+    ({"label_weight": 2.0}, r"--label_weight: expected a number in \[0, 1\], got 2.0"),
   ],
 )
 def test_impossible_settings_are_refused(options, match):

@@ -107,7 +107,7 @@ def test_settings_are_those_of_the_data_set_unless_given():
     ({"network": "vgg"}, "--network: .*expected one of"),
     ({"clients_per_round": 9}, "--clients_per_round: expected at most the 8 --clients"),
     ({"alpha": 0.0}, "--alpha: expected above 0, got 0.0"),
-    ({"rounds": 0}, "--rounds: expected 1 or more, got 0"),
+    ({"rounds": 0}, r"--rounds: expected a number in \[1, 1000000\], got 0"),
     ({"fedgen_learning_rate": 0.0}, "--fedgen_learning_rate: expected above 0"),
     ({"proximal_weight": -1.0}, "--proximal_weight: expected 0 or above, got -1.0"),
   ],

@@ -142,7 +142,7 @@ def test_networks_of_an_earlier_run_are_taken(finished, tmp_path):
 @pytest.mark.parametrize(
   ("options", "match"),
   [
-    ({"networks_from": "nowhere"}, "--networks_from: expected the work directory of"),
+    ({"networks_from": "."}, "--networks_from: expected the work directory of"),
     ({"image_size": 12}, "--networks_from: expected networks of --image_size=12"),
   ],
 )
@@ -361,12 +361,12 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
     ({"learning_rate_decay": "step"}, "--learning_rate_decay: expected one of const"),
     ({"learn_from": "student"}, "--learn_from: expected one of auxiliary, teacher"),
     ({"teacher_pooling": "max"}, "--teacher_pooling: expected one of mean, class_tok"),
-    ({"average": 1.0}, r"--average: expected a share in \[0, 1\), got 1.0"),
-    ({"adam_beta2": 1.0}, r"--adam_beta2: expected in \[0, 1\), got 1.0"),
+    ({"average": 1.0}, r"--average: expected a number in \[0, 1\), got 1.0"),
+    ({"adam_beta2": 1.0}, r"--adam_beta2: expected a number in \[0, 1\), got 1.0"),
     ({"recipe": "best"}, "--recipe: expected one of paper, posterior, labelled, got"),
     ({"last_tap_from": "labels"}, "--last_tap_from: expected one of tap, posterior"),
     ({"seed": -1}, "--seed: expected 0 or above, got -1"),
-    ({"weight_decay_per_epoch": 2.0}, "--weight_decay_per_epoch: expected a factor"),
+    ({"weight_decay_per_epoch": 2.0}, "--weight_decay_per_epoch: expected a number in"),
     ({"authors": True, "matching": "quadratic"}, "--authors: the authors' code"),
   ],
 )

@@ -1,6 +1,9 @@
 """Flags from dataclass fields."""
 
 import dataclasses
+import errno
+import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -51,6 +54,37 @@ def test_flags_carry_their_help_and_default():
   launch.define_flags(_Config, values)
   assert values["rate"].help == "A rate."
   assert values["rate"].default == 0.5
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--batch_size=1e3"], "error: flag --batch_size=1e3: "),
+    (["--channels=0", "--image_size=8"], "error: --channels: expected 1 or more"),
+    (["cnn1"], "error: expected flags only, got cnn1"),
+  ],
+)
+def test_refusals_are_one_sentence_and_exit_status_2(arguments, said):
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.list_taps", *arguments],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith(said)
+  assert done.stderr.count("\n") == 1
+
+
+def test_errors_of_the_file_system_name_the_file(capsys):
+  error = OSError(errno.ENOSPC, "No space left on device", "/full/config.json")
+  assert launch._exit_status(error, "/full") == 2
+  assert launch._exit_status(OSError(errno.ENOSPC, "No space left"), "/full") == 2
+  assert launch._exit_status(MemoryError("Unable to allocate 9 TiB"), "") == 1
+  assert capsys.readouterr().err.splitlines() == [
+    "error: /full/config.json: No space left on device",
+    "error: --workdir=/full: No space left",
+    "error: not enough memory: Unable to allocate 9 TiB",
+  ]
 
 
 def test_benchmark_measures_and_prints(capsys, monkeypatch):
