@@ -11,11 +11,11 @@ from flowkd_jax.train._evaluate import evaluate_network
 from flowkd_jax.train._features import FeatureExtractor
 from flowkd_jax.train._features import Features
 from flowkd_jax.train._features import for_evaluation
+from flowkd_jax.train._finite import NonFiniteError
 from flowkd_jax.train._interruption import Interrupted
 from flowkd_jax.train._interruption import stop_on_signals
 from flowkd_jax.train._lock import lock_workdir
 from flowkd_jax.train._loop import FitOptions
-from flowkd_jax.train._loop import NonFiniteError
 from flowkd_jax.train._loop import Trained
 from flowkd_jax.train._loop import fit
 from flowkd_jax.train._measure import EpochMeasures

@@ -114,7 +114,7 @@ class CachedBatches:
 
   @functools.cached_property
   def _resident(self):
-    return _devices.replicate(dict(self._batches.resident), self._devices)
+    return _devices.place(dict(self._batches.resident), self._devices)
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Those of the batches, with the teacher's outputs beside them."""
@@ -161,7 +161,7 @@ class CachedBatches:
 
   @functools.cached_property
   def _variables(self):
-    return _devices.replicate(dict(self._teacher.network.variables), self._devices)
+    return _devices.place(dict(self._teacher.network.variables), self._devices)
 
   def _computed(self, rows) -> dict[str, np.ndarray]:
     if isinstance(self._teacher.network.model, methods.RecordedTeacher):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -29,8 +30,9 @@ HostBatch = Mapping[str, np.ndarray]
 class DeviceStep:
   """A method's update, mapped over devices.
 
-  Call it with a state that was `replicate`d and a batch of host arrays; the state
-  is donated.
+  Call it with a state that was `replicate`d and a batch of host arrays. The state is
+  donated: its arrays are deleted, so use the state that the call returns. `replicate`
+  copies, so nothing that the state was made from is deleted.
   """
 
   def __init__(
@@ -51,8 +53,8 @@ class DeviceStep:
       devices: Devices of this process alone; by default all, of all processes.
     """
     self.devices = list(devices or jax.local_devices())
-    self._constants = replicate(method.constants, self.devices)
-    self._resident = replicate(resident, self.devices)
+    self._constants = place(method.constants, self.devices)
+    self._resident = place(resident, self.devices)
 
     def step(state, constants, resident, batch):
       return method.update(state, prepare(resident, batch), constants)
@@ -89,7 +91,28 @@ class DeviceStep:
 
 
 def replicate(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
-  """The same arrays on every device of this process, without a device axis."""
+  """Copies arrays to every device of this process, without a device axis.
+
+  The result may be donated: it shares no memory with `tree`, and no two arrays of it
+  share memory, even if `tree` holds one array twice (tied weights, an optimizer that
+  keeps the first parameters).
+
+  Args:
+    tree: Arrays, random keys or numbers, on the host or on any devices.
+    devices: Devices of this process; by default all.
+  """
+  # `device_put(may_alias=False)` still shares the buffer of the device that the array
+  # is on; donating it would delete the caller's array.
+  return place(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree), devices)
+
+
+def place(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
+  """Puts arrays that are only read on every device; may share the caller's memory.
+
+  Args:
+    tree: As in `replicate`.
+    devices: As in `replicate`.
+  """
   mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 

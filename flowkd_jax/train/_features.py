@@ -65,7 +65,7 @@ class FeatureExtractor:
     self._devices = list(devices or jax.local_devices())
     _devices.check_batch_size(batches.batch_size, len(self._devices))
     self._batches = batches
-    self._resident = _devices.replicate(dict(batches.resident), self._devices)
+    self._resident = _devices.place(dict(batches.resident), self._devices)
     # A dictionary that crosses a compiled function comes back sorted.
     self._names: tuple[str, ...] = ()
 
@@ -89,7 +89,7 @@ class FeatureExtractor:
     Raises:
       ValueError: If the model does not sow one of the taps.
     """
-    variables = _devices.replicate(dict(variables), self._devices)
+    variables = _devices.place(dict(variables), self._devices)
     parts = []
     for done, batch in enumerate(self._batches.epoch(0), start=1):
       rows = _devices.split_rows(batch, len(self._devices))

@@ -8,7 +8,6 @@ anywhere and resumed from a checkpoint, it ends with the same parameters.
 import contextlib
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _devices
+from flowkd_jax.train import _finite
 from flowkd_jax.train import _interruption
 from flowkd_jax.train import _metrics
 from flowkd_jax.train import _processes
@@ -31,10 +31,6 @@ _LOG = logging.getLogger(__name__)
 
 PyTree = Any
 EpochHook = Callable[[int, methods.Method, PyTree], Mapping[str, float]]
-
-
-class NonFiniteError(FloatingPointError):
-  """A metric of a step is not finite; the state of that step was not saved."""
 
 
 class Trained(NamedTuple):
@@ -61,7 +57,8 @@ class FitOptions:
     title: What the bar is called.
     devices: Devices of this process alone; by default all, of all processes.
     on_epoch: `(epoch, method, state) -> metrics`, measured after every epoch and,
-      with epoch -1, before the first; added to the metrics of that epoch.
+      with epoch -1, before the first; added to the metrics of that epoch. The state
+      is a copy, which it may keep.
     check_every: Steps between checks for non-finite metrics. The check waits for the
       devices, so it is not made at every step. So often several processes ask one
       another whether to save or to stop.
@@ -99,8 +96,10 @@ def fit(
   Raises:
     ValueError: If the devices cannot share a batch, a checkpoint does not fit, or more
       epochs than these have been trained.
-    NonFiniteError: If a metric is not finite; names the step, the metric and the last
-      good checkpoint.
+    NonFiniteError: If a metric or a parameter is not finite; names the step, the
+      metric and the last good checkpoint. A state is good, and is saved and returned,
+      if its arrays are finite and so are the metrics of a step from it, which is
+      computed for that purpose and discarded.
     Interrupted: If asked to stop; the state is saved.
   """
   return _Run(method, batches, epochs, options or FitOptions()).run(key)
@@ -124,11 +123,12 @@ class _Run:
     self.began = time.monotonic()
     self.pending: list[tuple[int, methods.Metrics]] = []
     self.saved_at = time.monotonic()
+    self.last_batch: Any = None
 
   def run(self, key):
     state = self._initial_state(key)
     per_epoch = self._per_epoch
-    device_step = _devices.DeviceStep(
+    self._device_step = device_step = _devices.DeviceStep(
       self.method,
       self.batches.prepare,
       self.batches.resident,
@@ -142,6 +142,7 @@ class _Run:
         for batch in self.batches.epoch(epoch, self.step - epoch * per_epoch):
           state, metrics = device_step(state, batch)
           self.pending.append((self.step, metrics))
+          self.last_batch = batch
           self.step += 1
           self.seconds = time.monotonic() - began
           if len(self.pending) >= self.options.check_every:
@@ -149,6 +150,8 @@ class _Run:
           if self.step % per_epoch:
             self._save_or_stop(state)
         self._check()
+        last = epoch == self.epochs - 1
+        self._check_state(state) if last else self._check_arrays(state)
         means = {name: total / per_epoch for name, total in self.sums.items()}
         self._measure(epoch, state, {**means, "seconds": self.seconds})
         self.sums, self.seconds = {}, 0.0
@@ -212,6 +215,7 @@ class _Run:
     )
     if options.checkpoints is not None and (due or stop):
       self._check()
+      self._check_state(state)
       self._save(state)
     if stop:
       signal_name = signal_name or "a signal to another process"
@@ -221,17 +225,36 @@ class _Run:
     """Adds pending metrics to the sums; the first that is not finite stops the run."""
     shown = {}
     for step, metrics in jax.device_get(self.pending):
+      self._raise_if_bad(_finite.non_finite_metrics(metrics), f"in step {step}", step)
       for name, value in metrics.items():
-        if not math.isfinite(value):
-          raise NonFiniteError(self._describe(step, metrics))
         self.sums[name] = self.sums.get(name, 0.0) + float(value)
       shown = {name: metrics[name] for name in ("loss", "accuracy") if name in metrics}
     self.pending = []
     if self.options.progress is not None:
       self.options.progress.update(self.step, shown)
 
-  def _describe(self, step, metrics):
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+  def _check_state(self, state):
+    """Proves that training can go on from a state: one step from it, discarded.
+
+    The metrics of a step are those of the parameters before its update, so they say
+    nothing of the state that the step returns.
+    """
+    self._check_arrays(state)
+    if self.last_batch is not None:
+      copy = _devices.replicate(state, self.devices)
+      _, metrics = self._device_step(copy, self.last_batch)
+      bad = _finite.non_finite_metrics(jax.device_get(metrics))
+      self._raise_if_bad(bad, f"after step {self.step - 1}", self.step - 1)
+
+  def _check_arrays(self, state):
+    bad = _finite.non_finite_arrays(state)
+    self._raise_if_bad(bad[:3], f"after step {self.step - 1}", self.step - 1)
+
+  def _raise_if_bad(self, bad, when, step):
+    if bad:
+      raise _finite.NonFiniteError(self._describe(bad, when, step))
+
+  def _describe(self, bad, when, step):
     taps = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
     where = f" at tap {', '.join(taps)}" if taps else ""
     checkpoints = self.options.checkpoints
@@ -240,7 +263,7 @@ class _Run:
     if checkpoints is not None and latest is not None:
       kept = f"last good checkpoint: step {latest} in {checkpoints.directory}"
     return (
-      f"{self.options.title}: {', '.join(bad)} not finite in step {step} (epoch "
+      f"{self.options.title}: {', '.join(bad)} not finite {when} (epoch "
       f"{step // self._per_epoch}){where}; {kept}. Lower the learning "
       "rate or the weights, or look at the input of that step"
     )
@@ -259,7 +282,9 @@ class _Run:
   def _measure(self, epoch, state, means):
     measured = {}
     if self.options.on_epoch is not None:
-      measured = self.options.on_epoch(epoch, self.method, state)
+      # A copy: the next step donates the state, and the hook may keep a network.
+      copy = _devices.replicate(state, self.devices)
+      measured = self.options.on_epoch(epoch, self.method, copy)
     if self.options.metrics is not None and (means or measured):
       self.options.metrics.write(epoch, self.step, {**means, **measured})
 

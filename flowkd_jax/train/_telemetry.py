@@ -40,7 +40,7 @@ class Telemetry:
     if observe is None:
       return
     self._devices = list(devices or jax.local_devices())
-    self._constants = _devices.replicate(method.constants, self._devices)
+    self._constants = _devices.place(method.constants, self._devices)
     prepared = jax.jit(batches.prepare)(batches.resident, next(batches.epoch(0)))
     rows = {name: np.asarray(array) for name, array in prepared.items()}
     self._rows = _devices.split_rows(rows, len(self._devices))

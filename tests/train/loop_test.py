@@ -4,9 +4,13 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from flowkd_jax import data
+from flowkd_jax import methods
 from flowkd_jax import train
 
 pytestmark = pytest.mark.optimizer
@@ -112,11 +116,11 @@ def test_non_finite_metric_stops_and_names_step_tap_and_checkpoint(
   with train.Checkpoints(tmp_path) as checkpoints:
     with pytest.raises(
       train.NonFiniteError,
-      match=r"loss/conv not finite in step 4 \(epoch 1\) at tap conv; last good "
-      r"checkpoint: step 4 in .*Lower the learning rate",
+      match=r"loss/conv not finite after step 3 \(epoch 1\) at tap conv; last good "
+      r"checkpoint: step 3 in .*Lower the learning rate",
     ):
       _fit(toy(4), batches, checkpoints=checkpoints, checkpoint_seconds=0)
-    assert checkpoints.latest == 4
+    assert checkpoints.latest == 3
   with pytest.raises(train.NonFiniteError, match="no checkpoint was saved before"):
     _fit(toy(0), batches)
 
@@ -126,6 +130,59 @@ def test_state_after_a_bad_step_is_not_saved(toy, batches, tmp_path):
     with pytest.raises(train.NonFiniteError):
       _fit(toy(1), batches, checkpoints=checkpoints, should_stop=_StopAfter(2))
     assert checkpoints.latest is None
+
+
+def _diverging(rate, start=1.0, **params):
+  """Trains `x` on `x^4`, which overflows after three updates at a rate of 30."""
+
+  def loss(variables, batch, constants, *, step, key):
+    return variables["params"]["x"] ** 4, ({}, {})
+
+  return methods.gradient_method(
+    init_variables=lambda *_: {"params": {"x": jnp.asarray(start), **params}},
+    loss=loss,
+    optimizer=optax.sgd(rate),
+    export=lambda variables: {},
+    axis_name="batch",
+  )
+
+
+@pytest.mark.parametrize("check_every", [1, 50])
+def test_last_good_checkpoint_can_be_trained_on(check_every, batches, tmp_path):
+  options = {"checkpoint_seconds": 0, "check_every": check_every}
+  with train.Checkpoints(tmp_path) as checkpoints:
+    options["checkpoints"] = checkpoints
+    with pytest.raises(
+      train.NonFiniteError,
+      match=r"gradient_norm not finite after step 1 .* checkpoint: step 1 in",
+    ):
+      _fit(_diverging(30.0), batches, **options)
+    state = _fit(_diverging(1e-20), batches, **options)
+  assert int(state.step) == EPOCHS * batches.steps_per_epoch
+  assert np.isfinite(state.params["x"])
+
+
+@pytest.mark.parametrize(("start", "rate"), [(1e5, 1e-3), (3.0, 1e38)])
+def test_bad_last_update_is_neither_returned_nor_measured(start, rate, split):
+  """The parameter is finite and its loss overflows, or the parameter overflows."""
+  split = dataclasses.replace(split, images=split.images[:8], labels=split.labels[:8])
+  one_step = data.training_batches(split, batch_size=8, seed=0, mean=(9,), std=(9,))
+  measured = []
+  options = train.FitOptions(on_epoch=lambda epoch, *_: measured.append(epoch) or {})
+  with pytest.raises(train.NonFiniteError, match="not finite after step 0"):
+    train.fit(
+      _diverging(rate, start),
+      one_step,
+      epochs=1,
+      key=jax.random.key(0),
+      options=options,
+    )
+  assert measured == [-1]
+
+
+def test_parameter_that_the_loss_does_not_read_is_checked_too(batches):
+  with pytest.raises(train.NonFiniteError, match="params/other not finite after"):
+    _fit(_diverging(0.0, other=jnp.full(2, jnp.inf)), batches)
 
 
 def test_checkpoint_of_another_data_set_is_refused(toy, split, batches, tmp_path):
