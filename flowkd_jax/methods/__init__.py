@@ -14,7 +14,8 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `domain_generalization` | filtered logits, after KDDG | Wang et al., ACM MM 2021 |
 | `federated` | averaging of clients, FedProx, FedGen | Zhu et al., ICML 2021 |
 
-`base` is what the training loop knows of a method, `from_teacher` what methods with a
+`base` is what the training loop knows of a method, `optimizers` how methods call
+optimizers, `from_teacher` what methods with a
 frozen teacher share, `rotations` what those on rotated images do, `latent_generator`
 what FedGen adds to federated averaging; `averaged` wraps weight averaging around any,
 `trajectory` measures of the path of its parameters; `telemetry` is what is looked at
@@ -35,6 +36,7 @@ from flowkd_jax.methods.domain_generalization import filtered_distillation
 from flowkd_jax.methods.federated import FederatedState
 from flowkd_jax.methods.federated import federated_averaging
 from flowkd_jax.methods.from_teacher import TEACHER
+from flowkd_jax.methods.from_teacher import Learnt
 from flowkd_jax.methods.from_teacher import Outputs
 from flowkd_jax.methods.from_teacher import distillation
 from flowkd_jax.methods.from_teacher import teacher_outputs
@@ -50,6 +52,7 @@ from flowkd_jax.methods.information_flow import information_flow
 from flowkd_jax.methods.knowledge_distillation import knowledge_distillation
 from flowkd_jax.methods.latent_generator import GeneratorOptions
 from flowkd_jax.methods.online_ensemble import online_ensemble
+from flowkd_jax.methods.optimizers import PerTree
 from flowkd_jax.methods.recorded_teacher import RecordedTeacher
 from flowkd_jax.methods.recorded_teacher import recorded_teacher
 from flowkd_jax.methods.similarity_preserving import similarity_preserving
@@ -65,10 +68,12 @@ __all__ = [
   "TEACHER",
   "FederatedState",
   "GeneratorOptions",
+  "Learnt",
   "Method",
   "Metrics",
   "Network",
   "Outputs",
+  "PerTree",
   "RecordedTeacher",
   "Teacher",
   "TrainState",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from flowkd_jax.methods import base
+from flowkd_jax.methods import optimizers
 
 
 class AveragedState(NamedTuple):
@@ -33,13 +34,16 @@ def averaged(method: base.Method, *, decay: float = 0.999) -> base.Method:
       some `1 / (1 - decay)` updates.
 
   Raises:
-    ValueError: If `decay` is outside [0, 1).
+    ValueError: If `decay` is outside [0, 1); in `init`, if the optimizer is one that
+      averages itself (`optax.contrib.schedule_free`), or trains at other parameters
+      than those to keep (`optax.contrib.sam`, unless `opaque_mode` is set).
   """
   if not 0 <= decay < 1:
     raise ValueError(f"decay: expected a share in [0, 1), got {decay}")
 
   def init(key, images):
     state = method.init(key, images)
+    optimizers.check_trains_evaluated("averaged", state.opt_state)
     # Copies: the state is donated to the update, and no buffer can be twice.
     return AveragedState(
       state, *jax.tree.map(jnp.array, (state.params, state.collections))

@@ -26,6 +26,7 @@ from jaxtyping import Key
 
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax.methods import optimizers
 from flowkd_jax.methods import telemetry
 
 PyTree = Any
@@ -122,7 +123,7 @@ def gradient_method(
   *,
   init_variables: Callable[[Key[Array, ""], Array], Variables],
   loss: LossFunction,
-  optimizer: optax.GradientTransformation,
+  optimizer: optimizers.Optimizer,
   export: Callable[[Variables], dict[str, Network]],
   constants: PyTree = (),
   compare: Callable[[dict[str, Any], Batch, PyTree, Key[Array, ""]], Metrics]
@@ -135,7 +136,8 @@ def gradient_method(
     init_variables: `(key, images) -> variables`; "params" is trained, other
       collections are carried along.
     loss: The loss; differentiated with respect to "params" only.
-    optimizer: Updates "params".
+    optimizer: Updates "params"; `optimizers.PerTree` where they are more than one
+      network's own tree.
     export: Networks from the variables.
     constants: See `Method`.
     compare: `(variables, batch, constants, key) -> metrics`, for telemetry only.
@@ -151,7 +153,7 @@ def gradient_method(
       key=jax.random.fold_in(key, 1),
       params=params,
       collections=variables,
-      opt_state=optimizer.init(params),
+      opt_state=optimizers.initial_state(optimizer, params),
     )
 
   def step_key(state):
@@ -173,7 +175,14 @@ def gradient_method(
     # Every device differentiates the sum of all devices' equal losses with respect
     # to its own copy of the parameters; the mean over devices is the gradient.
     gradients, collections = _mean_over(axis_name, (gradients, collections))
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    updates, opt_state = optimizers.update(
+      optimizer,
+      gradients,
+      state.opt_state,
+      state.params,
+      value=value,
+      value_fn=optimizers.globally(lambda params: objective(params)[0], axis_name),
+    )
     state = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
@@ -199,7 +208,8 @@ def gradient_method(
     return metrics
 
   def exported(state):
-    return export({"params": state.params, **state.collections})
+    params = optimizers.evaluated(optimizer, state.opt_state, state.params)
+    return export({"params": params, **state.collections})
 
   return Method(init, update, exported, constants, observe)
 

@@ -34,6 +34,7 @@ from flowkd_jax._global_batch import gather_rows
 from flowkd_jax._global_batch import global_mean
 from flowkd_jax._global_batch import global_sum
 from flowkd_jax.methods import base
+from flowkd_jax.methods import optimizers
 from flowkd_jax.methods.latent_generator import FedGen
 from flowkd_jax.methods.latent_generator import Generator
 from flowkd_jax.methods.latent_generator import GeneratorOptions
@@ -105,7 +106,7 @@ def federated_averaging(
     generator_params, opt_state = (), ()
     if fedgen is not None:
       generator_params = fedgen.init(jax.random.fold_in(key, 2))
-      opt_state = fedgen.options.optimizer.init(generator_params)
+      opt_state = optimizers.initial_state(fedgen.options.optimizer, generator_params)
     return FederatedState(
       step=jnp.zeros((), jnp.int32),
       key=jax.random.fold_in(key, 1),
@@ -135,7 +136,9 @@ def federated_averaging(
     sent = _Sent(
       state.params,
       base.at_step(learning_rate, state.step),
-      None if fedgen is None else fedgen.sent(state.generator, state.step),
+      None
+      if fedgen is None
+      else fedgen.sent(state.generator, state.step, state.opt_state),
     )
     minibatches = {name: batch[name] for name in ("image", "label", "mask")}
     local, values = jax.vmap(functools.partial(_sgd, client_loss, sent))(

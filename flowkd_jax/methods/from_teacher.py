@@ -29,6 +29,7 @@ from jaxtyping import Key
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
+from flowkd_jax.methods import optimizers
 from flowkd_jax.methods import telemetry
 from flowkd_jax.methods.recorded_teacher import RecordedTeacher
 from flowkd_jax.methods.telemetry import LABELS
@@ -50,23 +51,36 @@ class Terms(Protocol):
   def __call__(
     self, student: Outputs, teacher: Outputs, batch: base.Batch, learnt: base.PyTree
   ) -> dict[str, Float[Array, ""]]:
-    """`learnt` are the parameters that `init_learnt` made.
+    """`learnt` are the parameters that `Learnt.init` made.
 
     What has no weight is no term of the loss, and only recorded.
     """
     ...
 
 
+class Learnt(NamedTuple):
+  """Parameters that the loss terms learn beside the student.
+
+  Attributes:
+    init: `(key, shapes of student taps, of teacher taps) -> parameters`.
+    optimizer: Updates them; by default the same transformation as for the student,
+      with a state of its own.
+  """
+
+  init: Callable[[Key[Array, ""], Shapes, Shapes], base.PyTree]
+  optimizer: optax.GradientTransformation | None = None
+
+
 def distillation(
   student: capture.AnyModel,
   teacher: base.Network,
-  optimizer: optax.GradientTransformation,
+  optimizer: optimizers.Optimizer,
   *,
   terms: Terms,
   weights: Mapping[str, optax.Schedule | float],
   taps: tuple[Sequence[str], Sequence[str]] = ((), ()),
   label_weight: float = 0.0,
-  init_learnt: Callable[[Key[Array, ""], Shapes, Shapes], base.PyTree] | None = None,
+  learnt: Learnt | None = None,
   initial: base.Variables | None = None,
   axis_name: str | None = "batch",
 ) -> base.Method:
@@ -75,13 +89,14 @@ def distillation(
   Args:
     student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
     teacher: Frozen, in evaluation mode; receives no gradient.
-    optimizer: Updates the student and what is learnt beside it.
+    optimizer: Updates the student. It sees the student's own parameters, by the names
+      that the student gives them.
     terms: The loss terms.
     weights: Weight of each term, a number or a schedule of the step.
     taps: Taps of the student and of the teacher that the terms read.
     label_weight: Weight of a cross-entropy on the labels.
-    init_learnt: `(key, shapes of student taps, of teacher taps) -> parameters` that
-      the terms learn, such as a projection; thrown away after training.
+    learnt: Parameters that the terms learn, such as a projection; thrown away after
+      training.
     initial: Variables of the student to start from; fresh ones by default.
     axis_name: Mapped axis over which the batch is split.
 
@@ -95,14 +110,14 @@ def distillation(
   def init_variables(key, images):
     fresh = capture.init(student, key, images) if initial is None else initial
     variables = dict(fresh)
-    learnt = {}
-    if init_learnt is not None:
+    beside = {}
+    if learnt is not None:
       shapes = (
         capture.tap_shapes(student, variables, images, taps=student_taps),
         capture.tap_shapes(*teacher, images, taps=teacher_taps),
       )
-      learnt = init_learnt(jax.random.fold_in(key, 2), *shapes)
-    params = {"student": variables.pop("params"), "learnt": learnt}
+      beside = learnt.init(jax.random.fold_in(key, 2), *shapes)
+    params = {"student": variables.pop("params"), "learnt": beside}
     return {"params": params, **variables}
 
   def outputs(variables, batch, constants, key):
@@ -116,8 +131,7 @@ def distillation(
 
   def loss(variables, batch, constants, *, step, key):
     own, frozen, updated = outputs(variables, batch, constants, key)
-    learnt = variables["params"]["learnt"]
-    values = terms(own, frozen, batch, learnt)
+    values = terms(own, frozen, batch, variables["params"]["learnt"])
     recorded = {name: values.pop(name) for name in [*values] if name not in weights}
     current = dict(weights)
     if label_weight:
@@ -149,7 +163,9 @@ def distillation(
   method = base.gradient_method(
     init_variables=init_variables,
     loss=loss,
-    optimizer=optimizer,
+    optimizer=optimizers.PerTree(
+      {"student": optimizer, "learnt": (learnt and learnt.optimizer) or optimizer}
+    ),
     export=lambda variables: {"network": base.Network(student, _of_student(variables))},
     constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
     compare=compare,

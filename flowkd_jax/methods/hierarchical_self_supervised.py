@@ -40,6 +40,7 @@ from flowkd_jax import capture
 from flowkd_jax import models
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import optimizers
 from flowkd_jax.methods import rotations
 
 
@@ -49,18 +50,21 @@ def hierarchical_teacher(
   *,
   backbone: base.Variables | None = None,
   keep_branches: bool = True,
+  learnt_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
 ) -> base.Method:
   """A network and its branches on labels and joint labels.
 
   Args:
     network: The backbone; its `axis_name` is the same.
-    optimizer: Updates what is trained.
+    optimizer: Updates the backbone. It sees the backbone's own parameters.
     backbone: Variables of a trained backbone, which then stays as it is, in
       evaluation mode, and only the branches are trained; by default all is trained,
       from scratch.
     keep_branches: Whether the exported network has its branches, as a teacher needs
       them. Without, this is the control experiment: joint labels without a teacher.
+    learnt_optimizer: Updates the branches; by default the same transformation as for
+      the backbone, with a state of its own.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -98,7 +102,7 @@ def hierarchical_teacher(
   method = base.gradient_method(
     init_variables=init_variables,
     loss=loss,
-    optimizer=optimizer,
+    optimizer=_by_branches(optimizer, learnt_optimizer),
     export=export,
     constants=constants,
     axis_name=axis_name,
@@ -113,6 +117,7 @@ def hierarchical_student(
   *,
   temperature: float = 3.0,
   branches: bool = True,
+  learnt_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
 ) -> base.Method:
   """Distillation from the teacher's logits and its branches, in four rotations.
@@ -122,10 +127,12 @@ def hierarchical_student(
       without the branches that it is trained with.
     teacher: Frozen, in evaluation mode; with branches, from `hierarchical_teacher`,
       as many as the student has stages.
-    optimizer: Updates the student and its branches.
+    optimizer: Updates the student. It sees the student's own parameters.
     temperature: T.
     branches: Whether the branches teach. Without, neither network needs any: the
       control experiment, knowledge distillation on the same images.
+    learnt_optimizer: Updates the branches; by default the same transformation as for
+      the student, with a state of its own.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -153,7 +160,7 @@ def hierarchical_student(
   method = from_teacher.distillation(
     model,
     teacher,
-    optimizer,
+    _by_branches(optimizer, learnt_optimizer),
     terms=terms,
     weights=weights,
     taps=taps,
@@ -172,6 +179,7 @@ def hierarchical_mutual(
   optimizer: optax.GradientTransformation,
   *,
   temperature: float = 3.0,
+  learnt_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
 ) -> base.Method:
   """Two networks that teach each other, from scratch, by logits and branches.
@@ -181,8 +189,11 @@ def hierarchical_mutual(
   Args:
     networks: The two; they may be the same and have as many stages. Their `axis_name`
       is the same.
-    optimizer: Updates both.
+    optimizer: Updates both, each with a state of its own. It sees the network's own
+      parameters, without branches.
     temperature: T.
+    learnt_optimizer: Updates the branches; by default the same transformation, with a
+      state of its own.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -232,7 +243,9 @@ def hierarchical_mutual(
   method = base.gradient_method(
     init_variables=init_variables,
     loss=loss,
-    optimizer=optimizer,
+    optimizer=optimizers.PerTree(
+      dict.fromkeys(pair, _by_branches(optimizer, learnt_optimizer))
+    ),
     export=export,
     axis_name=axis_name,
   )
@@ -242,6 +255,22 @@ def hierarchical_mutual(
 def _branched(network, **options):
   joint_classes = rotations.ROTATIONS * network.num_classes
   return models.with_branches(network, joint_classes, **options)
+
+
+def _by_branches(optimizer, learnt_optimizer):
+  """The optimizers of a backbone and of its branches."""
+
+  def split(params):
+    trees = {"network": {}, "branches": {}}
+    for name, tree in params.items():
+      trees["branches" if name.startswith("branch_") else "network"][name] = tree
+    return trees
+
+  return optimizers.PerTree(
+    {"network": optimizer, "branches": learnt_optimizer or optimizer},
+    split=split,
+    join=lambda trees: {**trees["network"], **trees["branches"]},
+  )
 
 
 def _without(variables, others):

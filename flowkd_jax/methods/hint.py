@@ -29,6 +29,7 @@ def hint(
   weight: optax.Schedule | float = 1.0,
   reduction: str = "rows",
   label_weight: float = 0.0,
+  learnt_optimizer: optax.GradientTransformation | None = None,
   initial: base.Variables | None = None,
   axis_name: str | None = "batch",
 ) -> base.Method:
@@ -37,11 +38,13 @@ def hint(
   Args:
     student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
     teacher: Frozen, in evaluation mode.
-    optimizer: Updates the student and the linear maps.
+    optimizer: Updates the student.
     pairs: Teacher tap of each student tap.
     weight: Weight of every tap, a number or a schedule of the step.
     reduction: Of `losses.hint`: "rows" or "elements".
     label_weight: Weight of a cross-entropy on the labels.
+    learnt_optimizer: Updates the linear maps; by default the same transformation as
+      for the student, with a state of its own.
     initial: Variables of the student to start from; fresh ones by default.
     axis_name: Mapped axis over which the batch is split.
 
@@ -77,7 +80,7 @@ def hint(
     weights=dict.fromkeys(pairs, weight),
     taps=(tuple(pairs), tuple(pairs.values())),
     label_weight=label_weight,
-    init_learnt=init_learnt,
+    learnt=from_teacher.Learnt(init_learnt, learnt_optimizer),
     initial=initial,
     axis_name=axis_name,
   )

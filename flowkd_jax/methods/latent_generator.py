@@ -33,6 +33,7 @@ from flowkd_jax import _labels
 from flowkd_jax import losses
 from flowkd_jax import models
 from flowkd_jax.methods import base
+from flowkd_jax.methods import optimizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,8 +129,17 @@ class FedGen:
     variables = {"params": {"classifier": head}}
     return self.model.apply(variables, latents, method="classify")
 
-  def sent(self, params: base.PyTree, step: Int[Array, ""]) -> Generator:
-    """What clients get in a round; in the first, weights of 0."""
+  def sent(
+    self, params: base.PyTree, step: Int[Array, ""], opt_state: optax.OptState = ()
+  ) -> Generator:
+    """What clients get in a round; in the first, weights of 0.
+
+    Args:
+      params: Of the generator.
+      step: The round.
+      opt_state: Of the generator's optimizer, which may hold the parameters to use.
+    """
+    params = optimizers.evaluated(self.options.optimizer, opt_state, params)
     weights = self.options.latent_weight, self.options.kl_weight
     now = (jnp.where(step > 0, base.at_step(weight, step), 0) for weight in weights)
     return Generator(params, *now)
@@ -186,10 +196,19 @@ class FedGen:
 
     def step(carry, step_key):
       params, opt_state = carry
-      gradients, parts = jax.grad(self._loss, has_aux=True)(
-        params, heads, counts, step_key
+
+      def objective(params):
+        return self._loss(params, heads, counts, step_key)
+
+      (value, parts), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+      updates, opt_state = optimizers.update(
+        optimizer,
+        gradients,
+        opt_state,
+        params,
+        value=value,
+        value_fn=lambda params: objective(params)[0],
       )
-      updates, opt_state = optimizer.update(gradients, opt_state, params)
       return (optax.apply_updates(params, updates), opt_state), parts
 
     if not self.options.steps:

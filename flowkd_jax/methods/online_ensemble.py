@@ -29,6 +29,7 @@ from flowkd_jax import losses
 from flowkd_jax import models
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import optimizers
 
 
 def online_ensemble(
@@ -40,6 +41,7 @@ def online_ensemble(
   feature_weight: float = 0.15,
   ensemble_weight: float = 0.15,
   temperature: float = 2.0,
+  learnt_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
 ) -> base.Method:
   """Several widths of a network, trained together, each of use alone.
@@ -49,7 +51,8 @@ def online_ensemble(
 
   Args:
     network: The widest student; its `axis_name` is the same.
-    optimizer: Updates everything that is trained.
+    optimizer: Updates the students. It sees the parameters of the network that is
+      exported as "ensemble": "stem" and "student_1" to "student_S".
     num_students: S; the width of student j is that of the network times
       `(S - j + 1) / S`, rounded down.
     label_weight: a, of the students' cross-entropy.
@@ -58,6 +61,8 @@ def online_ensemble(
       for CIFAR-10 give all three weight 1. With b and g 0 the students share nothing
       but the base: the control experiment.
     temperature: T.
+    learnt_optimizer: Updates the 1x1 convolutions; by default the same transformation
+      as for the students, with a state of its own.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -120,7 +125,9 @@ def online_ensemble(
   return base.gradient_method(
     init_variables=init_variables,
     loss=loss,
-    optimizer=optimizer,
+    optimizer=optimizers.PerTree(
+      {"ensemble": optimizer, "adapters": learnt_optimizer or optimizer}
+    ),
     export=export,
     axis_name=axis_name,
   )

@@ -8,6 +8,7 @@ anywhere and resumed from a checkpoint, it ends with the same parameters.
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
