@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from flowkd_jax import _weights
 from flowkd_jax.capture import _arrays
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._model import Pool
@@ -83,6 +84,7 @@ def from_equinox(
 
   Raises:
     TypeError: If `model` is no Equinox module.
+    ValueError: If a weight is NaN or infinite.
   """
   if not isinstance(model, eqx.Module):
     raise TypeError(
@@ -94,6 +96,7 @@ def from_equinox(
   if state is not None:
     flat["state"] = _arrays.by_path(state)
   variables = {name: arrays for name, (arrays, _) in flat.items()}
+  _weights.check_finite("model", _weights.by_path(variables))
   adapted = EquinoxModel(
     name=type(model).__name__,
     taps=None if taps is None else tuple(taps),

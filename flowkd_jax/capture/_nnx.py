@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from flowkd_jax import _weights
 from flowkd_jax.capture import _arrays
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._model import Pool
@@ -95,6 +96,7 @@ def from_nnx(
 
   Raises:
     TypeError: If `model` is no NNX module.
+    ValueError: If a weight is NaN or infinite.
   """
   if not isinstance(model, nnx.Module):
     raise TypeError(
@@ -109,6 +111,7 @@ def from_nnx(
   }
   flat = {name: found for name, found in flat.items() if found[0] or name == "params"}
   variables = {name: arrays for name, (arrays, _) in flat.items()}
+  _weights.check_finite("model", _weights.by_path(variables))
   adapted = NNXModel(
     name=type(model).__name__,
     taps=None if taps is None else tuple(taps),

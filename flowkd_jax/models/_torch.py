@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from flowkd_jax import _weights
 from flowkd_jax.models._cnn import CNN
 from flowkd_jax.models._cnn import smallest_image
 from flowkd_jax.models._resnet import PreActResNet
@@ -46,7 +47,8 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
       `DataParallel` are ignored.
 
   Raises:
-    ValueError: lists the keys that are missing, unexpected or of a wrong shape.
+    ValueError: lists the keys that are missing, unexpected, of a wrong shape, or whose
+      values are not finite in float32.
     TypeError: if `model` is neither a `CNN` nor a `PreActResNet`.
   """
   if not isinstance(model, CNN | PreActResNet):
@@ -57,6 +59,7 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
   _check_keys(arrays, _template(model, side=1, channels=3))
   template = _template(model, side=_map_side(model, arrays), channels=_channels(arrays))
   _check_shapes(arrays, template)
+  _weights.check_finite("state_dict", arrays)
   flat = {
     path: jnp.asarray(_convert(model, path, arrays[name]))
     for name, (path, _) in template.items()
@@ -71,7 +74,8 @@ def _read_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
       continue
     if hasattr(value, "detach"):  # a tensor, perhaps on a GPU; torch not needed
       value = value.detach().cpu()
-    arrays[name.removeprefix("module.")] = np.asarray(value, np.float32)
+    with np.errstate(over="ignore"):  # what overflows is refused with its name
+      arrays[name.removeprefix("module.")] = np.asarray(value, np.float32)
   return arrays
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+from flowkd_jax import _weights
 from flowkd_jax import methods
 from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _structure
@@ -50,7 +51,7 @@ def load_network(directory: str | Path, template: methods.Network) -> methods.Ne
 
   Raises:
     FileNotFoundError: If nothing was saved there.
-    ValueError: If the variables are those of another model, or damaged.
+    ValueError: If the variables are those of another model, damaged, NaN or infinite.
   """
   path = Path(directory).absolute()
   if not path.is_dir():
@@ -65,6 +66,7 @@ def load_network(directory: str | Path, template: methods.Network) -> methods.Ne
       f"the network saved in {path} is damaged ({reason[0][:200]}); delete the folder "
       "of its stage and train it again, or restore a copy"
     ) from error
+  _weights.check_finite(str(path), _weights.by_path(variables))
   return template._replace(variables=variables)
 
 

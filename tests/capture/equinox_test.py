@@ -165,3 +165,11 @@ def test_modules_with_a_state_are_used_in_evaluation_only():
 def test_what_is_no_module_is_refused():
   with pytest.raises(TypeError, match=r"expected an equinox.Module, got a dict; Linen"):
     capture.from_equinox({})
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(stranger):
+  broken = eqx.tree_at(
+    lambda module: module.head.bias, stranger, replace_fn=lambda x: x.at[0].set(jnp.nan)
+  )
+  with pytest.raises(ValueError, match="model: expected .* params/head/bias;"):
+    capture.from_equinox(broken)

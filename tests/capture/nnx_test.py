@@ -195,3 +195,12 @@ def test_what_is_no_module_is_refused(stranger):
     capture.from_nnx({})
   with pytest.raises(TypeError, match=r"model: .*capture.from_nnx.* got a Stranger"):
     capture.apply_with_taps(stranger, {}, IMAGES)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+  module = Stranger(nnx.Rngs(0))
+  norm = module.blocks[1].norm
+  norm.var[...] = norm.var[...].at[2].set(jnp.inf)
+  with pytest.raises(ValueError, match="model: .* in batch_stats/blocks/1/norm/var;"):
+    capture.from_nnx(module)
+  capture.from_nnx(nnx.eval_shape(lambda: Stranger(nnx.Rngs(0))))

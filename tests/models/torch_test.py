@@ -125,6 +125,17 @@ def test_from_torch_lists_wrong_shapes():
     from_torch(NETWORKS["torch_cnn.npz"], state)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_from_torch_rejects_weights_that_are_not_finite(value):
+  _, state = load("torch_cnn.npz")
+  state["conv2.bias"] = state["conv2.bias"].astype(np.float64)
+  state["conv2.bias"][3] = value
+  with pytest.raises(
+    ValueError, match=r"state_dict: expected finite .* in conv2\.bias;"
+  ):
+    from_torch(NETWORKS["torch_cnn.npz"], state)
+
+
 def test_from_torch_rejects_another_width():
   _, state = load("torch_cnn.npz")
   with pytest.raises(ValueError, match=r"conv1\.weight: expected \(8, 3, 3, 3\)"):

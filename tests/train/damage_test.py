@@ -231,3 +231,10 @@ def test_folders_of_unusual_names_work(name, network, state, tmp_path):
   _save(tmp_path / name / "checkpoints", state)
   with train.Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
     assert _equal(checkpoints.restore(state)[0], state)
+
+
+def test_network_that_is_not_finite_is_refused(network, tmp_path):
+  network.variables["params"]["kernel"][2, 3] = np.nan
+  train.save_network(tmp_path, network)
+  with pytest.raises(ValueError, match=r"expected finite .* in params/kernel;"):
+    train.load_network(tmp_path, network)
