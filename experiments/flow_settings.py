@@ -109,10 +109,11 @@ class Config(settings.Settings):
   )
   layer_map: str = launch.setting(
     "",
-    "Teacher tap of each student tap: empty (one to one), auto (most alike by linear "
-    "CKA, in order), kappa (nearest information flow), pairs a:b,c:d, or a file "
-    "layer_map.json of an earlier run. Taps are compared with the student of "
-    "student_labels if that stage was run, which is better, or an untrained one.",
+    "Teacher tap of each student tap: empty (same name; if names differ, one to one, "
+    "in order), auto (most alike by linear CKA, in order), kappa (nearest information "
+    "flow), pairs a:b,c:d, or a file layer_map.json of an earlier run. Taps are "
+    "compared with the student of student_labels if that stage was run, which is "
+    "better, or an untrained one.",
   )
   last_tap_from: str = launch.setting(
     "tap",

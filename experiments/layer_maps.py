@@ -1,8 +1,9 @@
-"""Which teacher tap each student tap learns from: given, read, or found.
+"""Teacher tap of each student tap: given, read, or found.
 
-`--layer_map` may be empty (one to one, in order), `auto` (most alike by linear CKA,
-in order), `kappa` (nearest information flow, the paper's), pairs `a:b,c:d`, or a file
-that an earlier run left.
+`--layer_map` may be empty (the teacher tap of the same name; if names differ, one to
+one, in the order that the networks declare), `auto` (most alike by linear CKA, in
+order), `kappa` (nearest information flow, the paper's), pairs `a:b,c:d`, or a file that
+an earlier run left.
 """
 
 from collections.abc import Sequence
@@ -31,18 +32,12 @@ def given_layers(
     ValueError: If it names a tap that is not there, or taps cannot be paired.
   """
   if not text:
-    if len(student_taps) != len(teacher_taps):
-      raise ValueError(
-        f"--layer_map: the student has the taps {', '.join(student_taps)}, its teacher "
-        f"{', '.join(teacher_taps)}; expected as many, or a map: auto, kappa, "
-        f"{student_taps[-1]}:{teacher_taps[-1]} or the like"
-      )
-    return dict(zip(student_taps, teacher_taps, strict=True))
+    return _same_or_one_to_one(student_taps, teacher_taps)
   if Path(text).is_file():
     remedy = "restore a copy, or delete it to have the layers compared again"
     pairs = _files.read_json(text, remedy)["layer_map"]
   elif ":" in text:
-    pairs = dict(part.split(":", 1) for part in text.split(","))
+    pairs = _written_pairs(text)
   else:
     raise ValueError(
       f"--layer_map: expected {', '.join(FOUND)}, pairs such as "
@@ -55,6 +50,35 @@ def given_layers(
         f"--layer_map: no tap {', '.join(missing)}; there are {', '.join(taps)}"
       )
   return {tap: pairs[tap] for tap in student_taps if tap in pairs}
+
+
+def _same_or_one_to_one(
+  student_taps: Sequence[str], teacher_taps: Sequence[str]
+) -> LayerMap:
+  """The teacher tap of the same name; one to one, in order, if no name is shared."""
+  if set(student_taps) <= set(teacher_taps):
+    return {tap: tap for tap in student_taps}
+  pairs = dict(zip(student_taps, teacher_taps, strict=False))
+  crossed = [tap for tap in pairs if pairs[tap] != tap and tap in teacher_taps]
+  if len(student_taps) != len(teacher_taps) or crossed:
+    raise ValueError(
+      f"--layer_map: the student has the taps {', '.join(student_taps)}, its teacher "
+      f"{', '.join(teacher_taps)}; expected the same names or as many others, or a "
+      f"map: auto, kappa, {student_taps[-1]}:{teacher_taps[-1]} or the like"
+    )
+  return pairs
+
+
+def _written_pairs(text: str) -> LayerMap:
+  """The pairs of a flag such as `a:b,c:d`."""
+  parts = [tuple(part.split(":", 1)) for part in text.split(",")]
+  pairs = dict(part for part in parts if len(part) == 2 and all(part))
+  if len(pairs) != len(parts):
+    raise ValueError(
+      "--layer_map: expected pairs student_tap:teacher_tap with commas between, each "
+      f"student tap once, got {text!r}"
+    )
+  return pairs
 
 
 def found_layers(

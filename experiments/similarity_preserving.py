@@ -40,7 +40,7 @@ class Config(settings.Settings):
   student_network: str = launch.setting("cnn1:8", "As above.")
   layer_map: str = launch.setting(
     "dense:dense",
-    "Teacher tap of each student tap, pairs a:b,c:d; empty for all, one to one.",
+    "Teacher tap of each student tap, pairs a:b,c:d; empty for all, by name.",
     may_be_empty=True,
   )
   teacher_epochs: str = launch.setting(

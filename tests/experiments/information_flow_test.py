@@ -299,11 +299,23 @@ def test_layer_maps_that_do_not_fit_are_refused():
     "block_1:stage_9": "--layer_map: no tap stage_9; there are stage_1, stage_2",
     "dens:pooled": "--layer_map: no tap dens; there are block_1, dense",
     "nothing.json": "--layer_map: expected auto, kappa, pairs such as dense:pooled",
+    "block_1:stage_1,block_1:stage_2": "--layer_map: expected pairs .* each student",
+    "block_1:stage_1,dense": "--layer_map: expected pairs student_tap:teacher_tap",
+    "block_1:": "--layer_map: expected pairs student_tap:teacher_tap",
   }.items():
     with pytest.raises(ValueError, match=match):
       layer_maps.given_layers(text, *taps)
   ordered = layer_maps.given_layers("dense:pooled,block_1:stage_2", *taps)
   assert list(ordered.items()) == [("block_1", "stage_2"), ("dense", "pooled")]
+
+
+def test_empty_layer_map_pairs_taps_of_the_same_name():
+  pairs = layer_maps.given_layers("", ("stem", "end"), ("end", "middle", "stem"))
+  assert pairs == {"stem": "stem", "end": "end"}
+  in_order = layer_maps.given_layers("", ("stem", "end"), ("first", "end"))
+  assert in_order == {"stem": "first", "end": "end"}
+  with pytest.raises(ValueError, match="expected the same names or as many others"):
+    layer_maps.given_layers("", ("stem", "end"), ("end", "last"))
 
 
 def test_stage_whose_teacher_is_missing_says_what_to_do(tmp_path):
