@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import jax
 import optax
 
+from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
@@ -49,14 +50,17 @@ def hint(
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
+    TypeError: If `pairs` is not a mapping from names to names.
     ValueError: If `pairs` is empty or a weight is negative.
   """
+  _taps.check_pairs(pairs)
 
   def init_learnt(key, student_shapes, teacher_shapes):
-    keys = jax.random.split(key, len(pairs))
+    # Keys by name: the order of `pairs` then changes nothing.
+    keys = zip(sorted(pairs, key=str), jax.random.split(key, len(pairs)), strict=True)
     return {
-      tap: losses.hint_init(tap_key, student_shapes[tap], teacher_shapes[teacher_tap])
-      for tap_key, (tap, teacher_tap) in zip(keys, pairs.items(), strict=True)
+      tap: losses.hint_init(tap_key, student_shapes[tap], teacher_shapes[pairs[tap]])
+      for tap, tap_key in keys
     }
 
   def terms(student, teacher, batch, learnt):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from flowkd_jax import _global_batch
+from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
@@ -52,8 +53,10 @@ def similarity_preserving(
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
+    TypeError: If `pairs` is not a mapping from names to names.
     ValueError: If `pairs` is empty or a weight is negative.
   """
+  _taps.check_pairs(pairs)
 
   def terms(student, teacher, batch, learnt):
     del learnt

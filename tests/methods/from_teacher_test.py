@@ -102,6 +102,30 @@ def test_similarity_preserving_is_its_loss_on_every_pair(network, teacher, batch
   np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ("make", "options"),
+  [
+    (methods.hint, {}),
+    (methods.similarity_preserving, {}),
+    (methods.information_flow, {"weights": {"block_2": 2.0, "dense": 1.0}}),
+  ],
+)
+def test_the_order_of_pairs_changes_nothing(make, options, network, teacher, batches):
+  pairs = {"block_2": "block_1", "dense": "dense"}
+  first, second = (
+    _first_step(
+      make,
+      network,
+      teacher,
+      batches[0],
+      **{name: order(option) for name, option in {**options, "pairs": pairs}.items()},
+    )[-1]
+    for order in (dict, lambda option: dict(reversed(option.items())))
+  )
+  for name, value in first.items():
+    np.testing.assert_allclose(second[name], value, rtol=1e-5, err_msg=name)
+
+
 def test_unrelated_similarities_are_those_of_the_neighbours(network, teacher, batches):
   batch = batches[0]
   options = {"pairs": LAST, "unrelated": True}
@@ -118,7 +142,7 @@ def test_unrelated_similarities_are_those_of_the_neighbours(network, teacher, ba
 @pytest.mark.parametrize(
   ("make", "options", "match"),
   [
-    (methods.hint, {"pairs": {}}, "weights: expected at least one loss term"),
+    (methods.hint, {"pairs": {}}, "pairs: expected at least one student tap"),
     (methods.hint, {"pairs": LAST, "weight": -1.0}, "weight of dense: expected 0"),
     (
       methods.knowledge_distillation,
@@ -133,7 +157,7 @@ def test_unrelated_similarities_are_those_of_the_neighbours(network, teacher, ba
     (
       methods.similarity_preserving,
       {"pairs": {}},
-      "weights: expected at least one loss term",
+      "pairs: expected at least one student tap",
     ),
   ],
 )
