@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from experiments import stages
+from experiments.settings import CacheSettings
 from experiments.settings import Settings
 from flowkd_jax import _files
 from flowkd_jax import data
@@ -87,7 +88,7 @@ def stage_runner(
 
 
 def _teacher_cache(settings: Settings) -> stages.TeacherCache | None:
-  if settings.teacher_cache is None:
+  if not isinstance(settings, CacheSettings) or settings.teacher_cache is None:
     return None
   if jax.process_count() > 1:
     raise ValueError(

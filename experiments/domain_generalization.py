@@ -47,7 +47,7 @@ _SPLITS = ("train_split", "validation_split", "test_split")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.Settings):
+class Config(settings.AdamSettings, settings.CacheSettings):
   """Settings; the data set, networks and epochs fit two cores."""
 
   dataset: str = launch.setting(

@@ -53,7 +53,7 @@ TITLES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.Settings):
+class Config(settings.AdamSettings):
   """Settings. Learning rates are those tuned for the preset of mnist."""
 
   stages: tuple[str, ...] = launch.setting(ARMS, "Arms to run.", choices=ARMS)

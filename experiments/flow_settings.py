@@ -30,7 +30,7 @@ _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.Settings):
+class Config(settings.AdamSettings, settings.CacheSettings):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = launch.setting(

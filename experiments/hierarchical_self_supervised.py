@@ -57,7 +57,7 @@ _NETWORKS = ("teacher_network", "student_network")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.Settings):
+class Config(settings.CacheSettings):
   """Settings; the defaults are the authors'. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = launch.setting(

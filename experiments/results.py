@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def run(config: Config) -> None:
 def _with_new_settings(
   study: designs.Study, runs: kept_runs.KeptRuns
 ) -> kept_runs.KeptRuns:
-  """The runs with every setting that their launcher has now.
+  """The runs with every setting that their launcher has now, and no other.
 
   A setting that came after a run had, in that run, what is its default now.
   """
@@ -97,10 +98,19 @@ def _with_new_settings(
       if field.name not in kept_runs.PLACES
     }
     complete[each.name] = {
-      seed: run._replace(settings=defaults | dict(run.settings))
+      seed: run._replace(settings=_updated(run.settings, defaults))
       for seed, run in runs.get(each.name, {}).items()
     }
   return {name: seeds for name, seeds in complete.items() if seeds}
+
+
+def _updated(
+  settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Settings of a run; those that its launcher never read were dropped since."""
+  if not defaults:
+    return dict(settings)
+  return {name: settings.get(name, default) for name, default in defaults.items()}
 
 
 def take_in(workdir: Path, kept: Path) -> None:

@@ -27,7 +27,7 @@ _EPOCHS, _RATE = limits.Limits(least=1, most=10**6), limits.Limits(above=0)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """The settings of every experiment."""
+  """The settings of every experiment; every one of them is read by each."""
 
   dataset: str = launch.setting(
     "digits",
@@ -73,9 +73,6 @@ class Settings:
     "Within a phase of training: constant, or cosine, from the phase's rate to 0.",
     choices=LEARNING_RATE_DECAYS,
   )
-  adam_beta2: float = launch.setting(
-    0.999, "Decay of Adam's mean of squared gradients.", least=0, below=1
-  )
   flip: bool = launch.setting(True, "Random horizontal flips.")
   crop_padding: int = launch.setting(
     4, "Random crops after padding by so many pixels; 0 for none.", least=0
@@ -106,6 +103,31 @@ class Settings:
   checkpoint_seconds: float = launch.setting(
     60.0, "Seconds between checkpoints.", least=0
   )
+  memory_gib: float = launch.setting(
+    4.0,
+    "Data sets up to so many GiB are kept on the devices; larger ones stream.",
+    least=0,
+  )
+
+  @property
+  def shared_by_devices(self) -> tuple[str, int, str]:
+    """What devices share in a step: the setting, its value, what they are."""
+    return "batch_size", self.batch_size, "rows"
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamSettings(Settings):
+  """Settings of experiments that train by Adam."""
+
+  adam_beta2: float = launch.setting(
+    0.999, "Decay of Adam's mean of squared gradients.", least=0, below=1
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSettings(Settings):
+  """Settings of experiments that can keep the outputs of frozen teachers."""
+
   teacher_cache: str | None = launch.setting(
     None,
     "Folder in which outputs of frozen teachers are kept, and read again by whatever "
@@ -122,16 +144,6 @@ class Settings:
     "What each teacher may take there, in GiB; later epochs are not kept.",
     above=0,
   )
-  memory_gib: float = launch.setting(
-    4.0,
-    "Data sets up to so many GiB are kept on the devices; larger ones stream.",
-    least=0,
-  )
-
-  @property
-  def shared_by_devices(self) -> tuple[str, int, str]:
-    """What devices share in a step: the setting, its value, what they are."""
-    return "batch_size", self.batch_size, "rows"
 
 
 def check_settings(settings: Settings, flags: Sequence[str]) -> None:

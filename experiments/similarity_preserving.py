@@ -30,7 +30,7 @@ _PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.Settings):
+class Config(settings.AdamSettings, settings.CacheSettings):
   """Settings; the weight is the paper's, networks and epochs fit two cores."""
 
   stages: tuple[str, ...] = launch.setting(STAGES, "Stages to run.", choices=STAGES)

@@ -164,17 +164,13 @@ def test_page_shows_mean_and_deviation_over_seeds(fake, tmp_path):
   assert page.read_text() == text
 
 
-def test_kept_runs_get_the_default_of_a_setting_that_came_later(fake, tmp_path):
+def test_kept_runs_have_the_settings_that_their_launcher_has_now(fake, tmp_path):
   study.run(_configure(tmp_path))
   (tmp_path / "PAGE.md").touch()
   options = {"kept": str(tmp_path / "kept"), "page": str(tmp_path / "PAGE.md")}
   results.run(results.configure(workdir=str(tmp_path), **options))
   kept = kept_runs.read(tmp_path / "kept" / "fake")["second"]["1"]
-  assert kept.settings == {
-    "auxiliary_weights": "a.npz",
-    "networks_from": "teacher/0",
-    "new": [1, 2],
-  }
+  assert kept.settings == {"new": [1, 2]}
 
 
 def test_page_of_the_runs_says_how_each_was_made(fake, tmp_path, monkeypatch):
