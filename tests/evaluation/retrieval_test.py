@@ -245,7 +245,7 @@ def test_retrieval_counts_queries_of_absent_classes_as_zero(backend):
 
 def test_retrieval_of_a_single_class_finds_everything(backend):
   found = retrieval(
-    np.eye(4), np.zeros(4, int), np.eye(4)[:1], np.zeros(1, int), ranks=(4,)
+    np.eye(4), np.zeros(4, int), 2 * np.eye(4)[:1], np.zeros(1, int), ranks=(4,)
   )
   assert found.mean_average_precision == 1
 
