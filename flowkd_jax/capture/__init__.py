@@ -17,6 +17,9 @@ and its variables:
     model, variables = capture.from_nnx(vit, taps=["blocks/*"])
     logits, taps = capture.apply_with_taps(model, variables, images)
 
+A model that returns more than its logits is told which output they are:
+`with_logits(model, 0)`, or `with_logits(model, "logits")`.
+
 A dictionary that crosses `jax.jit` comes back sorted by name: index it by tap.
 """
 
@@ -27,10 +30,12 @@ from flowkd_jax.capture._apply import AnyModel
 from flowkd_jax.capture._apply import adapt
 from flowkd_jax.capture._apply import apply_with_taps
 from flowkd_jax.capture._apply import check_evaluation
+from flowkd_jax.capture._apply import check_logits
 from flowkd_jax.capture._apply import init
 from flowkd_jax.capture._apply import list_taps
 from flowkd_jax.capture._apply import pooled
 from flowkd_jax.capture._apply import tap_shapes
+from flowkd_jax.capture._apply import with_logits
 from flowkd_jax.capture._apply import with_taps
 from flowkd_jax.capture._model import Variables
 from flowkd_jax.capture._names import Tap
@@ -61,11 +66,13 @@ __all__ = [
   "adapt",
   "apply_with_taps",
   "check_evaluation",
+  "check_logits",
   "from_equinox",
   "from_nnx",
   "init",
   "list_taps",
   "pooled",
   "tap_shapes",
+  "with_logits",
   "with_taps",
 ]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from jaxtyping import Key
 
 from flowkd_jax.capture import _cost
+from flowkd_jax.capture import _logits
 from flowkd_jax.capture import _model
 from flowkd_jax.capture import _names
 from flowkd_jax.capture import _tags
@@ -66,6 +67,7 @@ def apply_with_taps(
     output, updated = adapted.apply(
       variables, images, is_wanted=_model.nothing_wanted, **options
     )
+    output = _logits.chosen(adapted, output)
     found = {}
   else:
     (output, updated), sown, modules = _collect(
@@ -109,9 +111,10 @@ def _collect(adapted, variables, images, patterns, *, mask, rngs, **options):
     return sown if patterns is None else matches(path)
 
   def apply(variables, images, mask, rngs):
-    return adapted.apply(
+    output, updated = adapted.apply(
       variables, images, is_wanted=is_wanted, mask=mask, rngs=rngs, **options
     )
+    return _logits.chosen(adapted, output), updated
 
   matches = _names.any_matches(patterns if isinstance(patterns, tuple) else ())
   output, found = _tags.harvest(apply, variables, images, mask, rngs)
@@ -133,6 +136,37 @@ def with_taps(model: AnyModel, taps: Sequence[str]) -> _model.Model:
   """
   adapted: Any = adapt(model)
   return dataclasses.replace(adapted, taps=tuple(taps))
+
+
+def with_logits(model: AnyModel, logits: _logits.LogitsChoice) -> _model.Model:
+  """The same model, which returns its logits alone instead of several outputs.
+
+      teacher = capture.with_logits(model, 0)         # of (logits, features)
+      teacher = capture.with_logits(model, "logits")  # of a dict or an object
+      teacher = capture.with_logits(model, lambda output: output["heads"][1])
+
+  Args:
+    model: as in `apply_with_taps`.
+    logits: position or name of the logits among the outputs, or a function of the
+      outputs.
+
+  Raises:
+    TypeError: as `apply_with_taps`, or if `logits` is none of the three.
+  """
+  adapted: Any = adapt(model)
+  return dataclasses.replace(adapted, logits=_logits.chooser(logits))
+
+
+def check_logits(model: AnyModel, output: Any) -> None:
+  """Raises ValueError unless the output of a model is one array.
+
+  The message names the outputs that were found and shows how to choose the logits.
+
+  Args:
+    model: as in `apply_with_taps`.
+    output: what the model returned.
+  """
+  _logits.check_logits(adapt(model).name, output)
 
 
 def pooled(model: AnyModel, pool: _model.Pool) -> _model.Model:
@@ -164,7 +198,8 @@ def check_evaluation(
     images: four images or more, not alike.
 
   Raises:
-    ValueError: if the model is in training mode, or there are too few images.
+    ValueError: if the model is in training mode, it lacks one of its declared taps,
+      it returns several outputs, or there are too few images.
   """
   half = images.shape[0] // 2
   if half < 2:
@@ -172,9 +207,13 @@ def check_evaluation(
   adapted = adapt(model)
   first, second = images[:half], images[half : 2 * half]
 
+  tap_shapes(model, variables, images)  # Refuses taps that the model does not have.
+
   @jax.jit
   def logits_of(variables, *parts):
-    return apply_with_taps(model, variables, jnp.concatenate(parts), taps=())[0]
+    output, _ = apply_with_taps(model, variables, jnp.concatenate(parts), taps=())
+    check_logits(model, output)
+    return output
 
   logits = logits_of(variables, first, second)[:half]
   again = logits_of(variables, first, first)[half:]

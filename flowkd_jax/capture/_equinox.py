@@ -13,6 +13,7 @@ import jax
 
 from flowkd_jax import _weights
 from flowkd_jax.capture import _arrays
+from flowkd_jax.capture import _names
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._model import Pool
 from flowkd_jax.capture._model import Variables
@@ -29,6 +30,12 @@ class EquinoxModel:
   call: Callable[..., Any]
   initial: Variables
   pool: Pool | None = None
+  logits: Callable[[Any], Any] | None = None
+  paths: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
+
+  def __post_init__(self):
+    if self.taps and self.paths is not None:  # Such modules sow nothing.
+      _names.check_paths(self.name, self.taps, self.paths)
 
   def init(self, key, images):
     """The variables that the module came with."""
@@ -84,7 +91,7 @@ def from_equinox(
 
   Raises:
     TypeError: If `model` is no Equinox module.
-    ValueError: If a weight is NaN or infinite.
+    ValueError: If it has no such taps, or a weight is NaN or infinite.
   """
   if not isinstance(model, eqx.Module):
     raise TypeError(
@@ -104,8 +111,22 @@ def from_equinox(
     layouts={name: layout for name, (_, layout) in flat.items()},
     call=call or (_call if state is None else _call_with_state),
     initial=variables,
+    paths=tuple(_paths(model)),
   )
   return adapted, variables
+
+
+def _paths(model: eqx.Module) -> list[str]:
+  """Paths of the modules inside a model that can be called."""
+  paths: list[str] = []
+
+  def record(path: str, sown: bool) -> bool:
+    del sown
+    paths.append(path)
+    return False
+
+  _marked(model, (), record)
+  return paths
 
 
 def _call(module, image, key):

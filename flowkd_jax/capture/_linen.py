@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ class Linen:
   module: nn.Module
   taps: tuple[str, ...] | None
   pool: Pool | None = None
+  logits: Callable[[Any], Any] | None = None
 
   @property
   def name(self) -> str:

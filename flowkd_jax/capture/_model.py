@@ -24,6 +24,9 @@ class Model(Protocol):
     taps: Names or patterns of its taps, by default; None for all that it sows.
     pool: What becomes of taps with positions, `[batch, positions, ..., dim]`; None
       leaves them as they are.
+
+  A model may also have `logits`, a function that chooses the logits among what `apply`
+  returns.
   """
 
   @property

@@ -1,4 +1,4 @@
-"""Names of taps: patterns, numbers, and what to say of a wrong one."""
+"""Names of taps: patterns, numbers, and messages about wrong ones."""
 
 import difflib
 import fnmatch
@@ -108,14 +108,36 @@ def expand(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def no_such_taps(model: str, missing: Sequence[str], offered: Sequence[Tap]) -> str:
-  """What to say of taps that a model does not have."""
+  """The message about taps that a model does not have."""
   sown, modules = (
     [tap.name for tap in offered if tap.sown is x] for x in (True, False)
   )
-  near = difflib.get_close_matches(missing[0], [*sown, *modules], n=3)
-  suggestion = f"; did you mean {' or '.join(near)}?" if near else ""
   return (
     f"taps: {model} has no {', '.join(missing)}; it sows "
     f"{', '.join(sown) or 'nothing'} and has the modules "
-    f"{', '.join(modules) or 'none'}{suggestion}"
+    f"{', '.join(modules) or 'none'}{_nearest(missing[0], [*sown, *modules])}"
   )
+
+
+def check_paths(model: str, taps: Sequence[str], paths: Sequence[str]) -> None:
+  """Raises ValueError if a name or pattern matches no module of a model.
+
+  Args:
+    model: Its name, for the message.
+    taps: Names or patterns of taps.
+    paths: Paths of its modules, of a model that sows nothing.
+
+  Raises:
+    ValueError: If one of them matches none.
+  """
+  unknown = [tap for tap in taps if not any(map(any_matches((tap,)), paths))]
+  if unknown:
+    raise ValueError(
+      f"taps: {model} has no {', '.join(unknown)}; it sows nothing and has the modules "
+      f"{', '.join(paths) or 'none'}{_nearest(unknown[0], paths)}"
+    )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+  near = difflib.get_close_matches(name, known, n=3)
+  return f"; did you mean {' or '.join(near)}?" if near else ""

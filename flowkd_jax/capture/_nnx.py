@@ -15,6 +15,8 @@ from jaxtyping import Array
 
 from flowkd_jax import _weights
 from flowkd_jax.capture import _arrays
+from flowkd_jax.capture import _names
+from flowkd_jax.capture import _sowing
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._model import Pool
 from flowkd_jax.capture._model import Variables
@@ -34,6 +36,13 @@ class NNXModel:
   call: Callable[[nnx.Module, Array], Any]
   initial: Variables
   pool: Pool | None = None
+  logits: Callable[[Any], Any] | None = None
+  # Paths of its modules, if it sows nothing: then other names are known to be wrong.
+  paths: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
+
+  def __post_init__(self):
+    if self.taps and self.paths is not None:
+      _names.check_paths(self.name, self.taps, self.paths)
 
   def init(self, key, images):
     """The variables that the module came with."""
@@ -96,7 +105,9 @@ def from_nnx(
 
   Raises:
     TypeError: If `model` is no NNX module.
-    ValueError: If a weight is NaN or infinite.
+    ValueError: If a weight is NaN or infinite, or it has no such taps. What a module
+      sows is known only when it is applied: of a model that sows, `check_evaluation`
+      finds wrong names.
   """
   if not isinstance(model, nnx.Module):
     raise TypeError(
@@ -120,8 +131,20 @@ def from_nnx(
     rng_state=rng_state,
     call=call or (lambda module, images: module(images)),
     initial=variables,
+    paths=_paths(model, call),
   )
   return adapted, variables
+
+
+def _paths(model: nnx.Module, call: Callable | None) -> tuple[str, ...] | None:
+  """Paths of the modules inside a model; None if it may sow further taps."""
+  modules = list(nnx.iter_modules(model))
+  functions = () if call is None else (call,)
+  if _sowing.may_sow((type(module) for _, module in modules), nnx.Module, functions):
+    return None
+  return tuple(
+    "/".join(map(str, path)) for path, module in modules if path and callable(module)
+  )
 
 
 def _mark(model: nnx.Module, is_wanted) -> None:

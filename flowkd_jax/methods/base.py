@@ -282,4 +282,5 @@ def forward(
     mutable=mutable,
   )
   (logits, activations), updated = output if mutable else (output, {})
+  capture.check_logits(model, logits)
   return logits, activations, updated

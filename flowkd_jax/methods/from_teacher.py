@@ -188,6 +188,7 @@ def teacher_outputs(
   logits, activations = capture.apply_with_taps(
     teacher.network.model, variables, images, taps=teacher.taps, mask=mask
   )
+  capture.check_logits(teacher.network.model, logits)
   taps = {f"taps/{name}": activations[name] for name in teacher.taps}
   return {"logits": logits, **taps}
 

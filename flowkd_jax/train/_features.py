@@ -1,5 +1,6 @@
 """Logits and taps of a network for a whole data set."""
 
+import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -74,6 +75,7 @@ class FeatureExtractor:
       logits, activations = capture.apply_with_taps(
         model, variables, batch["image"], taps=taps
       )
+      capture.check_logits(model, logits)
       self._names = tuple(activations)
       return logits, activations, batch["label"]
 
@@ -106,6 +108,9 @@ def for_evaluation(model: capture.AnyModel) -> capture.AnyModel:
   """The model, bound to no mapped axis; as it is if it knows of none."""
   if isinstance(model, nn.Module) and hasattr(model, "axis_name"):
     return model.clone(axis_name=None)
+  module = getattr(model, "module", None)  # of `capture.pooled` and the like
+  if isinstance(module, nn.Module) and hasattr(module, "axis_name"):
+    return dataclasses.replace(model, module=module.clone(axis_name=None))  # pyright: ignore
   return model
 
 
