@@ -17,6 +17,7 @@ import jax
 from experiments import stages
 from experiments.settings import CacheSettings
 from experiments.settings import Settings
+from experiments.settings import check_networks
 from flowkd_jax import _files
 from flowkd_jax import data
 from flowkd_jax import report
@@ -129,6 +130,7 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
   if settings.validation_split is not None:
     splits.append(settings.validation_split)
   sources = [data.open_source(settings.dataset, split, **where) for split in splits]
+  check_networks(settings, sources[0].image_shape)
   name, size, of = settings.shared_by_devices
   train.check_batch_size(size, jax.device_count(), name=f"--{name}", of=of)
   for split, source in zip(splits, sources, strict=True):

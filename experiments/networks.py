@@ -4,6 +4,9 @@ import functools
 import importlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from flowkd_jax import capture
 from flowkd_jax import models
 
@@ -55,6 +58,36 @@ def check_declares_taps(model: capture.AnyModel) -> None:
       f"taps: expected a network that names each of its taps, got {found}; list them "
       "with experiments.list_taps and name them in capture.with_taps(model, [...])"
     )
+
+
+def check_applies(model: capture.AnyModel, image_shape: tuple[int, ...]) -> None:
+  """Raises ValueError unless a network has its taps and returns logits; only traces it.
+
+  Args:
+    model: The network.
+    image_shape: Height, width and channels of its images.
+
+  Raises:
+    ValueError: If it cannot be applied to such images, lacks one of its taps, or
+      returns something else than one array.
+  """
+  name = capture.adapt(model).name
+  images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+  key = jax.random.key(0)
+  try:
+    variables = jax.eval_shape(lambda x: capture.init(model, key, x), images)
+    capture.tap_shapes(model, variables, images)
+    output = jax.eval_shape(
+      lambda v, x: capture.apply_with_taps(model, v, x, taps=())[0], variables, images
+    )
+  except ValueError:
+    raise
+  except Exception as error:  # Whatever somebody's model raises.
+    raise ValueError(
+      f"{name} cannot be applied to images of shape {image_shape} (height, width, "
+      f"channels): {error} ({type(error).__name__})"
+    ) from error
+  capture.check_logits(model, output)
 
 
 @functools.cache  # One module, however often it is asked for.

@@ -162,6 +162,27 @@ def check_settings(settings: Settings, flags: Sequence[str]) -> None:
       raise ValueError(f"--{name}: {error}") from None
 
 
+def check_networks(settings: Settings, image_shape: tuple[int, ...]) -> None:
+  """Traces the networks of other people's modules on images of the data set.
+
+  Args:
+    settings: The settings; networks are named by `network` and `..._network`.
+    image_shape: Height, width and channels of the images.
+
+  Raises:
+    ValueError: If a network cannot be applied, lacks a tap or returns several outputs;
+      names the flag.
+  """
+  for field in dataclasses.fields(settings):
+    name = getattr(settings, field.name)
+    if not field.name.endswith("network") or name.partition(":")[0] in models.NAMES:
+      continue
+    try:
+      networks.check_applies(networks.by_name(name), image_shape)
+    except ValueError as error:
+      raise ValueError(f"--{field.name}: {error}") from error
+
+
 def phases(text: str, flag: str) -> list[tuple[int, float]]:
   """`"50@1e-3,30@1e-4"` as [(50, 0.001), (30, 0.0001)].
 

@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+import sys
+import types
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from experiments import course
+from experiments import flow_settings
+from experiments import networks
 from experiments import settings
+from flowkd_jax import capture
 from flowkd_jax import train
 
 pytestmark = pytest.mark.optimizer
@@ -67,3 +73,39 @@ def test_work_directories_from_before_a_setting_existed_go_on(tmp_path):
   path.write_text(json.dumps(before))
   with pytest.raises(ValueError, match="teacher_cache_dtype: float32 before, float16"):
     course.remember(dataclasses.replace(now, teacher_cache_dtype="float16"), path)
+
+
+class Several(nn.Module):
+  """A network of two outputs, whose taps may have wrong names."""
+
+  taps: tuple[str, ...] = ("hidden",)
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = nn.Dense(4, name="hidden")(images.reshape(len(images), -1))
+    return nn.Dense(10, name="head")(x), x
+
+
+@pytest.mark.parametrize(
+  ("model", "match"),
+  [
+    (Several(), r"Several to return its logits alone, .*with_logits\(model, 0\)"),
+    (capture.with_taps(Several(), ["hiden"]), "no hiden; .* did you mean hidden"),
+    (nn.Conv(3, (3, 3, 3, 3)), "Conv cannot be applied to images of shape"),
+  ],
+)
+def test_networks_of_others_are_traced_before_any_work(model, match, monkeypatch):
+  module = types.ModuleType("strangers")
+  module.make_network = lambda: model
+  monkeypatch.setitem(sys.modules, "strangers", module)
+  networks._made.cache_clear()
+  config = dataclasses.replace(
+    flow_settings.Config(workdir="w"), teacher_network="strangers:make_network"
+  )
+  with pytest.raises(ValueError, match=f"--teacher_network: .*{match}"):
+    settings.check_networks(config, (8, 8, 1))
+  chosen = capture.with_logits(Several(), 0)
+  module.make_network = lambda: chosen
+  networks._made.cache_clear()
+  settings.check_networks(config, (8, 8, 1))
+  networks._made.cache_clear()
