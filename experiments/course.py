@@ -214,4 +214,4 @@ def remember(settings: Settings, path: Path) -> None:
       )
   if train.is_first_process():
     # Without a checksum: every changed setting is noticed here.
-    _files.write_text(path, json.dumps(now, indent=2) + "\n")
+    _files.write_text(path, json.dumps(now, indent=2, allow_nan=False) + "\n")

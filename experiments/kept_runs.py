@@ -116,8 +116,8 @@ def write(folder: Path, runs: Mapping[str, Mapping[str, KeptRun]]) -> None:
   }
   _files.write_text(
     folder / FILE,
-    f'{{"settings": {json.dumps(shared, indent=1)},\n'
-    f'"environments": {json.dumps(environments, indent=1)},\n'
+    f'{{"settings": {json.dumps(shared, indent=1, allow_nan=False)},\n'
+    f'"environments": {json.dumps(environments, indent=1, allow_nan=False)},\n'
     f'"runs": {{\n{_in_lines(lines)}\n}}}}\n',
   )
 

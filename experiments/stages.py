@@ -7,6 +7,7 @@ repeated. Metrics of all stages go to `WORKDIR/metrics.jsonl` and
 """
 
 import dataclasses
+import math
 import shutil
 import time
 import zlib
@@ -316,6 +317,17 @@ def read_results(workdir: Path, name: str) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[dict[str, Any]]) -> None:
-  """Writes JSON objects with their checksums; the first process does."""
+  """Writes JSON objects with their checksums; the first process does.
+
+  JSON has no NaN and no infinity: null stands for them.
+  """
   if train.is_first_process():
-    _files.write_json(path, content)
+    _files.write_json(path, _without_nan(content))
+
+
+def _without_nan(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {key: _without_nan(entry) for key, entry in value.items()}
+  if isinstance(value, list | tuple):
+    return [_without_nan(entry) for entry in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value

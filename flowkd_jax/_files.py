@@ -34,9 +34,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(
   path: str | os.PathLike[str], content: Mapping[str, Any] | list[dict[str, Any]]
 ) -> None:
-  """Writes or replaces a file with a sealed JSON object, or a list of them."""
+  """Writes or replaces a file with a sealed JSON object, or a list of them.
+
+  Raises:
+    ValueError: If a number is NaN or infinite, which JSON cannot hold.
+  """
   sealed = [*map(seal, content)] if isinstance(content, list) else seal(content)
-  write_text(path, json.dumps(sealed, indent=2) + "\n")
+  write_text(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str], remedy: str) -> Any:
@@ -65,7 +69,7 @@ class SealError(ValueError):
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
   """The object with its checksum; anything that JSON can hold."""
-  plain = json.loads(json.dumps(dict(content)))
+  plain = json.loads(json.dumps(dict(content), allow_nan=False))
   return {**plain, SEAL: _digest(plain)}
 
 

@@ -1,14 +1,13 @@
 """Small files: whole or not there, sealed, named when they are damaged."""
 
 import json
-import math
 import os
 
 import pytest
 
 from flowkd_jax import _files
 
-CONTENT = {"name": "run", "rates": [0.1, 1e-9, math.inf], "seed": 3, "none": None}
+CONTENT = {"name": "run", "rates": [0.1, 1e-9, 1e308], "seed": 3, "none": None}
 
 
 def test_write_json_is_read_back_and_leaves_nothing_else(tmp_path):
@@ -90,3 +89,10 @@ def test_seal_covers_every_entry():
   for name in CONTENT:
     with pytest.raises(_files.SealError, match="do not match their checksum"):
       _files.unseal({**sealed, name: "other"})
+
+
+def test_write_json_refuses_what_json_cannot_hold(tmp_path):
+  for content in ({"a": float("nan")}, [{"a": [float("inf")]}]):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+      _files.write_json(tmp_path / "a.json", content)
+  assert list(tmp_path.iterdir()) == []

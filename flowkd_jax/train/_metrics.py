@@ -42,7 +42,7 @@ class MetricsWriter:
     values = {name: float(value) for name, value in metrics.items()}
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
     record = {"stage": self.stage, "epoch": epoch, "step": step, **finite}
-    self._lines.write(json.dumps(record) + "\n")
+    self._lines.write(json.dumps(record, allow_nan=False) + "\n")
     self._lines.flush()
     for name, value in values.items():
       self._events.add_scalar(name, value, step)

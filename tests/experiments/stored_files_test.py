@@ -1,5 +1,7 @@
 """Files of a work directory that are damaged: named, with what to do."""
 
+import json
+
 import pytest
 
 from experiments import course
@@ -42,3 +44,11 @@ def test_given_layers_names_the_damaged_file(text, tmp_path):
   path.write_text(text)
   with pytest.raises(ValueError, match=r"layer_map\.json is damaged: .*delete it"):
     layer_maps.given_layers(str(path), ("dense",), ("pooled",))
+
+
+def test_results_have_null_in_place_of_nan(tmp_path):
+  result = {"name": "a", "accuracy": float("nan"), "curve": [1.0, float("inf")]}
+  stages.write_json(tmp_path / "a" / stages.RESULTS, [result])
+  text = (tmp_path / "a" / stages.RESULTS).read_text()
+  assert json.loads(text, parse_constant=pytest.fail)[0]["accuracy"] is None
+  assert stages.read_results(tmp_path, "a")[0]["curve"] == [1.0, None]
