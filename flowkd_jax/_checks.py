@@ -5,6 +5,7 @@ are checked. The value of a JAX array is never read, so every check works under 
 and none waits for a device.
 """
 
+import math
 import numbers
 import operator
 from collections.abc import Collection
@@ -117,9 +118,20 @@ def check_positive(
     return
   values = np.asarray(value, np.float64)
   if not np.isfinite(values).all():
-    raise ValueError(f"{name}: expected a finite number above {least:g}, got {value}")
+    above = "" if least == -math.inf else f" above {least:g}"
+    raise ValueError(f"{name}: expected a finite number{above}, got {value}")
   if not (values > least).all():
     raise ValueError(f"{name}: expected a number above {least:g}, got {value}")
+
+
+def check_number(name: str, value: Any) -> None:
+  """Raises unless `value` is a finite number; the value of a JAX array is not read.
+
+  Raises:
+    TypeError: If `value` is no real number.
+    ValueError: If it has a shape, or is a Python or NumPy number that is not finite.
+  """
+  check_positive(name, value, least=-math.inf)
 
 
 def check_count(name: str, value: Any) -> None:

@@ -1,4 +1,7 @@
-"""How good a representation is, and which layers of two networks are alike."""
+"""Quality of a representation, and likeness between the layers of two networks.
+
+Missing labels, NaN and infinities are treated by the rules of `flowkd_jax.losses`.
+"""
 
 from flowkd_jax.evaluation._classification import accuracy
 from flowkd_jax.evaluation._classification import nearest_centroid_accuracy

@@ -149,7 +149,7 @@ def decoupled_kd(
   Raises:
     TypeError: If logits are not floating point or labels not integers.
     ValueError: If shapes disagree, there is a single class, a label in a NumPy array is
-      no class, or `temperature` is not positive.
+      no class, `temperature` is not positive or a weight is not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -297,7 +297,7 @@ def _row_temperatures(temperature, logits, mask):
 def _numbers(like, **options):
   """Numbers, traced ones too, in the dtype of the computation."""
   for name, value in options.items():
-    _checks.check_shape(name, value, ())
+    _checks.check_number(name, value)
   return [jnp.asarray(value).astype(like.dtype) for value in options.values()]
 
 

@@ -47,3 +47,18 @@ def test_dead_share_counts_units_that_are_the_same_in_every_row():
   assert evaluation.dead_share(rows) == 0.5
   assert evaluation.dead_share(rows.reshape(3, 2, 2)) == 0.5
   assert evaluation.dead_share(np.ones((4, 3))) == 1
+
+
+def test_flow_distance_matrix_reads_labels_by_the_rule_of_losses():
+  rows = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+  labels = np.arange(12) % 3
+  missing = np.arange(12) < 4
+  found = evaluation.flow_distance_matrix(
+    [rows], [rows**2], labels=np.where(missing, -1, labels), num_classes=3
+  )
+  expected = evaluation.flow_distance_matrix(
+    [rows[4:]], [rows[4:] ** 2], labels=labels[4:], num_classes=3
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  with pytest.raises(ValueError, match="labels: expected classes from.* got 2"):
+    evaluation.flow_distance_matrix([rows], [rows], labels=labels, num_classes=2)

@@ -149,3 +149,23 @@ def test_bad_input_is_refused():
     measure(features, labels, 0)
   with pytest.raises(ValueError, match="mask: expected shape"):
     measure(features, labels, CLASSES, mask=jnp.ones(3, bool))
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_rows_without_a_label_change_neither_information_nor_bandwidth(name, x64):
+  features, labels = _batch(dtype=jnp.float64)
+  missing = np.arange(20) % 4 == 0
+  features = jnp.where(missing[:, None], 100 + features, features)
+
+  @jax.jit
+  def measure(features, labels):
+    options = {"kernel": kernels.by_name(name)}
+    return (
+      *information.information_potentials(features, labels, CLASSES, **options),
+      information.quadratic_mutual_information(features, labels, CLASSES, **options),
+    )
+
+  expected = measure(features[~missing], labels[~missing])
+  found = measure(features, jnp.where(missing, -5, labels))
+  np.testing.assert_allclose(found, expected, rtol=1e-9)
+  assert np.isnan(measure(features, labels.at[3].set(CLASSES))).all()

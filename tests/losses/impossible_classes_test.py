@@ -270,3 +270,18 @@ def test_temperatures_that_are_none_are_refused(name):
   if name == "dist":
     with pytest.raises(ValueError, match=f"temperature: .*shape .{ROWS},"):
       _loss(name, temperature=jnp.ones(ROWS))(student, teacher)
+
+
+@pytest.mark.parametrize(("name", "option", "value"), OPTIONS)
+def test_options_that_are_no_numbers_are_refused(name, option, value):
+  student, teacher = (np.float32(logits) for logits in _logits())
+  for broken, error in (
+    (np.nan, ValueError),
+    (-np.inf, ValueError),
+    (jnp.ones(2), ValueError),
+    ("1", TypeError),
+    (1j * value, TypeError),
+    (None, TypeError),
+  ):
+    with pytest.raises(error, match=f"{option}: expected a .*number.*got"):
+      _loss(name, **{option: broken})(student, teacher)
