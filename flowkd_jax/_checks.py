@@ -141,15 +141,26 @@ def check_count(name: str, value: Any) -> None:
     TypeError: If `value` is not an integer, or is traced: counts set shapes.
     ValueError: If it is below 1.
   """
+  check_whole(name, value, bound=" above 0")
+  if operator.index(value) < 1:
+    raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
+def check_whole(name: str, value: Any, *, bound: str = "") -> None:
+  """Raises TypeError unless `value` is a whole Python or NumPy number.
+
+  Args:
+    name: Name of the argument in the message.
+    value: The number; a traced one is refused, as it cannot set shapes.
+    bound: The range that the caller checks, for the message.
+  """
   try:
-    count = operator.index(value)
+    operator.index(value)
   except TypeError:  # a tracer raises a subclass of it
     raise TypeError(
-      f"{name}: expected a whole number above 0, known when the program is compiled, "
+      f"{name}: expected a whole number{bound}, known when the program is compiled, "
       f"got {_named_type(value)}"
     ) from None
-  if count < 1:
-    raise ValueError(f"{name}: expected a number above 0, got {value}")
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:

@@ -14,6 +14,8 @@ from jaxtyping import Key
 from jaxtyping import UInt8
 from jaxtyping import UInt32
 
+from flowkd_jax._checks import check_whole
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -29,6 +31,7 @@ class Augmentation:
   padding: int = 0
 
   def __post_init__(self):
+    check_whole("padding", self.padding)
     if self.padding < 0:
       raise ValueError(
         f"padding: expected 0 (no crop) or more pixels, got {self.padding}"
@@ -121,11 +124,18 @@ def normalize(
 def check_normalization(
   mean: Sequence[float], std: Sequence[float], channels: int
 ) -> None:
-  """Raises ValueError unless there is one mean and one std > 0 per channel."""
+  """Raises ValueError unless there is one finite mean and std > 0 per channel."""
   if not len(mean) == len(std) == channels:
     raise ValueError(
       f"mean, std: expected {channels} numbers each (one per channel), got "
       f"{len(mean)} and {len(std)}"
     )
+  for name, values in (("mean", mean), ("std", std)):
+    try:
+      finite = np.isfinite(np.asarray(values, np.float64))
+    except (TypeError, ValueError):
+      raise TypeError(f"{name}: expected numbers, got {values!r}") from None
+    if not finite.all():
+      raise ValueError(f"{name}: expected finite numbers, got {tuple(values)}")
   if not min(std) > 0:
     raise ValueError(f"std: expected numbers above 0, got {tuple(std)}")

@@ -67,6 +67,9 @@ def open_source(
   for argument, value in (("image_size", image_size), ("limit", limit)):
     if value is not None:
       check_count(argument, value)
+  for argument, value in (("name", name), ("split", split)):
+    if not isinstance(value, str):
+      raise TypeError(f"{argument}: expected a string, got {value!r}")
   for argument, key in (("image_key", image_key), ("label_key", label_key)):
     if key is not None and name == "digits":
       raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int32
 
+from flowkd_jax._checks import check_whole
 from flowkd_jax.data._order import permutation
 
 
@@ -32,6 +33,8 @@ class EpochPlan:
   process_count: int
 
   def __post_init__(self):
+    for name in ("batch_size", "seed", "process_index", "process_count"):
+      check_whole(name, getattr(self, name))
     if not 1 <= self.batch_size <= self.num_examples:
       raise ValueError(
         f"batch_size: expected 1..{self.num_examples} (the number of "

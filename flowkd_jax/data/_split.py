@@ -1,6 +1,7 @@
 """The examples of one split, in memory, checked once."""
 
 import dataclasses
+from typing import Any
 from typing import Protocol
 
 import numpy as np
@@ -86,12 +87,13 @@ class Split:
         f"{title}: expected at least one example, got none; choose a larger "
         "split or limit"
       )
+    _check_numpy(title, "labels", self.labels)
     if self.labels.shape != self.images.shape[:1]:
       raise ValueError(
         f"{title}: expected one label per image, that is shape "
         f"{self.images.shape[:1]}, got {self.labels.shape}"
       )
-    check_labels(title, self.labels, len(self.class_names))
+    check_labels(title, self.labels, len(self.class_names or ()))
 
   def __len__(self) -> int:
     return len(self.images)
@@ -157,6 +159,7 @@ def channel_statistics(
 
 def check_images(name: str, images: np.ndarray) -> None:
   """Raises unless `images` is uint8 [examples, height, width, channels]."""
+  _check_numpy(name, "images", images)
   if images.dtype != np.uint8:
     raise TypeError(
       f"{name}: expected uint8 images in 0..255, got dtype {images.dtype}; "
@@ -167,6 +170,8 @@ def check_images(name: str, images: np.ndarray) -> None:
       f"{name}: expected images of shape [examples, height, width, channels], "
       f"got {images.shape}; give gray images one channel with [..., None]"
     )
+  if 0 in images.shape[1:]:
+    raise ValueError(f"{name}: expected images with pixels, got shape {images.shape}")
 
 
 def check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
@@ -176,9 +181,20 @@ def check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
       f"{name}: expected int32 labels, got dtype {labels.dtype}; convert them "
       "with .astype(np.int32)"
     )
-  if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+  if num_classes < 1:
+    raise ValueError(f"{name}: expected a name for each class, got no class_names")
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+  if wrong.size:
     raise ValueError(
       f"{name}: expected labels in 0..{num_classes - 1}, got labels in "
-      f"{labels.min()}..{labels.max()}; choose a split whose examples are all "
-      "labelled, or name every class"
+      f"{labels.min()}..{labels.max()} (first wrong at example {wrong[0]}); "
+      "choose a split whose examples are all labelled, or name every class"
+    )
+
+
+def _check_numpy(name: str, argument: str, value: Any) -> None:
+  if not isinstance(value, np.ndarray):
+    raise TypeError(
+      f"{name}: expected {argument} as a NumPy array, got a {type(value).__name__}; "
+      "convert them with numpy.asarray"
     )

@@ -114,3 +114,5 @@ def test_normalize_refuses_a_deviation_of_zero():
 def test_augmentation_refuses_negative_padding():
   with pytest.raises(ValueError, match="padding: expected 0 .* got -1"):
     data.Augmentation(padding=-1)
+  with pytest.raises(TypeError, match="padding: expected a whole number.* got nan"):
+    data.Augmentation(padding=float("nan"))

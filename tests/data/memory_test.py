@@ -142,7 +142,12 @@ def test_prepare_of_another_seed_is_the_same_program(split):
       r"process_index: expected 0\.\.1 .* got 2",
     ),
     ({"seed": -1}, ValueError, r"seed: expected 0\.\.2\*\*32-1, got -1"),
+    ({"batch_size": 2.5}, TypeError, "batch_size: expected a whole number.* got 2.5"),
+    ({"seed": 1.5}, TypeError, "seed: expected a whole number.* got 1.5"),
     ({"mean": (1.0, 2.0)}, ValueError, "expected 1 numbers each"),
+    ({"mean": (float("nan"),)}, ValueError, "mean: expected finite numbers"),
+    ({"std": (float("inf"),)}, ValueError, "std: expected finite numbers"),
+    ({"mean": "a"}, TypeError, "mean: expected numbers, got 'a'"),
     ({"dtype": jnp.int32}, TypeError, "dtype: expected a floating-point dtype"),
   ],
 )

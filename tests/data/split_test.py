@@ -82,7 +82,15 @@ def test_statistics_give_a_constant_channel_a_deviation_of_one():
     (
       {"labels": np.array([0, 1, 2, -1], np.int32)},
       ValueError,
-      r"got labels in -1\.\.2",
+      r"got labels in -1\.\.2 \(first wrong at example 3\)",
+    ),
+    ({"labels": [0, 1, 2, 0]}, TypeError, "labels as a NumPy array, got a list"),
+    ({"images": [[[[0]]]] * 4}, TypeError, "images as a NumPy array, got a list"),
+    ({"class_names": ()}, ValueError, "a name for each class, got no class_names"),
+    (
+      {"images": np.zeros((4, 0, 3, 1), np.uint8)},
+      ValueError,
+      r"images with pixels, got shape \(4, 0, 3, 1\)",
     ),
   ],
 )

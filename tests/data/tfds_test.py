@@ -185,3 +185,9 @@ def test_read_refuses_labels_that_are_not_classes(data_dir, tmp_path):
   (folder / "label.labels.txt").write_text("cat\ndog\n")
   with pytest.raises(ValueError, match=r"expected labels in 0\.\.1, got"):
     data.load("tiny_fixed", "train", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("name", "split"), [(None, "train"), ("digits", None)])
+def test_open_source_refuses_names_that_are_no_strings(name, split):
+  with pytest.raises(TypeError, match="expected a string, got None"):
+    data.open_source(name, split)
