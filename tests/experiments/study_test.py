@@ -170,7 +170,7 @@ def test_kept_runs_have_the_settings_that_their_launcher_has_now(fake, tmp_path)
   options = {"kept": str(tmp_path / "kept"), "page": str(tmp_path / "PAGE.md")}
   results.run(results.configure(workdir=str(tmp_path), **options))
   kept = kept_runs.read(tmp_path / "kept" / "fake")["second"]["1"]
-  assert kept.settings == {"new": [1, 2]}
+  assert kept.settings == {"auxiliary_weights": "a.npz", "new": [1, 2]}
 
 
 def test_page_of_the_runs_says_how_each_was_made(fake, tmp_path, monkeypatch):
