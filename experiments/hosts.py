@@ -9,6 +9,7 @@ The same command is run on every host, with a work directory that all of them se
 They are no settings of the experiment: it may be resumed on other hosts.
 """
 
+import socket
 import sys
 
 import jax
@@ -39,6 +40,22 @@ def define_flags(values: flags.FlagValues) -> None:
     values.register_key_flag_for_module(sys.argv[0], values[name])
 
 
+def _check_address(address: str) -> None:
+  """Raises ValueError unless an address is HOST:PORT of a host that is known."""
+  host, _, port = address.rpartition(":")
+  if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
+    raise ValueError(
+      f"--coordinator_address: expected {AUTO}, or HOST:PORT with a port up to 65535, "
+      f"got {address!r}"
+    )
+  try:
+    socket.getaddrinfo(host.strip("[]"), int(port))
+  except (OSError, UnicodeError) as error:
+    raise ValueError(
+      f"--coordinator_address: no host is known by the name in {address!r} ({error})"
+    ) from None
+
+
 def connect(values: flags.FlagValues) -> None:
   """Waits for the other processes, if there are to be any.
 
@@ -61,15 +78,23 @@ def connect(values: flags.FlagValues) -> None:
         "--coordinator_address: expected --num_processes and --process_id with an "
         f"address, got {address} without; or {AUTO}"
       )
+    if count < 1:
+      raise ValueError(f"--num_processes: expected 1 or more, got {count}")
     if not 0 <= number < count:
       raise ValueError(
         f"--process_id: expected 0 to --num_processes - 1, which is {count - 1}, got "
         f"{number}"
       )
+    _check_address(address)
+  if address == AUTO and (count is None) != (number is None):
+    raise ValueError(
+      "--num_processes, --process_id: expected both or none with "
+      f"--coordinator_address={AUTO}"
+    )
   given = {} if address == AUTO else {"coordinator_address": address}
   try:
     jax.distributed.initialize(**given, num_processes=count, process_id=number)
-  except RuntimeError as error:
+  except (RuntimeError, ValueError) as error:
     raise ValueError(
       f"--coordinator_address: the processes did not come together ({address}): {error}"
     ) from None

@@ -83,6 +83,29 @@ def test_two_processes_run_an_experiment_as_one_does(tmp_path, run_in_processes)
       ["--coordinator_address=a:1", "--num_processes=2", "--process_id=2"],
       "--process_id: expected 0 to --num_processes - 1, which is 1, got 2",
     ),
+    (
+      ["--coordinator_address=a:1", "--num_processes=0", "--process_id=0"],
+      "--num_processes: expected 1 or more, got 0",
+    ),
+    (
+      ["--coordinator_address=auto", "--num_processes=2"],
+      "--num_processes, --process_id: expected both or none with",
+    ),
+    (
+      ["--coordinator_address=auto"],
+      r"--coordinator_address: the processes did not come together \(auto\)",
+    ),
+    *(
+      (
+        [f"--coordinator_address={address}", "--num_processes=1", "--process_id=0"],
+        "--coordinator_address: expected auto, or HOST:PORT with a port up to 65535",
+      )
+      for address in ("nonsense", "", ":1", "a:", "a:b", "a:0", "a:65536", "a:-1")
+    ),
+    (
+      ["--coordinator_address=a..b:1", "--num_processes=1", "--process_id=0"],
+      "--coordinator_address: no host is known by the name in 'a..b:1'",
+    ),
   ],
 )
 def test_flags_that_cannot_be_right_are_refused(given, match):
