@@ -25,7 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import imported_weights
 from experiments import launch
+from experiments import networks
 from experiments import places
 from flowkd_jax import capture
 from flowkd_jax import data
@@ -66,11 +68,21 @@ def configure(**given: Any) -> Config:
   """Settings, with those that are given.
 
   Raises:
-    ValueError: If a count is below 1, or there is no folder for the cache.
+    ValueError: If a count is below 1, there is no folder for the cache, or a network
+      or its weights cannot be made.
   """
   config = launch.configured(Config, given)
   if not config.cache:
     raise ValueError("--cache: expected a folder for the cache, got none")
+  for name in ("teacher_network", "student_network"):
+    networks.of_flag(name, getattr(config, name))
+  if config.auxiliary_weights is not None:
+    imported_weights.check(
+      "--auxiliary_weights",
+      config.auxiliary_weights,
+      "--teacher_network",
+      config.teacher_network,
+    )
   return config
 
 
@@ -149,7 +161,9 @@ def flow_method(config: Config, batches: data.Batches) -> methods.Method:
   classes = batches.num_classes
   model = models.by_name(config.teacher_network, num_classes=classes)
   if config.auxiliary_weights is not None:
-    variables = models.from_torch(model, np.load(config.auxiliary_weights))
+    variables = imported_weights.variables(
+      "--auxiliary_weights", config.auxiliary_weights, "--teacher_network", model
+    )
   else:
     images = jnp.zeros((2, *batches.image_shape))
     variables = capture.init(model, jax.random.key(1), images)

@@ -128,6 +128,12 @@ def configure(**given: Any) -> Config:
   settings.check_settings(config, ("teacher_network", "student_network"))
   for name in ("teacher_epochs", "student_epochs"):
     settings.phases(getattr(config, name), f"--{name}")
+  for name in ("rotations", "domain_images"):
+    if name in given and config.dataset not in ROTATED:
+      raise ValueError(
+        f"--{name}: expected with a rotated set ({', '.join(ROTATED)}), got it with "
+        f"--dataset={config.dataset}, whose domains are its splits"
+      )
   return _with_splits(config)
 
 

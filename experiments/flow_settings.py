@@ -1,14 +1,18 @@
 """Settings of `experiments.information_flow`: data sets, recipes, what is refused."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from experiments import earlier_run
+from experiments import imported_weights
 from experiments import launch
 from experiments import layer_maps
 from experiments import limits
+from experiments import networks
 from experiments import places
 from experiments import settings
+from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import information
 from flowkd_jax import kernels
@@ -195,12 +199,62 @@ def configure(**given: Any) -> Config:
     _check_recorded(config)
   if config.networks_from is not None:
     earlier_run.check(config.networks_from, config, TEACHERS)
-  if config.authors and config.matching == "quadratic":
-    raise ValueError("--authors: the authors' code matches probabilities only")
+  if config.auxiliary_weights is not None:
+    _check_weights(config)
+  _check_unread(config, given)
   _check_kernels(config)
   for name in _EPOCHS:
     settings.phases(getattr(config, name), f"--{name}")
+  if "student" in config.stages and config.layer_map not in layer_maps.FOUND:
+    layer_maps.given_layers(config.layer_map, *_taps(config))
   return config
+
+
+def _taps(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Taps of the student and of what it learns from."""
+  if config.learn_from == RECORDED:
+    teacher = methods.recorded_teacher(data.describe_cache(config.teacher_cache or ""))
+    source = teacher.model
+  else:
+    source = networks.by_name(getattr(config, f"{config.learn_from}_network"))
+  models = networks.by_name(config.student_network), source
+  student, teacher = (tuple(capture.adapt(model).taps) for model in models)
+  return student, teacher
+
+
+def _check_weights(config: Config) -> None:
+  if config.learn_from == "teacher":
+    raise ValueError(
+      "--learn_from: expected auxiliary with --auxiliary_weights, which stand in place "
+      "of the stage teacher, got teacher"
+    )
+  if config.networks_from is not None:
+    raise ValueError(
+      "--networks_from: expected without --auxiliary_weights, in whose place networks "
+      "of the earlier run would be taken"
+    )
+  imported_weights.check(
+    "--auxiliary_weights",
+    config.auxiliary_weights or "",
+    "--auxiliary_network",
+    config.auxiliary_network,
+  )
+
+
+def _check_unread(config: Config, given: Mapping[str, Any]) -> None:
+  """Refuses flags that the other settings leave without a meaning."""
+  if config.authors and config.matching == "quadratic":
+    raise ValueError("--authors: the authors' code matches probabilities only")
+  if config.matching == "quadratic" and "divergence" in given:
+    raise ValueError(
+      "--divergence: expected with --matching=probabilities, got it with "
+      "--matching=quadratic, which compares no probabilities"
+    )
+  if config.learn_from == RECORDED and config.teacher_pooling is not None:
+    raise ValueError(
+      "--teacher_pooling: expected with a network to learn from, got it with "
+      f"--learn_from={RECORDED}; record pooled taps instead"
+    )
 
 
 def _check_recorded(config: Config) -> None:
@@ -213,7 +267,10 @@ def _check_recorded(config: Config) -> None:
       f"--layer_map: {config.layer_map} compares networks, and of a recorded teacher "
       "there are outputs alone; name the pairs"
     )
-  data.describe_cache(config.teacher_cache)
+  try:
+    data.describe_cache(config.teacher_cache)
+  except (ValueError, OSError) as error:
+    raise ValueError(f"--teacher_cache: {error}") from None
 
 
 def _check_kernels(config: Config) -> None:

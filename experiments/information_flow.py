@@ -29,11 +29,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments import course
 from experiments import earlier_run
 from experiments import flow_settings
+from experiments import imported_weights
 from experiments import launch
 from experiments import layer_maps
 from experiments import settings
@@ -43,7 +43,6 @@ from experiments.flow_settings import configure
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
-from flowkd_jax import models
 from flowkd_jax import pooling
 from flowkd_jax import schedules
 from flowkd_jax import train
@@ -94,11 +93,13 @@ class _Stages:
   def auxiliary(self):
     model = self._model("auxiliary")
     if self.config.auxiliary_weights is not None:
-      weights = np.load(self.config.auxiliary_weights)
-      try:
-        imported = methods.Network(model, models.from_torch(model, weights))
-      except TypeError as error:
-        raise ValueError(f"--auxiliary_network: {error}") from None
+      variables = imported_weights.variables(
+        "--auxiliary_weights",
+        self.config.auxiliary_weights,
+        "--auxiliary_network",
+        model,
+      )
+      imported = methods.Network(model, variables)
       return stages.Imported("auxiliary", "auxiliary, imported", imported)
     teacher = self._model("teacher")
     last = {model.taps[-1]: teacher.taps[-1]}

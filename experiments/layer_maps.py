@@ -6,6 +6,7 @@ order), `kappa` (nearest information flow, the paper's), pairs `a:b,c:d`, or a f
 an earlier run left.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,9 +34,8 @@ def given_layers(
   """
   if not text:
     return _same_or_one_to_one(student_taps, teacher_taps)
-  if Path(text).is_file():
-    remedy = "restore a copy, or delete it to have the layers compared again"
-    pairs = _files.read_json(text, remedy)["layer_map"]
+  if os.path.isfile(text):  # False for a text that is too long for a path
+    pairs = _read(text)
   elif ":" in text:
     pairs = _written_pairs(text)
   else:
@@ -50,6 +50,20 @@ def given_layers(
         f"--layer_map: no tap {', '.join(missing)}; there are {', '.join(taps)}"
       )
   return {tap: pairs[tap] for tap in student_taps if tap in pairs}
+
+
+def _read(path: str) -> LayerMap:
+  """The map in a file that an earlier run left."""
+  remedy = "restore a copy, or delete it to have the layers compared again"
+  found = _files.read_json(path, remedy)
+  pairs = found.get("layer_map") if isinstance(found, dict) else None
+  pairs = pairs if isinstance(pairs, dict) else {}
+  if not pairs or not all(isinstance(tap, str) for tap in pairs.values()):
+    raise ValueError(
+      f"--layer_map: expected a {FILE} of an earlier run, with an entry layer_map that "
+      f"maps names of taps to names, got {path}, which is of another form"
+    )
+  return pairs
 
 
 def _same_or_one_to_one(

@@ -155,6 +155,11 @@ def check_settings(settings: Settings, flags: Sequence[str]) -> None:
   """
   if not settings.workdir:
     raise ValueError("--workdir: expected a folder to write to, got none")
+  unread = ("teacher_cache_dtype", "teacher_cache_gib")
+  if isinstance(settings, CacheSettings) and settings.teacher_cache is None:
+    for name in unread:
+      if getattr(settings, name) != getattr(CacheSettings, name):
+        raise ValueError(f"--{name}: expected with --teacher_cache, got it alone")
   for name in flags:
     try:
       networks.check_declares_taps(networks.by_name(getattr(settings, name)))

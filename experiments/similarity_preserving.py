@@ -21,8 +21,10 @@ from typing import Any
 from experiments import course
 from experiments import launch
 from experiments import layer_maps
+from experiments import networks
 from experiments import settings
 from experiments import stages
+from flowkd_jax import capture
 from flowkd_jax import methods
 
 STAGES = ("teacher", "student_labels", "student_kd", "student", "student_unrelated")
@@ -83,6 +85,11 @@ def configure(**given: Any) -> Config:
   settings.check_settings(config, ("teacher_network", "student_network"))
   for name in ("teacher_epochs", "student_epochs"):
     settings.phases(getattr(config, name), f"--{name}")
+  student, teacher = (
+    capture.adapt(networks.by_name(name)).taps
+    for name in (config.student_network, config.teacher_network)
+  )
+  layer_maps.given_layers(config.layer_map, student, teacher)
   return config
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from typing import NamedTuple
 
 from experiments import designs
+from experiments import imported_weights
 from experiments import launch
 from experiments import limits
 from experiments import places
@@ -84,6 +85,8 @@ def configure(**given: Any) -> Config:
       raise ValueError(f"--seeds: expected numbers such as 0,1,2, got {seed!r}")
     limits.check_number("--seeds", int(seed), limits.Limits(least=0))
   flags = " ".join(flag for run in _runs(config) for flag in run.flags)
+  if config.auxiliary_weights:
+    imported_weights.read("--auxiliary_weights", config.auxiliary_weights)
   if "{auxiliary_weights}" in flags and not config.auxiliary_weights:
     raise ValueError(
       "--auxiliary_weights: this study starts from the authors' auxiliary; expected a "

@@ -161,6 +161,13 @@ def test_data_set_that_is_not_prepared_is_refused(tmp_path):
     domain_generalization.configure(dataset="cifar10", **options)
 
 
+@pytest.mark.parametrize("options", [{"rotations": ("0", "9")}, {"domain_images": 20}])
+def test_flags_of_rotated_sets_are_refused_with_others(options):
+  (name,) = options
+  with pytest.raises(ValueError, match=f"--{name}: expected with a rotated set"):
+    domain_generalization.configure(dataset="pacs", workdir="W", **options)
+
+
 @pytest.mark.parametrize(
   ("options", "match"),
   [

@@ -292,6 +292,35 @@ def test_student_learns_from_a_network_of_another_framework(tmp_path, monkeypatc
     information_flow.configure(workdir="x", teacher_network="theirs:make_tapless")
 
 
+@pytest.mark.parametrize(
+  "content", ["[1]", '{"layer_map": {"dense": 1}}', '{"dense": "dense"}', "{}", "3"]
+)
+def test_layer_maps_of_another_form_are_refused(content, tmp_path):
+  path = tmp_path / "map.json"
+  path.write_text(content)
+  with pytest.raises(ValueError, match="--layer_map: expected a layer_map.json of an"):
+    flow_settings.configure(workdir=str(tmp_path), layer_map=str(path))
+
+
+@pytest.mark.parametrize("text", ["block1:block1", "a:b:c", "nowhere.json", "x" * 5000])
+def test_layer_maps_are_checked_with_the_other_settings(text, tmp_path):
+  with pytest.raises(ValueError, match="--layer_map: "):
+    flow_settings.configure(workdir=str(tmp_path), layer_map=text)
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"matching": "quadratic", "divergence": "kl"}, "--divergence: expected with"),
+    ({"teacher_cache_dtype": "float16"}, "--teacher_cache_dtype: expected with --tea"),
+    ({"teacher_cache_gib": 1.0}, "--teacher_cache_gib: expected with --teacher_cache"),
+  ],
+)
+def test_flags_that_others_leave_unread_are_refused(options, match):
+  with pytest.raises(ValueError, match=match):
+    flow_settings.configure(workdir="W", **options)
+
+
 def test_layer_maps_that_do_not_fit_are_refused():
   taps = ("block_1", "dense"), ("stage_1", "stage_2", "pooled")
   for text, match in {
