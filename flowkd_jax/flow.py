@@ -28,12 +28,25 @@ from flowkd_jax import _mesh
 from flowkd_jax import _taps
 from flowkd_jax import information
 from flowkd_jax import kernels
+from flowkd_jax._taps import TapPair
+from flowkd_jax._taps import Taps
+from flowkd_jax._taps import pair_taps
 
-Taps = _taps.Taps
-TapPair = _taps.TapPair
+__all__ = [
+  "LayerMap",
+  "TapPair",
+  "Taps",
+  "flow_differences",
+  "flow_divergence",
+  "information_flow",
+  "map_by_shape",
+  "monotone_layers",
+  "nearest_layers",
+  "pair_taps",
+  "resolve_layer_map",
+]
+
 LayerMap = Sequence[int] | str
-
-pair_taps = _taps.pair_taps
 
 
 @overload
