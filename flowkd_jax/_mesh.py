@@ -8,6 +8,8 @@ chooses how such a product is sharded.
 
 import functools
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import MappingView
 from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
@@ -32,7 +34,10 @@ def on_any_mesh(
 
   @functools.wraps(function)
   def anywhere(*args, **kwargs):
-    leaves, structure = jax.tree.flatten((args, kwargs))
+    try:
+      leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=_is_no_tree)
+    except ValueError:  # JAX cannot sort the keys; the function says what is wrong.
+      return function(*args, **kwargs)
     mesh = _explicit_mesh(leaves)
     if mesh is None:
       return function(*args, **kwargs)
@@ -53,6 +58,11 @@ def on_any_mesh(
     return automatic(arrays)
 
   return anywhere
+
+
+def _is_no_tree(value: Any) -> bool:
+  """Iterables that JAX warns of; functions refuse them in words of their own."""
+  return isinstance(value, MappingView | Iterator)
 
 
 def _in_order_of(old: Any, new: Any) -> Any:

@@ -135,12 +135,20 @@ def ordered_taps(argument: str, taps: Taps) -> list[tuple[str, Any]]:
 
 
 def check_vector_type(argument: str, vector: Any) -> None:
-  """Raises TypeError if a mapping was given for a vector with one entry a tap."""
+  """Raises TypeError unless `vector` can be a vector with one entry a tap."""
   if isinstance(vector, Mapping):
     raise TypeError(
       f"{argument}: expected a vector, got a mapping, which does not keep the order of "
       "the taps (jax.jit sorts the keys); state the order, from input to output: "
       f"jnp.stack([{argument}[name] for name in {_stated(vector)}])"
+    )
+  in_order = isinstance(vector, Sequence) and not isinstance(vector, str)
+  if in_order and any(isinstance(entry, Sequence | Mapping) for entry in vector):
+    in_order = False
+  if not in_order and not hasattr(vector, "shape"):
+    raise TypeError(
+      f"{argument}: expected a vector with one number a tap, got a "
+      f"{type(vector).__name__}"
     )
 
 
@@ -301,6 +309,8 @@ def _as_indices(layer_map):
   if isinstance(layer_map, Mapping | Set | str):
     return None
   try:
+    if any(isinstance(index, bool) for index in layer_map):
+      return None
     return tuple(operator.index(index) for index in layer_map)
   except TypeError:  # Not iterable, or not of integers; a traced array is neither.
     return None

@@ -94,6 +94,11 @@ def test_bad_input_is_refused():
     flow.flow_divergence(jnp.ones(2), jnp.ones(3), layer_map="closest")
   with pytest.raises(ValueError, match="student_flow: expected a non-empty vector"):
     flow.flow_divergence(jnp.ones(()), jnp.ones(3))
+  for wrong in ({0.1, 0.2}, "ab", [("conv", 0.1)], {"conv": 0.1}.values()):
+    with pytest.raises(
+      TypeError, match="student_flow: expected a vector with one numb"
+    ):
+      flow.flow_divergence(wrong, jnp.ones(3))
   with pytest.raises(ValueError, match=r"weights: expected shape \(2,\), got \(1,\)"):
     flow.flow_divergence(jnp.ones(2), jnp.ones(3), weights=[1.0])
 

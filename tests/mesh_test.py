@@ -40,6 +40,14 @@ def test_on_any_mesh_keeps_the_order_of_mappings():
     ),
     lambda rows, labels: kernels.student_t()(rows),
     lambda rows, labels: losses.information_flow_terms([rows], [2 * rows]),
+    lambda rows, labels: losses.quadratic_flow(
+      [("b", rows), ("a", 2 * rows)],
+      {"a": 3 * rows, "c": rows**2},
+      labels=labels,
+      num_classes=3,
+      pairs={"b": "c", "a": "a"},
+      weights={"b": 2.0, "a": 1.0},
+    ),
     lambda rows, labels: losses.crd_negatives(jax.random.key(0), labels, 48, number=8),
   ],
 )

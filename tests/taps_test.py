@@ -265,6 +265,10 @@ REFUSED = {
     (ARRAYS, ARRAYS, {"layer_map": (0, 0.5, 1)}),
     "layer_map: expected 3 teacher indices from 0 to 2",
   ),
+  "layer map of truth values": (
+    (ARRAYS, ARRAYS, {"layer_map": (True, False, True)}),
+    "layer_map: expected 3 teacher indices from 0 to 2",
+  ),
   "layer map without order": (
     (ARRAYS, ARRAYS, {"layer_map": {0, 1, 2}}),
     "layer_map: expected 3 teacher indices from 0 to 2",

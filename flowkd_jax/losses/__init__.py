@@ -39,7 +39,6 @@ from flowkd_jax.losses._flow import information_flow
 from flowkd_jax.losses._flow import information_flow_terms
 from flowkd_jax.losses._flow import quadratic_flow
 from flowkd_jax.losses._flow import quadratic_flow_terms
-from flowkd_jax.losses._flow import weighted_sum
 from flowkd_jax.losses._memory_bank import crd_bank
 from flowkd_jax.losses._memory_bank import crd_bank_init
 from flowkd_jax.losses._memory_bank import crd_bank_update
@@ -57,6 +56,7 @@ from flowkd_jax.losses._rkd import rkd_distance
 from flowkd_jax.losses._spatial import attention_transfer
 from flowkd_jax.losses._spatial import fsp
 from flowkd_jax.losses._spatial import nst
+from flowkd_jax.losses._tap_weights import weighted_sum
 
 __all__ = [
   "attention_transfer",

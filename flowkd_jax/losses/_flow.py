@@ -21,9 +21,9 @@ from flowkd_jax import flow
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax.losses import _probabilistic
+from flowkd_jax.losses import _tap_weights
 
 Mask = Shaped[Array, " batch"] | None
-Weights = Mapping[str, Array | float] | Sequence[Array | float] | None
 PAPER_KERNELS = ("cosine", "student_t")
 
 
@@ -69,7 +69,7 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
   student: flow.Taps,
   teacher: flow.Taps,
   *,
-  weights: Weights = None,
+  weights: _tap_weights.Weights = None,
   pairs: Mapping[str, str] | None = None,
   layer_map: Sequence[int] | None = None,
   kernel_names: Sequence[str] = PAPER_KERNELS,
@@ -125,7 +125,9 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
     0.0
   """
   paired = flow.pair_taps(student, teacher, pairs=pairs, layer_map=layer_map)
-  weights = _named_weights([pair.name for pair in paired], weights, student, pairs)
+  weights = _tap_weights.named_weights(
+    [pair.name for pair in paired], weights, student, pairs
+  )
   terms = information_flow_terms(
     student,
     teacher,
@@ -138,7 +140,7 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
     axis_name=axis_name,
     block_size=block_size,
   )
-  return weighted_sum(terms, weights)
+  return _tap_weights.weighted_sum(terms, weights)
 
 
 @_mesh.on_any_mesh
@@ -188,7 +190,7 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   *,
   labels: Int[Array, " batch"],
   num_classes: int,
-  weights: Weights = None,
+  weights: _tap_weights.Weights = None,
   pairs: Mapping[str, str] | None = None,
   layer_map: flow.LayerMap | None = None,
   kernel_names: Sequence[str] = PAPER_KERNELS,
@@ -238,7 +240,9 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
     0.0
   """
   sides, _ = _compared(student, teacher, pairs, layer_map)
-  weights = _named_weights([name for name, _ in sides[0]], weights, student, pairs)
+  weights = _tap_weights.named_weights(
+    [name for name, _ in sides[0]], weights, student, pairs
+  )
   terms = quadratic_flow_terms(
     student,
     teacher,
@@ -251,63 +255,7 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
     axis_name=axis_name,
     block_size=block_size,
   )
-  return weighted_sum(terms, weights)
-
-
-def weighted_sum(
-  terms: Mapping[str, Float[Array, ""]],
-  weights: Mapping[str, Array | float] | None,
-) -> Float[Array, ""]:
-  """Sum of the terms by their weights, which are one by default.
-
-  Args:
-    terms: Scalars by name; their order changes nothing, not even the rounding.
-    weights: Weight of each term, by name.
-
-  Raises:
-    TypeError: If `terms` or `weights` is not a mapping.
-    ValueError: If there is not exactly one weight per term.
-  """
-  if not isinstance(terms, Mapping):
-    raise TypeError(
-      f"terms: expected a mapping of scalars by name, got a {type(terms).__name__}"
-    )
-  weights = _weight_of_each(list(terms), weights)
-  names = sorted(terms, key=str)
-  return jnp.stack([weights[name] * terms[name] for name in names]).sum()
-
-
-def _named_weights(names, weights, student, pairs):
-  """Weights by name; those in a sequence have the order of a sequence of taps."""
-  if weights is None or isinstance(weights, Mapping):
-    if weights is not None and not _taps.are_named("student", student):
-      raise TypeError(
-        f"weights: expected a sequence of {len(names)}, because the taps are a "
-        f"sequence without names, got a mapping of {_taps.listed(weights)}"
-      )
-    return _weight_of_each(names, weights)
-  in_order = isinstance(weights, Sequence) or getattr(weights, "ndim", 0) == 1
-  if not in_order or isinstance(student, Mapping) or pairs is not None:
-    return _weight_of_each(names, weights)
-  if len(weights) != len(names):
-    raise ValueError(f"weights: expected {len(names)}, one per tap, got {len(weights)}")
-  return dict(zip(names, weights, strict=True))
-
-
-def _weight_of_each(names, weights):
-  if weights is None:
-    return dict.fromkeys(names, 1.0)
-  if not isinstance(weights, Mapping):
-    raise TypeError(
-      f"weights: expected a weight for each of {_taps.listed(names)}, a mapping for "
-      f"taps with names and a sequence for a sequence, got a {type(weights).__name__}"
-    )
-  if set(weights) != set(names):
-    raise ValueError(
-      f"weights: expected one for each of {sorted(names, key=str)}, got "
-      f"{sorted(weights, key=str)}"
-    )
-  return weights
+  return _tap_weights.weighted_sum(terms, weights)
 
 
 def _compared(student, teacher, pairs, layer_map):

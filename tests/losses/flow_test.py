@@ -95,6 +95,9 @@ def test_weights_must_match_the_taps():
       loss(taps, taps, weights=(1.0, 1.0, 1.0))
     with pytest.raises(TypeError, match="weights: expected a sequence of 3"):
       loss([*taps.values()], [*taps.values()], weights={"tap 0": 1.0})
+    for wrong in ("one", (1.0,), None, jnp.ones(10), lambda step: 1.0):
+      with pytest.raises(TypeError, match="weights: expected a number for 'tap_1'"):
+        loss(taps, taps, weights={"tap_0": 1.0, "tap_1": wrong, "tap_2": 1.0})
     with pytest.raises(TypeError, match=r"weights: expected a weight .* got a float"):
       loss([*taps.values()], [*taps.values()], weights=1.0)
     with pytest.raises(ValueError, match=r"each of \['tap_0'.* got \['tap_9'\]"):
