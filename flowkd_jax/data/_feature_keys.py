@@ -34,24 +34,26 @@ def find_keys(
   supervised = [*_leaves(info.supervised_keys)]
 
   def find(argument: str, given: str | None, kind: type, what: str, usual: str) -> str:
-    # A `LabeledImage` is an `Image` whose pixels are labels: only taken if given.
-    exact = [key for key, feature in features.items() if type(feature) is kind]
     of_kind = [key for key, feature in features.items() if isinstance(feature, kind)]
+    # The pixels of a `LabeledImage`, an `Image`, are labels: it is taken if given only.
+    found = [
+      key for key in of_kind if not isinstance(features[key], types.LabeledImage)
+    ]
     if given is not None:
       if given in of_kind:
         return given
       raise ValueError(
-        f"{argument}: expected a feature of {name} that holds {what}, that is "
-        f"{_one_of(of_kind)}, got {given!r}"
+        f"{argument} (--{argument}): expected a feature of {name} that holds {what}, "
+        f"that is {_one_of(of_kind)}, got {given!r}"
       )
-    if not exact:
+    if not found:
       raise ValueError(
         f"{name}: expected an image and its class label among the features, got "
         f"{', '.join(features) or 'none by name'}; choose an image-classification "
         "data set"
       )
-    named = [key for key in dict.fromkeys(supervised) if key in exact]
-    candidates = named or ([usual] if usual in exact else exact)
+    named = [key for key in dict.fromkeys(supervised) if key in found]
+    candidates = named or ([usual] if usual in found else found)
     if len(candidates) > 1:
       raise ValueError(
         f"{name}: expected one feature that holds {what}, got "

@@ -73,8 +73,8 @@ def open_source(
   for argument, key in (("image_key", image_key), ("label_key", label_key)):
     if key is not None and name == "digits":
       raise ValueError(
-        f"{argument}: expected none for 'digits', which has one image and one label, "
-        f"got {key!r}; leave it out"
+        f"{argument} (--{argument}): expected none for 'digits', which has one image "
+        f"and one label, got {key!r}; leave it out"
       )
 
   def open_part(split: str, limit: int | None = None) -> Source:

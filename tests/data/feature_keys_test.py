@@ -61,6 +61,13 @@ def test_find_keys_leaves_label_maps_to_those_who_ask():
   assert found(info) == ("photo", "kind")
 
 
+def test_find_keys_takes_subclasses_of_images():
+  class Photo(Image):
+    pass
+
+  assert found(Info(None, photo=Photo(), kind=label())) == ("photo", "kind")
+
+
 @pytest.mark.parametrize(
   ("info", "given", "match"),
   [
@@ -77,12 +84,12 @@ def test_find_keys_leaves_label_maps_to_those_who_ask():
     (
       Info(None, image=Image(), label=label()),
       {"image_key": "label"},
-      "image_key: expected a feature of made that holds an image, that is 'image', got",
+      r"image_key \(--image_key\): expected .* holds an image, that is 'image', got",
     ),
     (
       Info(None, image=Image(), label=label()),
       {"label_key": "kind"},
-      "label_key: expected a feature .* that is 'label', got 'kind'",
+      r"label_key \(--label_key\): expected a feature .* that is 'label', got 'kind'",
     ),
     (
       Info(None, image=tfds.features.Tensor(shape=(2, 2, 1), dtype=np.uint8)),
@@ -118,5 +125,5 @@ def test_load_takes_the_keys_that_are_given(prepare):
 
 
 def test_open_source_refuses_keys_of_the_digits():
-  with pytest.raises(ValueError, match="label_key: expected none for 'digits'"):
+  with pytest.raises(ValueError, match=r"label_key \(.*\): expected none for 'dig"):
     data.open_source("digits", "train", label_key="label")
