@@ -38,6 +38,7 @@ from jaxtyping import Array
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _devices
+from flowkd_jax.train import _function_hash
 
 PlannedBatches = data.MemoryBatches | data.StreamBatches
 
@@ -297,6 +298,7 @@ def _network_hash(network: methods.Network) -> str:
   """Of the weights and of what the model says of itself."""
   description = re.sub(r" at 0x[0-9a-f]+", "", repr(network.model))
   digest = hashlib.sha256(description.encode())
+  digest.update(_function_hash.hash_functions(network.model).encode())
   for path, leaf in jax.tree.leaves_with_path(dict(network.variables)):
     array = np.asarray(leaf)
     digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())

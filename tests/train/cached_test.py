@@ -115,6 +115,25 @@ def test_another_teacher_seed_or_augmentation_is_computed_anew(batches, tmp_path
   assert repr(again) in folders
 
 
+def _pooled(teacher, weight):
+  return teacher._replace(
+    model=capture.pooled(teacher.model, lambda tap: weight * tap.mean((1, 2)))
+  )
+
+
+def test_teachers_that_differ_in_a_function_share_no_cache(batches):
+  weights = jnp.ones(()), 2 * jnp.ones(()), 3.0
+  teachers = [_pooled(_teacher(), weight) for weight in weights]
+  teachers += [
+    methods.Network(capture.with_logits(_teacher().model, choose), _teacher().variables)
+    for choose in (0, "logits", lambda x: x, lambda x: -x)
+  ]
+  keys = [train.cache_key(batches, _flow(teacher).teacher) for teacher in teachers]
+  assert len({repr(key) for key in keys}) == len(teachers)
+  again = train.cache_key(batches, _flow(_pooled(_teacher(), weights[1])).teacher)
+  assert again == keys[1]
+
+
 def test_without_augmentation_one_epoch_serves_all(batches, tmp_path, monkeypatch):
   method = _flow(_teacher())
   plain = dataclasses.replace(batches, augmentation=data.Augmentation())
