@@ -52,16 +52,17 @@ def apply_with_taps(
 
   Returns:
     `(output, {tap: activation})`; with `mutable`, as in `model.apply`,
-    `((output, {tap: activation}), updated)`.
+    `((output, {tap: activation}), updated)`. A dictionary that leaves `jax.jit` has
+    sorted keys: look taps up by name, or state their order again.
 
   Raises:
-    TypeError: if the model is none of those.
+    TypeError: if the model is none of those, or `taps` is no sequence of names.
     ValueError: if the model has no tap of such a name; lists those it has.
   """
   if isinstance(mutable, str):
     mutable = (mutable,)
   adapted = adapt(model)
-  wanted = adapted.taps if taps is None else tuple(taps)
+  wanted = _names.checked(adapted.taps if taps is None else taps)
   options = {"train": train, "mask": mask, "rngs": rngs, "mutable": mutable}
   if wanted is not None and not wanted:
     output, updated = adapted.apply(
@@ -135,7 +136,7 @@ def with_taps(model: AnyModel, taps: Sequence[str]) -> _model.Model:
     TypeError: as `apply_with_taps`.
   """
   adapted: Any = adapt(model)
-  return dataclasses.replace(adapted, taps=tuple(taps))
+  return dataclasses.replace(adapted, taps=_names.checked(taps))
 
 
 def with_logits(model: AnyModel, logits: _logits.LogitsChoice) -> _model.Model:

@@ -106,7 +106,7 @@ def from_equinox(
   _weights.check_finite("model", _weights.by_path(variables))
   adapted = EquinoxModel(
     name=type(model).__name__,
-    taps=None if taps is None else tuple(taps),
+    taps=_names.checked(taps),
     static=static,
     layouts={name: layout for name, (_, layout) in flat.items()},
     call=call or (_call if state is None else _call_with_state),

@@ -96,6 +96,28 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
   return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
+def checked(taps: Any) -> tuple[str, ...] | None:
+  """Names or patterns as a tuple; None stays None.
+
+  Raises:
+    TypeError: If `taps` is not a sequence of strings in a stated order.
+  """
+  if taps is None:
+    return None
+  if isinstance(taps, str | bytes | set | frozenset) or not isinstance(taps, Iterable):
+    raise TypeError(
+      "taps: expected a sequence of names, such as ['block_1', 'dense'], got the "
+      f"{type(taps).__name__} {taps!r}"
+    )
+  names = tuple(taps)
+  wrong = [name for name in names if not isinstance(name, str)]
+  if wrong:
+    raise TypeError(
+      f"taps: expected names that are strings, got {', '.join(map(repr, wrong))}"
+    )
+  return names
+
+
 def expand(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
   """Names in place of patterns; what matches nothing stays as it is."""
   names: dict[str, None] = {}

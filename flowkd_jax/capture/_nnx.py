@@ -125,7 +125,7 @@ def from_nnx(
   _weights.check_finite("model", _weights.by_path(variables))
   adapted = NNXModel(
     name=type(model).__name__,
-    taps=None if taps is None else tuple(taps),
+    taps=_names.checked(taps),
     graph=graph,
     layouts={name: layout for name, (_, layout) in flat.items()},
     rng_state=rng_state,

@@ -168,6 +168,22 @@ def test_apply_with_taps_names_what_there_is():
     )
 
 
+@pytest.mark.parametrize(
+  ("taps", "match"),
+  [
+    ("dense", "taps: expected a sequence of names, .* got the str 'dense'"),
+    ({"dense"}, "taps: expected a sequence of names, .* got the set"),
+    (3, "taps: expected a sequence of names, .* got the int 3"),
+    (["dense", 1, ("a",)], r"taps: expected names that are strings, got 1, \('a',\)"),
+  ],
+)
+def test_taps_that_are_no_names_are_refused(taps, match):
+  with pytest.raises(TypeError, match=match):
+    capture.apply_with_taps(STUDENT, {}, IMAGES, taps=taps)
+  with pytest.raises(TypeError, match=match):
+    capture.with_taps(STUDENT, taps)
+
+
 def test_layers_of_a_scan_are_numbered_whatever_it_drops():
   model = Scanned()
   variables = prepared(model)
