@@ -40,6 +40,8 @@ from flowkd_jax.capture._apply import with_taps
 from flowkd_jax.capture._model import Variables
 from flowkd_jax.capture._names import Tap
 from flowkd_jax.capture._names import Taps
+from flowkd_jax.capture._shapes import row_shapes
+from flowkd_jax.capture._statistics import statistics_over
 
 if TYPE_CHECKING:
   from flowkd_jax.capture._equinox import from_equinox
@@ -72,6 +74,8 @@ __all__ = [
   "init",
   "list_taps",
   "pooled",
+  "row_shapes",
+  "statistics_over",
   "tap_shapes",
   "with_logits",
   "with_taps",

@@ -186,21 +186,28 @@ def pooled(model: AnyModel, pool: _model.Pool) -> _model.Model:
 
 
 def check_evaluation(
-  model: AnyModel, variables: Variables, images: Float[Array, "batch ..."]
+  model: AnyModel,
+  variables: Variables,
+  images: Float[Array, "batch ..."],
+  *,
+  taps: Sequence[str] | None = None,
 ) -> None:
   """Proves on images that the model treats each on its own, as in evaluation mode.
 
   Some of them are put in another place among others: BatchNorm that takes the
-  statistics of the batch, or dropout, would change what the model makes of them.
+  statistics of the batch, or dropout, would change what the model makes of them. The
+  logits and all taps that are asked for are compared.
 
   Args:
     model: as in `apply_with_taps`.
     variables: its variables.
     images: four images or more, not alike.
+    taps: as in `apply_with_taps`: the taps that a method is to read.
 
   Raises:
-    ValueError: if the model is in training mode, it lacks one of its declared taps,
-      it returns several outputs, or there are too few images.
+    ValueError: if the model or a tap is in training mode, it lacks one of its declared
+      taps or of those asked for, it returns several outputs, or there are too few
+      images.
   """
   half = images.shape[0] // 2
   if half < 2:
@@ -211,19 +218,34 @@ def check_evaluation(
   tap_shapes(model, variables, images)  # Refuses taps that the model does not have.
 
   @jax.jit
-  def logits_of(variables, *parts):
-    output, _ = apply_with_taps(model, variables, jnp.concatenate(parts), taps=())
+  def outputs_of(variables, *parts):
+    output, found = apply_with_taps(model, variables, jnp.concatenate(parts), taps=taps)
     check_logits(model, output)
-    return output
+    return output, found
 
-  logits = logits_of(variables, first, second)[:half]
-  again = logits_of(variables, first, first)[half:]
-  if not jnp.allclose(logits, again, rtol=1e-3, atol=1e-3 * jnp.abs(logits).max()):
-    raise ValueError(
-      f"model: {adapted.name} is not in evaluation mode: what it makes of an image "
-      "depends on the other images of the batch, or on chance; see that dropout and "
-      "BatchNorm follow its mode, or set it in call="
-    )
+  logits, found = outputs_of(variables, first, second)
+  other_logits, other_found = outputs_of(variables, first, first)
+  named = {"its logits": (logits, other_logits)}
+  named |= {f"its tap {name}": (found[name], other_found[name]) for name in found}
+  for what, (one, other) in named.items():
+    if one.shape[:1] != (2 * half,):
+      raise ValueError(
+        f"model: the first axis of {what} of {adapted.name} is not the batch: "
+        f"{2 * half} images give shape {one.shape}"
+      )
+    if not _same_rows(one, other, half):
+      raise ValueError(
+        f"model: {adapted.name} is not in evaluation mode: {what} of an image "
+        "depend on the other images of the batch, or on chance; see that dropout and "
+        "BatchNorm follow its mode, or set it in call="
+      )
+
+
+def _same_rows(one, other, half) -> bool:
+  """Whether the first rows of one are the last rows of the other."""
+  # Rows of zeros and not of NaN where a tap is not finite in both: that is no mode.
+  one, other = jnp.nan_to_num(one[:half]), jnp.nan_to_num(other[half:])
+  return bool(jnp.allclose(one, other, rtol=1e-3, atol=1e-3 * jnp.abs(one).max()))
 
 
 def init(

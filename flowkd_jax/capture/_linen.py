@@ -1,5 +1,6 @@
 """Flax Linen modules."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -9,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from flowkd_jax.capture import _statistics
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._model import IsWanted
 from flowkd_jax.capture._model import Pool
@@ -41,7 +43,10 @@ class Linen:
     options: dict[str, Any] = {"train": train, "rngs": rngs}
     if mask is not None and self._takes("mask"):
       options["mask"] = mask
-    with nn.intercept_methods(_Marking(is_wanted)):
+    checks = [nn.intercept_methods(_statistics.check_linen)] if train else []
+    with contextlib.ExitStack() as stack:
+      for interceptor in (*checks, nn.intercept_methods(_Marking(is_wanted))):
+        stack.enter_context(interceptor)
       output, updated = self.module.apply(
         without_intermediates(variables),
         images,

@@ -17,6 +17,7 @@ from flowkd_jax import _weights
 from flowkd_jax.capture import _arrays
 from flowkd_jax.capture import _names
 from flowkd_jax.capture import _sowing
+from flowkd_jax.capture import _statistics
 from flowkd_jax.capture import _tags
 from flowkd_jax.capture._model import Pool
 from flowkd_jax.capture._model import Variables
@@ -160,7 +161,12 @@ def _marking(kind: type[nnx.Module], name: str, wanted: bool) -> type[nnx.Module
   """The class, at one place of a model, with what it sows and returns marked."""
 
   def __call__(self, *arguments, **options):  # noqa: N807
-    return _tags.tag(kind.__call__(self, *arguments, **options), name)
+    if isinstance(self, nnx.BatchNorm) and not _statistics.running_averages(
+      self, arguments, options
+    ):
+      _statistics.check_axis(self, name, self.axis_name)
+    output = kind.__call__(self, *arguments, **options)
+    return _tags.tag(output, name) if wanted else output
 
   def sow(self, variable_type, sown, value, *arguments, **options):
     if isinstance(variable_type, str):
@@ -171,6 +177,6 @@ def _marking(kind: type[nnx.Module], name: str, wanted: bool) -> type[nnx.Module
     return True
 
   members: dict[str, Any] = {"sow": sow, "__module__": kind.__module__}
-  if wanted:
+  if wanted or issubclass(kind, nnx.BatchNorm):
     members["__call__"] = __call__
   return types.new_class(kind.__name__, (kind,), {}, lambda body: body.update(members))

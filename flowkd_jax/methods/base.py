@@ -26,6 +26,7 @@ from jaxtyping import Key
 
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax.methods import heads
 from flowkd_jax.methods import optimizers
 from flowkd_jax.methods import telemetry
 
@@ -68,6 +69,9 @@ class Method(NamedTuple):
       into the program nor saved with every checkpoint.
     observe: What telemetry asks now and then: arguments as of `update`, and the
       metrics that `telemetry` describes; nothing is updated. None if there are none.
+    check: `(images, num_classes)` raises ValueError if networks, taps or heads do not
+      fit the data; `images` is an example or its shape. None if there is nothing to
+      check.
     teacher: The frozen network, if the method reads of it only its outputs on the
       images of the batch: they may be computed before and come in the batch.
   """
@@ -77,6 +81,7 @@ class Method(NamedTuple):
   export: Callable[[PyTree], dict[str, Network]]
   constants: PyTree = ()
   observe: Callable[[PyTree, Batch, PyTree], Metrics] | None = None
+  check: heads.Check | None = None
   teacher: Teacher | None = None
 
 
@@ -128,6 +133,7 @@ def gradient_method(
   constants: PyTree = (),
   compare: Callable[[dict[str, Any], Batch, PyTree, Key[Array, ""]], Metrics]
   | None = None,
+  check: heads.Check | None = None,
   axis_name: str | None,
 ) -> Method:
   """A method from a loss and an optimizer.
@@ -141,6 +147,7 @@ def gradient_method(
     export: Networks from the variables.
     constants: See `Method`.
     compare: `(variables, batch, constants, key) -> metrics`, for telemetry only.
+    check: See `Method`.
     axis_name: Mapped axis over which the batch is split; None when the whole batch
       is at hand.
   """
@@ -211,7 +218,7 @@ def gradient_method(
     params = optimizers.evaluated(optimizer, state.opt_state, state.params)
     return export({"params": params, **state.collections})
 
-  return Method(init, update, exported, constants, observe)
+  return Method(init, update, exported, constants, observe, check)
 
 
 def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | None:
@@ -220,6 +227,18 @@ def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | N
   if observe is None:
     return None
   return lambda state, batch, constants: observe(state.trained, batch, constants)
+
+
+def also_checked(method: Method, check: heads.Check) -> Method:
+  """The method, whose `check` makes another check first."""
+  others = method.check
+
+  def both(images, num_classes):
+    check(images, num_classes)
+    if others is not None:
+      others(images, num_classes)
+
+  return method._replace(check=both)
 
 
 def _mean_over(axis_name, tree):

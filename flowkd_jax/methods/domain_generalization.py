@@ -126,6 +126,7 @@ def filtered_distillation(
     initial=initial,
     axis_name=axis_name,
   )
+  method = from_teacher.comparing_logits(method, (student, initial), teacher)
   if gradient_filter == "random":
     return _with_draws(method, keep_rate, axis_name)
   return method

@@ -34,6 +34,7 @@ from flowkd_jax._global_batch import gather_rows
 from flowkd_jax._global_batch import global_mean
 from flowkd_jax._global_batch import global_sum
 from flowkd_jax.methods import base
+from flowkd_jax.methods import heads
 from flowkd_jax.methods import optimizers
 from flowkd_jax.methods.latent_generator import FedGen
 from flowkd_jax.methods.latent_generator import Generator
@@ -160,7 +161,8 @@ def federated_averaging(
   def export(state):
     return {"network": base.Network(model, {"params": state.params})}
 
-  return base.Method(init, update, export)
+  check = heads.classifier_fits("model", model, None)
+  return base.Method(init, update, export, check=check)
 
 
 def _sgd(loss, sent, minibatches, key):

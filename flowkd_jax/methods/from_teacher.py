@@ -29,6 +29,7 @@ from jaxtyping import Key
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
+from flowkd_jax.methods import heads
 from flowkd_jax.methods import optimizers
 from flowkd_jax.methods import telemetry
 from flowkd_jax.methods.recorded_teacher import RecordedTeacher
@@ -160,6 +161,12 @@ def distillation(
       axis_name=axis_name,
     )
 
+  def check(images, num_classes):
+    heads.row_shapes(student, initial, images, taps=student_taps)
+    heads.row_shapes(*teacher, images, taps=teacher_taps)
+    if label_weight:
+      heads.classifier_fits("student", student, initial)(images, num_classes)
+
   method = base.gradient_method(
     init_variables=init_variables,
     loss=loss,
@@ -169,9 +176,36 @@ def distillation(
     export=lambda variables: {"network": base.Network(student, _of_student(variables))},
     constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
     compare=compare,
+    check=check,
     axis_name=axis_name,
   )
   return method._replace(teacher=frozen_teacher)
+
+
+def comparing_logits(
+  method: base.Method,
+  student: tuple[capture.AnyModel, base.Variables | None],
+  teacher: base.Network,
+) -> base.Method:
+  """The method, whose `check` compares the heads of student and teacher too.
+
+  Args:
+    method: A method whose terms compare logits.
+    student: The student, and its first variables if they are given.
+    teacher: The teacher.
+  """
+
+  def check(images, num_classes):
+    del num_classes
+    ours = heads.num_logits("student", *student, images)
+    theirs = heads.num_logits("teacher", *teacher, images)
+    heads.check_head("teacher", theirs)
+    if ours != theirs:
+      raise ValueError(
+        f"student: expected as many logits as the teacher has, {theirs}, got {ours}"
+      )
+
+  return base.also_checked(method, check)
 
 
 def teacher_outputs(

@@ -40,6 +40,7 @@ from flowkd_jax import capture
 from flowkd_jax import models
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import heads
 from flowkd_jax.methods import optimizers
 from flowkd_jax.methods import rotations
 
@@ -105,6 +106,7 @@ def hierarchical_teacher(
     optimizer=_by_branches(optimizer, learnt_optimizer),
     export=export,
     constants=constants,
+    check=heads.labels_fit("network", network.num_classes),
     axis_name=axis_name,
   )
   return rotations.on_rotations(method)
@@ -166,6 +168,7 @@ def hierarchical_student(
     taps=taps,
     axis_name=axis_name,
   )
+  method = base.also_checked(method, heads.labels_fit("student", student.num_classes))
 
   def export(state):
     _, variables = method.export(state)["network"]
@@ -247,6 +250,7 @@ def hierarchical_mutual(
       dict.fromkeys(pair, _by_branches(optimizer, learnt_optimizer))
     ),
     export=export,
+    check=heads.labels_fit("networks", networks[0].num_classes),
     axis_name=axis_name,
   )
   return rotations.on_rotations(method)

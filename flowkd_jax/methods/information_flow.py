@@ -33,6 +33,7 @@ from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import heads
 
 _TERMS = {
   "probabilities": losses.information_flow_terms,
@@ -109,7 +110,7 @@ def information_flow(
       )
     return values
 
-  return from_teacher.distillation(
+  method = from_teacher.distillation(
     student,
     teacher,
     optimizer,
@@ -120,6 +121,35 @@ def information_flow(
     initial=initial,
     axis_name=axis_name,
   )
+  method = base.also_checked(method, _posterior_fits(teacher, pairs.values()))
+  if matching == "quadratic":
+    return base.also_checked(method, _num_classes_fit([options, *of_tap.values()]))
+  return method
+
+
+def _posterior_fits(teacher: base.Network, names):
+  """Check of the teacher's head, if the student learns from its probabilities."""
+
+  def check(images, num_classes):
+    if not set(names) & set(POSTERIORS):
+      return
+    classes = heads.num_logits("teacher", *teacher, images)
+    heads.check_head("teacher", classes)
+    if LABELLED_POSTERIOR in names:
+      heads.check_labels("teacher", classes, num_classes, exactly=True)
+
+  return check
+
+
+def _num_classes_fit(options):
+  """Check of the number of classes of the quadratic mutual information."""
+
+  def check(_, num_classes):
+    for one in options:
+      classes = one.get("num_classes", num_classes)
+      heads.check_labels("matching_options: num_classes", classes, num_classes)
+
+  return check
 
 
 def _compared(teacher: from_teacher.Outputs, labels, name: str):

@@ -56,7 +56,7 @@ def knowledge_distillation(
     )
     return {"logits": value}
 
-  return from_teacher.distillation(
+  method = from_teacher.distillation(
     student,
     teacher,
     optimizer,
@@ -66,3 +66,4 @@ def knowledge_distillation(
     initial=initial,
     axis_name=axis_name,
   )
+  return from_teacher.comparing_logits(method, (student, initial), teacher)

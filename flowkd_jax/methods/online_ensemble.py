@@ -29,6 +29,7 @@ from flowkd_jax import losses
 from flowkd_jax import models
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import heads
 from flowkd_jax.methods import optimizers
 
 
@@ -129,6 +130,7 @@ def online_ensemble(
       {"ensemble": optimizer, "adapters": learnt_optimizer or optimizer}
     ),
     export=export,
+    check=heads.labels_fit("network", network.num_classes),
     axis_name=axis_name,
   )
 

@@ -7,6 +7,7 @@ from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._global_batch import global_mean
 from flowkd_jax.methods import base
+from flowkd_jax.methods import heads
 
 
 def supervised(
@@ -45,5 +46,6 @@ def supervised(
     loss=loss,
     optimizer=optimizer,
     export=lambda variables: {"network": base.Network(model, variables)},
+    check=heads.classifier_fits("model", model, initial),
     axis_name=axis_name,
   )

@@ -7,6 +7,7 @@ checkpoint does not know how many devices there were. Of several processes each 
 its devices and its rows of the batch; collectives span them all.
 """
 
+import contextlib
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from flowkd_jax import capture
 from flowkd_jax import methods
 
 AXIS = "batch"
@@ -56,8 +58,11 @@ class DeviceStep:
     self._constants = place(method.constants, self.devices)
     self._resident = place(resident, self.devices)
 
+    several = len(self.devices) * jax.process_count() > 1
+
     def step(state, constants, resident, batch):
-      return method.update(state, prepare(resident, batch), constants)
+      with capture.statistics_over(AXIS) if several else contextlib.nullcontext():
+        return method.update(state, prepare(resident, batch), constants)
 
     self._step = jax.pmap(
       step,
@@ -72,7 +77,8 @@ class DeviceStep:
     """Returns `(state, metrics)` after one update.
 
     Raises:
-      ValueError: If the devices cannot share the batch.
+      ValueError: If the devices cannot share the batch, or there are several and a
+        BatchNorm layer would take the statistics of one device's rows.
     """
     rows = split_rows(batch, len(self.devices))
     return self._step(state, self._constants, self._resident, rows)

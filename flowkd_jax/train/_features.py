@@ -58,12 +58,12 @@ class FeatureExtractor:
       batches: Unshuffled batches, padded ones masked: `data.evaluation_batches`.
       taps: Names or patterns of the taps wanted, as in `capture.apply_with_taps`;
         `()` for logits alone.
-      devices: This process's devices, all by default.
+      devices: This process's devices; by default all, or as many as a batch has rows.
 
     Raises:
       ValueError: If the devices cannot share a batch.
     """
-    self._devices = list(devices or jax.local_devices())
+    self._devices = list(devices or jax.local_devices()[: batches.batch_size])
     _devices.check_batch_size(batches.batch_size, len(self._devices))
     self._batches = batches
     self._resident = _devices.place(dict(batches.resident), self._devices)

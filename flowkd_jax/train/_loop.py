@@ -95,8 +95,10 @@ def fit(
     options: How to run: checkpoints, metrics, bars.
 
   Raises:
-    ValueError: If the devices cannot share a batch, a checkpoint does not fit, or more
-      epochs than these have been trained.
+    ValueError: If the devices cannot share a batch, a checkpoint does not fit, more
+      epochs than these have been trained, a network does not fit the data (another
+      number of classes, a tap whose first axis is not the batch), or a BatchNorm layer
+      would take the statistics of one of several devices.
     NonFiniteError: If a metric or a parameter is not finite; names the step, the
       metric and the last good checkpoint. A state is good, and is saved and returned,
       if its arrays are finite and so are the metrics of a step from it, which is
@@ -167,6 +169,8 @@ class _Run:
   def _initial_state(self, key):
     height_width_channels = self.batches.image_shape
     example = jax.numpy.zeros((2, *height_width_channels))
+    if self.method.check is not None:
+      self.method.check(example, self.batches.num_classes)
     state = self.method.init(key, example)
     checkpoints = self.options.checkpoints
     restored = None if checkpoints is None else checkpoints.restore(state)

@@ -2,11 +2,15 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
+from flowkd_jax import methods
+from flowkd_jax import models
 from flowkd_jax import train
 
 pytestmark = pytest.mark.optimizer
+SGD = optax.sgd(0.1)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
@@ -43,6 +47,19 @@ def test_step_refuses_a_batch_that_devices_cannot_share(method, batches):
   batch = {name: rows[:10] for name, rows in next(batches.epoch(0)).items()}
   with pytest.raises(ValueError, match="8 devices cannot share 10 rows"):
     step(None, batch)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_plain_batch_norm_is_refused_on_several_devices(devices, batches):
+  method = methods.supervised(models.by_name("digits_cnn:2", num_classes=3), SGD)
+  state = jax.eval_shape(method.init, jax.random.key(0), np.zeros((2, 8, 8, 1)))
+  chosen = jax.local_devices()[:devices]
+  step = train.DeviceStep(method, batches.prepare, batches.resident, devices=chosen)
+  if devices == 1:
+    step.needed_bytes(state, next(batches.epoch(0)))
+    return
+  with pytest.raises(ValueError, match="BatchNorm at norm_1 normalises by the rows of"):
+    step.needed_bytes(state, next(batches.epoch(0)))
 
 
 def test_needed_bytes_hold_state_and_data(method, batches):

@@ -1,5 +1,7 @@
 """Features of a whole data set."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 
 from flowkd_jax import capture
 from flowkd_jax import data
+from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import train
 
@@ -61,3 +64,19 @@ def test_missing_tap_is_an_error(split):
   batches = data.evaluation_batches(split, batch_size=16, mean=(128,), std=(64,))
   with pytest.raises(ValueError, match="has no conv"):
     train.FeatureExtractor(model, batches, taps=("conv",))(variables)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_fewer_images_than_devices_are_evaluated(count, split):
+  few = dataclasses.replace(
+    split, images=split.images[:count], labels=split.labels[:count]
+  )
+  batches = data.evaluation_batches(few, batch_size=count, mean=(128,), std=(64,))
+  model = models.by_name("digits_cnn:2", num_classes=3)
+  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+  features = train.FeatureExtractor(model, batches)(variables)
+  images = (jnp.asarray(few.images, jnp.float32) - 128) / 64
+  logits, _ = capture.apply_with_taps(model, variables, images)
+  np.testing.assert_allclose(features.logits, logits, rtol=1e-4, atol=1e-5)
+  measured = train.evaluate_network(methods.Network(model, variables), None, batches)
+  assert 0 <= measured["accuracy"] <= 1
