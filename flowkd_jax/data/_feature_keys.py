@@ -43,7 +43,7 @@ def find_keys(
       if given in of_kind:
         return given
       raise ValueError(
-        f"{argument} (--{argument}): expected a feature of {name} that holds {what}, "
+        f"{argument}: expected a feature of {name} that holds {what}, "
         f"that is {_one_of(of_kind)}, got {given!r}"
       )
     if not found:

@@ -73,7 +73,7 @@ def open_source(
   for argument, key in (("image_key", image_key), ("label_key", label_key)):
     if key is not None and name == "digits":
       raise ValueError(
-        f"{argument} (--{argument}): expected none for 'digits', which has one image "
+        f"{argument}: expected none for 'digits', which has one image "
         f"and one label, got {key!r}; leave it out"
       )
 

@@ -84,12 +84,12 @@ def test_find_keys_takes_subclasses_of_images():
     (
       Info(None, image=Image(), label=label()),
       {"image_key": "label"},
-      r"image_key \(--image_key\): expected .* holds an image, that is 'image', got",
+      r"image_key: expected .* holds an image, that is 'image', got",
     ),
     (
       Info(None, image=Image(), label=label()),
       {"label_key": "kind"},
-      r"label_key \(--label_key\): expected a feature .* that is 'label', got 'kind'",
+      r"label_key: expected a feature .* that is 'label', got 'kind'",
     ),
     (
       Info(None, image=tfds.features.Tensor(shape=(2, 2, 1), dtype=np.uint8)),
@@ -125,5 +125,5 @@ def test_load_takes_the_keys_that_are_given(prepare):
 
 
 def test_open_source_refuses_keys_of_the_digits():
-  with pytest.raises(ValueError, match=r"label_key \(.*\): expected none for 'dig"):
+  with pytest.raises(ValueError, match=r"label_key: expected none for 'dig"):
     data.open_source("digits", "train", label_key="label")
