@@ -36,6 +36,12 @@ RUN_ONLY = (
 )
 
 
+CONFIG = "config.json"
+
+# Settings that may differ between the hosts of a run.
+_OF_HOST = ("data_dir",)
+
+
 def run_stages(
   settings: Settings,
   select: Callable[[stages.StageRunner], Iterable[stages.Stage | stages.Imported]],
@@ -49,22 +55,41 @@ def run_stages(
     order: Names of all stages that the experiment has, in the order of its table.
   """
   progress = train.Progress()
-  workdir = Path(settings.workdir).absolute()
-  datasets = open_datasets(settings, progress)
-  remember(settings, workdir / "config.json")
+  workdir = train.check_folder(settings.workdir, name="--workdir")
+  train.check_same_settings(
+    {k: v for k, v in _plain(settings).items() if k not in _OF_HOST}, prefix="--"
+  )
+  with (
+    train.lock_workdir(workdir, name="--workdir", only_existing=True),
+    train.stop_on_signals() as should_stop,
+  ):
+    if has_begun(workdir):
+      check_config(settings, workdir / CONFIG)
+    datasets = open_datasets(settings, progress)
+    runner = stage_runner(settings, datasets, progress, should_stop)
+    chosen = [*select(runner)]
+    runner.check(chosen)
+    # Nothing was written before; a new work directory is locked only now.
+    with train.lock_workdir(workdir, name="--workdir"):
+      if train.is_first_process():
+        if not has_begun(workdir):
+          (workdir / CONFIG).unlink(missing_ok=True)  # of a run that was refused
+        remember(settings, workdir / CONFIG)
+      progress.say(_opening(settings, datasets, workdir))
+      for stage in chosen:
+        runner.run(stage)
+      if train.is_first_process():
+        conclude(workdir, order, progress)
+
+
+def _opening(settings: Settings, datasets: stages.Datasets, workdir: Path) -> str:
   devices = jax.devices()
-  progress.say(
+  return (
     f"{settings.dataset}: {datasets.training.num_examples} training and "
     f"{datasets.queries.num_examples} test images on {len(devices)} "
     f"{devices[0].platform} device{'s' if len(devices) > 1 else ''}; work directory "
     f"{workdir}"
   )
-  with train.stop_on_signals() as should_stop:
-    runner = stage_runner(settings, datasets, progress, should_stop)
-    for stage in select(runner):
-      runner.run(stage)
-  if train.is_first_process():
-    conclude(workdir, order, progress)
 
 
 def stage_runner(
@@ -191,27 +216,50 @@ def read_config(path: Path) -> dict[str, Any]:
   return config
 
 
+def check_config(settings: Settings, path: Path) -> None:
+  """Checks that the configuration of a work directory, if there is one, is this one.
+
+  Raises:
+    ValueError: If the work directory belongs to a run with other settings.
+  """
+  if not path.exists():
+    return
+  now = _plain(settings)
+  # A setting that came later had what is its default now.
+  defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+  before = json.loads(json.dumps(defaults)) | read_config(path)
+  different = [
+    f"--{name}: {before.get(name)} before, {now[name]} now"
+    for name in now
+    if name not in RUN_ONLY and before.get(name) != now[name]
+  ]
+  if different:
+    raise ValueError(
+      f"{path.parent} belongs to a run with other settings ({'; '.join(different)}). "
+      "Use another --workdir, or the settings of before to go on with it"
+    )
+
+
+def has_begun(workdir: Path) -> bool:
+  """Whether a run has measured, saved or concluded anything in a work directory."""
+  metrics = workdir / "metrics.jsonl"
+  if metrics.exists() and metrics.stat().st_size:
+    return True
+  left = (f"*/{stages.RESULTS}", "*/checkpoints/[0-9]*", stages.RESULTS)
+  return any(any(workdir.glob(pattern)) for pattern in left)
+
+
 def remember(settings: Settings, path: Path) -> None:
   """Writes the resolved configuration, or checks that it is the one written before.
 
   Raises:
     ValueError: If the work directory belongs to a run with other settings.
   """
-  now = json.loads(json.dumps(dataclasses.asdict(settings)))
-  if path.exists():
-    # A setting that came later had what is its default now.
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    before = json.loads(json.dumps(defaults)) | read_config(path)
-    different = [
-      f"--{name}: {before.get(name)} before, {now[name]} now"
-      for name in now
-      if name not in RUN_ONLY and before.get(name) != now[name]
-    ]
-    if different:
-      raise ValueError(
-        f"{path.parent} belongs to a run with other settings ({'; '.join(different)}). "
-        "Use another --workdir, or the settings of before to go on with it"
-      )
-  if train.is_first_process():
-    # Without a checksum: every changed setting is noticed here.
-    _files.write_text(path, json.dumps(now, indent=2, allow_nan=False) + "\n")
+  check_config(settings, path)
+  # Without a checksum: every setting that changed is noticed.
+  _files.write_text(path, json.dumps(_plain(settings), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+  """The settings as JSON gives them back."""
+  return json.loads(json.dumps(dataclasses.asdict(settings)))

@@ -139,6 +139,8 @@ class StageRunner:
     self.checkpoint_seconds = checkpoint_seconds
     self.progress = progress
     self.should_stop = should_stop
+    # Stages that run before the one that is checked; None outside `check`.
+    self._earlier: set[str] | None = None
 
   def is_done(self, name: str) -> bool:
     """Whether the stage has left its results."""
@@ -157,6 +159,9 @@ class StageRunner:
     Raises:
       ValueError: If the stage has not been run.
     """
+    image_shape = self.datasets.training.image_shape
+    if self.is_expected(name):
+      return train.blank_network(model, image_shape=image_shape)
     if not self.is_done(name):
       raise ValueError(
         f"stage {name} has not been run in {self.workdir}, and a later stage learns "
@@ -166,9 +171,43 @@ class StageRunner:
       self.workdir,
       name,
       model,
-      image_shape=self.datasets.training.image_shape,
+      image_shape=image_shape,
       exported=exported,
     )
+
+  def is_expected(self, name: str) -> bool:
+    """Whether a stage is not done, but will be before the one that is checked now."""
+    return name in (self._earlier or ()) and not self.is_done(name)
+
+  @property
+  def is_checking(self) -> bool:
+    """Whether methods are made to be checked: nothing may be computed or written."""
+    return self._earlier is not None
+
+  def check(self, chosen: Sequence[Stage | Imported]) -> None:
+    """Checks all stages that have to run, before anything is written.
+
+    Their methods are made and a step of each is traced; networks of stages that run
+    before it are taken as zeros.
+
+    Raises:
+      ValueError: As the methods raise it; names the stage.
+    """
+    self._earlier = set()
+    try:
+      for stage in chosen:
+        if isinstance(stage, Stage) and not self.is_done(stage.name):
+          self._check(stage)
+        self._earlier.add(stage.name)
+    finally:
+      self._earlier = None
+
+  def _check(self, stage: Stage) -> None:
+    method = stage.make_method()
+    try:
+      train.check_method(method, stage.training or self.datasets.training)
+    except ValueError as error:
+      raise ValueError(f"stage {stage.name}: {error}") from error
 
   def metrics(self, name: str) -> list[dict[str, Any]]:
     """What was recorded of the epochs of a stage, in order; -1 is before the first."""

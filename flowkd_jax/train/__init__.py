@@ -4,6 +4,7 @@ from flowkd_jax.train._cached import CachedBatches
 from flowkd_jax.train._cached import cache_key
 from flowkd_jax.train._cached import open_cache
 from flowkd_jax.train._checkpoint import Checkpoints
+from flowkd_jax.train._checkpoint import check_folder
 from flowkd_jax.train._devices import DeviceStep
 from flowkd_jax.train._devices import check_batch_size
 from flowkd_jax.train._devices import replicate
@@ -27,8 +28,10 @@ from flowkd_jax.train._processes import check_same_settings
 from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes
 from flowkd_jax.train._progress import Progress
+from flowkd_jax.train._rehearsal import check_method
 from flowkd_jax.train._telemetry import Telemetry
 from flowkd_jax.train._workdir import TrainedNetworks
+from flowkd_jax.train._workdir import blank_network
 from flowkd_jax.train._workdir import fit_in_workdir
 from flowkd_jax.train._workdir import network_in_workdir
 
@@ -47,8 +50,11 @@ __all__ = [
   "Telemetry",
   "Trained",
   "TrainedNetworks",
+  "blank_network",
   "cache_key",
   "check_batch_size",
+  "check_folder",
+  "check_method",
   "check_same_settings",
   "evaluate_network",
   "fit",

@@ -123,10 +123,22 @@ def network_in_workdir(
     FileNotFoundError: If there is no such network.
     ValueError: If it is another model's.
   """
+  template = blank_network(model, image_shape=image_shape)
+  return _network_files.load_network(Path(workdir) / name / exported, template)
+
+
+def blank_network(
+  model: capture.AnyModel, *, image_shape: tuple[int, ...]
+) -> methods.Network:
+  """A frozen network of zeros, of the shapes that the trained one will have.
+
+  Args:
+    model: The network without its variables.
+    image_shape: Height, width and channels of its images.
+  """
   images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
   shapes = jax.eval_shape(
     lambda key, images: capture.init(model, key, images), jax.random.key(0), images
   )
   zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-  template = methods.Network(_features.for_evaluation(model), zeros)
-  return _network_files.load_network(Path(workdir) / name / exported, template)
+  return methods.Network(_features.for_evaluation(model), zeros)

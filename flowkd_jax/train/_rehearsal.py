@@ -1,0 +1,43 @@
+"""Traces a method's first step: errors before anything is computed or written."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from flowkd_jax import data
+from flowkd_jax import methods
+from flowkd_jax.train import _devices
+
+PyTree = Any
+
+
+def check_method(method: methods.Method, batches: data.Batches) -> None:
+  """Traces the initialization and a step of a method, without running them.
+
+  Args:
+    method: The method, made with `axis_name="batch"`. Values of its constants do not
+      matter, so that they may be those of `blank_network`.
+    batches: The training batches; the first is read.
+
+  Raises:
+    ValueError: As the method's functions raise it when they are traced, or if the
+      devices cannot share a batch.
+    TypeError: As the method's functions raise it when they are traced.
+  """
+  devices = jax.local_devices()
+  images = jax.ShapeDtypeStruct((2, *batches.image_shape), np.float32)
+  state = jax.eval_shape(method.init, jax.random.key(0), images)
+  rows = _devices.split_rows(next(iter(batches.epoch(0))), len(devices))
+
+  def step(state, constants, resident, rows):
+    return method.update(state, batches.prepare(resident, rows), constants)
+
+  mapped = jax.pmap(
+    step, axis_name=_devices.AXIS, in_axes=(None, None, None, 0), devices=devices
+  )
+  jax.eval_shape(mapped, state, *_shapes((method.constants, batches.resident, rows)))
+
+
+def _shapes(tree: PyTree) -> PyTree:
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)

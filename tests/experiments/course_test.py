@@ -1,0 +1,110 @@
+"""The course of an experiment: what is checked before anything is written."""
+
+import json
+
+import pytest
+
+from experiments import course
+from experiments import information_flow
+from experiments import similarity_preserving
+from experiments import stages
+from flowkd_jax import train
+
+pytestmark = pytest.mark.optimizer
+
+TINY = {
+  "dataset": "digits",
+  "teacher_network": "digits_cnn:2",
+  "student_network": "digits_cnn:2",
+  "batch_size": 200,
+}
+
+
+@pytest.fixture
+def ran(monkeypatch):
+  """Names of the stages that would have been trained."""
+  names = []
+  monkeypatch.setattr(
+    stages.StageRunner, "run", lambda self, stage: names.append(stage.name)
+  )
+  monkeypatch.setattr(course, "conclude", lambda *args: None)
+  return names
+
+
+def _run(workdir, experiment=similarity_preserving, **options):
+  config = experiment.configure(workdir=str(workdir), **{**TINY, **options})
+  experiment.run(config)
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"layer_map": "block_1:stage_9"}, "--layer_map"),
+    ({"stages": ("student",)}, "stage teacher has not been run"),
+    ({"batch_size": 100}, "8 devices cannot share 100 rows"),
+    ({"test_split": "test[:5]"}, "split test"),
+  ],
+)
+def test_refused_run_writes_nothing(options, match, ran, tmp_path):
+  with pytest.raises(ValueError, match=match):
+    _run(tmp_path / "run", **options)
+  assert not ran
+  assert not (tmp_path / "run").exists()
+
+
+def test_methods_of_all_stages_are_checked_before_the_first_runs(
+  ran, tmp_path, monkeypatch
+):
+  def refuse(*args, **options):
+    raise ValueError("weight: expected less")
+
+  monkeypatch.setattr(similarity_preserving.methods, "similarity_preserving", refuse)
+  with pytest.raises(ValueError, match="weight: expected less"):
+    _run(tmp_path / "run", stages=("teacher", "student"))
+  assert not ran
+  assert not (tmp_path / "run").exists()
+
+
+def test_stages_that_need_others_are_checked_as_if_these_had_run(ran, tmp_path):
+  _run(tmp_path / "sp", stages=("teacher", "student_kd", "student"))
+  options = {"auxiliary_network": "digits_cnn:2", "layer_map": "auto"}
+  names = ("teacher", "auxiliary_labels", "auxiliary", "student", "student_hint")
+  _run(tmp_path / "flow", information_flow, stages=names, **options)
+  assert ran == ["teacher", "student_kd", "student", *names]
+  assert not (tmp_path / "flow" / "student").exists()
+
+
+def test_refused_run_has_no_claim_on_its_work_directory(ran, tmp_path):
+  _run(tmp_path, batch_size=80)
+  (tmp_path / "teacher" / "checkpoints").mkdir(parents=True)
+  (tmp_path / "metrics.jsonl").touch()
+  _run(tmp_path, batch_size=160)
+  assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 160
+  (tmp_path / "config.json").write_text("")
+  _run(tmp_path, batch_size=80)
+  (tmp_path / "teacher" / "checkpoints" / "3").mkdir()
+  ran.clear()
+  with pytest.raises(ValueError, match="--batch_size: 80 before, 160 now"):
+    _run(tmp_path, batch_size=160)
+  (tmp_path / "config.json").write_text("")
+  with pytest.raises(ValueError, match=r"config.json is damaged: .*use another --work"):
+    _run(tmp_path, batch_size=80)
+  assert not ran
+
+
+def test_work_directory_that_is_locked_or_a_pattern_is_refused(
+  ran, tmp_path, monkeypatch
+):
+  with pytest.raises(ValueError, match="--workdir: expected a path without"):
+    _run(tmp_path / "[bold]y")
+  assert not [*tmp_path.iterdir()]
+  said = []
+
+  def locked(*args, **options):
+    said.append(options)
+    raise ValueError("--workdir: in use")
+
+  monkeypatch.setattr(train, "lock_workdir", locked)
+  with pytest.raises(ValueError, match="--workdir: in use"):
+    _run(tmp_path)
+  assert said == [{"name": "--workdir", "only_existing": True}]
