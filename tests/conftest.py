@@ -68,11 +68,21 @@ def run_in_processes():
   return _run_in_processes
 
 
-def _run_in_processes(arguments_of, processes, devices):
-  root = pathlib.Path(__file__).parents[1]
+@pytest.fixture
+def free_address():
+  """Returns an address at which processes can meet: `() -> "localhost:PORT"`."""
+  return _free_address
+
+
+def _free_address():
   with socket.socket() as free:
     free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
+    return f"localhost:{free.getsockname()[1]}"
+
+
+def _run_in_processes(arguments_of, processes, devices):
+  root = pathlib.Path(__file__).parents[1]
+  address = _free_address()
   environment = {**os.environ, "PYTHONPATH": str(root)}
   running = [
     subprocess.Popen(

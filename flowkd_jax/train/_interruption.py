@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 
+# Stands for what `should_stop` of a user returned, if that is no signal.
+_OTHER = 1000
+
 
 class Interrupted(Exception):  # noqa: N818 (no error: the run can go on later)
   """The run was asked to stop, has saved its state, and can be resumed."""
@@ -15,6 +18,21 @@ class Interrupted(Exception):  # noqa: N818 (no error: the run can go on later)
     super().__init__(f"stopped by {signal_name} after step {step}; state saved")
     self.signal_name = signal_name
     self.step = step
+
+
+def signal_number(name: str | None) -> int:
+  """Number of a signal; 0 for None, so that processes can compare what came."""
+  if name is None:
+    return 0
+  try:
+    return int(signal.Signals[name])
+  except KeyError:
+    return _OTHER
+
+
+def signal_name(number: int) -> str:
+  """Name of the signal with that number."""
+  return "another reason" if number == _OTHER else signal.Signals(number).name
 
 
 @contextlib.contextmanager

@@ -213,18 +213,21 @@ class _Run:
     at_check = self.step % options.check_every == 0
     if jax.process_count() > 1 and not at_check and self.step % self._per_epoch:
       return
-    signal_name = options.should_stop()
-    due, stop = _processes.any_process(
-      time.monotonic() - self.saved_at >= options.checkpoint_seconds,
-      signal_name is not None,
+    name = options.should_stop()
+    # The signal itself, so that all processes end with the same exit status.
+    due, number = _processes.largest_of_processes(
+      int(time.monotonic() - self.saved_at >= options.checkpoint_seconds),
+      _interruption.signal_number(name),
     )
+    stop = number > 0
     if options.checkpoints is not None and (due or stop):
       self._check()
       self._check_state(state)
       self._save(state)
     if stop:
-      signal_name = signal_name or "a signal to another process"
-      raise _interruption.Interrupted(signal_name, self.step)
+      if name is None or _interruption.signal_number(name) != number:
+        name = _interruption.signal_name(number)  # of another process
+      raise _interruption.Interrupted(name, self.step)
 
   def _check(self):
     """Adds pending metrics to the sums; the first that is not finite stops the run."""

@@ -1,6 +1,12 @@
 """A launcher in two processes, as on two hosts, and the flags for that."""
 
 import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -71,6 +77,62 @@ def test_two_processes_run_an_experiment_as_one_does(tmp_path, run_in_processes)
   for one, two in zip(*results, strict=True):
     assert one["name"] == two["name"]
     assert one["environment"]["device"] == two["environment"]["device"] == "4 x cpu"
+
+
+def _start(folder, number, address, *flags):
+  """One of two processes, with one device each."""
+  root = pathlib.Path(__file__).parents[2]
+  arguments = [
+    *("-m", "experiments.information_flow", *FLAGS),
+    *(f"--workdir={folder}", f"--data_dir={folder}{number}", "--stages=teacher"),
+    *(f"--coordinator_address={address}", "--num_processes=2"),
+    *(f"--process_id={number}", *flags),
+  ]
+  return subprocess.Popen(
+    [sys.executable, *arguments],
+    cwd=root,
+    env={**os.environ, "PYTHONPATH": str(root), "JAX_NUM_CPU_DEVICES": "1"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def _ended(processes):
+  outputs = [process.communicate(timeout=240)[0] for process in processes]
+  return outputs, [process.returncode for process in processes]
+
+
+@pytest.mark.slow
+def test_processes_with_other_settings_are_all_refused(tmp_path, free_address):
+  flags = ["--teacher_epochs=2@1e-3", "--teacher_epochs=3@1e-3"]
+  address = free_address()
+  folder = tmp_path / "run"
+  processes = [_start(folder, n, address, flags[n]) for n in range(2)]
+  outputs, statuses = _ended(processes)
+  assert statuses == [2, 2], outputs
+  for output in outputs:
+    assert "--teacher_epochs: '2@1e-3' in process 0, '3@1e-3' in process 1" in output
+  assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_signal_at_one_process_ends_all_with_its_status(tmp_path, free_address):
+  address = free_address()
+  folder = tmp_path / "run"
+  flags = ["--teacher_epochs=2000@1e-3", "--notelemetry"]
+  processes = [_start(folder, n, address, *flags) for n in range(2)]
+  deadline = time.monotonic() + 200
+  while not (folder / "metrics.jsonl").exists() or not (
+    folder / "metrics.jsonl"
+  ).read_text().count("\n"):
+    assert time.monotonic() < deadline, _ended(processes)
+    time.sleep(0.2)
+  processes[1].send_signal(signal.SIGTERM)
+  outputs, statuses = _ended(processes)
+  assert statuses == [0, 0], outputs
+  for output in outputs:
+    assert "stopped by SIGTERM after step" in output
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from rich import console as rich_console
 
 from flowkd_jax import train
+from flowkd_jax.train import _interruption
 
 
 def test_metrics_are_appended_a_line_per_epoch(tmp_path):
@@ -92,3 +93,11 @@ def test_signal_only_sets_a_flag(number):
     assert asked() == number.name
     assert signal.getsignal(number) == before  # A second one acts at once.
   assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_signals_are_numbers_that_processes_can_compare(name):
+  assert _interruption.signal_name(_interruption.signal_number(name)) == name
+  assert _interruption.signal_number(None) == 0
+  assert _interruption.signal_number("SIGTERM") > _interruption.signal_number("SIGINT")
+  assert _interruption.signal_number("time is up") > 0
