@@ -257,7 +257,8 @@ def remember(settings: Settings, path: Path) -> None:
   """
   check_config(settings, path)
   # Without a checksum: every setting that changed is noticed.
-  _files.write_text(path, json.dumps(_plain(settings), indent=2, allow_nan=False) + "\n")
+  content = json.dumps(_plain(settings), indent=2, allow_nan=False)
+  _files.write_text(path, f"{content}\n")
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

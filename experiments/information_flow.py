@@ -174,7 +174,7 @@ class _Stages:
       text = str(saved) if saved.exists() else self.config.layer_map
       return layer_maps.given_layers(text, model.taps, teacher.model.taps)
     if self.runner.is_checking:  # The layers are compared when both are trained.
-      return dict.fromkeys(model.taps, teacher.model.taps[-1])
+      return {tap: str(teacher.model.taps[-1]) for tap in model.taps}
     probe = self.runner.datasets.probe
     features = [
       train.FeatureExtractor(network.model, probe)(network.variables)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 SEAL = "sha256"
+_LENGTH = 64  # digits of a checksum
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -79,15 +80,29 @@ def unseal(content: Any) -> Any:
   Raises:
     SealError: If the entries do not match the seal.
   """
-  if not isinstance(content, dict) or SEAL not in content:
+  if not isinstance(content, dict):
     return content
-  entries = {name: value for name, value in content.items() if name != SEAL}
-  if content[SEAL] != _digest(entries):
+  if SEAL not in content:
+    _check_for_seal_of_another_name(content)
+    return content
+  if content[SEAL] != _digest(_without(content, SEAL)):
     raise SealError(
       f'its entries do not match their checksum "{SEAL}" (remove that entry if you '
       "edited the file yourself)"
     )
-  return entries
+  return _without(content, SEAL)
+
+
+def _check_for_seal_of_another_name(content: Mapping[str, Any]) -> None:
+  """Raises SealError if one entry is the checksum of the others."""
+  for name, value in content.items():
+    long = isinstance(value, str) and len(value) == _LENGTH
+    if long and value == _digest(_without(content, name)):
+      raise SealError(f'its checksum is called {name!r} in place of "{SEAL}"')
+
+
+def _without(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+  return {other: value for other, value in content.items() if other != name}
 
 
 def _digest(entries: Mapping[str, Any]) -> str:

@@ -259,7 +259,9 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   try:
     np.load(path, mmap_mode="r")  # "r+" would make a file that is cut off longer
     array = np.load(path, mmap_mode="r+")
-  except (ValueError, EOFError) as error:
+  except OSError:
+    raise
+  except Exception as error:  # noqa: BLE001 (NumPy raises what its parsers raise)
     raise ValueError(f"{path} is damaged ({error}); delete it") from None
   if array.shape != shape or array.dtype != dtype:
     raise ValueError(

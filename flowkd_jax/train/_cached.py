@@ -80,7 +80,7 @@ class CachedBatches:
     self._max_epochs, self._say = max_epochs, say
     self._devices = list(devices or jax.local_devices())
     self._dtypes = {
-      name: shape.dtype for name, shape in _outputs(teacher, batches).items()
+      name: shape.dtype for name, shape in teacher_outputs(teacher, batches).items()
     }
 
   @property
@@ -224,7 +224,7 @@ def open_cache(
     raise TypeError(
       f"teacher cache: expected batches of images, got {type(batches).__name__}"
     )
-  shapes = {name: x.shape[1:] for name, x in _outputs(teacher, batches).items()}
+  shapes = {name: x.shape[1:] for name, x in teacher_outputs(teacher, batches).items()}
   recorded = isinstance(teacher.network.model, methods.RecordedTeacher)
   if recorded:
     described = data.describe_cache(directory)
@@ -306,9 +306,10 @@ def _network_hash(network: methods.Network) -> str:
   return digest.hexdigest()[:32]
 
 
-def _outputs(
+def teacher_outputs(
   teacher: methods.Teacher, batches: data.Batches
 ) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a teacher's outputs for one example of the batches, by name."""
   images = jax.ShapeDtypeStruct((1, *batches.image_shape), jnp.float32)
   variables = dict(teacher.network.variables)
   shapes = jax.eval_shape(

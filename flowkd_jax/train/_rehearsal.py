@@ -1,12 +1,15 @@
 """Traces a method's first step: errors before anything is computed or written."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flowkd_jax import data
 from flowkd_jax import methods
+from flowkd_jax.train import _cached
 from flowkd_jax.train import _devices
 
 PyTree = Any
@@ -31,12 +34,28 @@ def check_method(method: methods.Method, batches: data.Batches) -> None:
   rows = _devices.split_rows(next(iter(batches.epoch(0))), len(devices))
 
   def step(state, constants, resident, rows):
-    return method.update(state, batches.prepare(resident, rows), constants)
+    batch = batches.prepare(resident, rows)
+    recorded = _recorded_outputs(method, batches, batch)
+    return method.update(state, {**batch, **recorded}, constants)
 
   mapped = jax.pmap(
     step, axis_name=_devices.AXIS, in_axes=(None, None, None, 0), devices=devices
   )
   jax.eval_shape(mapped, state, *_shapes((method.constants, batches.resident, rows)))
+
+
+def _recorded_outputs(
+  method: methods.Method, batches: data.Batches, batch: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """Zeros for the outputs of a recorded teacher, which a cache adds to the batch."""
+  teacher = method.teacher
+  if teacher is None or not isinstance(teacher.network.model, methods.RecordedTeacher):
+    return {}
+  rows = batch["image"].shape[0]
+  return {
+    f"{methods.TEACHER}{name}": jnp.zeros((rows, *shape.shape[1:]), shape.dtype)
+    for name, shape in _cached.teacher_outputs(teacher, batches).items()
+  }
 
 
 def _shapes(tree: PyTree) -> PyTree:

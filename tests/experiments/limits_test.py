@@ -20,6 +20,8 @@ LAUNCHERS = (
   "benchmark_step",
   "benchmark_teacher_cache",
   "benchmark_telemetry",
+  "check_bit_flips",
+  "check_kills",
   "domain_generalization",
   "federated",
   "hierarchical_self_supervised",

@@ -67,12 +67,12 @@ def test_work_directories_from_before_a_setting_existed_go_on(tmp_path):
   now = settings.Settings(workdir=str(tmp_path))
   course.remember(now, path)
   before = json.loads(path.read_text())
-  del before["teacher_cache_dtype"]
+  del before["learning_rate_decay"]
   path.write_text(json.dumps(before))
   course.remember(now, path)
   path.write_text(json.dumps(before))
-  with pytest.raises(ValueError, match="teacher_cache_dtype: float32 before, float16"):
-    course.remember(dataclasses.replace(now, teacher_cache_dtype="float16"), path)
+  with pytest.raises(ValueError, match="learning_rate_decay: constant before, cosi"):
+    course.remember(dataclasses.replace(now, learning_rate_decay="cosine"), path)
 
 
 class Several(nn.Module):

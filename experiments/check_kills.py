@@ -1,0 +1,172 @@
+"""Kills a small training at random moments and compares its end with a whole run.
+
+A network is trained on the digits in a process of its own, once without interruption.
+Then the same command is started, killed after a random time and started again until it
+ends; this is repeated until as many processes have been killed as wanted. Every
+finished run has to leave the same network, bit for bit, and no process may fail. The
+exit status is 1 if one does.
+
+    python -m experiments.check_kills --kills=50
+
+Run it by hand after changes of how states are stored or resumed.
+"""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import launch
+from experiments import stages
+from flowkd_jax import models
+from flowkd_jax import train
+
+STAGE = "student_labels"
+NETWORK = "digits_cnn:2"
+FLAGS = (
+  "--dataset=digits",
+  f"--stages={STAGE}",
+  f"--student_network={NETWORK}",
+  f"--{STAGE}_epochs=12@1e-3",
+  "--batch_size=200",
+  "--flow_examples=200",
+  "--measure=flow",
+  "--notelemetry",
+)
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings of the check."""
+
+  kills: int = launch.setting(50, "Processes that are stopped by a signal.", least=1)
+  signals: tuple[str, ...] = launch.setting(
+    ("SIGKILL",),
+    f"Signals to choose from at random: {', '.join(SIGNALS)}.",
+    choices=SIGNALS,
+  )
+  checkpoint_seconds: float = launch.setting(
+    0.2, "Seconds between checkpoints of the training.", least=0
+  )
+  seed: int = launch.setting(0, "Seed of the moments.", least=0)
+
+
+def configure(**given: Any) -> Config:
+  """Settings, with those that are given.
+
+  Raises:
+    ValueError: If a setting cannot be right.
+  """
+  return launch.configured(Config, given)
+
+
+def run(config: Config) -> None:
+  """Trains, kills, compares and prints; exits with 1 if a run ended otherwise."""
+  rng = np.random.default_rng(config.seed)
+  with tempfile.TemporaryDirectory() as folder:
+    expected = finish(config, Path(folder) / "whole")
+    began = time.monotonic()
+    finish(config, Path(folder) / "timed")  # without compilation
+    seconds = time.monotonic() - began
+    print(f"a whole run takes {seconds:.1f} s", flush=True)
+    kills = runs = wrong = 0
+    while kills < config.kills:
+      parts = Path(folder) / "parts"
+      shutil.rmtree(parts, ignore_errors=True)
+      while kills < config.kills and not stages.is_done(parts, STAGE):
+        name = str(rng.choice(config.signals))
+        kills += interrupt(config, parts, name, rng.uniform(0.4, 1) * seconds)
+        print(f"{kills} stopped, {_progress(parts)}", flush=True)
+      runs += 1
+      same = _equal(finish(config, parts), expected)
+      wrong += not same
+      how = "like" if same else "UNLIKE"
+      print(f"run {runs} ended {how} the whole run", flush=True)
+  print(f"{kills} processes were stopped in {runs} runs; {wrong} runs ended otherwise")
+  if wrong:
+    sys.exit(1)
+
+
+def interrupt(config: Config, workdir: Path, name: str, seconds: float) -> bool:
+  """Starts the training and sends it a signal; returns whether it was still alive.
+
+  Raises:
+    RuntimeError: If the training fails by itself.
+  """
+  process = _start(config, workdir)
+  try:
+    output, _ = process.communicate(timeout=seconds)
+  except subprocess.TimeoutExpired:
+    process.send_signal(signal.Signals[name])
+    output, _ = process.communicate()
+    stopped = {-signal.Signals[name], 0, 130}
+    if process.returncode not in stopped or "Traceback" in output:
+      raise RuntimeError(
+        f"the training ended with {process.returncode} after {name}: {output}"
+      ) from None
+    return True
+  _check(process, output)
+  return False
+
+
+def finish(config: Config, workdir: Path) -> Any:
+  """Runs the training to its end and returns the variables of the network."""
+  process = _start(config, workdir)
+  output, _ = process.communicate()
+  _check(process, output)
+  model = models.by_name(NETWORK, num_classes=10)
+  network = train.network_in_workdir(workdir, STAGE, model, image_shape=(8, 8, 1))
+  return network.variables
+
+
+def _start(config, workdir):
+  command = [sys.executable, "-m", "experiments.information_flow", *FLAGS]
+  command += [
+    f"--workdir={workdir}",
+    f"--checkpoint_seconds={config.checkpoint_seconds}",
+  ]
+  # What the whole run has compiled is not compiled again.
+  compiled = {
+    "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+  return subprocess.Popen(
+    command,
+    env={**os.environ, **compiled},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def _check(process, output):
+  if process.returncode != 0:
+    raise RuntimeError(f"the training ended with {process.returncode}: {output}")
+
+
+def _progress(workdir):
+  if stages.is_done(workdir, STAGE):
+    return "stage done"
+  folder = workdir / STAGE / "checkpoints"
+  steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+  return f"checkpoint of step {max(steps)}" if steps else "no checkpoint yet"
+
+
+def _equal(one, other):
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)
