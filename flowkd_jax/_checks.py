@@ -85,9 +85,10 @@ def check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
 
 def check_integer(name: str, array: Any) -> None:
   """Raises TypeError unless `array` has an integer dtype (class labels)."""
-  dtype = jnp.result_type(array)
-  if not jnp.issubdtype(dtype, jnp.integer):
-    raise TypeError(f"{name}: expected integer class labels, got dtype {dtype}")
+  dtype = getattr(array, "dtype", None)
+  if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+    found = type(array).__name__ if dtype is None else f"dtype {dtype}"
+    raise TypeError(f"{name}: expected integer class labels, got {found}")
 
 
 def check_positive(

@@ -11,6 +11,7 @@
 Users find the rule in the documentation of `flowkd_jax.losses`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -105,9 +106,7 @@ def checked_labels(
   NumPy arrays and lists come back as NumPy arrays. Arguments and errors as for
   `read_labels`.
   """
-  if isinstance(labels, list | tuple | int):
-    on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(labels))
-    labels = jnp.asarray(labels) if on_device else np.asarray(labels)
+  labels = _as_array(name, labels)
   _checks.check_integer(name, labels)
   _checks.check_shape(name, labels, shape)
   if isinstance(labels, _HOST) and not isinstance(mask, jax.Array):
@@ -128,6 +127,20 @@ def widened(labels: Any, largest: int = _LARGEST) -> Any:
   if jnp.issubdtype(labels.dtype, jnp.signedinteger):
     labels = xp.maximum(labels, xp.asarray(-1, labels.dtype))
   return labels.astype(xp.int32)
+
+
+def _as_array(name, labels):
+  """Numbers and sequences of them as an array; all else as it is, to be refused."""
+  if not isinstance(labels, int | Sequence) or isinstance(labels, str):
+    return labels
+  if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(labels)):
+    return jnp.asarray(labels)
+  try:
+    return np.asarray(labels)
+  except ValueError as error:  # rows of unlike lengths
+    raise ValueError(
+      f"{name}: expected one integer a row, got a list of lists ({error})"
+    ) from None
 
 
 def _check_range(name, labels, num_classes, mask):

@@ -266,8 +266,7 @@ def _check_logits(name, logits):
 def _softened(student, teacher, temperature, mask):
   """Both sides divided by the temperature, at least float32, and it as `[batch or 1]`.
 
-  Each row is first shifted to a maximum of 0, which changes no probability, so that no
-  finite logit overflows. A logit of minus infinity stays that, without a gradient.
+  Infinite logits stay as they are, without a gradient; no finite logit becomes one.
   """
   _check_logits("student", student)
   _checks.check_floating("teacher", teacher)
@@ -279,10 +278,12 @@ def _softened(student, teacher, temperature, mask):
 
 
 def _divided(logits, temperature):
-  logits -= lax.stop_gradient(logits.max(1, keepdims=True))
-  gone = logits == -jnp.inf
-  # The inner `where` keeps minus infinity out of the gradient of the temperature.
-  return jnp.where(gone, -jnp.inf, jnp.where(gone, 0, logits) / temperature)
+  infinite = jnp.isinf(logits)
+  largest = float(jnp.finfo(logits.dtype).max) / 4
+  # The inner `where` keeps infinity out of the gradient of the temperature.
+  divided = jnp.where(infinite, 0, logits) / temperature
+  clipped = jnp.clip(divided, -largest, largest)
+  return jnp.where(infinite, lax.stop_gradient(logits), clipped)
 
 
 def _row_temperatures(temperature, logits, mask):

@@ -285,3 +285,12 @@ def test_options_that_are_no_numbers_are_refused(name, option, value):
   ):
     with pytest.raises(error, match=f"{option}: expected a .*number.*got"):
       _loss(name, **{option: broken})(student, teacher)
+
+
+@pytest.mark.parametrize("name", ["knowledge_distillation", "decoupled_kd", "dist"])
+def test_finite_logits_do_not_overflow_at_low_temperatures(name):
+  student, teacher = (np.float32(1e37 * logits) for logits in _logits())
+  function = jax.value_and_grad(_loss(name, temperature=1e-3), argnums=(0, 1))
+  value, gradients = jax.jit(function)(student, teacher)
+  assert not np.isnan(value)
+  assert all(np.isfinite(gradient).all() for gradient in gradients)

@@ -148,3 +148,16 @@ def test_rows_without_a_label_are_counted_over_all_devices(name, x64):
   mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
   sharded = jax.shard_map(loss, mesh=mesh, in_specs=rows, out_specs=PartitionSpec())
   np.testing.assert_allclose(jax.jit(sharded)(sides, labels, ids), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+  "labels", [["a", "b"], [0, None], "01", None, np.array([0, 1], object), [0.0, 1.0]]
+)
+def test_labels_that_are_no_integers_are_refused(labels):
+  with pytest.raises(TypeError, match="labels: expected integer class labels, got"):
+    losses.cross_entropy(jnp.zeros((2, 3)), labels)
+
+
+def test_labels_in_a_list_of_lists_are_refused():
+  with pytest.raises(ValueError, match="labels: expected one integer a row"):
+    losses.cross_entropy(jnp.zeros((2, 3)), [[0], [1, 2]])
