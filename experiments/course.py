@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 
+from experiments import sources
 from experiments import stages
 from experiments.settings import CacheSettings
 from experiments.settings import Settings
-from experiments.settings import check_networks
 from flowkd_jax import _files
 from flowkd_jax import data
 from flowkd_jax import report
@@ -145,36 +145,20 @@ def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> N
 
 def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datasets:
   """The batches of the experiment; refuses what cannot work before any decoding."""
-  where: dict[str, Any] = {
-    "data_dir": settings.data_dir,
-    "image_size": settings.image_size,
-    "image_key": settings.image_key,
-    "label_key": settings.label_key,
-  }
-  splits = [settings.train_split, settings.test_split]
-  if settings.validation_split is not None:
-    splits.append(settings.validation_split)
-  sources = [data.open_source(settings.dataset, split, **where) for split in splits]
-  check_networks(settings, sources[0].image_shape)
-  name, size, of = settings.shared_by_devices
-  train.check_batch_size(size, jax.device_count(), name=f"--{name}", of=of)
-  for split, source in zip(splits, sources, strict=True):
-    if source.num_examples < jax.local_device_count():
-      raise ValueError(
-        f"split {split}: expected an image for each of the {jax.local_device_count()} "
-        f"devices, got {source.num_examples}; use a larger one"
-      )
-  if sum(source.num_bytes for source in sources) <= settings.memory_gib * 2**30:
-    sources = [
+  opened = sources.open_sources(settings)
+  where = sources.where(settings)
+  found = [*opened.values()]
+  if sum(source.num_bytes for source in found) <= settings.memory_gib * 2**30:
+    found = [
       data.load(
         settings.dataset,
         split,
         **where,
         progress=progress.counter(f"decoding {settings.dataset}/{split}"),
       )
-      for split in splits
+      for split in sources.splits_of(settings).values()
     ]
-  training, test, *validation = sources
+  training, test, *validation = found
   mean, std = data.normalization(settings.dataset, training)
   limit = min(settings.flow_examples, training.num_examples)
   probe = data.load(settings.dataset, settings.train_split, **where, limit=limit)

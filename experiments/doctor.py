@@ -10,7 +10,6 @@ Exit status 1 if something is wrong, 0 if there are at most warnings.
 """
 
 import enum
-import os
 import sys
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ import numpy as np
 from scipy import optimize
 
 from experiments import course
+from experiments import environment
 from experiments import flow_settings
 from experiments import information_flow
 from experiments import launch
@@ -222,7 +222,7 @@ def first_step(method: methods.Method, training: data.Batches) -> Iterator[Findi
   images = jnp.zeros((2, *training.image_shape))
   state = train.replicate(method.init(jax.random.key(0), images), step.devices)
   batch = next(training.epoch(0))
-  yield memory(step.needed_bytes(state, batch), device_bytes())
+  yield memory(step.needed_bytes(state, batch), environment.device_bytes())
   observed = train.Telemetry(method, training)(state)
   _, metrics = step(state, batch)
   yield magnitudes({name: float(value) for name, value in metrics.items()})
@@ -282,15 +282,6 @@ def memory(needed_bytes: int, limit_bytes: int | None) -> Finding:
     hint = "Lower the batch size, or let the data stream: --memory_gib=0."
     return Finding(Level.WRONG, f"{text} {hint}")
   return Finding(Level.FINE, text)
-
-
-def device_bytes() -> int | None:
-  """Memory of a device; CPU devices share that of the machine."""
-  devices = jax.local_devices()
-  if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return machine // len(devices)
-  return (devices[0].memory_stats() or {}).get("bytes_limit")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,15 @@ def environment() -> dict[str, Any]:
   }
 
 
+def device_bytes() -> int | None:
+  """Memory of a device; CPU devices share that of the machine."""
+  devices = jax.local_devices()
+  if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // len(devices)
+  return (devices[0].memory_stats() or {}).get("bytes_limit")
+
+
 def _processor() -> str:
   """What the processor calls itself: its rounding is part of a number."""
   try:

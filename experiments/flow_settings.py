@@ -148,6 +148,20 @@ class Config(settings.AdamSettings, settings.CacheSettings):
   )
   kd_temperature: float = launch.setting(2.0, "Temperature of student_kd.", above=0)
 
+  @property
+  def used_networks(self) -> tuple[str, ...]:
+    """Settings that name the networks of the stages to run."""
+    roles = {name.partition("_")[0] for name in self.stages}
+    if "student" in self.stages and self.learn_from != RECORDED:
+      roles.add(self.learn_from)
+    if {*BASELINES} & {*self.stages}:
+      roles.add("auxiliary")
+    if "auxiliary" in self.stages:
+      roles.add("teacher")
+    if self.auxiliary_weights is not None:
+      roles.discard("teacher")
+    return tuple(name for name in _NETWORKS if name.partition("_")[0] in roles)
+
 
 # What differs from the paper's settings, by data set.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import math
 from typing import Any
 
 import jax
@@ -73,9 +74,8 @@ def check_applies(model: capture.AnyModel, image_shape: tuple[int, ...]) -> None
   """
   name = capture.adapt(model).name
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-  key = jax.random.key(0)
   try:
-    variables = jax.eval_shape(lambda x: capture.init(model, key, x), images)
+    variables = _initialized(model, images)
     capture.tap_shapes(model, variables, images)
     output = jax.eval_shape(
       lambda v, x: capture.apply_with_taps(model, v, x, taps=())[0], variables, images
@@ -83,11 +83,45 @@ def check_applies(model: capture.AnyModel, image_shape: tuple[int, ...]) -> None
   except ValueError:
     raise
   except Exception as error:  # Whatever somebody's model raises.
-    raise ValueError(
-      f"{name} cannot be applied to images of shape {image_shape} (height, width, "
-      f"channels): {error} ({type(error).__name__})"
-    ) from error
+    raise ValueError(_cannot_be_applied(name, image_shape, error)) from error
   capture.check_logits(model, output)
+
+
+def _initialized(model: capture.AnyModel, images: jax.ShapeDtypeStruct) -> Any:
+  """Shapes of the variables of a network."""
+  return jax.eval_shape(lambda x: capture.init(model, jax.random.key(0), x), images)
+
+
+def _cannot_be_applied(
+  name: str, image_shape: tuple[int, ...], error: Exception
+) -> str:
+  return (
+    f"{name} cannot be applied to images of shape {image_shape} (height, width, "
+    f"channels): {error} ({type(error).__name__})"
+  )
+
+
+def parameter_bytes(name: str, image_shape: tuple[int, ...]) -> int:
+  """Memory of the variables of a network; only traces it.
+
+  Args:
+    name: The network, as in `by_name`.
+    image_shape: Height, width and channels of its images.
+
+  Raises:
+    ValueError: If it cannot be applied to such images, as in `check_applies`.
+  """
+  model = by_name(name)
+  if name.partition(":")[0] not in models.NAMES:
+    check_applies(model, image_shape)
+  images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+  try:
+    shapes = jax.tree.leaves(_initialized(model, images))
+  except ValueError:
+    raise
+  except Exception as error:  # Such as a width that no integer of JAX can hold.
+    raise ValueError(_cannot_be_applied(name, image_shape, error)) from error
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
 
 
 @functools.cache  # One module, however often it is asked for.

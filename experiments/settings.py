@@ -114,6 +114,12 @@ class Settings:
     """What devices share in a step: the setting, its value, what they are."""
     return "batch_size", self.batch_size, "rows"
 
+  @property
+  def used_networks(self) -> tuple[str, ...]:
+    """Settings that name the networks of the stages to run."""
+    names = [field.name for field in dataclasses.fields(self)]
+    return tuple(name for name in names if name.endswith("network"))
+
 
 @dataclasses.dataclass(frozen=True)
 class AdamSettings(Settings):
@@ -165,27 +171,6 @@ def check_settings(settings: Settings, flags: Sequence[str]) -> None:
       networks.check_declares_taps(networks.by_name(getattr(settings, name)))
     except ValueError as error:
       raise ValueError(f"--{name}: {error}") from None
-
-
-def check_networks(settings: Settings, image_shape: tuple[int, ...]) -> None:
-  """Traces the networks of other people's modules on images of the data set.
-
-  Args:
-    settings: The settings; networks are named by `network` and `..._network`.
-    image_shape: Height, width and channels of the images.
-
-  Raises:
-    ValueError: If a network cannot be applied, lacks a tap or returns several outputs;
-      names the flag.
-  """
-  for field in dataclasses.fields(settings):
-    name = getattr(settings, field.name)
-    if not field.name.endswith("network") or name.partition(":")[0] in models.NAMES:
-      continue
-    try:
-      networks.check_applies(networks.by_name(name), image_shape)
-    except ValueError as error:
-      raise ValueError(f"--{field.name}: {error}") from error
 
 
 def phases(text: str, flag: str) -> list[tuple[int, float]]:

@@ -12,6 +12,7 @@ from flowkd_jax.data._load import open_source
 from flowkd_jax.data._load import split_names
 from flowkd_jax.data._memory import MemoryBatches
 from flowkd_jax.data._normalization import normalization
+from flowkd_jax.data._overlap import shared_examples
 from flowkd_jax.data._prepared import DatasetNotPreparedError
 from flowkd_jax.data._select import evaluation_batches
 from flowkd_jax.data._select import training_batches
@@ -42,6 +43,7 @@ __all__ = [
   "normalization",
   "normalize",
   "open_source",
+  "shared_examples",
   "split_names",
   "training_batches",
 ]

@@ -1,5 +1,7 @@
 """Handwritten digits that ship with scikit-learn: real data, no download."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool
 from jaxtyping import Int
@@ -8,6 +10,7 @@ from flowkd_jax.data._order import random_ranks
 from flowkd_jax.data._split import Split
 
 DIGITS_SPLITS = ("train", "test")
+_EXAMPLES = 1797
 _TRAIN_EXAMPLES = 1_000
 _SPLIT_SEED = 0
 
@@ -44,6 +47,17 @@ def load_digits(split: str) -> Split:
   )
 
 
+def digits_infos() -> dict[str, Any]:
+  """Sizes of the splits, as tensorflow-datasets wants them to parse a split."""
+  from tensorflow_datasets.core import SplitInfo
+
+  sizes = {"train": _TRAIN_EXAMPLES, "test": _EXAMPLES - _TRAIN_EXAMPLES}
+  return {
+    name: SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
+    for name, size in sizes.items()
+  }
+
+
 def _rows_of(
   split: str, in_train: Bool[np.ndarray, " examples"]
 ) -> Int[np.ndarray, " rows"]:
@@ -52,12 +66,8 @@ def _rows_of(
   if split in places:
     return places[split]
   from tensorflow_datasets.core import ReadInstruction
-  from tensorflow_datasets.core import SplitInfo
 
-  infos = {
-    name: SplitInfo(name=name, shard_lengths=[len(rows)], num_bytes=0)
-    for name, rows in places.items()
-  }
+  infos = digits_infos()
   try:
     parts = ReadInstruction.from_spec(split).to_absolute(infos)
   except ValueError as error:

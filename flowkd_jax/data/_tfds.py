@@ -186,6 +186,11 @@ def tfds_splits(
   return tuple(_builder(name, data_root(data_dir), _import_tfds()).info.splits)
 
 
+def tfds_infos(name: str, *, data_dir: str | os.PathLike[str] | None) -> dict[str, Any]:
+  """Sizes of the splits of a prepared data set, by name."""
+  return dict(_builder(name, data_root(data_dir), _import_tfds()).info.splits)
+
+
 def _builder(name: str, root: pathlib.Path, tfds: Any) -> Any:
   """Of a data set that is prepared in a format that can be read."""
   folder = prepared_folder(name, root)

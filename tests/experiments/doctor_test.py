@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from experiments import doctor
+from experiments import environment
 from experiments import information_flow
 from flowkd_jax import capture
 from flowkd_jax import data
@@ -133,7 +134,7 @@ def test_doctor_finds_too_little_memory():
   assert "there are 2.0 GiB" in fine.text
   assert doctor.memory(2**31, 2**30).level is WRONG
   assert "does not tell" in doctor.memory(2**31, None).text
-  assert doctor.device_bytes() > 2**25
+  assert environment.device_bytes() > 2**25
 
 
 def test_doctor_finds_statistics_of_other_data():

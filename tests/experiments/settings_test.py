@@ -15,6 +15,7 @@ from experiments import course
 from experiments import flow_settings
 from experiments import networks
 from experiments import settings
+from experiments import sources
 from flowkd_jax import capture
 from flowkd_jax import train
 
@@ -64,7 +65,7 @@ def test_split_of_fewer_images_than_devices_is_refused(tmp_path):
 
 def test_work_directories_from_before_a_setting_existed_go_on(tmp_path):
   path = tmp_path / "config.json"
-  now = settings.Settings(workdir=str(tmp_path))
+  now = settings.CacheSettings(workdir=str(tmp_path))
   course.remember(now, path)
   before = json.loads(path.read_text())
   del before["learning_rate_decay"]
@@ -100,12 +101,13 @@ def test_networks_of_others_are_traced_before_any_work(model, match, monkeypatch
   monkeypatch.setitem(sys.modules, "strangers", module)
   networks._made.cache_clear()
   config = dataclasses.replace(
-    flow_settings.Config(workdir="w"), teacher_network="strangers:make_network"
+    flow_settings.Config(workdir="w", stages=("teacher",)),
+    teacher_network="strangers:make_network",
   )
   with pytest.raises(ValueError, match=f"--teacher_network: .*{match}"):
-    settings.check_networks(config, (8, 8, 1))
+    sources.check_networks(config, (8, 8, 1))
   chosen = capture.with_logits(Several(), 0)
   module.make_network = lambda: chosen
   networks._made.cache_clear()
-  settings.check_networks(config, (8, 8, 1))
+  sources.check_networks(config, (8, 8, 1))
   networks._made.cache_clear()

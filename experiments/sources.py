@@ -1,0 +1,140 @@
+"""The data of an experiment, opened and checked against its settings, not yet decoded.
+
+Every refusal names the flag; nothing is decoded, computed or written here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from experiments import environment
+from experiments import networks
+from experiments.settings import Settings
+from flowkd_jax import data
+from flowkd_jax import train
+
+# Arguments of `data.open_source` that errors name, and their flags.
+_FLAGS = {"name": "dataset", "image_size": "", "image_key": "", "label_key": ""}
+
+
+def open_sources(settings: Settings) -> dict[str, data.Source]:
+  """Opens the splits to train on, to test and, if there is one, to validate.
+
+  Args:
+    settings: The settings of the experiment.
+
+  Returns:
+    Sources by the name of the setting, such as `train_split`.
+
+  Raises:
+    ValueError: If data, batches and networks do not fit each other; names the flag.
+    FileNotFoundError: If the data set is not prepared.
+  """
+  splits = splits_of(settings)
+  check_disjoint(settings, splits)
+  sources = {flag: _open(settings, flag, split) for flag, split in splits.items()}
+  name, size, of = settings.shared_by_devices
+  train.check_batch_size(size, jax.device_count(), name=f"--{name}", of=of)
+  for flag, source in sources.items():
+    if source.num_examples < jax.local_device_count():
+      raise ValueError(
+        f"--{flag}: split {splits[flag]}: expected an image for each of the "
+        f"{jax.local_device_count()} devices, got {source.num_examples}; use a larger "
+        "one"
+      )
+  _check_images(settings, sources["train_split"])
+  check_networks(settings, sources["train_split"].image_shape)
+  return sources
+
+
+def where(settings: Settings) -> dict[str, Any]:
+  """Further arguments of `data.open_source` and `data.load`."""
+  return {
+    "data_dir": settings.data_dir,
+    "image_size": settings.image_size,
+    "image_key": settings.image_key,
+    "label_key": settings.label_key,
+  }
+
+
+def splits_of(settings: Settings) -> dict[str, str]:
+  """The splits by the name of their setting."""
+  splits = {
+    "train_split": settings.train_split,
+    "test_split": settings.test_split,
+    "validation_split": settings.validation_split,
+  }
+  return {flag: split for flag, split in splits.items() if split is not None}
+
+
+def _open(settings: Settings, flag: str, split: str) -> data.Source:
+  try:
+    return data.open_source(settings.dataset, split, **where(settings))
+  except ValueError as error:
+    raise ValueError(_with_flag(error, flag)) from error
+
+
+def _with_flag(error: ValueError, split_flag: str) -> str:
+  """The message with the flag in place of the argument of a function."""
+  argument, _, rest = str(error).partition(":")
+  if argument in _FLAGS:
+    return f"--{_FLAGS[argument] or argument}:{rest}"
+  return f"--{split_flag}: {error}"
+
+
+def check_disjoint(settings: Settings, splits: Mapping[str, str]) -> None:
+  """Raises ValueError if images are measured that are trained on, or chosen by."""
+  flags = [*splits]
+  for number, flag in enumerate(flags):
+    for other in flags[:number]:
+      try:
+        shared = data.shared_examples(
+          settings.dataset, splits[flag], splits[other], data_dir=settings.data_dir
+        )
+      except ValueError as error:
+        raise ValueError(_with_flag(error, flag)) from error
+      if shared:
+        raise ValueError(
+          f"--{flag}: expected other images than those of --{other}={splits[other]}, "
+          f"got {splits[flag]}, which has {shared} of them too"
+        )
+
+
+def _check_images(settings: Settings, training: data.Source) -> None:
+  if settings.batch_size > training.num_examples:
+    raise ValueError(
+      f"--batch_size: expected at most the {training.num_examples} images of "
+      f"--train_split={settings.train_split}, got {settings.batch_size}"
+    )
+  side = min(training.image_shape[:2])
+  if settings.crop_padding >= side:
+    raise ValueError(
+      f"--crop_padding: expected less than the {side} pixels of the images, or crops "
+      f"could miss the image; got {settings.crop_padding}"
+    )
+
+
+def check_networks(settings: Settings, image_shape: tuple[int, ...]) -> None:
+  """Traces the networks that are used on images of the data set.
+
+  Args:
+    settings: The settings; networks are named by `network` and `..._network`.
+    image_shape: Height, width and channels of the images.
+
+  Raises:
+    ValueError: If a network cannot be applied, lacks a tap, returns several outputs or
+      is larger than the memory; names the flag.
+  """
+  limit = environment.device_bytes()
+  for flag in settings.used_networks:
+    name = getattr(settings, flag)
+    try:
+      size = networks.parameter_bytes(name, image_shape)
+    except ValueError as error:
+      raise ValueError(f"--{flag}: {error}") from error
+    if limit is not None and size > limit:
+      raise ValueError(
+        f"--{flag}: expected a network that fits into the {limit / 2**30:.3g} GiB of a "
+        f"device, got {name}, whose parameters take {size / 2**30:.3g} GiB"
+      )
