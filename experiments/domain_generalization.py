@@ -28,6 +28,7 @@ Run the same command again after any interruption and it goes on where it was.
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -134,7 +135,20 @@ def configure(**given: Any) -> Config:
         f"--{name}: expected with a rotated set ({', '.join(ROTATED)}), got it with "
         f"--dataset={config.dataset}, whose domains are its splits"
       )
+  if config.dataset in ROTATED:
+    _check_rotations(config)
   return _with_splits(config)
+
+
+def _check_rotations(config):
+  """Raises ValueError unless the domains are angles, each once."""
+  # As the splits of `data` are written: no exponents, no spaces.
+  plain = all(re.fullmatch(r"-?\d{1,3}(\.\d+)?", text) for text in config.rotations)
+  if not plain or len({*map(float, config.rotations)}) < len(config.rotations):
+    raise ValueError(
+      "--rotations: expected different angles in degrees, such as 0,15,30, got "
+      f"{','.join(config.rotations)}"
+    )
 
 
 def _with_splits(config):
@@ -142,10 +156,15 @@ def _with_splits(config):
   rotated = config.dataset in ROTATED
   names = config.rotations
   if not rotated:
-    names = data.split_names(config.dataset, data_dir=config.data_dir)
+    try:
+      names = data.split_names(config.dataset, data_dir=config.data_dir)
+    except ValueError as error:
+      text = str(error).removeprefix("name: ")
+      raise ValueError(f"--dataset: {text}") from error
   if len(names) < 2:
+    flag = "rotations" if rotated else "dataset"
     raise ValueError(
-      f"--dataset: expected two domains or more, got {', '.join(names) or 'none'}"
+      f"--{flag}: expected two domains or more, got {', '.join(names) or 'none'}"
     )
   limits.check_choice("--held_out", config.held_out, names)
   if rotated:

@@ -55,7 +55,10 @@ def given_layers(
 def _read(path: str) -> LayerMap:
   """The map in a file that an earlier run left."""
   remedy = "restore a copy, or delete it to have the layers compared again"
-  found = _files.read_json(path, remedy)
+  try:
+    found = _files.read_json(path, remedy)
+  except ValueError as error:
+    raise ValueError(f"--layer_map: {error}") from None
   pairs = found.get("layer_map") if isinstance(found, dict) else None
   pairs = pairs if isinstance(pairs, dict) else {}
   if not pairs or not all(isinstance(tap, str) for tap in pairs.values()):

@@ -51,9 +51,11 @@ def run(config: Config) -> None:
     (config.batch_size, size, size, config.channels), jnp.float32
   )
   try:
+    networks.parameter_bytes(config.network, images.shape[1:])
     model = networks.by_name(config.network)
   except ValueError as error:
-    raise ValueError(f"--{error}") from None
+    text = str(error).removeprefix("network: ")
+    raise ValueError(f"--network: {text}") from error
   variables = jax.eval_shape(
     lambda key, x: capture.init(model, key, x), jax.random.key(0), images
   )

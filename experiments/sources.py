@@ -32,8 +32,8 @@ def open_sources(settings: Settings) -> dict[str, data.Source]:
     FileNotFoundError: If the data set is not prepared.
   """
   splits = splits_of(settings)
-  check_disjoint(settings, splits)
   sources = {flag: _open(settings, flag, split) for flag, split in splits.items()}
+  check_disjoint(settings, splits)
   name, size, of = settings.shared_by_devices
   train.check_batch_size(size, jax.device_count(), name=f"--{name}", of=of)
   for flag, source in sources.items():
@@ -80,7 +80,7 @@ def _with_flag(error: ValueError, split_flag: str) -> str:
   argument, _, rest = str(error).partition(":")
   if argument in _FLAGS:
     return f"--{_FLAGS[argument] or argument}:{rest}"
-  return f"--{split_flag}: {error}"
+  return str(error) if argument.startswith("--") else f"--{split_flag}: {error}"
 
 
 def check_disjoint(settings: Settings, splits: Mapping[str, str]) -> None:
@@ -88,12 +88,9 @@ def check_disjoint(settings: Settings, splits: Mapping[str, str]) -> None:
   flags = [*splits]
   for number, flag in enumerate(flags):
     for other in flags[:number]:
-      try:
-        shared = data.shared_examples(
-          settings.dataset, splits[flag], splits[other], data_dir=settings.data_dir
-        )
-      except ValueError as error:
-        raise ValueError(_with_flag(error, flag)) from error
+      shared = data.shared_examples(
+        settings.dataset, splits[flag], splits[other], data_dir=settings.data_dir
+      )
       if shared:
         raise ValueError(
           f"--{flag}: expected other images than those of --{other}={splits[other]}, "
