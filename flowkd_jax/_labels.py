@@ -120,7 +120,7 @@ def widened(labels: Any, largest: int = _LARGEST) -> Any:
   NumPy arrays stay on the host. Wider integers are clipped before they are narrowed,
   so that no large number becomes a class or a missing label.
   """
-  xp = np if isinstance(labels, _HOST) else jnp
+  xp: Any = np if isinstance(labels, _HOST) else jnp
   if labels.dtype.itemsize < 4:
     labels = labels.astype(xp.int32)
   labels = xp.minimum(labels, xp.asarray(largest, labels.dtype))

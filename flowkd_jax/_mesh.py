@@ -13,6 +13,7 @@ from collections.abc import MappingView
 from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
+from typing import cast
 
 import jax
 from jax.sharding import AbstractMesh
@@ -31,9 +32,10 @@ def on_any_mesh(
   Results are replicated over the mesh; gradients have the sharding of the arrays. Where
   no array has an Explicit axis, the function is called as it is.
   """
+  call: Any = function  # Its arguments are rebuilt, which ParamSpec cannot follow.
 
   @functools.wraps(function)
-  def anywhere(*args, **kwargs):
+  def anywhere(*args: Any, **kwargs: Any) -> Any:
     try:
       leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=_is_no_tree)
     except ValueError:  # JAX cannot sort the keys; the function says what is wrong.
@@ -46,7 +48,7 @@ def on_any_mesh(
     def of_arrays(arrays: dict[int, Any]):
       merged = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
       new_args, new_kwargs = jax.tree.unflatten(structure, merged)
-      return function(
+      return call(
         *map(_in_order_of, args, new_args),
         **{name: _in_order_of(kwargs[name], new_kwargs[name]) for name in kwargs},
       )
@@ -57,7 +59,7 @@ def on_any_mesh(
     )
     return automatic(arrays)
 
-  return anywhere
+  return cast(Callable[Parameters, Result], anywhere)
 
 
 def _is_no_tree(value: Any) -> bool:

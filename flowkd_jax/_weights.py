@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def check_finite(name: str, arrays: Mapping[str, Any]) -> None:
@@ -42,9 +43,7 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 
 def _has_values(array):
-  if isinstance(array, jax.core.Tracer) or not isinstance(
-    array, np.ndarray | jax.Array
-  ):
+  if isinstance(array, Tracer) or not isinstance(array, np.ndarray | jax.Array):
     return False
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
     return False  # in other processes, which check their part by the loss

@@ -19,7 +19,7 @@ _QUERIES_AT_ONCE = 4096
 
 def accuracy(
   logits: Float[Array, "batch classes"],
-  labels: Int[Array, " batch"],
+  labels: Int[Array, " batch"] | Int[np.ndarray, " batch"],
   *,
   top_k: int = 1,
 ) -> Float[Array, ""]:

@@ -20,6 +20,9 @@ from flowkd_jax import _labels
 from flowkd_jax import _mesh
 from flowkd_jax import _precision
 
+# A number, or an array that may be traced and differentiated.
+Option = float | Float[Array, "..."]
+
 
 @_mesh.on_any_mesh
 def cross_entropy(
@@ -66,7 +69,7 @@ def knowledge_distillation(
   student: Float[Array, "batch classes"],
   teacher: Float[Array, "batch classes"],
   *,
-  temperature: float = 4.0,
+  temperature: Option = 4.0,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -117,9 +120,9 @@ def decoupled_kd(
   teacher: Float[Array, "batch classes"],
   *,
   labels: Int[Array, " batch"],
-  alpha: float = 1.0,
-  beta: float = 8.0,
-  temperature: float = 4.0,
+  alpha: Option = 1.0,
+  beta: Option = 8.0,
+  temperature: Option = 4.0,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -186,9 +189,9 @@ def dist(
   student: Float[Array, "batch classes"],
   teacher: Float[Array, "batch classes"],
   *,
-  beta: float = 1.0,
-  gamma: float = 1.0,
-  temperature: float = 1.0,
+  beta: Option = 1.0,
+  gamma: Option = 1.0,
+  temperature: Option = 1.0,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
