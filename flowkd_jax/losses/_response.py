@@ -47,8 +47,8 @@ def cross_entropy(
 
   Raises:
     TypeError: If logits are not floating or labels not integers.
-    ValueError: If shapes disagree or logits are not [batch, classes], or a label in a
-      NumPy array is no class.
+    ValueError: If shapes disagree or logits are not [batch, classes], of two classes or
+      more, or a label in a NumPy array is no class.
 
   Example:
     >>> import jax.numpy as jnp
@@ -108,10 +108,10 @@ def knowledge_distillation(
   References:
     Hinton et al., "Distilling the knowledge in a neural network", 2015.
   """
-  sides, temperature = _softened(student, teacher, temperature, mask)
+  sides, scale = _softened(student, teacher, temperature, mask)
   student_logs, teacher_logs = (jax.nn.log_softmax(side) for side in sides)
   rows = _relative_entropy(student_logs, teacher_logs).sum(1)
-  return _global_batch.global_mean(temperature**2 * rows, mask, axis_name)
+  return _global_batch.global_mean(scale**2 * rows, mask, axis_name)
 
 
 @_mesh.on_any_mesh
@@ -166,12 +166,8 @@ def decoupled_kd(
   _check_logits("student", student)
   _checks.check_mask(mask, student)
   batch, classes = student.shape
-  if classes < 2:
-    raise ValueError(
-      f"student: expected logits of two classes or more, got shape {student.shape}"
-    )
   read = _labels.read_labels(labels, classes, shape=(batch,), mask=mask)
-  sides, temperature = _softened(student, teacher, temperature, read.labelled)
+  sides, scale = _softened(student, teacher, temperature, read.labelled)
   positions = jnp.arange(classes, dtype=jnp.int32)
   target = positions[None, :] == read.classes[:, None]
   student_side, teacher_side = (_decoupled_logs(side, target) for side in sides)
@@ -179,8 +175,10 @@ def decoupled_kd(
   rest_terms = _relative_entropy(student_side.rest, teacher_side.rest).sum(1)
   # Without mass on the other classes the teacher says nothing about them.
   rest_terms = jnp.where(teacher_side.certain, 0, rest_terms)
-  alpha, beta = _numbers(rest_terms, alpha=alpha, beta=beta)
-  rows = read.invalidate(temperature**2 * (alpha * target_terms + beta * rest_terms))
+  weights = _numbers(rest_terms, alpha=alpha, beta=beta)
+  rows = read.invalidate(
+    scale**2 * (weights[0] * target_terms + weights[1] * rest_terms)
+  )
   return _global_batch.global_mean(rows, read.labelled, axis_name)
 
 
@@ -237,10 +235,10 @@ def dist(
   """
   # Columns compare rows with one another, so all have the same temperature.
   _checks.check_positive("temperature", temperature)
-  sides, temperature = _softened(student, teacher, temperature, mask)
+  sides, scale = _softened(student, teacher, temperature, mask)
   present = _present(student, teacher, mask)
   sides = [jax.nn.softmax(side) for side in sides]
-  beta, gamma = _numbers(sides[0], beta=beta, gamma=gamma)
+  weights = _numbers(sides[0], beta=beta, gamma=gamma)
 
   def over_rows(values):
     return _global_batch.global_sum(values.sum(0, keepdims=True), axis_name)
@@ -255,7 +253,7 @@ def dist(
   intra = jnp.where(possible, intra, 0).sum() / jnp.maximum(
     possible.sum(dtype=intra.dtype), 1
   )
-  return temperature[0] ** 2 * (beta * inter + gamma * intra)
+  return scale[0] ** 2 * (weights[0] * inter + weights[1] * intra)
 
 
 def _check_logits(name, logits):
@@ -263,6 +261,11 @@ def _check_logits(name, logits):
   if len(logits.shape) != 2:
     raise ValueError(
       f"{name}: expected logits of shape [batch, classes], got {logits.shape}"
+    )
+  if logits.shape[1] == 1:
+    raise ValueError(
+      f"{name}: expected logits of two classes or more, got shape {logits.shape}, "
+      "whose softmax is 1 in every row; for a binary problem use two logits"
     )
 
 

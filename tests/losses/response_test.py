@@ -215,11 +215,16 @@ def test_response_losses_refuse_bad_input(name):
     )
 
 
-def test_decoupled_kd_refuses_a_single_class():
-  with pytest.raises(ValueError, match="two classes or more"):
-    losses.decoupled_kd(
-      jnp.ones((2, 1)), jnp.ones((2, 1)), labels=jnp.zeros(2, jnp.int32)
-    )
+def test_logits_of_a_single_class_are_refused():
+  one, labels = jnp.ones((2, 1)), jnp.zeros(2, jnp.int32)
+  for call in (
+    lambda: losses.decoupled_kd(one, one, labels=labels),
+    lambda: losses.knowledge_distillation(one, one),
+    lambda: losses.dist(one, one),
+    lambda: losses.cross_entropy(one, labels),
+  ):
+    with pytest.raises(ValueError, match="two classes or more, .* use two logits"):
+      call()
 
 
 def test_relative_entropy_of_near_logits_keeps_its_digits():
