@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
-import pathlib
 import platform
 import resource
 import statistics
@@ -27,6 +26,7 @@ import numpy as np
 
 from experiments import launch
 from experiments import places
+from flowkd_jax import _files
 from flowkd_jax import losses
 
 WHAT = ("speed", "memory", "all")
@@ -125,7 +125,7 @@ def run(config: Config) -> None:
   if config.what != "speed":
     memory(config, say)
   if config.output:
-    pathlib.Path(config.output).write_text("\n".join(lines) + "\n")
+    _files.write_text(config.output, "\n".join(lines) + "\n")
 
 
 def speed(config: Config, say: Callable[[str], None]) -> None:

@@ -185,10 +185,11 @@ class StageRunner:
     return self._earlier is not None
 
   def check(self, chosen: Sequence[Stage | Imported]) -> None:
-    """Checks all stages that have to run, before anything is written.
+    """Checks all stages before anything is written.
 
-    Their methods are made and a step of each is traced; networks of stages that run
-    before it are taken as zeros.
+    Methods of stages that have to run are made and a step of each is traced, with
+    zeros for the networks of stages that run before it. Finished stages must have been
+    trained with the same data, batches and key.
 
     Raises:
       ValueError: As the methods raise it; names the stage.
@@ -196,16 +197,21 @@ class StageRunner:
     self._earlier = set()
     try:
       for stage in chosen:
-        if isinstance(stage, Stage) and not self.is_done(stage.name):
+        if isinstance(stage, Stage):
           self._check(stage)
         self._earlier.add(stage.name)
     finally:
       self._earlier = None
 
   def _check(self, stage: Stage) -> None:
+    training = stage.training or self.datasets.training
+    if self.is_done(stage.name):
+      key = self._key(stage.init_name or stage.name)
+      train.check_same_run(self.workdir, stage.name, training, key)
+      return
     method = stage.make_method()
     try:
-      train.check_method(method, stage.training or self.datasets.training)
+      train.check_method(method, training)
     except ValueError as error:
       raise ValueError(f"stage {stage.name}: {error}") from error
 

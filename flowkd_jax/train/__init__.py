@@ -32,6 +32,7 @@ from flowkd_jax.train._rehearsal import check_method
 from flowkd_jax.train._telemetry import Telemetry
 from flowkd_jax.train._workdir import TrainedNetworks
 from flowkd_jax.train._workdir import blank_network
+from flowkd_jax.train._workdir import check_same_run
 from flowkd_jax.train._workdir import fit_in_workdir
 from flowkd_jax.train._workdir import network_in_workdir
 
@@ -55,6 +56,7 @@ __all__ = [
   "check_batch_size",
   "check_folder",
   "check_method",
+  "check_same_run",
   "check_same_settings",
   "evaluate_network",
   "fit",

@@ -62,6 +62,7 @@ def load_network(directory: str | Path, template: methods.Network) -> methods.Ne
     raise
   except Exception as error:
     reason = str(error).strip().splitlines() or [type(error).__name__]
+    _checkpoint.check_folder(path, name="directory")  # Orbax reads not all of those.
     raise ValueError(
       f"the network saved in {path} is damaged ({reason[0][:200]}); delete the folder "
       "of its stage and train it again, or restore a copy"

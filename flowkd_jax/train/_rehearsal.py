@@ -29,6 +29,9 @@ def check_method(method: methods.Method, batches: data.Batches) -> None:
     TypeError: As the method's functions raise it when they are traced.
   """
   devices = jax.local_devices()
+  if method.check is not None:
+    example = jnp.zeros((2, *batches.image_shape))
+    method.check(example, batches.num_classes)
   images = jax.ShapeDtypeStruct((2, *batches.image_shape), np.float32)
   state = jax.eval_shape(method.init, jax.random.key(0), images)
   rows = _devices.split_rows(next(iter(batches.epoch(0))), len(devices))

@@ -102,6 +102,27 @@ def fit_in_workdir(
   return TrainedNetworks(networks, seconds)
 
 
+def check_same_run(
+  workdir: str | Path, name: str, batches: data.Batches, key: jax.Array
+) -> None:
+  """Checks that the networks of a name were trained with these data, batches and key.
+
+  Nothing is checked if version 0.1 trained them, which kept no record of that.
+
+  Args:
+    workdir: The work directory.
+    name: Name of the networks there.
+    batches: The training batches.
+    key: Random key of the run.
+
+  Raises:
+    ValueError: If they were trained with others, with both values; or if the record is
+      damaged.
+  """
+  record = _record.describe_run(batches, key)
+  _record.check_record(Path(workdir) / name, record)
+
+
 def network_in_workdir(
   workdir: str | Path,
   name: str,

@@ -108,3 +108,12 @@ def test_work_directory_that_is_locked_or_a_pattern_is_refused(
   with pytest.raises(ValueError, match="--workdir: in use"):
     _run(tmp_path)
   assert said == [{"name": "--workdir", "only_existing": True}]
+
+
+def test_finished_stage_of_other_data_is_refused(ran, tmp_path):
+  stages.write_json(tmp_path / "teacher" / stages.RESULTS, [])
+  _run(tmp_path, stages=("teacher",))
+  record = {"num_examples": 1000, "hash of all examples": "0"}
+  stages.write_json(tmp_path / "teacher" / "run.json", record)
+  with pytest.raises(ValueError, match="other data, .*hash of all examples: 0 before"):
+    _run(tmp_path, stages=("teacher",))

@@ -238,3 +238,12 @@ def test_network_that_is_not_finite_is_refused(network, tmp_path):
   train.save_network(tmp_path, network)
   with pytest.raises(ValueError, match=r"expected finite .* in params/kernel;"):
     train.load_network(tmp_path, network)
+
+
+def test_network_moved_to_a_name_that_orbax_cannot_read_is_not_called_damaged(
+  network, tmp_path
+):
+  train.save_network(tmp_path / "run" / "network", network)
+  (tmp_path / "run").rename(tmp_path / "back\\slash")
+  with pytest.raises(ValueError, match="directory: expected a path without"):
+    train.load_network(tmp_path / "back\\slash" / "network", network)
