@@ -38,7 +38,7 @@ def sum_over_rows(
 
   Args:
     function: Takes `shared` and a block of `rows`, returns one value a row, which may
-      depend on that row and on `shared` only; closes over no array.
+      depend on that row, on `shared` and on arrays that it closes over.
     block_size: Rows a block; None chooses.
     shared: Arrays that every row needs, in a pytree.
     rows: Arrays that share their first axis with `weights`, in a pytree. Where it is
@@ -61,7 +61,17 @@ def sum_over_rows(
     block_size = _chosen_block_size(batch, row_entries)
   blocks = jax.tree.map(lambda each: _split(each, block_size), rows)
   padded = jnp.pad(weights, (0, -batch % block_size)).reshape(-1, block_size)
-  return _sum_of_blocks(total)(*_varying_alike((shared, blocks, padded)))
+  # What is traced and closed over needs a gradient too, such as a learnt parameter of
+  # a divergence.
+  shared, blocks, padded = _varying_alike((shared, blocks, padded))
+  first = jax.tree.map(lambda each: each[0], (blocks, padded))
+  total, closed_over = jax.closure_convert(total, shared, *first)
+
+  def total_of_block(everything, rows, weights):
+    shared, closed_over = everything
+    return total(shared, rows, weights, *closed_over)
+
+  return _sum_of_blocks(total_of_block)((shared, closed_over), blocks, padded)
 
 
 def _varying_alike(tree):

@@ -10,9 +10,12 @@ device. Its gradient is exact when the training step averages gradients over the
 axis (`lax.pmean`), as every data-parallel step does.
 """
 
+import functools
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
+from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
@@ -50,11 +53,15 @@ def global_mean(
   rows: Float[Array, " batch"],
   mask: Shaped[Array, " batch"] | None,
   axis_name: str | None,
+  *features: Float[Array, "batch ..."],
 ) -> Float[Array, ""]:
   """Mean over the valid rows of all devices; 0 when no row is valid.
 
-  Masked rows contribute neither value nor gradient, whatever they hold.
+  Masked rows contribute neither value nor gradient, whatever they hold. If a valid row
+  of the `features` holds a NaN or an infinity, the mean is NaN.
   """
+  if features:
+    rows = jnp.where(finite_rows(*features), rows, jnp.nan)
   valid = jnp.ones(rows.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
   total = global_sum(jnp.where(valid, rows, 0).sum(), axis_name)
   count = global_sum(valid.sum(dtype=rows.dtype), axis_name)
@@ -63,14 +70,26 @@ def global_mean(
 
 def mean_weights(
   mask: Shaped[Array, " batch"] | None,
-  rows: Float[Array, "batch ..."],
   axis_name: str | None,
+  *features: Float[Array, "batch ..."],
 ) -> Float[Array, " batch"]:
-  """Weights of this device's rows in a mean over the valid rows of all devices."""
-  valid = jnp.ones(rows.shape[:1], rows.dtype)
-  if mask is not None:
-    valid = jnp.asarray(mask).astype(bool).astype(rows.dtype)
-  return valid / jnp.maximum(global_sum(valid.sum(), axis_name), 1)
+  """Weights of this device's rows in a mean over the valid rows of all devices.
+
+  NaN where a valid row of the `features` holds a NaN or an infinity, so that no loss is
+  finite then, even if nothing is compared with that row.
+  """
+  batch, dtype = features[0].shape[0], features[0].dtype
+  real = jnp.ones(batch, bool) if mask is None else jnp.asarray(mask).astype(bool)
+  valid = real.astype(dtype)
+  weights = valid / jnp.maximum(global_sum(valid.sum(), axis_name), 1)
+  return jnp.where(finite_rows(*features) | ~real, weights, jnp.nan)
+
+
+def finite_rows(*features: Float[Array, "batch ..."]) -> Bool[Array, " batch"]:
+  """Rows that hold neither NaN nor infinity in any of the arrays."""
+  # Not from the largest entry: XLA for CPUs loses NaN in some maxima.
+  flags = [jnp.isfinite(rows).all(tuple(range(1, rows.ndim))) for rows in features]
+  return functools.reduce(jnp.logical_and, flags)
 
 
 def _check_axis(axis_name: str) -> Int[Array, ""]:

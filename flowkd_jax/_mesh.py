@@ -11,7 +11,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import MappingView
 from typing import Any
-from typing import ParamSpec
 from typing import TypeVar
 from typing import cast
 
@@ -20,13 +19,10 @@ from jax.sharding import AbstractMesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def on_any_mesh(
-  function: Callable[Parameters, Result],
-) -> Callable[Parameters, Result]:
+def on_any_mesh(function: Function) -> Function:
   """Decorator: arrays on Explicit axes are evaluated as if the axes were Auto.
 
   Results are replicated over the mesh; gradients have the sharding of the arrays. Where
@@ -59,7 +55,7 @@ def on_any_mesh(
     )
     return automatic(arrays)
 
-  return cast(Callable[Parameters, Result], anywhere)
+  return cast("Function", anywhere)
 
 
 def _is_no_tree(value: Any) -> bool:

@@ -9,6 +9,10 @@ large common mean. With `x_i = s_i v_i` and `e_ij = |v_i - v_j|^2`:
     1 - cos_ij    = e_ij / 2                  where |v_i| = |v_j| = 1
 
 A zero row is scaled by a constant, so the gradient of a distance is exact there too.
+
+Distances and norms are in units of `unit_of(columns)`, a power of two, so that nothing
+overflows or vanishes whatever the scale of the features. A row with a NaN or an
+infinity is NaN in all its pairs: every comparison here is written so that NaN passes.
 """
 
 from typing import NamedTuple
@@ -31,8 +35,8 @@ class Points(NamedTuple):
   Attributes:
     vectors: Rows divided by their scales, less a common centre.
     squares: Squared norms of `vectors`.
-    scales: Norms of the rows; a constant where the row is zero.
-    norms: Norms of the rows, as `squared norm / scale`.
+    scales: Norms of the rows, in units; a constant where the row is zero.
+    norms: Norms of the rows, in units, as `squared norm / scale`.
     zero: Which rows are zero.
   """
 
@@ -60,12 +64,12 @@ class Pairs(NamedTuple):
   """Geometry of n rows against m columns.
 
   Attributes:
-    squared_distances: `|a - b|^2`; exactly 0 for a row with itself, and for what
-      the arithmetic cannot tell from a duplicate.
+    squared_distances: `|a - b|^2`, in squared units; exactly 0 for a row with itself,
+      and for what the arithmetic cannot tell from a duplicate.
     cosine_gaps: `(1 - cos) / 2`, from 0 to 1 but for rounding above; 1/2 where either
       vector is zero.
-    norm_products: `|a| |b|`.
-    norm_sums: `|a| + |b|`.
+    norm_products: `|a| |b|`, in squared units.
+    norm_sums: `|a| + |b|`, in units.
     same: The pairs of a row with itself.
   """
 
@@ -78,17 +82,34 @@ class Pairs(NamedTuple):
 
 def pair_points(rows: Float[Array, "n dim"], columns: Float[Array, "m dim"]) -> Points:
   """Prepares rows; those of one batch all take the same `columns`, all its rows."""
-  squares = (rows**2).sum(1)
-  column_norms = jnp.sqrt(lax.stop_gradient((columns**2).sum(1)))
-  mean = column_norms.mean()
-  constant = jnp.where(mean > 0, mean, 1)
-  column_scales = jnp.where(column_norms > 0, column_norms, constant)
-  weights = 1 / (column_scales * columns.shape[0])
+  unit = unit_of(columns)
+  powers, column_squares = _row_squares(lax.stop_gradient(columns), unit)
+  column_roots = jnp.sqrt(column_squares)
+  mean = (column_roots * (powers / unit)).mean()
+  constant = jnp.where(mean == 0, 1, mean)
+  column_scales = jnp.where(column_squares == 0, 1, column_roots) * powers
+  weights = 1 / column_scales / columns.shape[0]
   centre = lax.stop_gradient(_precision.matmul(weights[None, :], columns))
+  powers, squares = _row_squares(rows, unit)
   zero = squares == 0
-  scales = jnp.sqrt(jnp.where(zero, constant**2, squares))
-  vectors = rows * (1 / scales)[:, None] - centre
-  return Points(vectors, (vectors**2).sum(1), scales, squares / scales, zero)
+  roots = jnp.sqrt(jnp.where(zero, constant**2, squares))
+  vectors = (rows * (1 / powers)[:, None]) * (1 / roots)[:, None] - centre
+  relative = powers / unit
+  return Points(
+    vectors, (vectors**2).sum(1), roots * relative, squares / roots * relative, zero
+  )
+
+
+def unit_of(columns: Float[Array, "m dim"]) -> Float[Array, ""]:
+  """The unit of distances in a batch: the power of two below its largest entry."""
+  return _precision.power_of_two(_precision.largest_entries(columns).max())
+
+
+def _row_squares(rows, unit):
+  """For each row a power of two, and the squared norm of the row in that unit."""
+  largest = _precision.largest_entries(rows)
+  powers = jnp.where(largest == 0, unit, _precision.power_of_two(largest))
+  return powers, ((rows * (1 / powers)[:, None]) ** 2).sum(1)
 
 
 def pair_columns(points: Points) -> Columns:
@@ -169,14 +190,22 @@ def _gram_jvp(primals, tangents):
   return gram(rows), half + half.T
 
 
-def safe_power(base: Float[Array, "..."], exponent: float) -> Float[Array, "..."]:
-  """`base ** exponent` for `base >= 0`, with value and gradient 0 at 0."""
+def safe_power(
+  base: Float[Array, "..."], exponent: float | Float[Array, ""]
+) -> Float[Array, "..."]:
+  """`base ** exponent` for `base >= 0`, with value and gradient 0 at 0.
+
+  NaN stays NaN. The exponent may be traced.
+  """
   # The inner `where` keeps the infinite derivative at 0 from becoming NaN; see
   # "gradients contain NaN where using where" in the JAX FAQ.
-  positive = base > 0
-  base = jnp.where(positive, base, 1)
-  power = jnp.sqrt(base) if exponent == 0.5 else base**exponent
-  return jnp.where(positive, power, 0)
+  zero = base <= 0
+  base = jnp.where(zero, 1, base)
+  if isinstance(exponent, jax.Array):
+    power = base ** exponent.astype(base.dtype)
+  else:
+    power = jnp.sqrt(base) if exponent == 0.5 else base**exponent
+  return jnp.where(zero, 0, power)
 
 
 def _clean(sums, doubled, same):
@@ -191,4 +220,4 @@ def _squared_distances(gaps, rows, columns):
   differences = rows.scales[:, None] - columns.scales[None, :]
   stretched = rows.norms[:, None] - columns.norms[None, :]
   squared = scales * gaps + differences * stretched
-  return jnp.where(squared > 0, squared, 0)
+  return jnp.where(squared <= 0, 0, squared)

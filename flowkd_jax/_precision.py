@@ -1,7 +1,10 @@
-"""Float32 at least, whatever comes in, and matrix products that keep it."""
+"""Float32 at least, powers of two as units, and matrix products in full precision."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 
@@ -34,6 +37,31 @@ def _from_float16_backward(_, cotangent):
 _from_float16.defvjp(
   lambda array: (array.astype(jnp.float32), None), _from_float16_backward
 )
+
+
+def largest_entries(rows: Float[Array, "n ..."]) -> Float[Array, " n"]:
+  """Largest magnitude of each row, a constant to the gradient; NaN if one is in it."""
+  magnitudes = jnp.abs(lax.stop_gradient(rows))
+  return magnitudes.max(tuple(range(1, magnitudes.ndim)))
+
+
+def power_of_two(size: Float[Array, "..."]) -> Float[Array, "..."]:
+  """The power of two next below a size, to divide by without rounding.
+
+  1 where the size is 0, NaN where it is infinite or NaN. Extreme powers are clipped so
+  that the reciprocal is a normal number.
+  """
+  mantissa, _ = jnp.frexp(size)
+  bound = 2.0 ** (jnp.finfo(size.dtype).maxexp - 16)
+  power = jnp.clip(size / (2 * mantissa), 1 / bound, bound)
+  return jnp.where(size == 0, 1, power)
+
+
+def like(value: Any, rows: Float[Array, "..."]) -> Any:
+  """An option in the dtype of `rows`; a Python number as it is."""
+  if isinstance(value, int | float):
+    return value
+  return jnp.asarray(value).astype(rows.dtype)
 
 
 def matmul(

@@ -14,8 +14,12 @@ duplicate rows, antipodal rows, zero rows and features with a large common mean.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -28,24 +32,39 @@ from flowkd_jax import _pairs
 from flowkd_jax import _precision
 
 Matrix = Float[Array, "rows columns"]
-Scalar = Float[Array, ""]
+Scalar = Float[Array, ""]  # an option that is traced, learnt or scheduled
 
 
-@dataclasses.dataclass(frozen=True)
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=("parameters",),
+  meta_fields=("name", "log", "bandwidth"),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
   """A pairwise kernel; call it on features for the matrix of similarities.
 
+  A pytree whose leaves are the parameters, which may be traced and differentiated.
+
   Attributes:
     name: What it is called in configurations, tables and pictures.
-    log: `(pairs, bandwidth) -> [n, m]`, logarithms of the similarities.
-    bandwidth: `(columns [m, d], mask [m], block_size) -> scalar`, what the kernel has
-      to know of the whole batch, `block_size` rows at a time; a constant for all but
-      the adaptive kernels.
+    log: `(pairs, measured) -> [n, m]`, logarithms of the similarities; distances of
+      `pairs` are in units of the batch.
+    bandwidth: `(parameters, columns [m, d], mask [m], block_size) -> measured`, what
+      the kernel has to know of the whole batch, `block_size` rows at a time.
+    parameters: Numbers or arrays of shape ().
   """
 
   name: str
-  log: Callable[[_pairs.Pairs, Scalar], Matrix]
-  bandwidth: Callable[[Float[Array, "m d"], Array | None, int | None], Scalar]
+  log: Callable[[_pairs.Pairs, Any], Matrix]
+  bandwidth: Callable[[Any, Float[Array, "m d"], Array | None, int | None], Any]
+  parameters: Any = ()
+
+  def measure(
+    self, columns: Float[Array, "m d"], mask: Array | None, block_size: int | None
+  ) -> Any:
+    """The second argument of `log`, from the rows of the whole batch."""
+    return self.bandwidth(self.parameters, columns, mask, block_size)
 
   @_mesh.on_any_mesh
   def __call__(
@@ -61,7 +80,7 @@ class Kernel:
     rows = flatten(features)
     points = _pairs.pair_points(rows, rows)
     pairs = _pairs.pair_geometry(points, points, jnp.arange(rows.shape[0]))
-    return jnp.exp(self.log(pairs, self.bandwidth(rows, None, None)))
+    return jnp.exp(self.log(pairs, self.measure(rows, None, None)))
 
 
 def flatten(
@@ -76,8 +95,12 @@ def flatten(
 
 def unit_rows(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
   """Rows divided by their Euclidean norm; a zero row stays zero, gradient too."""
+  # In a unit of its own no row is too short or too long to be squared.
+  powers = _precision.power_of_two(_precision.largest_entries(rows))
+  rows = rows * (1 / powers)[:, None]
   norms = _pairs.safe_power((rows**2).sum(1, keepdims=True), 0.5)
-  return jnp.where(norms > 0, rows / jnp.where(norms > 0, norms, 1), 0)
+  zero = norms == 0
+  return jnp.where(zero, 0, rows / jnp.where(zero, 1, norms))
 
 
 def cosine() -> Kernel:
@@ -87,38 +110,51 @@ def cosine() -> Kernel:
   epsilon, below which they are rounding noise.
   """
 
-  def log(pairs, bandwidth):
-    del bandwidth
+  def log(pairs, _):
     gaps = pairs.cosine_gaps
     ceiling = 1 - jnp.finfo(gaps.dtype).eps
-    return jnp.log1p(-jnp.where(gaps < ceiling, gaps, ceiling))
+    return jnp.log1p(-jnp.where(gaps >= ceiling, ceiling, gaps))
 
-  return Kernel("cosine", log, _constant(1.0))
+  return Kernel("cosine", log, _nothing)
 
 
-def student_t(degree: float = 1.0) -> Kernel:
-  """Student-t kernel `K = 1 / (1 + |a - b|^degree)`, the other; degree 1 there.
+def student_t(degree: float | Scalar = 1.0) -> Kernel:
+  """Student-t kernel `K = 1 / (1 + |a - b|^degree)`, the second of the paper's kernels.
+
+  Passalis et al. 2020 use degree 1.
 
   Raises:
+    TypeError: If `degree` is not a number.
     ValueError: If `degree` is not positive.
   """
   _checks.check_positive("degree", degree)
+  # A root of a degree that is known is faster than a power.
+  known = None if isinstance(degree, jax.Array) else float(degree)
 
-  def log(pairs, bandwidth):
-    del bandwidth
-    return -jnp.log1p(_pairs.safe_power(pairs.squared_distances, degree / 2))
+  def bandwidth(degree, columns, *_):
+    unit, limit = _pairs.unit_of(columns), _limit(columns.dtype)
+    if known is not None:
+      return jnp.minimum(unit**known, limit), None
+    degree = _precision.like(degree, columns)
+    return jnp.exp(jnp.minimum(degree * jnp.log(unit), math.log(limit))), degree
 
-  return Kernel("student_t", log, _constant(1.0))
+  def log(pairs, measured):
+    factor, degree = measured
+    exponent = (degree if known is None else known) / 2
+    return -jnp.log1p(factor * _pairs.safe_power(pairs.squared_distances, exponent))
+
+  return Kernel("student_t", log, bandwidth, degree if known is None else ())
 
 
-def rbf(bandwidth: float = 1.0) -> Kernel:
+def rbf(bandwidth: float | Scalar = 1.0) -> Kernel:
   """Gaussian kernel `K = exp(-|a - b|^2 / (2 bandwidth^2))`.
 
   Raises:
+    TypeError: If `bandwidth` is not a number.
     ValueError: If `bandwidth` is not positive.
   """
   _checks.check_positive("bandwidth", bandwidth)
-  return Kernel("rbf", _log_gaussian, _constant(bandwidth))
+  return Kernel("rbf", _log_gaussian, _inverse_square, bandwidth)
 
 
 def adaptive_rbf() -> Kernel:
@@ -126,24 +162,29 @@ def adaptive_rbf() -> Kernel:
 
   The bandwidth is a constant to the gradient, and belongs to the whole batch.
   """
-  return Kernel("adaptive_rbf", _log_gaussian, _mean_distance)
+
+  def bandwidth(_, columns, mask, block_size):
+    return 1 / _mean_distance(columns, mask, block_size) ** 2
+
+  return Kernel("adaptive_rbf", _log_gaussian, bandwidth)
 
 
-def cauchy(bandwidth: float = 1.0) -> Kernel:
+def cauchy(bandwidth: float | Scalar = 1.0) -> Kernel:
   """Cauchy kernel `K = 1 / (1 + |a - b|^2 / bandwidth^2)`.
 
   Raises:
+    TypeError: If `bandwidth` is not a number.
     ValueError: If `bandwidth` is not positive.
   """
   _checks.check_positive("bandwidth", bandwidth)
 
-  def log(pairs, bandwidth):
-    return -jnp.log1p(pairs.squared_distances / bandwidth**2)
+  def log(pairs, factor):
+    return -jnp.log1p(factor * pairs.squared_distances)
 
-  return Kernel("cauchy", log, _constant(bandwidth))
+  return Kernel("cauchy", log, _inverse_square, bandwidth)
 
 
-def von_mises_fisher(concentration: float = 4.0) -> Kernel:
+def von_mises_fisher(concentration: float | Scalar = 4.0) -> Kernel:
   """Von Mises-Fisher kernel `K = exp(concentration (cos(a, b) - 1))`.
 
   The Gaussian kernel of rows on the unit sphere, `concentration = 1 / bandwidth^2`.
@@ -154,15 +195,18 @@ def von_mises_fisher(concentration: float = 4.0) -> Kernel:
   Statistics", 2000.
 
   Raises:
+    TypeError: If `concentration` is not a number.
     ValueError: If `concentration` is not positive.
   """
   _checks.check_positive("concentration", concentration)
 
-  def log(pairs, bandwidth):
-    del bandwidth
+  def bandwidth(concentration, columns, *_):
+    return jnp.asarray(_precision.like(concentration, columns), columns.dtype)
+
+  def log(pairs, concentration):
     return -2 * concentration * pairs.cosine_gaps
 
-  return Kernel("von_mises_fisher", log, _constant(1.0))
+  return Kernel("von_mises_fisher", log, bandwidth, concentration)
 
 
 KERNELS: dict[str, Callable[[], Kernel]] = {
@@ -186,7 +230,7 @@ def by_name(name: str) -> Kernel:
   return KERNELS[name]()
 
 
-def authors_kernel(name: str, epsilon: float = 1e-6) -> Kernel:
+def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
   """A kernel exactly as in the code published with the paper.
 
   Differs from the kernel of the same name here: distances are
@@ -201,58 +245,94 @@ def authors_kernel(name: str, epsilon: float = 1e-6) -> Kernel:
     epsilon: 1e-6 in the code of the main method, 1e-7 in that of PKT.
 
   Raises:
-    ValueError: If there is no such kernel.
+    TypeError: If `epsilon` is not a number.
+    ValueError: If there is no such kernel or `epsilon` is not positive.
   """
   _checks.check_choice("kernel", name, AUTHORS_KERNELS)
+  _checks.check_positive("epsilon", epsilon)
 
-  def distances(pairs):
-    return jnp.sqrt(pairs.squared_distances + epsilon)
-
-  def log_cosine(pairs, bandwidth):
-    del bandwidth
-    # (|a| + eps)(|b| + eps) differs from |a| |b| by eps (|a| + |b|) + eps^2.
-    shrink = pairs.norm_products / (
-      pairs.norm_products + epsilon * pairs.norm_sums + epsilon**2
+  def bandwidth(epsilon, columns, mask, block_size):
+    unit = _pairs.unit_of(columns)
+    epsilon = jnp.asarray(_precision.like(epsilon, columns), columns.dtype)
+    measured = jnp.minimum(unit, _limit(columns.dtype) ** 0.5), epsilon
+    if name == "cosine":
+      return measured
+    if name != "adaptive_rbf":
+      return *measured, jnp.ones_like(unit)
+    width = _mean_over_pairs(
+      columns, mask, block_size, _authors_distances, measured, self_pairs=True
     )
-    similarity = ((1 - 2 * pairs.cosine_gaps) * shrink + 1) / 2
-    return jnp.log(jnp.maximum(similarity, jnp.finfo(similarity.dtype).tiny))
+    return *measured, width
 
   logs = {
-    "cosine": log_cosine,
-    "student_t": lambda pairs, _: -jnp.log1p(distances(pairs)),
-    "cauchy": lambda pairs, _: -jnp.log1p(distances(pairs) ** 2),
-    "rbf": lambda pairs, width: -distances(pairs) / width,
-    "adaptive_rbf": lambda pairs, width: -distances(pairs) / width,
+    "cosine": _authors_log_cosine,
+    "student_t": lambda pairs, each: -jnp.log1p(_authors_distances(pairs, each)),
+    "cauchy": lambda pairs, each: -jnp.log1p(_authors_distances(pairs, each) ** 2),
+    "rbf": lambda pairs, each: -_authors_distances(pairs, each) / each[2],
+    "adaptive_rbf": lambda pairs, each: -_authors_distances(pairs, each) / each[2],
   }
-
-  def adaptive(columns, mask, block_size):
-    return _mean_over_pairs(columns, mask, block_size, distances, self_pairs=True)
-
-  bandwidth = adaptive if name == "adaptive_rbf" else _constant(1.0)
-  return Kernel(f"authors_{name}", logs[name], bandwidth)
+  return Kernel(f"authors_{name}", logs[name], bandwidth, epsilon)
 
 
-def _log_gaussian(pairs, bandwidth):
-  return -pairs.squared_distances / (2 * bandwidth**2)
+def _authors_distances(pairs, measured):
+  unit, epsilon, *_ = measured
+  return jnp.sqrt(unit**2 * pairs.squared_distances + epsilon)
+
+
+def _authors_log_cosine(pairs, measured):
+  unit, epsilon = measured
+  # (|a| + eps)(|b| + eps) differs from |a| |b| by eps (|a| + |b|) + eps^2.
+  products = unit**2 * pairs.norm_products
+  smoothed = products + epsilon * unit * pairs.norm_sums + epsilon**2
+  vanishing = smoothed == 0  # two zero rows, and a square that underflows
+  shrink = products / jnp.where(vanishing, 1, smoothed)
+  similarity = ((1 - 2 * pairs.cosine_gaps) * shrink + 1) / 2
+  return jnp.log(jnp.maximum(similarity, jnp.finfo(similarity.dtype).tiny))
+
+
+def _nothing(parameters, columns, mask, block_size):
+  """Measured by kernels that need to know nothing of the batch."""
+  del parameters, columns, mask, block_size
+  return ()
+
+
+def _log_gaussian(pairs, factor):
+  return -factor / 2 * pairs.squared_distances
+
+
+def _inverse_square(bandwidth, columns, *_):
+  """`1 / bandwidth^2`, the bandwidth in units of the batch."""
+  ratio = _pairs.unit_of(columns) / _precision.like(bandwidth, columns)
+  return jnp.minimum(ratio, _limit(columns.dtype) ** 0.5) ** 2
+
+
+def _limit(dtype) -> float:
+  """Largest factor of a squared distance; sums of many products stay finite below it.
+
+  A larger factor would make the same row the only neighbour.
+  """
+  return float(jnp.finfo(dtype).max) ** 0.9
 
 
 def _mean_distance(columns, mask, block_size):
-  def distances(pairs):
+  """Mean distance between distinct rows, in units of the batch."""
+
+  def distances(pairs, _):
     return jnp.sqrt(pairs.squared_distances)
 
-  mean = _mean_over_pairs(columns, mask, block_size, distances, self_pairs=False)
-  return jnp.where(mean > 0, mean, 1)  # all rows alike: any bandwidth will do
+  mean = _mean_over_pairs(columns, mask, block_size, distances, (), self_pairs=False)
+  return jnp.where(mean == 0, 1, mean)  # all rows alike: any bandwidth will do
 
 
-def _mean_over_pairs(columns, mask, block_size, function, *, self_pairs):
+def _mean_over_pairs(columns, mask, block_size, function, measured, *, self_pairs):
   columns = lax.stop_gradient(columns)
   real = None if mask is None else jnp.asarray(mask).astype(bool)
 
   def row_sums(shared, block):
-    columns, real = shared
+    columns, real, measured = shared
     pairs = _pairs.pair_geometry(block[0], columns, block[1])
     valid = _pairs.valid_pairs(pairs.same, real, self_pairs=self_pairs)
-    return jnp.where(valid, function(pairs), 0).sum(1)
+    return jnp.where(valid, function(pairs, measured), 0).sum(1)
 
   rows, everyone = _pairs.rows_and_columns(columns, columns, block_size)
   positions = jnp.arange(columns.shape[0], dtype=jnp.int32)
@@ -261,13 +341,5 @@ def _mean_over_pairs(columns, mask, block_size, function, *, self_pairs):
   pairs_count = count * (count if self_pairs else count - 1)
   weights = weights / jnp.maximum(pairs_count, 1)
   return _blocks.sum_over_rows(
-    row_sums, block_size, (everyone, real), (rows, positions), weights
+    row_sums, block_size, (everyone, real, measured), (rows, positions), weights
   )
-
-
-def _constant(value: float):
-  def bandwidth(columns, mask, block_size):
-    del mask, block_size
-    return jnp.asarray(value, columns.dtype)
-
-  return bandwidth

@@ -78,7 +78,9 @@ def attention(
   total = shares.sum(axes)[:, None]
   # Twice where: the gradient of a quotient by zero is not finite, taken or not.
   weighted = (shares[..., None] * values).sum(axes)
-  return jnp.where(total > 0, weighted / jnp.where(total > 0, total, 1), 0)
+  # Compared so that a weight of NaN passes.
+  empty = total <= 0
+  return jnp.where(empty, 0, weighted / jnp.where(empty, 1, total))
 
 
 def class_token(

@@ -11,8 +11,8 @@ from flowkd_jax import _checks
 
 
 def critical_period(
-  initial_weight: float = 100.0,
-  decay: float = 0.7,
+  initial_weight: float | jax.Array = 100.0,
+  decay: float | jax.Array = 0.7,
   *,
   steps_per_epoch: int = 1,
   by_step: bool = False,
@@ -24,8 +24,8 @@ def critical_period(
   epoch as in the paper, or decaying smoothly with every step.
 
   Args:
-    initial_weight: Weight in the first epoch.
-    decay: Factor per epoch, the paper's gamma.
+    initial_weight: Weight in the first epoch; may be traced, and then is not checked.
+    decay: Factor per epoch, the paper's gamma; likewise.
     steps_per_epoch: Steps in an epoch; with 1 the argument counts epochs.
     by_step: Decay within epochs too.
 
@@ -41,16 +41,19 @@ def critical_period(
     >>> [round(float(weight(step)), 3) for step in (0, 9, 10, 20)]
     [100.0, 100.0, 70.0, 49.0]
   """
-  if initial_weight < 0:
+  _checks.check_number("initial_weight", initial_weight)
+  _checks.check_number("decay", decay)
+  if not isinstance(initial_weight, jax.Array) and initial_weight < 0:
     raise ValueError(f"initial_weight: expected 0 or above, got {initial_weight}")
-  if not 0 < decay <= 1:
+  if not isinstance(decay, jax.Array) and not 0 < decay <= 1:
     raise ValueError(f"decay: expected a factor in (0, 1], got {decay}")
   _checks.check_positive("steps_per_epoch", steps_per_epoch)
 
   def schedule(count):
     epochs = jnp.asarray(count, jnp.float32) / steps_per_epoch
     epochs = epochs if by_step else jnp.floor(epochs)
-    return initial_weight * jnp.asarray(decay, jnp.float32) ** epochs
+    factor = jnp.asarray(decay, jnp.float32) ** epochs
+    return jnp.asarray(initial_weight, jnp.float32) * factor
 
   return schedule
 

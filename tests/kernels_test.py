@@ -1,12 +1,16 @@
 """Kernels against float64 NumPy, and at the edges where such code goes wrong."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flowkd_jax import _pairs
+from flowkd_jax import information
 from flowkd_jax import kernels
+from flowkd_jax import losses
 
 
 def _features(seed=0, shape=(12, 7)):
@@ -139,7 +143,7 @@ def test_gradient_of_distances_is_exact_at_a_zero_row(x64):
 
   def geometry(x):
     pairs = _geometry(x)
-    return (weights * pairs.squared_distances).sum()
+    return (weights * pairs.squared_distances).sum() * _pairs.unit_of(x) ** 2
 
   def direct(x):
     return (weights * ((x[:, None] - x[None, :]) ** 2).sum(-1)).sum()
@@ -153,7 +157,8 @@ def test_second_derivatives_are_exact(x64):
 
   def geometry(x):
     pairs = _geometry(x)
-    return (pairs.squared_distances * pairs.cosine_gaps).sum()
+    squared = pairs.squared_distances * _pairs.unit_of(x) ** 2
+    return (squared * pairs.cosine_gaps).sum()
 
   def direct(x):
     unit = x / jnp.linalg.norm(x, axis=1, keepdims=True)
@@ -200,3 +205,60 @@ def test_bad_input_is_refused_with_what_was_expected():
   for lookup in (kernels.by_name, kernels.authors_kernel):
     with pytest.raises(ValueError, match="one of 'cosine', .* got 'cosin'"):
       lookup("cosin")
+
+
+LEARNT = {
+  "student_t": (kernels.student_t, 1.3),
+  "rbf": (kernels.rbf, 2.0),
+  "cauchy": (kernels.cauchy, 1.5),
+  "von_mises_fisher": (kernels.von_mises_fisher, 3.0),
+  "authors_cosine": (functools.partial(kernels.authors_kernel, "cosine"), 0.1),
+  "authors_adaptive": (functools.partial(kernels.authors_kernel, "adaptive_rbf"), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_parameters_may_be_traced_and_differentiated(name, x64):
+  """In blocks too; derivatives against differences in float64."""
+  make, default = LEARNT[name]
+  student, teacher = _features(0), _features(1)
+
+  def loss(value, block_size):
+    kernel, divergence = make(value), information.smoothed_kullback_leibler(value)
+    options = {"kernel": kernel, "divergence": divergence, "block_size": block_size}
+    return losses.conditional_divergence(student, teacher, **options)
+
+  def both(value):
+    return [jax.value_and_grad(loss)(value, size) for size in (None, 5)]
+
+  values = jnp.array([default - 1e-5, default, default + 1e-5])
+  known = jax.jit(lambda: loss(default, None))()
+  for (low, value, high), slopes in jax.jit(lambda x: jax.lax.map(both, x))(values):
+    np.testing.assert_allclose(value, known, rtol=1e-9)
+    np.testing.assert_allclose(slopes[1], (high - low) / 2e-5, rtol=1e-5)
+    assert slopes[1] != 0
+
+
+def test_kernel_is_a_pytree_of_its_learnt_parameters():
+  kernel = jax.tree.map(lambda x: 2 * x, kernels.rbf(jnp.float32(1.0)))
+  rows = jnp.asarray(_features(), jnp.float32)
+  np.testing.assert_allclose(kernel(rows), kernels.rbf(2.0)(rows), rtol=1e-6)
+  assert not jax.tree.leaves(kernels.student_t(2.0))
+
+
+@pytest.mark.parametrize("name", [*kernels.KERNELS, *LEARNT])
+def test_nan_and_infinity_reach_every_pair_of_their_row(name):
+  kernel = LEARNT[name][0](1.0) if name in LEARNT else kernels.by_name(name)
+  rows = jnp.asarray(_features(), jnp.float32)
+  for value in (jnp.nan, jnp.inf):
+    similarities = jax.jit(kernel)(rows.at[2, 1].set(value))
+    others = jnp.arange(rows.shape[0]) != 2
+    assert jnp.isnan(similarities[2][others]).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_kernels_of_directions_ignore_extreme_scales(scale):
+  rows = _features().astype(np.float32)
+  for kernel in (kernels.cosine(), kernels.von_mises_fisher(), kernels.adaptive_rbf()):
+    scaled = kernel(jnp.asarray(rows * np.float32(scale)))
+    np.testing.assert_allclose(scaled, kernel(jnp.asarray(rows)), rtol=2e-5)

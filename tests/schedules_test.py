@@ -79,3 +79,18 @@ def test_normalized_weights_keep_their_ratios_and_add_up_to_one():
     assert values["first"] == values["second"]
   with pytest.raises(ValueError, match="weights: expected at least one, got none"):
     schedules.normalized({})
+
+
+def test_critical_period_differentiates_in_weight_and_decay():
+  def weight(initial_weight, decay):
+    return schedules.critical_period(initial_weight, decay)(3)
+
+  value, slopes = jax.jit(jax.value_and_grad(weight, argnums=(0, 1)))(100.0, 0.5)
+  np.testing.assert_allclose(value, 12.5)
+  np.testing.assert_allclose(slopes, (0.125, 75.0))
+
+
+@pytest.mark.parametrize("name", ["initial_weight", "decay"])
+def test_critical_period_refuses_nan(name):
+  with pytest.raises(ValueError, match=name):
+    schedules.critical_period(**{name: np.nan})

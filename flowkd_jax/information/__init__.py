@@ -9,6 +9,7 @@ from flowkd_jax._blocks import rows_in_blocks
 from flowkd_jax.information._conditional import conditional_log_probabilities
 from flowkd_jax.information._conditional import log_totals
 from flowkd_jax.information._divergences import DIVERGENCES
+from flowkd_jax.information._divergences import HOMOGENEITY
 from flowkd_jax.information._divergences import Divergence
 from flowkd_jax.information._divergences import absolute
 from flowkd_jax.information._divergences import authors_divergence
@@ -25,6 +26,7 @@ from flowkd_jax.information._quadratic import quadratic_mutual_information
 
 __all__ = [
   "DIVERGENCES",
+  "HOMOGENEITY",
   "Divergence",
   "InformationPotentials",
   "absolute",

@@ -11,6 +11,7 @@ from jaxtyping import Float
 def conditional_log_probabilities(
   log_similarities: Float[Array, "rows columns"],
   valid: Bool[Array, "rows columns"],
+  count: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "rows columns"]:
   """`log p(j | i)`: each row's similarities normalised over its valid columns.
 
@@ -20,25 +21,28 @@ def conditional_log_probabilities(
   Args:
     log_similarities: Finite logarithms of similarities.
     valid: Which columns take part, for the paper all but the row itself.
+    count: A factor of the probabilities. With the number of valid columns the result
+      is near 0 where neighbours are almost equally likely, and keeps digits that
+      `-log(number)` would round away. A constant to the gradient.
 
   Returns:
     Log-probabilities; 0 where `valid` is False, so that differences vanish there.
   """
   masked = jnp.where(valid, log_similarities, -jnp.inf)
   top = masked.max(1, keepdims=True)
-  top = jnp.where(jnp.isfinite(top), top, 0)
+  top = jnp.where(top == -jnp.inf, 0, top)
   total = jnp.exp(masked - top).sum(1, keepdims=True)
-  log_total = jnp.log(jnp.where(total > 0, total, 1))
+  log_total = jnp.log(jnp.where(total == 0, 1, total / count))
   return jnp.where(valid, masked - top - log_total, 0)
 
 
 @conditional_log_probabilities.defjvp
 def _conditional_jvp(primals, tangents):
   """The derivative of a softmax, without the maximum and the sum in its graph."""
-  _, valid = primals
+  _, valid, count = primals
   logs = conditional_log_probabilities(*primals)
   change = jnp.where(valid, tangents[0], 0)
-  mean = (jnp.exp(logs) * change).sum(1, keepdims=True)
+  mean = (jnp.exp(logs) * change).sum(1, keepdims=True) / count
   return logs, jnp.where(valid, change - mean, 0)
 
 
@@ -58,9 +62,9 @@ def log_totals(
   """
   masked = jnp.where(valid, log_similarities, -jnp.inf)
   top = masked.max(1)
-  top = jnp.where(jnp.isfinite(top), top, 0)
+  top = jnp.where(top == -jnp.inf, 0, top)
   total = jnp.exp(masked - top[:, None]).sum(1)
-  return top + jnp.log(jnp.where(total > 0, total, 1))
+  return top + jnp.log(jnp.where(total == 0, 1, total))
 
 
 @log_totals.defjvp

@@ -46,23 +46,33 @@ def kullback_leibler(log_student: Terms, log_teacher: Terms) -> Terms:
   """
   log_ratio = log_student - log_teacher
   student, teacher = jnp.exp(log_student), jnp.exp(log_teacher)
-  # `exp(x) - 1 - x` by its series, which keeps its digits near 0.
-  series = jnp.zeros_like(log_ratio)
-  for power in range(13, 1, -1):
-    series = (series * log_ratio + 1) * (1 / power)
   return jnp.where(
     jnp.abs(log_ratio) < 0.5,
-    teacher * series * log_ratio**2,
+    teacher * _second_order(log_ratio) * log_ratio**2,
     student - teacher - teacher * log_ratio,
   )
+
+
+def _second_order(x):
+  """`(exp(x) - 1 - x) / x^2` near 0 by its series, which keeps its digits."""
+  series = jnp.zeros_like(x)
+  for power in range(13, 1, -1):
+    series = (series * x + 1) * (1 / power)
+  return series
 
 
 @kullback_leibler.defjvp
 def _kullback_leibler_jvp(primals, tangents):
   log_student, log_teacher = primals
+  log_ratio = log_student - log_teacher
   student, teacher = jnp.exp(log_student), jnp.exp(log_teacher)
-  slope = teacher * (log_teacher - log_student)
-  change = (student - teacher) * tangents[0] + slope * tangents[1]
+  # Near one another the difference of the two has no digits left.
+  gap = jnp.where(
+    jnp.abs(log_ratio) < 0.5,
+    teacher * (log_ratio + _second_order(log_ratio) * log_ratio**2),
+    student - teacher,
+  )
+  change = gap * tangents[0] - teacher * log_ratio * tangents[1]
   return kullback_leibler(*primals), change
 
 
@@ -104,6 +114,18 @@ DIVERGENCES: dict[str, Divergence] = {
   "squared": squared,
   "exponential": exponential,
   "kagan": kagan,
+}
+
+
+# With all probabilities multiplied by a factor, a term is multiplied by this power of
+# it. Functions that are not listed are evaluated on the probabilities themselves.
+HOMOGENEITY: dict[Divergence, int] = {
+  jeffreys: 1,
+  kullback_leibler: 1,
+  absolute: 1,
+  squared: 2,
+  exponential: 1,
+  kagan: 1,
 }
 
 

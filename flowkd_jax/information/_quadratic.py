@@ -188,8 +188,8 @@ def _weighted_similarity(
   total = _blocks.sum_over_rows(
     row_terms,
     block_size,
-    (columns, others, kernel.bandwidth(gathered, valid, block_size)),
+    (columns, others, kernel.measure(gathered, valid, block_size)),
     (points, weights, _global_batch.row_positions(rows.shape[0], axis_name)),
-    jnp.ones_like(points.squares),
+    jnp.where(_global_batch.finite_rows(rows), 1, jnp.nan).astype(rows.dtype),
   )
   return _global_batch.global_sum(total, axis_name)

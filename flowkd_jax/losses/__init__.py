@@ -21,7 +21,18 @@ Pure functions of arrays, whatever library they come from. The caller jits.
   alone rules it out, its term is 0. Where the student alone does, a divergence is
   infinite if the teacher's probability is above 0, and the gradient at the other logits
   is still finite.
+- NaN or an infinity among the features of a row makes the loss NaN, whether or not
+  another row is compared with it. Finite features never do. A value too large for the
+  dtype is infinite.
 - Masked rows are not read: they may hold anything, NaN included.
+
+**Options.** Every option that is a number may be traced, scheduled inside `scan` or
+learnt: gradients flow to it. Numbers of Python and NumPy are checked; arrays of JAX are
+not, as that would wait for the device.
+
+**Devices.** Losses take arrays that are sharded over meshes of any axis type, under
+`jit` and without. Inside `pmap` and `shard_map` pass `axis_name`. The result is that of
+one device.
 """
 
 from flowkd_jax.losses._alignment import linear_cka

@@ -68,7 +68,7 @@ def linear_cka(
   if block_size is not None:
     _checks.check_count("block_size", block_size)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
-  columns = [_centred(side, batch.real) for side in batch.columns]
+  columns = [_centred(side, batch) for side in batch.columns]
   rows = [_own_rows(side, batch, axis_name) for side in columns]
   if max(side.shape[1] for side in columns) < batch.real.shape[0]:
     return _alignment_of_features(rows, axis_name)
@@ -130,20 +130,21 @@ def rbf_cka(
   """
   _checks.check_positive("bandwidth", bandwidth)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
-  spreads = [_mean_squared_distance(side, batch.real) for side in batch.columns]
+  spreads = [_mean_squared_distance(side, batch) for side in batch.columns]
 
   def similarities(rows, columns, positions):
-    columns, spread, alike = columns
+    columns, spread, alike, bandwidth = columns
     squared = _pairs.pair_geometry(rows, columns, positions).squared_distances
     # Alignment ignores a factor and, through centring, a constant. So chosen, entries
     # scatter around 0, and wide kernels keep their digits.
-    typical = min(1 / (2 * bandwidth**2), 1.0)
+    typical = jnp.minimum(1 / (2 * lax.stop_gradient(bandwidth) ** 2), 1)
     shift = jnp.where(alike, 0, typical)
     return jnp.expm1(shift - squared / (2 * bandwidth**2 * spread))
 
   rows, columns = _batch.pair_sides(batch, block_size)
+  width = jnp.asarray(_precision.like(bandwidth, batch.rows[0]), batch.rows[0].dtype)
   columns = [
-    (side, jnp.where(spread > 0, spread, 1), spread == 0)
+    (side, jnp.where(spread == 0, 1, spread), spread == 0, width)
     for side, spread in zip(columns, spreads, strict=True)
   ]
   return _alignment_of_kernels(
@@ -160,10 +161,12 @@ def _alignment_of_features(rows, axis_name):
 
   across = norm(student, teacher)
   sizes = [_pairs.safe_power(norm(side, side), 0.5) for side in rows]
-  moving = (sizes[0] > 0) & (sizes[1] > 0)
-  alignment = across / jnp.where(moving, sizes[0] * sizes[1], 1)
-  still = jnp.where((sizes[0] > 0) != (sizes[1] > 0), 1, 0).astype(across.dtype)
-  return jnp.where(moving, jnp.maximum(1 - alignment, 0), still)
+  still = [size == 0 for size in sizes]
+  alignment = across / jnp.where(still[0] | still[1], 1, sizes[0] * sizes[1])
+  loss = 1 - alignment
+  loss = jnp.where(loss < 0, 0, loss)  # not a maximum, which may lose a NaN
+  loss = jnp.where(still[0] != still[1], 1, loss)
+  return jnp.where(still[0] & still[1], 0, loss)
 
 
 def _alignment_of_kernels(
@@ -216,7 +219,7 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size):
 
   sums = information.rows_in_blocks(row_sums, block_size, rows, batch.positions)
   sums = jnp.where(batch.real[batch.positions][:, None], sums, 0)
-  count = jnp.maximum(batch.number, 1)
+  count = _at_least_one(batch.number)
   own_means = sums[:, :2] / count
   means = tuple(_global_batch.gather_rows(own_means, axis_name).T)
   totals = _global_batch.global_sum(sums.sum(0), axis_name)
@@ -232,7 +235,7 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size):
   squares = centred(totals[2], 0, 0), centred(totals[3], 1, 1)
   factors = tuple(_pairs.safe_power(jnp.maximum(square, 0), -0.5) for square in squares)
   loss = 1 - centred(totals[4], 0, 1) * factors[0] * factors[1]
-  loss = jnp.where((squares[0] > 0) | (squares[1] > 0), loss, 0)
+  loss = jnp.where((squares[0] <= 0) & (squares[1] <= 0), 0, loss)
   halves = tuple(mean - each / 2 for mean, each in zip(means, grand, strict=True))
   return halves, factors, loss
 
@@ -273,26 +276,31 @@ def _own_rows(columns, batch, axis_name):
   return columns if axis_name is None else columns[batch.positions]
 
 
-def _centred(columns, real):
+def _centred(columns, batch):
   """Columns less their mean, in units of their spread; 0 if that is rounding."""
-  centred, variance = _deviations(columns, real)
-  scale = lax.stop_gradient(jnp.sqrt(jnp.where(variance > 0, variance, 1)))
-  return jnp.where(variance > 0, centred / scale, 0)
+  centred, variance = _deviations(columns, batch)
+  scale = lax.stop_gradient(jnp.sqrt(jnp.where(variance == 0, 1, variance)))
+  return jnp.where(variance == 0, 0, centred / scale)
 
 
-def _mean_squared_distance(columns, real):
-  _, variance = _deviations(columns, real)
-  count = real.sum(dtype=columns.dtype)
-  mean = 2 * variance * count / jnp.maximum(count - 1, 1)
-  return jnp.where(mean > 0, mean, 1)
+def _mean_squared_distance(columns, batch):
+  """Over pairs of different rows, in squared units of `_pairs.unit_of`."""
+  _, variance = _deviations(columns, batch)
+  mean = 2 * variance * batch.number / _at_least_one(batch.number - 1)
+  return jnp.where(mean == 0, 1, mean)
 
 
-def _deviations(columns, real):
-  """Columns less their mean, and the mean of their squared norms."""
-  count = jnp.maximum(real.sum(dtype=columns.dtype), 1)
-  valid = real[:, None]
+def _at_least_one(count):
+  return jnp.where(count < 1, 1, count)
+
+
+def _deviations(columns, batch):
+  """Columns less their mean, and the mean of their squared norms, in units."""
+  columns = columns / _pairs.unit_of(columns)
+  count = _at_least_one(batch.number)
+  valid = batch.real[:, None]
   centred = jnp.where(valid, columns - columns.sum(0, keepdims=True) / count, 0)
   variance = (centred**2).sum() / count
   size = lax.stop_gradient((columns**2).sum() / count)
   noise = (8 * jnp.finfo(columns.dtype).eps) ** 2 * size
-  return centred, jnp.where(variance > noise, variance, 0)
+  return centred, jnp.where(variance <= noise, 0, variance)

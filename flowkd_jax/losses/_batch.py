@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     columns: Student and teacher rows of the global batch.
     positions: Where the rows of this device stand in the global batch.
     real: Which rows of the global batch are not padding.
-    number: How many those are.
+    number: How many those are; NaN if one of them holds a NaN or an infinity.
   """
 
   rows: tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]
@@ -54,6 +54,8 @@ def gathered_batch(
   if mask is not None:
     real = jnp.asarray(mask).astype(bool)
   rows = kernels.flatten(student, mask), kernels.flatten(teacher, mask)
+  finite = _global_batch.finite_rows(*rows)
+  counted = jnp.where(finite, real.astype(rows[0].dtype), jnp.nan)
   columns = (
     _global_batch.gather_rows(rows[0], axis_name),
     _global_batch.gather_rows(rows[1], axis_name),
@@ -63,7 +65,7 @@ def gathered_batch(
     columns,
     _global_batch.row_positions(student.shape[0], axis_name),
     _global_batch.gather_rows(real, axis_name),
-    _global_batch.global_sum(real.sum(dtype=rows[0].dtype), axis_name),
+    _global_batch.global_sum(counted.sum(), axis_name),
   )
 
 

@@ -24,7 +24,6 @@ from flowkd_jax import _pairs
 from flowkd_jax import _precision
 from flowkd_jax import information
 from flowkd_jax import kernels
-from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
 Parameters = dict[str, Any]
@@ -119,12 +118,12 @@ def crd(
     real = _global_batch.gather_rows(real_rows(mask, student), axis_name)
 
   def row_terms(shared, block):
-    columns, real = shared
+    columns, real, sharpness = shared
     student_rows, teacher_rows, positions = block
     everyone = jnp.arange(columns[0].shape[1], dtype=positions.dtype)
     same = positions[:, None] == everyone[None, :]
     valid = _pairs.valid_pairs(same, real, self_pairs=True)
-    own = (student_rows * teacher_rows).sum(1, keepdims=True) / temperature
+    own = (student_rows * teacher_rows).sum(1, keepdims=True) * sharpness
     terms = jnp.zeros_like(own[:, 0])
     for anchors, others in zip((teacher_rows, student_rows), columns, strict=True):
       # Less the logit of the row itself, exactly 0, the total is -log p.
@@ -132,14 +131,16 @@ def crd(
       terms += information.log_totals(excess, valid)
     return terms
 
-  columns = [side.T / temperature for side in gathered]
+  temperature = _precision.like(temperature, embedded[0])
+  sharpness = jnp.asarray(1 / temperature, embedded[0].dtype)
+  columns = [side.T * sharpness for side in gathered]
   positions = _global_batch.row_positions(student.shape[0], axis_name)
   total = _blocks.sum_over_rows(
     row_terms,
     block_size,
-    (columns, real),
+    (columns, real, sharpness),
     (*embedded, positions),
-    _global_batch.mean_weights(mask, embedded[0], axis_name),
+    _global_batch.mean_weights(mask, axis_name, *embedded),
   )
   return _global_batch.global_sum(total, axis_name)
 
@@ -150,14 +151,16 @@ def embeddings(student, teacher, heads, mask):
   _checks.check_mask(mask, student)
   embedded = []
   for side, features in zip(SIDES, (student, teacher), strict=True):
-    rows = _spatial.real_rows(features, mask).reshape(features.shape[0], -1)
+    rows = kernels.flatten(features, mask)
+    finite = _global_batch.finite_rows(rows)
     if heads is not None:
       kernel = jnp.asarray(heads[side]["kernel"]).astype(rows.dtype)
       fitting = rows.shape[1], jnp.shape(heads[side]["bias"])[-1]
       _checks.check_shape(f"heads, {side} kernel", kernel, fitting)
       bias = jnp.asarray(heads[side]["bias"]).astype(rows.dtype)
       rows = _precision.matmul(rows, kernel) + bias[None, :]
-    embedded.append(kernels.unit_rows(rows))
+    # An infinity times a weight of 0 may vanish in the head.
+    embedded.append(jnp.where(finite[:, None], kernels.unit_rows(rows), jnp.nan))
   widths = [rows.shape[1] for rows in embedded]
   if widths[0] != widths[1]:
     raise ValueError(

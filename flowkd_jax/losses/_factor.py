@@ -87,18 +87,21 @@ def factor_transfer(
   """
   _checks.check_positive("exponent", exponent)
   _checks.check_positive("power", power)
-  student, teacher = _spatial.paired_maps(student, teacher, mask)
+  maps = _spatial.paired_maps(student, teacher, mask)
   if networks is None:
-    factors = [_spatial.attention_maps(maps, exponent) for maps in (student, teacher)]
+    factors = [_spatial.attention_maps(side, exponent) for side in maps]
   else:
     paraphraser = lax.stop_gradient(networks["paraphraser"]["encoder"])
     factors = [
-      _unit_factors(_convolve("translator", student, networks["translator"])),
-      _unit_factors(_convolve("paraphraser", teacher, paraphraser)),
+      _unit_factors(_convolve("translator", maps[0], networks["translator"])),
+      _unit_factors(_convolve("paraphraser", maps[1], paraphraser)),
     ]
   gaps = factors[0] - factors[1]
-  terms = jnp.abs(gaps) if power == 1 else _pairs.safe_power(gaps**2, power / 2)
-  return _spatial.reduced(terms, reduction, mask, axis_name)
+  if not isinstance(power, jax.Array) and power == 1:
+    terms = jnp.abs(gaps)
+  else:
+    terms = _pairs.safe_power(gaps**2, power / 2)
+  return _spatial.reduced(terms, reduction, mask, axis_name, student, teacher)
 
 
 def factor_transfer_init(
@@ -178,7 +181,7 @@ def factor_reconstruction(
   maps, _ = _spatial.paired_maps(teacher, teacher, mask)
   factors = _convolve("paraphraser", maps, networks["paraphraser"]["encoder"])
   restored = _convolve("paraphraser", factors, networks["paraphraser"]["decoder"])
-  return _spatial.reduced((maps - restored) ** 2, reduction, mask, axis_name)
+  return _spatial.reduced((maps - restored) ** 2, reduction, mask, axis_name, teacher)
 
 
 def _layers(key, widths):

@@ -18,6 +18,7 @@ from jaxtyping import Shaped
 
 from flowkd_jax import _checks
 from flowkd_jax import _mesh
+from flowkd_jax import _precision
 from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
@@ -98,6 +99,7 @@ def hint(
   References:
     Romero et al., "FitNets: hints for thin deep nets", ICLR 2015.
   """
+  features = student, teacher
   student, teacher = _paired_features(student, teacher, mask)
   if projection is not None:
     _check_kernel("projection", projection["kernel"], student, teacher)
@@ -107,7 +109,8 @@ def hint(
       f"student has {student.shape[-1]} channels and teacher {teacher.shape[-1]}: pass "
       "a projection, from hint_init(key, student.shape, teacher.shape)"
     )
-  return _spatial.reduced((student - teacher) ** 2, reduction, mask, axis_name)
+  terms = (student - teacher) ** 2
+  return _spatial.reduced(terms, reduction, mask, axis_name, *features)
 
 
 def vid_init(
@@ -204,6 +207,7 @@ def vid(
     CVPR 2019.
   """
   _checks.check_positive("epsilon", epsilon)
+  features = student, teacher
   student, teacher = _paired_features(student, teacher, mask)
   first, *others = parameters["kernels"]
   last = others[-1] if others else first
@@ -213,10 +217,10 @@ def vid(
   for kernel in others:
     mean = _linear(jax.nn.relu(mean), {"kernel": kernel})
   raw_variance = jnp.asarray(parameters["variance"]).astype(mean.dtype)
-  variance = jax.nn.softplus(raw_variance) + epsilon
+  variance = jax.nn.softplus(raw_variance) + _precision.like(epsilon, mean)
   variance = jnp.broadcast_to(variance, mean.shape)
   terms = (teacher - mean) ** 2 / (2 * variance) + jnp.log(variance) / 2
-  return _spatial.reduced(terms, reduction, mask, axis_name)
+  return _spatial.reduced(terms, reduction, mask, axis_name, *features)
 
 
 def _paired_features(student, teacher, mask):

@@ -172,7 +172,7 @@ def crd_bank(
     scores = side - log_normalizer - threshold
     rows -= jax.nn.log_sigmoid(scores[:, 0])
     rows -= jax.nn.log_sigmoid(-scores[:, 1:]).sum(1)
-  return _global_batch.global_mean(rows, mask, axis_name)
+  return _global_batch.global_mean(rows, mask, axis_name, student, teacher)
 
 
 @_mesh.on_any_mesh
@@ -229,7 +229,8 @@ def _bank_logits(student, teacher, heads, bank, indices, negatives, temperature,
   drawn = jnp.concatenate([indices[:, None], negatives.astype(indices.dtype)], axis=1)
   others = bank["teacher"], bank["student"]
   return embeddings, [
-    _inner_products(anchors, lax.stop_gradient(rows), drawn) / temperature
+    _inner_products(anchors, lax.stop_gradient(rows), drawn)
+    / _precision.like(temperature, anchors)
     for anchors, rows in zip(embeddings, others, strict=True)
   ]
 

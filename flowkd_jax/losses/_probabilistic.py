@@ -78,12 +78,12 @@ def conditional_divergence(
   kernel_list = _kernel_list(kernel)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   bandwidths = [
-    [each.bandwidth(side, batch.real, block_size) for each in kernel_list]
+    [each.measure(side, batch.real, block_size) for each in kernel_list]
     for side in batch.columns
   ]
 
   def row_terms(shared, block):
-    columns, bandwidths, real = shared
+    columns, bandwidths, real, count = shared
     points, positions = block
     pairs = [
       _pairs.pair_geometry(*each, positions)
@@ -94,7 +94,7 @@ def conditional_divergence(
     for index, each in enumerate(kernel_list):
       log_probabilities = [
         information.conditional_log_probabilities(
-          each.log(geometry, widths[index]), valid
+          each.log(geometry, widths[index]), valid, count
         )
         for geometry, widths in zip(pairs, bandwidths, strict=True)
       ]
@@ -102,14 +102,17 @@ def conditional_divergence(
     return terms
 
   points, columns = _batch.pair_sides(batch, block_size)
+  # Probabilities times their number keep the digits of small differences.
+  degree = information.HOMOGENEITY.get(divergence, 0)
+  count = jnp.maximum(batch.number - (0 if self_pairs else 1), 1) ** min(degree, 1)
   total = _blocks.sum_over_rows(
     row_terms,
     block_size,
-    (columns, bandwidths, None if mask is None else batch.real),
+    (columns, bandwidths, None if mask is None else batch.real, count),
     (points, batch.positions),
-    _global_batch.mean_weights(mask, batch.rows[0], axis_name),
+    _global_batch.mean_weights(mask, axis_name, *batch.rows),
   )
-  loss = _global_batch.global_sum(total, axis_name)
+  loss = _global_batch.global_sum(total, axis_name) / count**degree
   return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
 

@@ -6,6 +6,7 @@ pass `axis_name`. Widths of student and teacher may differ.
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -85,7 +86,7 @@ def similarity_preserving(
     block_size,
     columns,
     rows,
-    _global_batch.mean_weights(mask, rows[0], axis_name),
+    _global_batch.mean_weights(mask, axis_name, *batch.rows),
   )
   loss = _global_batch.global_sum(total, axis_name)
   return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
@@ -150,16 +151,20 @@ def correlation_congruence(
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   if authors:
     return _neighbour_products(batch, mask, axis_name)
+  dtype = batch.rows[0].dtype
+  coefficients = jnp.stack(
+    [jnp.asarray(each, dtype) for each in _gaussian_coefficients(gamma, order)]
+  )
 
   def row_terms(shared, block):
-    columns, real = shared
+    columns, real, coefficients = shared
     points, positions = block
     student, teacher = (
       _pairs.pair_geometry(*side, positions)
       for side in zip(points, columns, strict=True)
     )
     gaps = student.cosine_gaps, teacher.cosine_gaps
-    expansions = [_expanded_gaussian(side, gamma, order) for side in gaps]
+    expansions = [_polynomial(side, coefficients) for side in gaps]
     valid = _pairs.valid_pairs(student.same, real)
     return jnp.where(valid, (expansions[0] - expansions[1]) ** 2, 0).sum(1)
 
@@ -167,9 +172,9 @@ def correlation_congruence(
   total = _blocks.sum_over_rows(
     row_terms,
     block_size,
-    (columns, None if mask is None else batch.real),
+    (columns, None if mask is None else batch.real, coefficients),
     (points, batch.positions),
-    _global_batch.mean_weights(mask, batch.rows[0], axis_name),
+    _global_batch.mean_weights(mask, axis_name, *batch.rows),
   )
   loss = _global_batch.global_sum(total, axis_name)
   count = batch.number
@@ -178,26 +183,29 @@ def correlation_congruence(
 
 
 def _scaled(columns):
-  """Columns divided by their greatest norm, a constant."""
-  top = jnp.abs(lax.stop_gradient(columns)).max()
-  return columns / jnp.where(top > 0, top, 1)
+  """Columns in units of the batch, so that no product overflows."""
+  return columns / _pairs.unit_of(columns)
 
 
-def _expanded_gaussian(gaps, gamma, order):
-  """The expansion less its value at cosine 1, as a polynomial of `(1 - cos) / 2`.
+def _gaussian_coefficients(gamma, order):
+  """The expansion as coefficients of powers 1 to `order` of `(1 - cos) / 2`.
 
-  Without the constant, which cancels in differences, near rows keep their digits.
+  Less its value at cosine 1: without the constant, which cancels in differences, near
+  rows keep their digits.
   """
+  exp = jnp.exp if isinstance(gamma, jax.Array) else math.exp
   taylor = [
-    math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p)
-    for p in range(order + 1)
+    exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)
   ]
-  shifted = [
+  return [
     (-2) ** m * sum(math.comb(p, m) * taylor[p] for p in range(m, order + 1))
     for m in range(1, order + 1)
   ]
+
+
+def _polynomial(gaps, coefficients):
   value = jnp.zeros_like(gaps)
-  for coefficient in reversed(shifted):
+  for coefficient in coefficients[::-1]:
     value = gaps * (value + coefficient)
   return value
 

@@ -72,7 +72,7 @@ def rkd_distance(
   count = batch.number
   points, columns = _batch.pair_sides(batch, block_size)
   real = None if mask is None else batch.real
-  weights = _global_batch.mean_weights(mask, batch.rows[0], axis_name)
+  weights = _global_batch.mean_weights(mask, axis_name, *batch.rows)
 
   def sum_over_rows(function, shared, points):
     total = _blocks.sum_over_rows(
@@ -88,7 +88,7 @@ def rkd_distance(
   def mean_distance(side):
     sums = sum_over_rows(row_sums, columns[side], points[side])
     mean = sums / jnp.maximum(count - 1, 1)
-    return jnp.where(mean > 0, mean, 1)  # all rows alike: every distance is 0
+    return jnp.where(mean == 0, 1, mean)  # all rows alike: every distance is 0
 
   def row_terms(shared, block):
     (columns, means), real = shared
@@ -176,7 +176,7 @@ def rkd_angle(
     block_size,
     (*squared, None if mask is None else batch.real),
     (*(side[batch.positions] for side in squared), batch.positions),
-    _global_batch.mean_weights(mask, batch.rows[0], axis_name),
+    _global_batch.mean_weights(mask, axis_name, *batch.rows),
     row_entries=size**2,
   )
   loss = _global_batch.global_sum(total, axis_name)

@@ -7,6 +7,8 @@ larger map is average-pooled to the smaller, axis by axis, as PyTorch's
 at the height only.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from flowkd_jax import _checks
 from flowkd_jax import _global_batch
 from flowkd_jax import _mesh
 from flowkd_jax import _pairs
+from flowkd_jax import _precision
 from flowkd_jax import kernels
 
 Mask = Shaped[Array, " batch"] | None
@@ -74,9 +77,10 @@ def attention_transfer(
     Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017.
   """
   _checks.check_positive("exponent", exponent)
-  student, teacher = paired_maps(student, teacher, mask)
-  attention = [attention_maps(maps, exponent) for maps in (student, teacher)]
-  return reduced((attention[0] - attention[1]) ** 2, reduction, mask, axis_name)
+  maps = paired_maps(student, teacher, mask)
+  attention = [attention_maps(side, exponent) for side in maps]
+  terms = (attention[0] - attention[1]) ** 2
+  return reduced(terms, reduction, mask, axis_name, student, teacher)
 
 
 @_mesh.on_any_mesh
@@ -130,15 +134,14 @@ def nst(
     transfer", arXiv 1707.01219.
   """
   _checks.check_choice("kernel", kernel, NST_KERNELS)
-  student, teacher = paired_maps(student, teacher, mask)
-  channels = [_channel_vectors(maps) for maps in (student, teacher)]
+  channels = [_channel_vectors(maps) for maps in paired_maps(student, teacher, mask)]
   if kernel == "linear":
-    gap = channels[0].mean(1) - channels[1].mean(1)
-    return _global_batch.global_mean((gap**2).sum(1), mask, axis_name)
-  similarity = _polynomial if kernel == "polynomial" else _gaussian(*channels)
-  within = [similarity(side, side) for side in channels]
-  rows = within[0] + within[1] - 2 * similarity(*channels)
-  return _global_batch.global_mean(rows, mask, axis_name)
+    rows = ((channels[0].mean(1) - channels[1].mean(1)) ** 2).sum(1)
+  else:
+    similarity = _polynomial if kernel == "polynomial" else _gaussian(*channels)
+    within = [similarity(side, side) for side in channels]
+    rows = within[0] + within[1] - 2 * similarity(*channels)
+  return _global_batch.global_mean(rows, mask, axis_name, student, teacher)
 
 
 @_mesh.on_any_mesh
@@ -191,14 +194,16 @@ def fsp(
     minimization and transfer learning", CVPR 2017.
   """
   _check_pairs(student=student, teacher=teacher)
-  student_flow, teacher_flow = _flow_matrix(student, mask), _flow_matrix(teacher, mask)
-  if student_flow.shape != teacher_flow.shape:
+  sides = [paired_maps(*pair, mask) for pair in (student, teacher)]
+  channels = [(side[0].shape[3], side[1].shape[3]) for side in sides]
+  if channels[0] != channels[1]:
     raise ValueError(
       "expected as many channels in the teacher's layers as in the student's, but the "
-      f"student has {student_flow.shape[1:]} and the teacher {teacher_flow.shape[1:]}; "
-      "project one of them first"
+      f"student has {channels[0]} and the teacher {channels[1]}; project one of them "
+      "first"
     )
-  return reduced((student_flow - teacher_flow) ** 2, reduction, mask, axis_name)
+  terms = _squared_flow_differences(*sides)
+  return reduced(terms, reduction, mask, axis_name, *student, *teacher)
 
 
 def paired_maps(student: Maps, teacher: Maps, mask: Mask) -> tuple[Maps, Maps]:
@@ -236,11 +241,13 @@ def average_pool(maps: Maps, height: int, width: int) -> Maps:
   )
 
 
-def attention_maps(maps: Maps, exponent: float) -> Float[Array, "batch positions"]:
+def attention_maps(
+  maps: Maps, exponent: float | Float[Array, ""]
+) -> Float[Array, "batch positions"]:
   """The energy `mean_c |F_c|^exponent` of each position, of norm one a row."""
   maps = _rescaled(maps.reshape(maps.shape[0], -1)).reshape(maps.shape)
   energy = maps**2
-  if exponent != 2:
+  if isinstance(exponent, jax.Array) or exponent != 2:
     energy = _pairs.safe_power(energy, exponent / 2)
   return kernels.unit_rows(energy.mean(3).reshape(maps.shape[0], -1))
 
@@ -250,12 +257,16 @@ def reduced(
   reduction: str,
   mask: Mask,
   axis_name: str | None,
+  *features: Float[Array, "batch ..."],
 ) -> Float[Array, ""]:
-  """Mean over rows of the sum ("rows") or mean ("elements") of each row's terms."""
+  """Mean over rows of the sum ("rows") or mean ("elements") of each row's terms.
+
+  NaN if a row of the `features` that is not masked holds a NaN or an infinity.
+  """
   _checks.check_choice("reduction", reduction, REDUCTIONS)
   rows = terms.reshape(terms.shape[0], -1)
   rows = rows.sum(1) if reduction == "rows" else rows.mean(1)
-  return _global_batch.global_mean(rows, mask, axis_name)
+  return _global_batch.global_mean(rows, mask, axis_name, *features)
 
 
 def _pooling_matrix(size, target, dtype):
@@ -271,9 +282,8 @@ def _rescaled(rows):
   A constant to the gradient, which is exact nevertheless because scaling by a
   constant changes nothing; powers of the rows then neither overflow nor vanish.
   """
-  largest = lax.stop_gradient(jnp.abs(rows).max(1, keepdims=True))
-  smallest = float(jnp.finfo(rows.dtype).tiny) ** 0.5
-  return rows / jnp.where(largest > smallest, largest, 1)
+  largest = _precision.largest_entries(rows)[:, None]
+  return rows / jnp.where(largest == 0, 1, largest)
 
 
 def _channel_vectors(maps):
@@ -294,7 +304,7 @@ def _polynomial(left, right):
 
 def _gaussian(student, teacher):
   variance = lax.stop_gradient(_squared_distances(student, teacher).mean((1, 2)))
-  variance = jnp.where(variance > 0, variance, 1)[:, None, None]
+  variance = jnp.where(variance == 0, 1, variance)[:, None, None]
 
   def similarity(left, right):
     return jnp.exp(-_squared_distances(left, right) / (2 * variance)).mean((1, 2))
@@ -324,9 +334,53 @@ def _check_pairs(**pairs):
   )
 
 
-def _flow_matrix(pair, mask):
-  earlier, later = paired_maps(pair[0], pair[1], mask)
-  products = jnp.einsum(
-    "bhwi,bhwj->bij", earlier, later, precision=lax.Precision.HIGHEST
+def _squared_flow_differences(student, teacher):
+  """`(G^s - G^t)^2`, in units in which no inner product overflows.
+
+  Where a gradient would overflow it is shortened to what the dtype holds: infinities of
+  both signs would add up to NaN.
+  """
+  layers = list(zip(student, teacher, strict=True))
+  units = [_unit_of_layer(*layer) for layer in layers]
+  differences = jnp.subtract(
+    *(_flow_matrix(*side, *units) for side in (student, teacher))
   )
-  return products / (earlier.shape[1] * earlier.shape[2])
+  greatest = _precision.largest_entries(differences)
+  sizes = [
+    _precision.largest_entries(maps) / unit
+    for layer, unit in zip(layers, units, strict=True)
+    for maps in layer
+  ]
+  # Gradients are sums over channels of differences times entries.
+  bound = float(jnp.finfo(differences.dtype).max) / (8 * differences[0].size)
+  for size in (greatest, functools.reduce(jnp.maximum, sizes)):
+    bound = bound / jnp.where(size == 0, 1, size)
+  unit = (units[0] * units[1])[:, None, None]
+  factor = jnp.minimum(unit**2, bound[:, None, None])
+  constants = lax.stop_gradient(differences)
+  squares = (unit * constants) ** 2
+  overflows = (factor < unit**2) | (squares == jnp.inf)
+  tangents = 2 * factor * constants * (differences - constants)  # with the value 0
+  return jnp.where(
+    overflows, squares + tangents, (unit * jnp.where(overflows, 0, differences)) ** 2
+  )
+
+
+def _unit_of_layer(student, teacher):
+  """For each example 1, or the power of two that brings entries below a bound."""
+  largest = jnp.maximum(*map(_precision.largest_entries, (student, teacher)))
+  bound = 2.0 ** (jnp.finfo(student.dtype).maxexp // 2 - 8)
+  return jnp.maximum(_precision.power_of_two(largest) / bound, 1)
+
+
+def _flow_matrix(earlier, later, earlier_unit, later_unit):
+  """`mean_hw A_hwi B_hwj` of each example, divided by both units."""
+  positions = earlier.shape[1] * earlier.shape[2]
+  earlier, later = (
+    maps * factor[:, None, None, None]
+    for maps, factor in (
+      (earlier, 1 / (earlier_unit * positions)),
+      (later, 1 / later_unit),
+    )
+  )
+  return jnp.einsum("bhwi,bhwj->bij", earlier, later, precision=lax.Precision.HIGHEST)

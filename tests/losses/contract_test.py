@@ -25,6 +25,8 @@ from tests.losses.contract_rows import NOT_LOSSES
 from tests.losses.contract_rows import ROWS
 
 CASES = 16
+# Losses that read -inf as probability 0.
+LOGITS = ("cross_entropy", "decoupled_kd", "dist", "knowledge_distillation")
 
 
 every_loss = pytest.mark.parametrize("name", ROWS)
@@ -304,11 +306,111 @@ def test_padding_changes_nothing_whatever_it_holds(name, x64):
     assert all(not np.asarray(g[11:]).any() for g in gradients), filling
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if ROWS[name].blocks])
+with_blocks = pytest.mark.parametrize(
+  "name", [name for name in ROWS if ROWS[name].blocks]
+)
+
+
+@functools.cache
+def _blocked(name):
+  return jax.jit(_value_and_grad(name, block_size=5))
+
+
+@with_blocks
 def test_blocks_change_nothing(name, x64):
   problem = *_example(name, dtype=np.float64), _ids(), _mask("most")
-  blocked = jax.jit(_value_and_grad(name, block_size=5))(*problem)
-  _assert_close(blocked, _plain(name)(*problem))
+  _assert_close(_blocked(name)(*problem), _plain(name)(*problem))
+
+
+def _not_finite(name):
+  """Pairs of a side and a value that its features may not hold."""
+  values = (np.nan, np.inf) if name in LOGITS else (np.nan, np.inf, -np.inf)
+  takes_teacher = "both sides" not in ROWS[name].exempt or ROWS[name].teacher_constant
+  return [(side, value) for side in range(1 + takes_teacher) for value in values]
+
+
+@every_loss
+def test_what_is_not_finite_makes_the_loss_nan_in_real_rows_only(name):
+  cases = _not_finite(name)
+  sides, masks = [[], []], []
+  for row, kind in ((3, "most"), (12, "most"), (0, "one")):
+    for side, value in cases if row else cases[:: len(cases) - 1]:
+      example = _example(name)
+      example[side].reshape(BATCH, -1)[row, 1] = value
+      for rows, each in zip(sides, example, strict=True):
+        rows.append(each)
+      masks.append(_mask(kind))
+  for rows, each in zip(sides, _example(name), strict=True):
+    rows.extend([each] * (CASES - len(rows)))
+  masks.extend([_mask("most")] * (CASES - len(masks)))
+  values, gradients = _many_recomputed(name)(
+    *map(np.stack, sides), _ids(), np.stack(masks)
+  )
+  count = len(cases)
+  assert np.isnan(values[:count]).all(), [*zip(cases, values, strict=False)]
+  assert np.isnan(values[2 * count : 2 * count + 2]).all()
+  clean = jax.tree.map(lambda x: x[-1], (values, gradients))
+  for index in range(count, 2 * count):
+    padded = jax.tree.map(lambda x, i=index: x[i], (values, gradients))
+    _assert_close(padded, clean)
+
+
+@with_blocks
+def test_what_is_not_finite_is_noticed_in_blocks(name, x64):
+  for side, value in _not_finite(name):
+    example = _example(name, dtype=np.float64)
+    example[side].reshape(BATCH, -1)[10, 1] = value
+    assert np.isnan(_blocked(name)(*example, _ids(), _mask("most"))[0]), (side, value)
+
+
+def _number_options(name):
+  """Options of a loss that are numbers which need not be whole, with their defaults."""
+  parameters = inspect.signature(getattr(losses, name.split(",")[0])).parameters
+  return {
+    option: parameter.default
+    for option, parameter in parameters.items()
+    if isinstance(parameter.default, float)
+  }
+
+
+@pytest.mark.parametrize(
+  ("name", "option"),
+  [
+    (name, option)
+    for name in ROWS
+    if "authors" not in name
+    for option in _number_options(name)
+  ],
+)
+def test_options_may_be_traced_and_differentiated(name, option, x64):
+  """In a schedule under `scan`; derivatives against differences in float64."""
+  problem = *_example(name, dtype=np.float64), _ids()
+  default = _number_options(name)[option]
+  if "traced" in ROWS[name].exempt:
+    pytest.skip(ROWS[name].exempt["traced"])
+
+  def loss(value, **options):
+    return ROWS[name].call(*problem, mask=_mask("most"), **{option: value}, **options)
+
+  def schedule(values, options):
+    def step(carry, value):
+      results = [
+        jax.value_and_grad(functools.partial(loss, **o))(value) for o in options
+      ]
+      return carry, results
+
+    return jax.lax.scan(step, 0, values)[1]
+
+  step = 1e-5 * default
+  options = [{}, {"block_size": 5}][: 1 + ROWS[name].blocks]
+  points = jnp.array([default - step, default, default + step])
+  expected = jax.jit(functools.partial(loss, default))()
+  for values, slopes in jax.jit(functools.partial(schedule, options=options))(points):
+    np.testing.assert_allclose(values[1], expected, rtol=1e-9)
+    difference = (values[2] - values[0]) / (2 * step)
+    np.testing.assert_allclose(slopes[1], difference, rtol=1e-4, atol=1e-7)
+    # Some maps have a vector of ones for every exponent: then nothing changes.
+    assert slopes[1] != 0 or option in ROWS[name].exempt
 
 
 def _step(name, **options):
@@ -344,6 +446,9 @@ def test_global_batch_on_eight_devices(name, x64):
   results = mapped(parameters, *spread)
   for device in range(8):
     _assert_close(jax.tree.map(lambda x, d=device: x[d], results), expected)
+  broken = [rows.copy() for rows in spread[0]]
+  broken[0].reshape(8, 2, -1)[5, 0, 1] = np.nan  # the last row that is no padding
+  assert np.isnan(mapped(parameters, broken, *spread[1:])[0]).all()
 
   mesh = jax.make_mesh((8,), ("batch",))
   rows, whole = PartitionSpec("batch"), PartitionSpec()
@@ -430,6 +535,9 @@ def test_bad_input_is_refused(name):
   options = set(inspect.signature(function).parameters)
   for option in options & POSITIVE:
     refused(ValueError, option, student, teacher, ids, **{option: -1})
+    if option != "order":
+      refused(ValueError, option, student, teacher, ids, **{option: np.inf})
+      refused(ValueError, option, student, teacher, ids, **{option: np.nan})
   if "reduction" in options:
     refused(ValueError, "reduction", student, teacher, ids, reduction="sum")
 

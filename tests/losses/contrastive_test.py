@@ -243,3 +243,19 @@ def test_bad_input_is_refused():
     losses.crd_negatives(jax.random.key(0), jnp.ones(3), 9)
   with pytest.raises(ValueError, match="number: expected a number above 0, got 0"):
     losses.crd_negatives(jax.random.key(0), jnp.arange(3), 9, number=0)
+
+
+def test_crd_bank_differentiates_in_its_temperature():
+  student, teacher = _features()
+  options = _bank_options(student, teacher, student.shape[0])
+  options["bank"]["log_normalizers"] = jnp.full(2, 4.0)
+
+  def loss(temperature):
+    return losses.crd_bank(student, teacher, temperature=temperature, **options)
+
+  value, slope = jax.jit(jax.value_and_grad(loss))(0.5)
+  low, high = (jax.jit(loss)(0.5 + step) for step in (-1e-2, 1e-2))
+  np.testing.assert_allclose(
+    value, losses.crd_bank(student, teacher, temperature=0.5, **options), rtol=1e-5
+  )
+  np.testing.assert_allclose(slope, (high - low) / 2e-2, rtol=1e-2)
