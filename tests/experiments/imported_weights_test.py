@@ -73,6 +73,14 @@ def _configure(path, tmp_path, **options):
   )
 
 
+def test_weights_that_are_not_finite_are_refused_by_name(state, tmp_path):
+  broken = np.where(np.arange(8) == 3, np.inf, state["conv2.bias"])
+  np.savez(tmp_path / "weights.npz", **state | {"conv2.bias": broken})
+  match = "--auxiliary_weights: .*weights.npz: .* NaN or infinity in conv2.bias;"
+  with pytest.raises(ValueError, match=match):
+    _configure(tmp_path / "weights.npz", tmp_path)
+
+
 def test_weights_of_another_size_are_refused(state, tmp_path):
   path = tmp_path / "weights.npz"
   np.savez(path, **state)
