@@ -69,6 +69,31 @@ def test_labelled_posterior_is_the_posterior_without_a_label():
   ]
 
 
+@pytest.mark.optimizer
+def test_labelled_posterior_of_a_label_beyond_the_classes_makes_the_loss_nan(
+  network, batches
+):
+  teacher = network(width=4)
+  batch = batches[2]  # row 12 is padding
+  variables = capture.init(teacher, jax.random.key(7), batch["image"])
+  method = methods.information_flow(
+    network(),
+    methods.Network(teacher, variables),
+    optax.sgd(0.1),
+    pairs={"dense": methods.LABELLED_POSTERIOR},
+    weights={"dense": 1.0},
+    axis_name=None,
+  )
+  state = method.init(jax.random.key(0), batch["image"])
+  step = jax.jit(
+    lambda labels: method.update(state, {**batch, "label": labels}, method.constants)
+  )
+  expected = step(batch["label"])[1]["loss"]
+  assert step(batch["label"].at[12].set(3))[1]["loss"] == expected
+  assert np.isfinite(step(batch["label"].at[2].set(-1))[1]["loss"])
+  assert np.isnan(step(batch["label"].at[2].set(3))[1]["loss"])
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64"])
 def test_joint_labels_neither_overflow_nor_label_what_has_none(dtype):
   labels = np.array([100, -1, -128, 0]).astype(dtype)
