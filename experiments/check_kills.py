@@ -36,7 +36,7 @@ FLAGS = (
   "--dataset=digits",
   f"--stages={STAGE}",
   f"--student_network={NETWORK}",
-  f"--{STAGE}_epochs=12@1e-3",
+  f"--{STAGE}_epochs=120@1e-3",
   "--batch_size=200",
   "--flow_examples=200",
   "--measure=flow",
@@ -73,22 +73,25 @@ def configure(**given: Any) -> Config:
 def run(config: Config) -> None:
   """Trains, kills, compares and prints; exits with 1 if a run ended otherwise."""
   rng = np.random.default_rng(config.seed)
+  kills = runs = wrong = 0
   with tempfile.TemporaryDirectory() as folder:
-    expected = finish(config, Path(folder) / "whole")
-    began = time.monotonic()
-    finish(config, Path(folder) / "timed")  # without compilation
-    seconds = time.monotonic() - began
-    print(f"a whole run takes {seconds:.1f} s", flush=True)
-    kills = runs = wrong = 0
+    finish(config, Path(folder) / "compiled_by")
+    expected, seconds = finish(config, Path(folder) / "whole")
+    print(
+      f"a whole run saves first after {seconds[0]:.1f} s and ends {seconds[1]:.1f} s "
+      "later",
+      flush=True,
+    )
     while kills < config.kills:
       parts = Path(folder) / "parts"
       shutil.rmtree(parts, ignore_errors=True)
       while kills < config.kills and not stages.is_done(parts, STAGE):
         name = str(rng.choice(config.signals))
-        kills += interrupt(config, parts, name, rng.uniform(0.4, 1) * seconds)
+        kills += interrupt(config, parts, name, seconds, rng)
         print(f"{kills} stopped, {_progress(parts)}", flush=True)
+      variables, _ = finish(config, parts)
+      same = _equal(variables, expected)
       runs += 1
-      same = _equal(finish(config, parts), expected)
       wrong += not same
       how = "like" if same else "UNLIKE"
       print(f"run {runs} ended {how} the whole run", flush=True)
@@ -97,36 +100,62 @@ def run(config: Config) -> None:
     sys.exit(1)
 
 
-def interrupt(config: Config, workdir: Path, name: str, seconds: float) -> bool:
-  """Starts the training and sends it a signal; returns whether it was still alive.
+def interrupt(
+  config: Config,
+  workdir: Path,
+  name: str,
+  seconds: tuple[float, float],
+  rng: np.random.Generator,
+) -> bool:
+  """Starts the training and stops it; returns whether it was still alive.
+
+  One in five is stopped while it starts, the others after they have saved something.
+
+  Args:
+    config: Settings of the check.
+    workdir: Work directory of the training.
+    name: Name of the signal.
+    seconds: Time to the first checkpoint of a run, and from there to its end.
+    rng: Source of the moment.
 
   Raises:
     RuntimeError: If the training fails by itself.
   """
-  process = _start(config, workdir)
+  training = rng.random() > 0.2
+  delay = rng.uniform(0, seconds[training])
+  before = _steps(workdir)
+  process, log = _start(config, workdir)
+  if training:
+    _wait_for_checkpoint(process, workdir, before)
   try:
-    output, _ = process.communicate(timeout=seconds)
+    process.wait(timeout=delay)
   except subprocess.TimeoutExpired:
     process.send_signal(signal.Signals[name])
-    output, _ = process.communicate()
-    stopped = {-signal.Signals[name], 0, 130}
-    if process.returncode not in stopped or "Traceback" in output:
-      raise RuntimeError(
-        f"the training ended with {process.returncode} after {name}: {output}"
-      ) from None
+    process.wait()
+    _check(process, log, {-signal.Signals[name], 0, 130})
     return True
-  _check(process, output)
+  _check(process, log, {0})
   return False
 
 
-def finish(config: Config, workdir: Path) -> Any:
-  """Runs the training to its end and returns the variables of the network."""
-  process = _start(config, workdir)
-  output, _ = process.communicate()
-  _check(process, output)
+def finish(config: Config, workdir: Path) -> tuple[Any, tuple[float, float]]:
+  """Runs the training to its end.
+
+  Returns:
+    The variables of the network, and the seconds to the first new checkpoint and from
+    there to the end.
+  """
+  began = time.monotonic()
+  before = _steps(workdir)
+  process, log = _start(config, workdir)
+  _wait_for_checkpoint(process, workdir, before)
+  started = time.monotonic()
+  process.wait()
+  ended = time.monotonic()
+  _check(process, log, {0})
   model = models.by_name(NETWORK, num_classes=10)
   network = train.network_in_workdir(workdir, STAGE, model, image_shape=(8, 8, 1))
-  return network.variables
+  return network.variables, (started - began, max(ended - started, 1.0))
 
 
 def _start(config, workdir):
@@ -135,31 +164,42 @@ def _start(config, workdir):
     f"--workdir={workdir}",
     f"--checkpoint_seconds={config.checkpoint_seconds}",
   ]
-  # What the whole run has compiled is not compiled again.
+  # What an earlier run has compiled is not compiled again.
   compiled = {
     "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
   }
-  return subprocess.Popen(
-    command,
-    env={**os.environ, **compiled},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+  log = workdir.with_suffix(".log")
+  with log.open("w") as file:
+    process = subprocess.Popen(
+      command, env={**os.environ, **compiled}, stdout=file, stderr=subprocess.STDOUT
+    )
+  return process, log
 
 
-def _check(process, output):
-  if process.returncode != 0:
+def _wait_for_checkpoint(process, workdir, before):
+  """Returns when the run has saved something new, or has ended."""
+  while process.poll() is None and not _steps(workdir) - before:
+    time.sleep(0.02)
+
+
+def _steps(workdir):
+  """Steps of the checkpoints that there are."""
+  folder = workdir / STAGE / "checkpoints"
+  return {int(path.name) for path in folder.glob("*") if path.name.isdigit()}
+
+
+def _check(process, log, statuses):
+  output = log.read_text()
+  if process.returncode not in statuses or "Traceback" in output:
     raise RuntimeError(f"the training ended with {process.returncode}: {output}")
 
 
 def _progress(workdir):
   if stages.is_done(workdir, STAGE):
     return "stage done"
-  folder = workdir / STAGE / "checkpoints"
-  steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+  steps = _steps(workdir)
   return f"checkpoint of step {max(steps)}" if steps else "no checkpoint yet"
 
 
