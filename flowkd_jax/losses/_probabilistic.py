@@ -136,6 +136,10 @@ def pkt(
   Depends neither on the batch size nor on the widths through its reduction. Invariant
   to rotation, to a scale of single rows and to permutation; not to a shift.
 
+  Where all features share a mean that is 1000 times their deviation, float32 still
+  gives the gradient to 4 digits and the value, then about 1e-12, to one; with Jeffreys
+  in place of KL the gradient has an error of 3 %. `authors=True` loses both.
+
   Args:
     student: Student features; axes after the first are flattened.
     teacher: Teacher features, of any width.

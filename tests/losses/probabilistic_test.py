@@ -216,3 +216,31 @@ def test_bad_input_is_refused():
     losses.pkt(student, teacher.astype(jnp.int32))
   with pytest.raises(ValueError, match=r"mask: expected shape \(12,\), got \(3,\)"):
     losses.pkt(student, teacher, mask=jnp.ones(3, bool))
+
+
+def test_pkt_keeps_its_gradient_under_a_large_common_mean():
+  rng = np.random.default_rng(0)
+  sides = [(rng.standard_normal((16, 8)) + 1000).astype(np.float32) for _ in range(2)]
+  gradient = jax.jit(jax.grad(losses.pkt, argnums=(0, 1)))
+  actual = gradient(*sides)
+  with jax.enable_x64(True):
+    expected = gradient(*(side.astype(np.float64) for side in sides))
+  for one, other in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=0, atol=3e-3 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-11, 1e11, 1e30])
+@pytest.mark.parametrize(
+  "loss", [losses.pkt, losses.rkd_distance, losses.rbf_cka, losses.linear_cka]
+)
+def test_extreme_scales_change_nothing(loss, scale):
+  rng = np.random.default_rng(0)
+  student, teacher = rng.standard_normal((2, 8, 5)).astype(np.float32)
+  function = jax.jit(jax.value_and_grad(loss))
+  value, gradient = function(np.float32(scale) * student, teacher)
+  expected, reference = function(student, teacher)
+  np.testing.assert_allclose(value, expected, rtol=1e-4)
+  scaled = np.asarray(gradient, np.float64) * scale
+  np.testing.assert_allclose(
+    scaled, reference, rtol=0, atol=1e-4 * abs(reference).max()
+  )

@@ -254,3 +254,24 @@ def test_bad_input_is_refused():
     losses.fsp((student, student), (teacher, teacher[0]))
   with pytest.raises(ValueError, match=r"the student has \(3, 3\) and the teacher"):
     losses.fsp((student, student), (teacher, teacher))
+
+
+@pytest.mark.parametrize("scale", [1e11, 1e18, 1e30])
+def test_fsp_never_has_a_nan_gradient(scale):
+  """What the dtype can hold is exact, what it cannot keeps its sign."""
+  rng = np.random.default_rng(0)
+  maps = rng.standard_normal((2, 4, 4, 4, 5)) * scale
+
+  def loss(student, teacher):
+    split = [(each[..., :2], each[..., 2:]) for each in (student, teacher)]
+    return losses.fsp(*split)
+
+  function = jax.jit(jax.value_and_grad(loss))
+  value, gradient = function(*maps.astype(np.float32))
+  with jax.enable_x64(True):
+    expected, reference = function(*maps)
+  assert float(expected) > 4e38
+  assert np.isposinf(value)
+  assert np.isfinite(gradient).all()
+  if np.abs(reference).max() < 1e38:
+    np.testing.assert_allclose(gradient, reference, atol=1e-4 * np.abs(reference).max())
