@@ -225,7 +225,7 @@ def check_config(settings: Settings, path: Path) -> None:
 
 
 def has_begun(workdir: Path) -> bool:
-  """Whether a run has measured, saved or concluded anything in a work directory."""
+  """Returns whether a run has left metrics, checkpoints or results in the folder."""
   metrics = workdir / "metrics.jsonl"
   if metrics.exists() and metrics.stat().st_size:
     return True

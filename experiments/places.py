@@ -58,7 +58,7 @@ def _look(path: Path, kind: str) -> None:
 
 
 def _exists(path: Path) -> bool:
-  """Whether there is something; raises OSError if the name cannot be one."""
+  """Returns whether the path exists; raises OSError if no path can have that name."""
   names = [len(os.fsencode(part)) for part in path.parts]
   if max(names) > _LONGEST_NAME or sum(names) > _LONGEST_PATH:
     raise OSError(errno.ENAMETOOLONG, "")

@@ -176,12 +176,12 @@ class StageRunner:
     )
 
   def is_expected(self, name: str) -> bool:
-    """Whether a stage is not done, but will be before the one that is checked now."""
+    """Returns whether a stage will be done before the one that is checked now."""
     return name in (self._earlier or ()) and not self.is_done(name)
 
   @property
   def is_checking(self) -> bool:
-    """Whether methods are made to be checked: nothing may be computed or written."""
+    """Tells whether methods are only checked: nothing may be computed or written."""
     return self._earlier is not None
 
   def check(self, chosen: Sequence[Stage | Imported]) -> None:

@@ -242,7 +242,7 @@ def check_evaluation(
 
 
 def _same_rows(one, other, half) -> bool:
-  """Whether the first rows of one are the last rows of the other."""
+  """Returns whether the first rows of one are the last rows of the other."""
   # Rows of zeros and not of NaN where a tap is not finite in both: that is no mode.
   one, other = jnp.nan_to_num(one[:half]), jnp.nan_to_num(other[half:])
   return bool(jnp.allclose(one, other, rtol=1e-3, atol=1e-3 * jnp.abs(one).max()))

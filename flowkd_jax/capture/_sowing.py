@@ -11,7 +11,7 @@ _LIBRARIES = ("jax", "flax", "numpy")
 
 
 def may_sow(kinds: Iterable[type], base: type, functions: Iterable[Callable]) -> bool:
-  """Whether methods of the classes, or functions that they call, name `sow`.
+  """Returns whether methods of the classes, or functions they call, name `sow`.
 
   Functions are followed as far as they are known by name; a call that is reached in
   another way is not found.

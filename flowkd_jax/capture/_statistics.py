@@ -1,4 +1,4 @@
-"""Whether batch statistics are those of all devices."""
+"""Search for BatchNorm layers whose statistics are those of one device."""
 
 import contextlib
 import contextvars
@@ -67,6 +67,6 @@ def _uses_batch(module, arguments, options) -> bool:
 
 
 def running_averages(module: Any, arguments: Any, options: Any) -> bool:
-  """Whether a BatchNorm of Flax, called like this, uses running averages."""
+  """Returns whether a BatchNorm of Flax, called like this, uses running averages."""
   given = options.get("use_running_average", next(iter(arguments[1:]), None))
   return bool(module.use_running_average if given is None else given)

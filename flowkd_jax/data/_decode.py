@@ -93,7 +93,7 @@ def _upper_bits(image: Any) -> Any:
 
 
 def _is_plain_tiff(tags: Any) -> bool:
-  """Whether 16 bits are used, black being 0: Pillow scales no other kind."""
+  """Returns whether 16 bits are used with black as 0; Pillow scales no other kind."""
   bits, photometric = tags.get(_TIFF_BITS), tags.get(_TIFF_PHOTOMETRIC)
   return bits in (16, (16,)) and photometric == _BLACK_IS_ZERO
 

@@ -1,4 +1,4 @@
-"""Whether networks, their taps and their heads fit the data: `check` of a `Method`."""
+"""Checks that networks, taps and heads fit the data: `check` of a `Method`."""
 
 from collections.abc import Callable
 from collections.abc import Sequence

@@ -263,7 +263,7 @@ def _keeping(state):
 
 
 def _average(b1, param, z):
-  """As `optax.contrib.schedule_free_eval_params`."""
+  """Evaluation parameters, as by `optax.contrib.schedule_free_eval_params`."""
   return ((param - (1 - b1) * z) / b1).astype(param.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Whether metrics and states are finite."""
+"""Checks that metrics and states are finite."""
 
 import math
 from collections.abc import Mapping

@@ -56,7 +56,7 @@ def _modules(name):
 
 
 def _is_config(node):
-  """Whether an expression is a configuration: config, settings, self.config."""
+  """Returns whether an expression is a configuration: config, settings, self.config."""
   name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
   return name in ("config", "settings", "self")
 

@@ -258,7 +258,7 @@ def test_bad_input_is_refused():
 
 @pytest.mark.parametrize("scale", [1e11, 1e18, 1e30])
 def test_fsp_never_has_a_nan_gradient(scale):
-  """What the dtype can hold is exact, what it cannot keeps its sign."""
+  """Gradients that the dtype can hold are exact; larger ones keep their sign."""
   rng = np.random.default_rng(0)
   maps = rng.standard_normal((2, 4, 4, 4, 5)) * scale
 

@@ -1,4 +1,4 @@
-"""How to make each public method: the table of the contract tests of methods."""
+"""Table of the contract tests of methods: a call that makes each public method."""
 
 from collections.abc import Callable
 from typing import Any

@@ -285,7 +285,7 @@ def test_averaging_refuses_optimizers_that_train_other_parameters(optimizer, mat
 
 
 def test_gradient_of_the_loss_on_several_devices_is_the_global_one():
-  """What line searches differentiate."""
+  """Function that line searches differentiate."""
   rows = jnp.arange(4.0).reshape(4, 1)
 
   def slope(x, row):
