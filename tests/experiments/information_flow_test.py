@@ -254,7 +254,7 @@ class Theirs(nnx.Module):
 
   def __init__(self, rngs):
     self.layers = nnx.List([nnx.Linear(8, 8, rngs=rngs) for _ in range(2)])
-    self.norm = nnx.BatchNorm(8, rngs=rngs)
+    self.norm = nnx.BatchNorm(8, axis_name="batch", rngs=rngs)
     self.head = nnx.Linear(8, 10, rngs=rngs)
 
   def __call__(self, images):

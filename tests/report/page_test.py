@@ -94,5 +94,5 @@ def test_launcher_writes_the_page(workdir, tmp_path, capsys):
   assert str(output) in capsys.readouterr().out
   with pytest.raises(ValueError, match="--workdirs: expected at least one"):
     report_launcher.configure()
-  with pytest.raises(FileNotFoundError, match="--workdirs: expected a folder"):
+  with pytest.raises(ValueError, match="--workdirs: expected a folder"):
     report_launcher.configure(workdirs=("nowhere",))
