@@ -24,6 +24,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 
+from flowkd_jax import _checks
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax.methods import heads
@@ -272,8 +273,11 @@ def at_step(value: optax.Schedule | float, step: Int[Array, ""]) -> Float[Array,
 
 
 def check_not_negative(name: str, value: optax.Schedule | float) -> None:
-  """Raises ValueError if a number is below 0; of a schedule nothing is known."""
-  if not callable(value) and value < 0:
+  """Raises unless a number is finite and 0 or above; a schedule passes."""
+  if callable(value):
+    return
+  _checks.check_number(name, value)
+  if not isinstance(value, jax.Array) and value < 0:
     raise ValueError(f"{name}: expected 0 or above, got {value}")
 
 

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from flowkd_jax import _checks
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _devices
@@ -215,6 +216,7 @@ def open_cache(
       something else.
     TypeError: If the batches are not rows of images.
   """
+  _checks.check_positive("max_gib", max_gib)
   if teacher is None:
     raise ValueError(
       "teacher: expected a method that reads a frozen teacher's outputs on the images "

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 
+from flowkd_jax import _checks
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _checkpoint
@@ -52,7 +53,7 @@ class FitOptions:
 
   Attributes:
     checkpoints: Where to save and resume; None keeps nothing.
-    checkpoint_seconds: Time between checkpoints within a run.
+    checkpoint_seconds: Time between checkpoints within a run, 0 or above.
     metrics: Where the metrics of each epoch go.
     progress: Bar over the steps.
     title: What the bar is called.
@@ -76,6 +77,15 @@ class FitOptions:
   check_every: int = 50
   should_stop: Callable[[], str | None] = lambda: None
 
+  def __post_init__(self):
+    # NaN would pass as a bound that no time reaches: a run without checkpoints.
+    _checks.check_number("checkpoint_seconds", self.checkpoint_seconds)
+    if self.checkpoint_seconds < 0:
+      raise ValueError(
+        f"checkpoint_seconds: expected 0 or above, got {self.checkpoint_seconds}"
+      )
+    _checks.check_count("check_every", self.check_every)
+
 
 def fit(
   method: methods.Method,
@@ -90,7 +100,7 @@ def fit(
   Args:
     method: What is trained, made with `axis_name="batch"`.
     batches: The data.
-    epochs: Passes over the data in all, those before a resume included.
+    epochs: Passes over the data in all, 1 or more, those before a resume included.
     key: Randomness of the run.
     options: How to run: checkpoints, metrics, bars.
 
@@ -105,6 +115,7 @@ def fit(
       computed for that purpose and discarded.
     Interrupted: If asked to stop; the state is saved.
   """
+  _checks.check_count("epochs", epochs)
   return _Run(method, batches, epochs, options or FitOptions()).run(key)
 
 

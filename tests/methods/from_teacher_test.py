@@ -1,5 +1,7 @@
 """Distillation from a frozen teacher: terms, weights, what is learnt beside."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +146,16 @@ def test_unrelated_similarities_are_those_of_the_neighbours(network, teacher, ba
   [
     (methods.hint, {"pairs": {}}, "pairs: expected at least one student tap"),
     (methods.hint, {"pairs": LAST, "weight": -1.0}, "weight of dense: expected 0"),
+    (
+      methods.hint,
+      {"pairs": LAST, "weight": math.nan},
+      "weight of dense: expected a finite number, got nan",
+    ),
+    (
+      methods.knowledge_distillation,
+      {"label_weight": math.inf},
+      "weight of labels: expected a finite number, got inf",
+    ),
     (
       methods.knowledge_distillation,
       {"temperature": -1.0},
