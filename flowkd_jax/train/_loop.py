@@ -100,7 +100,8 @@ def fit(
   Args:
     method: What is trained, made with `axis_name="batch"`.
     batches: The data.
-    epochs: Passes over the data in all, 1 or more, those before a resume included.
+    epochs: Passes over the data in all, those before a resume included; 0 returns
+      the initial state.
     key: Randomness of the run.
     options: How to run: checkpoints, metrics, bars.
 
@@ -115,7 +116,9 @@ def fit(
       computed for that purpose and discarded.
     Interrupted: If asked to stop; the state is saved.
   """
-  _checks.check_count("epochs", epochs)
+  _checks.check_whole("epochs", epochs)
+  if epochs < 0:
+    raise ValueError(f"epochs: expected 0 or above, got {epochs}")
   return _Run(method, batches, epochs, options or FitOptions()).run(key)
 
 

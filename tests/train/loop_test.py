@@ -212,7 +212,15 @@ def test_fit_options_that_would_never_save_or_check_are_refused(options, match):
     train.FitOptions(**options)
 
 
-@pytest.mark.parametrize("epochs", [0, -1])
-def test_fit_without_an_epoch_is_refused(epochs, toy, batches):
-  with pytest.raises(ValueError, match="epochs: expected a number above 0, got"):
+@pytest.mark.parametrize(
+  ("epochs", "error", "match"),
+  [
+    (-1, ValueError, "epochs: expected 0 or above, got -1"),
+    (1.5, TypeError, "epochs: expected a whole number"),
+  ],
+)
+def test_epochs_that_are_no_number_of_passes_are_refused(
+  epochs, error, match, toy, batches
+):
+  with pytest.raises(error, match=match):
     train.fit(toy(4), batches, epochs=epochs, key=jax.random.key(0))
