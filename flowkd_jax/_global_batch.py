@@ -1,7 +1,9 @@
 """The global batch: the rows on this device against the rows of all devices.
 
+`map_step` maps a function over devices; the other functions are called inside it.
+
 A pairwise loss is a function of the whole batch, so under data parallelism each
-device holds some rows and needs the columns of all. Every function takes an
+device holds some rows and needs the columns of all. These functions take an
 `axis_name`: the mapped axis (of `pmap`, `shard_map` or `vmap`) over which the
 batch is split, or None when the array is the whole batch already.
 
@@ -11,7 +13,11 @@ axis (`lax.pmean`), as every data-parallel step does.
 """
 
 import functools
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -19,6 +25,40 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
+
+AXIS = "batch"  # name of the axis that `map_step` maps
+
+
+def map_step(
+  function: Callable[..., Any],
+  in_axes: tuple[int | None, ...],
+  *,
+  out_axes: int | None = 0,
+  donate: tuple[int, ...] = (),
+  devices: Sequence[Any] | None = None,
+) -> Any:
+  """Maps a function over devices; collectives inside it use the axis `AXIS`.
+
+  The function is written for one device. It is compiled on the first call.
+
+  Args:
+    function: Called on every device with its share of the arguments.
+    in_axes: Axis of each argument that is split over the devices, of the length of
+      `devices`. None gives every device the whole argument.
+    out_axes: Axis along which results of the devices are stacked. None returns the
+      result of one device, so the results must be equal on all.
+    donate: Positions of the arguments whose memory the results may reuse; their
+      arrays are deleted.
+    devices: Devices of this process alone; by default all, of all processes.
+  """
+  return jax.pmap(
+    function,
+    axis_name=AXIS,
+    in_axes=in_axes,
+    out_axes=out_axes,
+    donate_argnums=donate,
+    devices=devices,
+  )
 
 
 def gather_rows(

@@ -36,6 +36,7 @@ import numpy as np
 from jaxtyping import Array
 
 from flowkd_jax import _checks
+from flowkd_jax import _global_batch
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _devices
@@ -159,7 +160,7 @@ class CachedBatches:
       images = self._batches.prepare(resident, rows)["image"]
       return methods.teacher_outputs(self._teacher, variables, images)
 
-    return jax.pmap(apply, in_axes=(None, None, 0), devices=self._devices)
+    return _global_batch.map_step(apply, (None, None, 0), devices=self._devices)
 
   @functools.cached_property
   def _variables(self):

@@ -1,10 +1,10 @@
-"""One training step on all devices: `pmap`, with state that has no device axis.
+"""One training step on all devices, with state that has no device axis.
 
-The step is written for one device with collectives over `AXIS`. State, constants and
-resident data are handed to every device as they are (`in_axes=None`), only the batch
-is split, and what comes back is the same on all devices (`out_axes=None`), so a
-checkpoint does not know how many devices there were. Of several processes each has
-its devices and its rows of the batch; collectives span them all.
+The step is written for one device with collectives over `_global_batch.AXIS`. State,
+constants and resident data are handed to every device as they are (`in_axes=None`).
+Only the batch is split, and what comes back is the same on all devices
+(`out_axes=None`), so a checkpoint does not know how many devices there were. Of several
+processes each has its devices and its rows of the batch; collectives span them all.
 """
 
 import contextlib
@@ -20,10 +20,9 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from flowkd_jax import _global_batch
 from flowkd_jax import capture
 from flowkd_jax import methods
-
-AXIS = "batch"
 
 PyTree = Any
 HostBatch = Mapping[str, np.ndarray]
@@ -61,15 +60,15 @@ class DeviceStep:
     several = len(self.devices) * jax.process_count() > 1
 
     def step(state, constants, resident, batch):
-      with capture.statistics_over(AXIS) if several else contextlib.nullcontext():
+      axis = _global_batch.AXIS
+      with capture.statistics_over(axis) if several else contextlib.nullcontext():
         return method.update(state, prepare(resident, batch), constants)
 
-    self._step = jax.pmap(
+    self._step = _global_batch.map_step(
       step,
-      axis_name=AXIS,
       in_axes=(None, None, None, 0),
       out_axes=None,
-      donate_argnums=0,
+      donate=(0,),
       devices=self.devices if devices or jax.process_count() == 1 else None,
     )
 
@@ -119,7 +118,7 @@ def place(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
     tree: As in `replicate`.
     devices: As in `replicate`.
   """
-  mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+  mesh = Mesh(np.array(devices or jax.local_devices()), (_global_batch.AXIS,))
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 

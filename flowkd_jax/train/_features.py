@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowkd_jax import _global_batch
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import evaluation
@@ -81,7 +82,7 @@ class FeatureExtractor:
       self._names = tuple(activations)
       return logits, activations, batch["label"]
 
-    self._apply = jax.pmap(apply, in_axes=(None, None, 0), devices=self._devices)
+    self._apply = _global_batch.map_step(apply, (None, None, 0), devices=self._devices)
 
   def __call__(
     self,

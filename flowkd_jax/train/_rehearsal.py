@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowkd_jax import _global_batch
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _cached
@@ -41,9 +42,7 @@ def check_method(method: methods.Method, batches: data.Batches) -> None:
     recorded = _recorded_outputs(method, batches, batch)
     return method.update(state, {**batch, **recorded}, constants)
 
-  mapped = jax.pmap(
-    step, axis_name=_devices.AXIS, in_axes=(None, None, None, 0), devices=devices
-  )
+  mapped = _global_batch.map_step(step, (None, None, None, 0), devices=devices)
   jax.eval_shape(mapped, state, *_shapes((method.constants, batches.resident, rows)))
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowkd_jax import _global_batch
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax.train import _devices
@@ -44,10 +45,9 @@ class Telemetry:
     prepared = jax.jit(batches.prepare)(batches.resident, next(batches.epoch(0)))
     rows = {name: np.asarray(array) for name, array in prepared.items()}
     self._rows = _devices.split_rows(rows, len(self._devices))
-    self._observe = jax.pmap(
-      # Of several processes `pmap` fails where there is no output at all.
+    self._observe = _global_batch.map_step(
+      # With several processes `pmap` fails if there is no output at all.
       lambda *arguments: (observe(*arguments), jnp.zeros(())),
-      axis_name=_devices.AXIS,
       in_axes=(None, 0, None),
       out_axes=None,
       devices=self._devices,
