@@ -23,11 +23,11 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _mesh
 from flowkd_jax import _taps
 from flowkd_jax import information
 from flowkd_jax import kernels
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import meshes
 from flowkd_jax._taps import TapPair
 from flowkd_jax._taps import Taps
 from flowkd_jax._taps import pair_taps
@@ -75,7 +75,7 @@ def information_flow(
 ) -> Float[Array, " taps"]: ...
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def information_flow(
   taps: Taps,
   labels: Int[Array, " batch"],
@@ -111,8 +111,8 @@ def information_flow(
   """
   named = _taps.tap_items("taps", taps)
   for name, features in named:
-    _checks.check_floating(name, features)
-    _checks.check_rows(name, features)
+    checks.check_floating(name, features)
+    checks.check_rows(name, features)
 
   def measure(features):
     return information.quadratic_mutual_information(
@@ -223,7 +223,7 @@ def monotone_layers(
   return tuple(reversed(choice))
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def flow_divergence(
   student_flow: Float[Array, " student_taps"],
   teacher_flow: Float[Array, " teacher_taps"],
@@ -260,11 +260,11 @@ def flow_divergence(
     return squares.sum()
   _taps.check_vector_type("weights", weights)
   weights = jnp.asarray(weights, squares.dtype)
-  _checks.check_shape("weights", weights, squares.shape)
+  checks.check_shape("weights", weights, squares.shape)
   return (weights * squares).sum()
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def flow_differences(
   student_flow: Float[Array, " student_taps"],
   teacher_flow: Float[Array, " teacher_taps"],
@@ -298,7 +298,7 @@ def resolve_layer_map(
       tap that is not there.
   """
   if isinstance(layer_map, str):
-    _checks.check_choice("layer_map", layer_map, ("nearest",))
+    checks.check_choice("layer_map", layer_map, ("nearest",))
     return nearest_layers(student_flow, teacher_flow)
   indices = _taps.check_layer_map(
     layer_map, student_flow.shape[0], teacher_flow.shape[0]

@@ -25,11 +25,11 @@ from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax import _blocks
-from flowkd_jax import _checks
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
-from flowkd_jax import _precision
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import row_blocks
 
 Matrix = Float[Array, "rows columns"]
 Scalar = Float[Array, ""]  # an option that is traced, learnt or scheduled
@@ -56,7 +56,7 @@ class Kernel:
   """
 
   name: str
-  log: Callable[[_pairs.Pairs, Any], Matrix]
+  log: Callable[[pairwise.Pairs, Any], Matrix]
   bandwidth: Callable[[Any, Float[Array, "m d"], Array | None, int | None], Any]
   parameters: Any = ()
 
@@ -66,7 +66,7 @@ class Kernel:
     """The second argument of `log`, from the rows of the whole batch."""
     return self.bandwidth(self.parameters, columns, mask, block_size)
 
-  @_mesh.on_any_mesh
+  @meshes.on_any_mesh
   def __call__(
     self, features: Float[Array, "batch ..."]
   ) -> Float[Array, "batch batch"]:
@@ -76,10 +76,10 @@ class Kernel:
       TypeError: If `features` is not floating point.
       ValueError: If `features` is empty or has no feature axis.
     """
-    _checks.check_features(features=features)
+    checks.check_features(features=features)
     rows = flatten(features)
-    points = _pairs.pair_points(rows, rows)
-    pairs = _pairs.pair_geometry(points, points, jnp.arange(rows.shape[0]))
+    points = pairwise.pair_points(rows, rows)
+    pairs = pairwise.pair_geometry(points, points, jnp.arange(rows.shape[0]))
     return jnp.exp(self.log(pairs, self.measure(rows, None, None)))
 
 
@@ -87,7 +87,7 @@ def flatten(
   features: Float[Array, "batch ..."], mask: Array | None = None
 ) -> Float[Array, "batch dim"]:
   """Rows as vectors of at least float32; masked rows become zeros."""
-  rows = _precision.at_least_float32(features).reshape(features.shape[0], -1)
+  rows = float32.at_least_float32(features).reshape(features.shape[0], -1)
   if mask is None:
     return rows
   return jnp.where(jnp.asarray(mask).astype(bool)[:, None], rows, 0)
@@ -96,9 +96,9 @@ def flatten(
 def unit_rows(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
   """Rows divided by their Euclidean norm; a zero row stays zero, gradient too."""
   # In a unit of its own no row is too short or too long to be squared.
-  powers = _precision.power_of_two(_precision.largest_entries(rows))
+  powers = float32.power_of_two(float32.largest_entries(rows))
   rows = rows * (1 / powers)[:, None]
-  norms = _pairs.safe_power((rows**2).sum(1, keepdims=True), 0.5)
+  norms = pairwise.safe_power((rows**2).sum(1, keepdims=True), 0.5)
   zero = norms == 0
   return jnp.where(zero, 0, rows / jnp.where(zero, 1, norms))
 
@@ -127,21 +127,21 @@ def student_t(degree: float | Scalar = 1.0) -> Kernel:
     TypeError: If `degree` is not a number.
     ValueError: If `degree` is not positive.
   """
-  _checks.check_positive("degree", degree)
+  checks.check_positive("degree", degree)
   # A root of a degree that is known is faster than a power.
   known = None if isinstance(degree, jax.Array) else float(degree)
 
   def bandwidth(degree, columns, *_):
-    unit, limit = _pairs.unit_of(columns), _limit(columns.dtype)
+    unit, limit = pairwise.unit_of(columns), _limit(columns.dtype)
     if known is not None:
       return jnp.minimum(unit**known, limit), None
-    degree = _precision.like(degree, columns)
+    degree = float32.like(degree, columns)
     return jnp.exp(jnp.minimum(degree * jnp.log(unit), math.log(limit))), degree
 
   def log(pairs, measured):
     factor, degree = measured
     exponent = (degree if known is None else known) / 2
-    return -jnp.log1p(factor * _pairs.safe_power(pairs.squared_distances, exponent))
+    return -jnp.log1p(factor * pairwise.safe_power(pairs.squared_distances, exponent))
 
   return Kernel("student_t", log, bandwidth, degree if known is None else ())
 
@@ -153,7 +153,7 @@ def rbf(bandwidth: float | Scalar = 1.0) -> Kernel:
     TypeError: If `bandwidth` is not a number.
     ValueError: If `bandwidth` is not positive.
   """
-  _checks.check_positive("bandwidth", bandwidth)
+  checks.check_positive("bandwidth", bandwidth)
   return Kernel("rbf", _log_gaussian, _inverse_square, bandwidth)
 
 
@@ -176,7 +176,7 @@ def cauchy(bandwidth: float | Scalar = 1.0) -> Kernel:
     TypeError: If `bandwidth` is not a number.
     ValueError: If `bandwidth` is not positive.
   """
-  _checks.check_positive("bandwidth", bandwidth)
+  checks.check_positive("bandwidth", bandwidth)
 
   def log(pairs, factor):
     return -jnp.log1p(factor * pairs.squared_distances)
@@ -198,10 +198,10 @@ def von_mises_fisher(concentration: float | Scalar = 4.0) -> Kernel:
     TypeError: If `concentration` is not a number.
     ValueError: If `concentration` is not positive.
   """
-  _checks.check_positive("concentration", concentration)
+  checks.check_positive("concentration", concentration)
 
   def bandwidth(concentration, columns, *_):
-    return jnp.asarray(_precision.like(concentration, columns), columns.dtype)
+    return jnp.asarray(float32.like(concentration, columns), columns.dtype)
 
   def log(pairs, concentration):
     return -2 * concentration * pairs.cosine_gaps
@@ -226,7 +226,7 @@ def by_name(name: str) -> Kernel:
   Raises:
     ValueError: If there is no such kernel; lists those there are.
   """
-  _checks.check_choice("kernel", name, KERNELS)
+  checks.check_choice("kernel", name, KERNELS)
   return KERNELS[name]()
 
 
@@ -248,12 +248,12 @@ def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
     TypeError: If `epsilon` is not a number.
     ValueError: If there is no such kernel or `epsilon` is not positive.
   """
-  _checks.check_choice("kernel", name, AUTHORS_KERNELS)
-  _checks.check_positive("epsilon", epsilon)
+  checks.check_choice("kernel", name, AUTHORS_KERNELS)
+  checks.check_positive("epsilon", epsilon)
 
   def bandwidth(epsilon, columns, mask, block_size):
-    unit = _pairs.unit_of(columns)
-    epsilon = jnp.asarray(_precision.like(epsilon, columns), columns.dtype)
+    unit = pairwise.unit_of(columns)
+    epsilon = jnp.asarray(float32.like(epsilon, columns), columns.dtype)
     measured = jnp.minimum(unit, _limit(columns.dtype) ** 0.5), epsilon
     if name == "cosine":
       return measured
@@ -302,7 +302,7 @@ def _log_gaussian(pairs, factor):
 
 def _inverse_square(bandwidth, columns, *_):
   """`1 / bandwidth^2`, the bandwidth in units of the batch."""
-  ratio = _pairs.unit_of(columns) / _precision.like(bandwidth, columns)
+  ratio = pairwise.unit_of(columns) / float32.like(bandwidth, columns)
   return jnp.minimum(ratio, _limit(columns.dtype) ** 0.5) ** 2
 
 
@@ -330,16 +330,16 @@ def _mean_over_pairs(columns, mask, block_size, function, measured, *, self_pair
 
   def row_sums(shared, block):
     columns, real, measured = shared
-    pairs = _pairs.pair_geometry(block[0], columns, block[1])
-    valid = _pairs.valid_pairs(pairs.same, real, self_pairs=self_pairs)
+    pairs = pairwise.pair_geometry(block[0], columns, block[1])
+    valid = pairwise.valid_pairs(pairs.same, real, self_pairs=self_pairs)
     return jnp.where(valid, function(pairs, measured), 0).sum(1)
 
-  rows, everyone = _pairs.rows_and_columns(columns, columns, block_size)
+  rows, everyone = pairwise.rows_and_columns(columns, columns, block_size)
   positions = jnp.arange(columns.shape[0], dtype=jnp.int32)
   weights = jnp.ones_like(rows.squares) if real is None else real.astype(columns.dtype)
   count = weights.sum()
   pairs_count = count * (count if self_pairs else count - 1)
   weights = weights / jnp.maximum(pairs_count, 1)
-  return _blocks.sum_over_rows(
+  return row_blocks.sum_over_rows(
     row_sums, block_size, (everyone, real, measured), (rows, positions), weights
   )

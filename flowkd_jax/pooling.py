@@ -17,8 +17,8 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _precision
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
 
 
 def mean(
@@ -64,13 +64,13 @@ def attention(
     ValueError: If `tap` has no position, or weights or mask another shape.
   """
   _check_tap(tap)
-  _checks.check_floating("weights", weights)
+  checks.check_floating("weights", weights)
   positions = jnp.shape(tap)[:-1]
-  _checks.check_shape("weights", weights, positions)
-  values = _precision.at_least_float32(jnp.asarray(tap))
+  checks.check_shape("weights", weights, positions)
+  values = float32.at_least_float32(jnp.asarray(tap))
   shares = jnp.asarray(weights).astype(values.dtype)
   if mask is not None:
-    _checks.check_shape("mask", mask, positions)
+    checks.check_shape("mask", mask, positions)
     real = jnp.asarray(mask).astype(bool)
     values = jnp.where(real[..., None], values, 0)
     shares = jnp.where(real, shares, 0)
@@ -101,7 +101,7 @@ def class_token(
     ValueError: If they are of another rank, there is no such token, or the mask is of
       another shape.
   """
-  _checks.check_floating("tokens", tokens)
+  checks.check_floating("tokens", tokens)
   shape = jnp.shape(tokens)
   if len(shape) != 3 or 0 in shape:
     raise ValueError(
@@ -110,10 +110,10 @@ def class_token(
     )
   if not -shape[1] <= index < shape[1]:
     raise ValueError(f"index: expected one of {shape[1]} tokens, got {index}")
-  token = _precision.at_least_float32(jnp.asarray(tokens)[:, index])
+  token = float32.at_least_float32(jnp.asarray(tokens)[:, index])
   if mask is None:
     return token
-  _checks.check_shape("mask", mask, shape[:2])
+  checks.check_shape("mask", mask, shape[:2])
   return jnp.where(jnp.asarray(mask).astype(bool)[:, index, None], token, 0)
 
 
@@ -125,7 +125,7 @@ POOLINGS: Mapping[str, Callable[..., Float[Array, "batch dim"]]] = {
 
 
 def _check_tap(tap) -> None:
-  _checks.check_floating("tap", tap)
+  checks.check_floating("tap", tap)
   shape = jnp.shape(tap)
   if len(shape) < 3 or 0 in shape:
     raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flowkd_jax import _checks
+from flowkd_jax._numerics import checks
 
 
 def critical_period(
@@ -41,13 +41,13 @@ def critical_period(
     >>> [round(float(weight(step)), 3) for step in (0, 9, 10, 20)]
     [100.0, 100.0, 70.0, 49.0]
   """
-  _checks.check_number("initial_weight", initial_weight)
-  _checks.check_number("decay", decay)
+  checks.check_number("initial_weight", initial_weight)
+  checks.check_number("decay", decay)
   if not isinstance(initial_weight, jax.Array) and initial_weight < 0:
     raise ValueError(f"initial_weight: expected 0 or above, got {initial_weight}")
   if not isinstance(decay, jax.Array) and not 0 < decay <= 1:
     raise ValueError(f"decay: expected a factor in (0, 1], got {decay}")
-  _checks.check_positive("steps_per_epoch", steps_per_epoch)
+  checks.check_positive("steps_per_epoch", steps_per_epoch)
 
   def schedule(count):
     epochs = jnp.asarray(count, jnp.float32) / steps_per_epoch
@@ -114,7 +114,7 @@ def reset_every(
   Raises:
     ValueError: If `period` is below 1.
   """
-  _checks.check_count("period", period)
+  checks.check_count("period", period)
 
   def init(params):
     return ResetState(jnp.zeros((), jnp.int32), optimizer.init(params))

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowkd_jax import _pairs
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import losses
+from flowkd_jax._numerics import pairwise
 
 
 def _features(seed=0, shape=(12, 7)):
@@ -85,14 +85,16 @@ def test_kernel_works_under_vmap_over_taps(name):
 
 
 def _geometry(x):
-  points = _pairs.pair_points(x, x)
-  return _pairs.pair_geometry(points, points, jnp.arange(x.shape[0]))
+  points = pairwise.pair_points(x, x)
+  return pairwise.pair_geometry(points, points, jnp.arange(x.shape[0]))
 
 
 def _some_geometry(x):
   """Rows 3 to 6 against all."""
-  columns = _pairs.pair_columns(_pairs.pair_points(x, x))
-  return _pairs.pair_geometry(_pairs.pair_points(x[3:7], x), columns, jnp.arange(3, 7))
+  columns = pairwise.pair_columns(pairwise.pair_points(x, x))
+  return pairwise.pair_geometry(
+    pairwise.pair_points(x[3:7], x), columns, jnp.arange(3, 7)
+  )
 
 
 @pytest.mark.parametrize("mean", [0.0, 10.0, 1000.0])
@@ -143,7 +145,7 @@ def test_gradient_of_distances_is_exact_at_a_zero_row(x64):
 
   def geometry(x):
     pairs = _geometry(x)
-    return (weights * pairs.squared_distances).sum() * _pairs.unit_of(x) ** 2
+    return (weights * pairs.squared_distances).sum() * pairwise.unit_of(x) ** 2
 
   def direct(x):
     return (weights * ((x[:, None] - x[None, :]) ** 2).sum(-1)).sum()
@@ -157,7 +159,7 @@ def test_second_derivatives_are_exact(x64):
 
   def geometry(x):
     pairs = _geometry(x)
-    squared = pairs.squared_distances * _pairs.unit_of(x) ** 2
+    squared = pairs.squared_distances * pairwise.unit_of(x) ** 2
     return (squared * pairs.cosine_gaps).sum()
 
   def direct(x):

@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from flowkd_jax import _weights
+from flowkd_jax._numerics import finite_weights
 from flowkd_jax.capture import _arrays
 from flowkd_jax.capture import _names
 from flowkd_jax.capture import _tags
@@ -103,7 +103,7 @@ def from_equinox(
   if state is not None:
     flat["state"] = _arrays.by_path(state)
   variables = {name: arrays for name, (arrays, _) in flat.items()}
-  _weights.check_finite("model", _weights.by_path(variables))
+  finite_weights.check_finite("model", finite_weights.by_path(variables))
   adapted = EquinoxModel(
     name=type(model).__name__,
     taps=_names.checked(taps),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from flowkd_jax import _weights
+from flowkd_jax._numerics import finite_weights
 from flowkd_jax.capture import _arrays
 from flowkd_jax.capture import _names
 from flowkd_jax.capture import _sowing
@@ -123,7 +123,7 @@ def from_nnx(
   }
   flat = {name: found for name, found in flat.items() if found[0] or name == "params"}
   variables = {name: arrays for name, (arrays, _) in flat.items()}
-  _weights.check_finite("model", _weights.by_path(variables))
+  finite_weights.check_finite("model", finite_weights.by_path(variables))
   adapted = NNXModel(
     name=type(model).__name__,
     taps=_names.checked(taps),

@@ -14,7 +14,7 @@ from jaxtyping import Key
 from jaxtyping import UInt8
 from jaxtyping import UInt32
 
-from flowkd_jax._checks import check_whole
+from flowkd_jax._numerics.checks import check_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from jaxtyping import Int
 from jaxtyping import Int32
 from scipy import special
 
-from flowkd_jax._checks import check_count
-from flowkd_jax._checks import check_positive
+from flowkd_jax._numerics.checks import check_count
+from flowkd_jax._numerics.checks import check_positive
 from flowkd_jax.data._order import permutation
 from flowkd_jax.data._order import random_ranks
 

@@ -12,8 +12,8 @@ from jaxtyping import Bool
 from jaxtyping import Int
 from jaxtyping import Int32
 
-from flowkd_jax._checks import check_count
-from flowkd_jax._checks import check_integer
+from flowkd_jax._numerics.checks import check_count
+from flowkd_jax._numerics.checks import check_integer
 from flowkd_jax.data._memory import MemoryBatches
 from flowkd_jax.data._order import random_ranks
 

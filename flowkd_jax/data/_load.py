@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from flowkd_jax._checks import check_count
+from flowkd_jax._numerics.checks import check_count
 from flowkd_jax.data._digits import DIGITS_SPLITS
 from flowkd_jax.data._digits import load_digits
 from flowkd_jax.data._resize import fit_image

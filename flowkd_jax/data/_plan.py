@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int32
 
-from flowkd_jax._checks import check_whole
+from flowkd_jax._numerics.checks import check_whole
 from flowkd_jax.data._order import permutation
 
 

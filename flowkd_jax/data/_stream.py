@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowkd_jax._checks import check_count
+from flowkd_jax._numerics.checks import check_count
 from flowkd_jax.data._batches import PlannedBatches
 
 

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from flowkd_jax import _checks
 from flowkd_jax import _files
+from flowkd_jax._numerics import checks
 
 CACHE_DTYPES = {
   "float32": np.dtype(np.float32),
@@ -74,8 +74,8 @@ class TeacherCache:
     Raises:
       ValueError: If the folder holds other outputs than these, or is damaged.
     """
-    _checks.check_choice("stored_as", stored_as, tuple(CACHE_DTYPES))
-    _checks.check_count("num_examples", num_examples)
+    checks.check_choice("stored_as", stored_as, tuple(CACHE_DTYPES))
+    checks.check_count("num_examples", num_examples)
     self.directory = Path(directory).absolute()
     self.key = json.loads(json.dumps(key))
     self.row_shapes = {name: tuple(shape) for name, shape in row_shapes.items()}

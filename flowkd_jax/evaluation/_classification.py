@@ -7,9 +7,9 @@ from jaxtyping import ArrayLike
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax._checks import check_floating
-from flowkd_jax._checks import check_rows
-from flowkd_jax._labels import read_labels
+from flowkd_jax._numerics.checks import check_floating
+from flowkd_jax._numerics.checks import check_rows
+from flowkd_jax._numerics.label_rule import read_labels
 from flowkd_jax.evaluation._rows import Metric
 from flowkd_jax.evaluation._rows import labelled_rows
 from flowkd_jax.evaluation._rows import unit_rows

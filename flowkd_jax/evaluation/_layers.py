@@ -14,7 +14,7 @@ from flowkd_jax import _taps
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import losses
-from flowkd_jax._labels import checked_labels
+from flowkd_jax._numerics.label_rule import checked_labels
 
 # Arrays of NumPy or JAX, `[rows, ...]`, or (name, array) pairs.
 Taps = Sequence[Any]

@@ -5,8 +5,8 @@ from jaxtyping import ArrayLike
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax._checks import check_choice
-from flowkd_jax._checks import check_floating
+from flowkd_jax._numerics.checks import check_choice
+from flowkd_jax._numerics.checks import check_floating
 from flowkd_jax.evaluation._rows import METRICS
 from flowkd_jax.evaluation._rows import Metric
 from flowkd_jax.evaluation._rows import unit_rows

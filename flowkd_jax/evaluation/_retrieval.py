@@ -17,7 +17,7 @@ from jaxtyping import ArrayLike
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax._checks import check_count
+from flowkd_jax._numerics.checks import check_count
 from flowkd_jax.evaluation._overlap import check_apart
 from flowkd_jax.evaluation._precision import RECALL_LEVELS
 from flowkd_jax.evaluation._precision import Sums

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax._checks import check_choice
-from flowkd_jax._checks import check_floating
-from flowkd_jax._checks import check_integer
-from flowkd_jax._checks import check_rows
-from flowkd_jax._checks import check_shape
+from flowkd_jax._numerics.checks import check_choice
+from flowkd_jax._numerics.checks import check_floating
+from flowkd_jax._numerics.checks import check_integer
+from flowkd_jax._numerics.checks import check_rows
+from flowkd_jax._numerics.checks import check_shape
 
 Metric = Literal["euclidean", "cosine"]
 METRICS = get_args(Metric)

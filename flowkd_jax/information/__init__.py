@@ -5,7 +5,7 @@ conditional probabilities describe each row by how likely the others are its
 neighbours, and divergences compare two such descriptions.
 """
 
-from flowkd_jax._blocks import rows_in_blocks
+from flowkd_jax._numerics.row_blocks import rows_in_blocks
 from flowkd_jax.information._conditional import conditional_log_probabilities
 from flowkd_jax.information._conditional import log_totals
 from flowkd_jax.information._divergences import DIVERGENCES

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax import _checks
+from flowkd_jax._numerics import checks
 
 Terms = Float[Array, "rows columns"]
 Divergence = Callable[[Terms, Terms], Terms]
@@ -136,7 +136,7 @@ def divergence_by_name(name: str) -> Divergence:
   Raises:
     ValueError: If there is no such divergence; lists those there are.
   """
-  _checks.check_choice("divergence", name, DIVERGENCES)
+  checks.check_choice("divergence", name, DIVERGENCES)
   return DIVERGENCES[name]
 
 

@@ -25,14 +25,14 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
-from flowkd_jax import _blocks
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _labels
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
-from flowkd_jax import _precision
 from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import label_rule
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import row_blocks
 
 Scalar = Float[Array, ""]
 
@@ -51,7 +51,7 @@ class InformationPotentials(NamedTuple):
   between: Scalar
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def quadratic_mutual_information(
   features: Float[Array, "batch ..."],
   labels: Int[Array, " batch"],
@@ -96,22 +96,22 @@ def quadratic_mutual_information(
   """
   kernel = kernels.cosine() if kernel is None else kernel
   rows, indicators, mask = _labelled_rows(features, labels, num_classes, mask)
-  count = _global_batch.global_sum(indicators.sum(), axis_name)
-  shares = _global_batch.global_sum(indicators.sum(0), axis_name)
+  count = parallel.global_sum(indicators.sum(), axis_name)
+  shares = parallel.global_sum(indicators.sum(0), axis_name)
   shares = shares / jnp.maximum(count, 1)
   # Rows left out have an all-zero indicator, and must have an all-zero weight.
   real = indicators.sum(1, keepdims=True)
   weights = (indicators - real * shares[None, :]) / jnp.maximum(count, 1)
   if kernel.name == "cosine":
-    sums = _precision.matmul(weights.T, kernels.unit_rows(rows))
-    return (_global_batch.global_sum(sums, axis_name) ** 2).sum() / 2
+    sums = float32.matmul(weights.T, kernels.unit_rows(rows))
+    return (parallel.global_sum(sums, axis_name) ** 2).sum() / 2
   # K - 1 in place of K: the constant cancels, and so does its rounding.
   return _weighted_similarity(
     kernel, rows, weights, mask, axis_name, block_size, jnp.expm1
   )
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def information_potentials(
   features: Float[Array, "batch ..."],
   labels: Int[Array, " batch"],
@@ -130,8 +130,8 @@ def information_potentials(
   """
   kernel = kernels.cosine() if kernel is None else kernel
   rows, indicators, mask = _labelled_rows(features, labels, num_classes, mask)
-  count = _global_batch.global_sum(indicators.sum(), axis_name)
-  shares = _global_batch.global_sum(indicators.sum(0), axis_name)
+  count = parallel.global_sum(indicators.sum(), axis_name)
+  shares = parallel.global_sum(indicators.sum(0), axis_name)
   shares = shares / jnp.maximum(count, 1)
   scale = 1 / jnp.maximum(count, 1)
   ones = indicators.sum(1, keepdims=True)
@@ -159,10 +159,12 @@ def information_potentials(
 
 def _labelled_rows(features, labels, num_classes, mask):
   """Rows, one-hot labels, and the mask of the rows that have a label."""
-  _checks.check_features(features=features)
-  _checks.check_count("num_classes", num_classes)
-  _checks.check_mask(mask, features)
-  read = _labels.read_labels(labels, num_classes, shape=features.shape[:1], mask=mask)
+  checks.check_features(features=features)
+  checks.check_count("num_classes", num_classes)
+  checks.check_mask(mask, features)
+  read = label_rule.read_labels(
+    labels, num_classes, shape=features.shape[:1], mask=mask
+  )
   rows = kernels.flatten(features, read.labelled)
   return rows, read.one_hot(num_classes, rows.dtype), read.labelled
 
@@ -172,24 +174,22 @@ def _weighted_similarity(
 ):
   """`sum_c left_c' f(log K) right_c` over all pairs of the global batch."""
   others = weights if others is None else others
-  others = _global_batch.gather_rows(others, axis_name)
-  gathered = _global_batch.gather_rows(rows, axis_name)
-  valid = (
-    None if mask is None else _global_batch.gather_rows(jnp.asarray(mask), axis_name)
-  )
-  points, columns = _pairs.rows_and_columns(rows, gathered, block_size)
+  others = parallel.gather_rows(others, axis_name)
+  gathered = parallel.gather_rows(rows, axis_name)
+  valid = None if mask is None else parallel.gather_rows(jnp.asarray(mask), axis_name)
+  points, columns = pairwise.rows_and_columns(rows, gathered, block_size)
 
   def row_terms(shared, block):
     columns, others, bandwidth = shared
     points, weights, positions = block
-    logs = kernel.log(_pairs.pair_geometry(points, columns, positions), bandwidth)
-    return (weights * _precision.matmul(function(logs), others)).sum(1)
+    logs = kernel.log(pairwise.pair_geometry(points, columns, positions), bandwidth)
+    return (weights * float32.matmul(function(logs), others)).sum(1)
 
-  total = _blocks.sum_over_rows(
+  total = row_blocks.sum_over_rows(
     row_terms,
     block_size,
     (columns, others, kernel.measure(gathered, valid, block_size)),
-    (points, weights, _global_batch.row_positions(rows.shape[0], axis_name)),
-    jnp.where(_global_batch.finite_rows(rows), 1, jnp.nan).astype(rows.dtype),
+    (points, weights, parallel.row_positions(rows.shape[0], axis_name)),
+    jnp.where(parallel.finite_rows(rows), 1, jnp.nan).astype(rows.dtype),
   )
-  return _global_batch.global_sum(total, axis_name)
+  return parallel.global_sum(total, axis_name)

@@ -12,17 +12,17 @@ from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax import _blocks
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
-from flowkd_jax import _precision
 from flowkd_jax import information
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import row_blocks
 from flowkd_jax.losses import _batch
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def linear_cka(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -66,7 +66,7 @@ def linear_cka(
     ICML 2019.
   """
   if block_size is not None:
-    _checks.check_count("block_size", block_size)
+    checks.check_count("block_size", block_size)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   columns = [_centred(side, batch) for side in batch.columns]
   rows = [_own_rows(side, batch, axis_name) for side in columns]
@@ -75,7 +75,7 @@ def linear_cka(
 
   def similarities(rows, columns, positions):
     del positions
-    return _precision.matmul(rows, columns)
+    return float32.matmul(rows, columns)
 
   columns = [side.T for side in columns]
   return _alignment_of_kernels(
@@ -83,7 +83,7 @@ def linear_cka(
   )
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def rbf_cka(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -128,13 +128,13 @@ def rbf_cka(
     Kornblith et al., "Similarity of neural network representations revisited",
     ICML 2019.
   """
-  _checks.check_positive("bandwidth", bandwidth)
+  checks.check_positive("bandwidth", bandwidth)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   spreads = [_mean_squared_distance(side, batch) for side in batch.columns]
 
   def similarities(rows, columns, positions):
     columns, spread, alike, bandwidth = columns
-    squared = _pairs.pair_geometry(rows, columns, positions).squared_distances
+    squared = pairwise.pair_geometry(rows, columns, positions).squared_distances
     # Alignment ignores a factor and, through centring, a constant. So chosen, entries
     # scatter around 0, and wide kernels keep their digits.
     typical = jnp.minimum(1 / (2 * lax.stop_gradient(bandwidth) ** 2), 1)
@@ -142,7 +142,7 @@ def rbf_cka(
     return jnp.expm1(shift - squared / (2 * bandwidth**2 * spread))
 
   rows, columns = _batch.pair_sides(batch, block_size)
-  width = jnp.asarray(_precision.like(bandwidth, batch.rows[0]), batch.rows[0].dtype)
+  width = jnp.asarray(float32.like(bandwidth, batch.rows[0]), batch.rows[0].dtype)
   columns = [
     (side, jnp.where(spread == 0, 1, spread), spread == 0, width)
     for side, spread in zip(columns, spreads, strict=True)
@@ -156,11 +156,11 @@ def _alignment_of_features(rows, axis_name):
   student, teacher = rows
 
   def norm(left, right):
-    products = _global_batch.global_sum(_precision.matmul(left.T, right), axis_name)
+    products = parallel.global_sum(float32.matmul(left.T, right), axis_name)
     return (products**2).sum()
 
   across = norm(student, teacher)
-  sizes = [_pairs.safe_power(norm(side, side), 0.5) for side in rows]
+  sizes = [pairwise.safe_power(norm(side, side), 0.5) for side in rows]
   still = [size == 0 for size in sizes]
   alignment = across / jnp.where(still[0] | still[1], 1, sizes[0] * sizes[1])
   loss = 1 - alignment
@@ -196,14 +196,14 @@ def _alignment_of_kernels(
     terms = (student - teacher) ** 2 - loss * (student**2 + teacher**2)
     return (terms if real is None else jnp.where(real[None, :], terms, 0)).sum(1)
 
-  total = _blocks.sum_over_rows(
+  total = row_blocks.sum_over_rows(
     row_terms,
     block_size,
     (columns, means, factors, loss, real),
     (rows, tuple(side[batch.positions] for side in means), batch.positions),
     batch.real[batch.positions].astype(loss.dtype),
   )
-  return _global_batch.global_sum(total, axis_name) / 2 + loss
+  return parallel.global_sum(total, axis_name) / 2 + loss
 
 
 def _moments(similarities, rows, columns, batch, axis_name, block_size):
@@ -221,11 +221,11 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size):
   sums = jnp.where(batch.real[batch.positions][:, None], sums, 0)
   count = _at_least_one(batch.number)
   own_means = sums[:, :2] / count
-  means = tuple(_global_batch.gather_rows(own_means, axis_name).T)
-  totals = _global_batch.global_sum(sums.sum(0), axis_name)
+  means = tuple(parallel.gather_rows(own_means, axis_name).T)
+  totals = parallel.global_sum(sums.sum(0), axis_name)
   # From sums over the devices, so that the result is known to be the same on all.
-  products = _precision.matmul(own_means.T, own_means)
-  products = _global_batch.global_sum(products, axis_name)
+  products = float32.matmul(own_means.T, own_means)
+  products = parallel.global_sum(products, axis_name)
   grand = totals[:2] / count**2
 
   def centred(total, one, other):
@@ -233,7 +233,9 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size):
     return total - count * shared
 
   squares = centred(totals[2], 0, 0), centred(totals[3], 1, 1)
-  factors = tuple(_pairs.safe_power(jnp.maximum(square, 0), -0.5) for square in squares)
+  factors = tuple(
+    pairwise.safe_power(jnp.maximum(square, 0), -0.5) for square in squares
+  )
   loss = 1 - centred(totals[4], 0, 1) * factors[0] * factors[1]
   loss = jnp.where((squares[0] <= 0) & (squares[1] <= 0), 0, loss)
   halves = tuple(mean - each / 2 for mean, each in zip(means, grand, strict=True))
@@ -296,7 +298,7 @@ def _at_least_one(count):
 
 def _deviations(columns, batch):
   """Columns less their mean, and the mean of their squared norms, in units."""
-  columns = columns / _pairs.unit_of(columns)
+  columns = columns / pairwise.unit_of(columns)
   count = _at_least_one(batch.number)
   valid = batch.real[:, None]
   centred = jnp.where(valid, columns - columns.sum(0, keepdims=True) / count, 0)

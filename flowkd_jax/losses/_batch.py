@@ -9,10 +9,10 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _pairs
 from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import pairwise
 
 Mask = Shaped[Array, " batch"] | None
 PAIR_REDUCTIONS = ("mean", "rows", "matrix")
@@ -48,33 +48,33 @@ def gathered_batch(
   axis_name: str | None,
 ) -> Batch:
   """Checks the arguments of a pairwise loss and gathers its columns."""
-  _checks.check_features(student=student, teacher=teacher)
-  _checks.check_mask(mask, student)
+  checks.check_features(student=student, teacher=teacher)
+  checks.check_mask(mask, student)
   real = jnp.ones(student.shape[:1], bool)
   if mask is not None:
     real = jnp.asarray(mask).astype(bool)
   rows = kernels.flatten(student, mask), kernels.flatten(teacher, mask)
-  finite = _global_batch.finite_rows(*rows)
+  finite = parallel.finite_rows(*rows)
   counted = jnp.where(finite, real.astype(rows[0].dtype), jnp.nan)
   columns = (
-    _global_batch.gather_rows(rows[0], axis_name),
-    _global_batch.gather_rows(rows[1], axis_name),
+    parallel.gather_rows(rows[0], axis_name),
+    parallel.gather_rows(rows[1], axis_name),
   )
   return Batch(
     rows,
     columns,
-    _global_batch.row_positions(student.shape[0], axis_name),
-    _global_batch.gather_rows(real, axis_name),
-    _global_batch.global_sum(counted.sum(), axis_name),
+    parallel.row_positions(student.shape[0], axis_name),
+    parallel.gather_rows(real, axis_name),
+    parallel.global_sum(counted.sum(), axis_name),
   )
 
 
 def pair_sides(
   batch: Batch, block_size: int | None
-) -> tuple[list[_pairs.Points], list[_pairs.Columns | _pairs.Points]]:
+) -> tuple[list[pairwise.Points], list[pairwise.Columns | pairwise.Points]]:
   """Student and teacher as rows and as columns of `_pairs.pair_geometry`."""
   sides = [
-    _pairs.rows_and_columns(*side, block_size)
+    pairwise.rows_and_columns(*side, block_size)
     for side in zip(batch.rows, batch.columns, strict=True)
   ]
   return [rows for rows, _ in sides], [columns for _, columns in sides]

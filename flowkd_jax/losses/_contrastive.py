@@ -16,14 +16,14 @@ from jaxtyping import Float
 from jaxtyping import Key
 from jaxtyping import Shaped
 
-from flowkd_jax import _blocks
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
-from flowkd_jax import _precision
 from flowkd_jax import information
 from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import row_blocks
 
 Mask = Shaped[Array, " batch"] | None
 Parameters = dict[str, Any]
@@ -51,7 +51,7 @@ def crd_init(
   Raises:
     ValueError: If `width` is not positive.
   """
-  _checks.check_count("width", width)
+  checks.check_count("width", width)
   heads = {}
   shapes = student_shape, teacher_shape
   for side, shape, side_key in zip(SIDES, shapes, jax.random.split(key), strict=True):
@@ -61,7 +61,7 @@ def crd_init(
   return heads
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def crd(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -110,55 +110,55 @@ def crd(
   References:
     Tian, Krishnan and Isola, "Contrastive representation distillation", ICLR 2020.
   """
-  _checks.check_positive("temperature", temperature)
+  checks.check_positive("temperature", temperature)
   embedded = embeddings(student, teacher, heads, mask)
-  gathered = [_global_batch.gather_rows(side, axis_name) for side in embedded]
+  gathered = [parallel.gather_rows(side, axis_name) for side in embedded]
   real = None
   if mask is not None:
-    real = _global_batch.gather_rows(real_rows(mask, student), axis_name)
+    real = parallel.gather_rows(real_rows(mask, student), axis_name)
 
   def row_terms(shared, block):
     columns, real, sharpness = shared
     student_rows, teacher_rows, positions = block
     everyone = jnp.arange(columns[0].shape[1], dtype=positions.dtype)
     same = positions[:, None] == everyone[None, :]
-    valid = _pairs.valid_pairs(same, real, self_pairs=True)
+    valid = pairwise.valid_pairs(same, real, self_pairs=True)
     own = (student_rows * teacher_rows).sum(1, keepdims=True) * sharpness
     terms = jnp.zeros_like(own[:, 0])
     for anchors, others in zip((teacher_rows, student_rows), columns, strict=True):
       # Less the logit of the row itself, exactly 0, the total is -log p.
-      excess = jnp.where(same, 0, _precision.matmul(anchors, others) - own)
+      excess = jnp.where(same, 0, float32.matmul(anchors, others) - own)
       terms += information.log_totals(excess, valid)
     return terms
 
-  temperature = _precision.like(temperature, embedded[0])
+  temperature = float32.like(temperature, embedded[0])
   sharpness = jnp.asarray(1 / temperature, embedded[0].dtype)
   columns = [side.T * sharpness for side in gathered]
-  positions = _global_batch.row_positions(student.shape[0], axis_name)
-  total = _blocks.sum_over_rows(
+  positions = parallel.row_positions(student.shape[0], axis_name)
+  total = row_blocks.sum_over_rows(
     row_terms,
     block_size,
     (columns, real, sharpness),
     (*embedded, positions),
-    _global_batch.mean_weights(mask, axis_name, *embedded),
+    parallel.mean_weights(mask, axis_name, *embedded),
   )
-  return _global_batch.global_sum(total, axis_name)
+  return parallel.global_sum(total, axis_name)
 
 
 def embeddings(student, teacher, heads, mask):
   """Both sides embedded: rows of norm one, at least float32, of one width."""
-  _checks.check_features(student=student, teacher=teacher)
-  _checks.check_mask(mask, student)
+  checks.check_features(student=student, teacher=teacher)
+  checks.check_mask(mask, student)
   embedded = []
   for side, features in zip(SIDES, (student, teacher), strict=True):
     rows = kernels.flatten(features, mask)
-    finite = _global_batch.finite_rows(rows)
+    finite = parallel.finite_rows(rows)
     if heads is not None:
       kernel = jnp.asarray(heads[side]["kernel"]).astype(rows.dtype)
       fitting = rows.shape[1], jnp.shape(heads[side]["bias"])[-1]
-      _checks.check_shape(f"heads, {side} kernel", kernel, fitting)
+      checks.check_shape(f"heads, {side} kernel", kernel, fitting)
       bias = jnp.asarray(heads[side]["bias"]).astype(rows.dtype)
-      rows = _precision.matmul(rows, kernel) + bias[None, :]
+      rows = float32.matmul(rows, kernel) + bias[None, :]
     # An infinity times a weight of 0 may vanish in the head.
     embedded.append(jnp.where(finite[:, None], kernels.unit_rows(rows), jnp.nan))
   widths = [rows.shape[1] for rows in embedded]

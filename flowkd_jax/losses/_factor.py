@@ -15,10 +15,10 @@ from jaxtyping import Float
 from jaxtyping import Key
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
 from flowkd_jax import kernels
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
 from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
@@ -26,7 +26,7 @@ Parameters = dict[str, Any]
 Maps = Float[Array, "batch height width channels"]
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def factor_transfer(
   student: Float[Array, "batch student_height student_width student_channels"],
   teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
@@ -85,8 +85,8 @@ def factor_transfer(
     Kim, Park and Kwak, "Paraphrasing complex network: network compression via factor
     transfer", NeurIPS 2018.
   """
-  _checks.check_positive("exponent", exponent)
-  _checks.check_positive("power", power)
+  checks.check_positive("exponent", exponent)
+  checks.check_positive("power", power)
   maps = _spatial.paired_maps(student, teacher, mask)
   if networks is None:
     factors = [_spatial.attention_maps(side, exponent) for side in maps]
@@ -100,7 +100,7 @@ def factor_transfer(
   if not isinstance(power, jax.Array) and power == 1:
     terms = jnp.abs(gaps)
   else:
-    terms = _pairs.safe_power(gaps**2, power / 2)
+    terms = pairwise.safe_power(gaps**2, power / 2)
   return _spatial.reduced(terms, reduction, mask, axis_name, student, teacher)
 
 
@@ -131,7 +131,7 @@ def factor_transfer_init(
   """
   channels, teacher_channels = student_shape[-1], teacher_shape[-1]
   factors = int(teacher_channels * rate)
-  _checks.check_count("teacher channels times rate", factors)
+  checks.check_count("teacher channels times rate", factors)
   keys = jax.random.split(key, 3)
   encoder = teacher_channels, teacher_channels, factors, factors
   return {
@@ -143,7 +143,7 @@ def factor_transfer_init(
   }
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def factor_reconstruction(
   teacher: Float[Array, "batch height width channels"],
   *,
@@ -201,7 +201,7 @@ def _convolve(name: str, maps: Maps, layers: Sequence[Parameters]) -> Maps:
   for layer in layers:
     kernel = jnp.asarray(layer["kernel"]).astype(maps.dtype)
     fitting = (*kernel.shape[:2], maps.shape[-1], kernel.shape[-1])
-    _checks.check_shape(f"{name} kernel", kernel, fitting)
+    checks.check_shape(f"{name} kernel", kernel, fitting)
     maps = lax.conv_general_dilated(
       maps,
       kernel,

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from jaxtyping import Key
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _mesh
-from flowkd_jax import _precision
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
 from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
@@ -46,7 +46,7 @@ def hint_init(
   return {"kernel": kernel, "bias": jnp.zeros(shape[1])}
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def hint(
   student: Float[Array, "batch ... student_channels"],
   teacher: Float[Array, "batch ... teacher_channels"],
@@ -140,8 +140,8 @@ def vid_init(
     ValueError: If `variance` is not above `epsilon` or `hidden` not above 0.
   """
   hidden = teacher_shape[-1] if hidden is None else hidden
-  _checks.check_count("hidden", hidden)
-  _checks.check_positive("variance - epsilon", variance - epsilon)
+  checks.check_count("hidden", hidden)
+  checks.check_positive("variance - epsilon", variance - epsilon)
   widths = student_shape[-1], hidden, hidden, teacher_shape[-1]
   initializer = jax.nn.initializers.he_normal()
   kernels = [
@@ -153,7 +153,7 @@ def vid_init(
   return {"kernels": kernels, "variance": jnp.full(widths[-1], raw_variance, "float32")}
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def vid(
   student: Float[Array, "batch ... student_channels"],
   teacher: Float[Array, "batch ... teacher_channels"],
@@ -206,7 +206,7 @@ def vid(
     Ahn et al., "Variational information distillation for knowledge transfer",
     CVPR 2019.
   """
-  _checks.check_positive("epsilon", epsilon)
+  checks.check_positive("epsilon", epsilon)
   features = student, teacher
   student, teacher = _paired_features(student, teacher, mask)
   first, *others = parameters["kernels"]
@@ -217,7 +217,7 @@ def vid(
   for kernel in others:
     mean = _linear(jax.nn.relu(mean), {"kernel": kernel})
   raw_variance = jnp.asarray(parameters["variance"]).astype(mean.dtype)
-  variance = jax.nn.softplus(raw_variance) + _precision.like(epsilon, mean)
+  variance = jax.nn.softplus(raw_variance) + float32.like(epsilon, mean)
   variance = jnp.broadcast_to(variance, mean.shape)
   terms = (teacher - mean) ** 2 / (2 * variance) + jnp.log(variance) / 2
   return _spatial.reduced(terms, reduction, mask, axis_name, *features)
@@ -227,8 +227,8 @@ def _paired_features(student, teacher, mask):
   """Both sides checked, at least float32, masked rows zero, alike but in channels."""
   if jnp.ndim(student) == jnp.ndim(teacher) == 4:
     return _spatial.paired_maps(student, teacher, mask)
-  _checks.check_features(student=student, teacher=teacher)
-  _checks.check_mask(mask, student)
+  checks.check_features(student=student, teacher=teacher)
+  checks.check_mask(mask, student)
   if student.shape[:-1] != teacher.shape[:-1]:
     raise ValueError(
       "expected student and teacher to agree in all axes but the last (maps may differ "
@@ -253,4 +253,4 @@ def _check_kernel(name, kernel, student, teacher):
     jnp.shape(kernel)[axis] if side is None else side.shape[-1]
     for axis, side in enumerate((student, teacher))
   )
-  _checks.check_shape(f"{name} kernel", kernel, expected)
+  checks.check_shape(f"{name} kernel", kernel, expected)

@@ -14,12 +14,12 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _mesh
 from flowkd_jax import _taps
 from flowkd_jax import flow
 from flowkd_jax import information
 from flowkd_jax import kernels
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import meshes
 from flowkd_jax.losses import _probabilistic
 from flowkd_jax.losses import _tap_weights
 
@@ -27,7 +27,7 @@ Mask = Shaped[Array, " batch"] | None
 PAPER_KERNELS = ("cosine", "student_t")
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def information_flow_terms(
   student: flow.Taps,
   teacher: flow.Taps,
@@ -64,7 +64,7 @@ def information_flow_terms(
   }
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   student: flow.Taps,
   teacher: flow.Taps,
@@ -143,7 +143,7 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
   return _tap_weights.weighted_sum(terms, weights)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def quadratic_flow_terms(
   student: flow.Taps,
   teacher: flow.Taps,
@@ -183,7 +183,7 @@ def quadratic_flow_terms(
   return {name: term for (name, _), term in zip(sides[0], total, strict=True)}
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   student: flow.Taps,
   teacher: flow.Taps,
@@ -279,8 +279,8 @@ def _compared(student, teacher, pairs, layer_map):
 
 def _flattened(items):
   for name, features in items:
-    _checks.check_floating(name, features)
-    _checks.check_rows(name, features)
+    checks.check_floating(name, features)
+    checks.check_rows(name, features)
   return [kernels.flatten(features) for _, features in items]
 
 

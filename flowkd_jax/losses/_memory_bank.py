@@ -21,11 +21,11 @@ from jaxtyping import Int
 from jaxtyping import Key
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _mesh
-from flowkd_jax import _precision
 from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
 from flowkd_jax.losses import _contrastive
 from flowkd_jax.losses._contrastive import SIDES
 
@@ -49,8 +49,8 @@ def crd_bank_init(key: Key[Array, ""], size: int, *, width: int = 128) -> Bank:
   Raises:
     ValueError: If a size is not positive.
   """
-  _checks.check_count("size", size)
-  _checks.check_count("width", width)
+  checks.check_count("size", size)
+  checks.check_count("width", width)
   bound = (3 / width) ** 0.5
   bank = {
     side: jax.random.uniform(side_key, (size, width), jnp.float32, -bound, bound)
@@ -59,7 +59,7 @@ def crd_bank_init(key: Key[Array, ""], size: int, *, width: int = 128) -> Bank:
   return {**bank, "log_normalizers": jnp.full(2, jnp.inf, jnp.float32)}
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def crd_negatives(
   key: Key[Array, ""],
   indices: Int[Array, " batch"],
@@ -85,10 +85,10 @@ def crd_negatives(
     TypeError: If `indices` are not integers.
     ValueError: If `number` is not positive or `size` is not above 1.
   """
-  _checks.check_integer("indices", indices)
-  _checks.check_count("number", number)
-  _checks.check_count("size - 1", size - 1)
-  positions = _global_batch.row_positions(indices.shape[0], axis_name)
+  checks.check_integer("indices", indices)
+  checks.check_count("number", number)
+  checks.check_count("size - 1", size - 1)
+  positions = parallel.row_positions(indices.shape[0], axis_name)
 
   def draw(position, index):
     row_key = jax.random.fold_in(key, position)
@@ -98,7 +98,7 @@ def crd_negatives(
   return jax.vmap(draw)(positions, indices)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def crd_bank(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -172,10 +172,10 @@ def crd_bank(
     scores = side - log_normalizer - threshold
     rows -= jax.nn.log_sigmoid(scores[:, 0])
     rows -= jax.nn.log_sigmoid(-scores[:, 1:]).sum(1)
-  return _global_batch.global_mean(rows, mask, axis_name, student, teacher)
+  return parallel.global_mean(rows, mask, axis_name, student, teacher)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def crd_bank_update(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -200,10 +200,10 @@ def crd_bank_update(
   # A masked row has an index beyond the bank, where a scatter drops it.
   size = bank["student"].shape[0]
   rows = jnp.where(_contrastive.real_rows(mask, student), indices, size)
-  rows = _global_batch.gather_rows(rows, axis_name)
+  rows = parallel.gather_rows(rows, axis_name)
   updated = {}
   for side, embedding in zip(SIDES, embeddings, strict=True):
-    new = lax.stop_gradient(_global_batch.gather_rows(embedding, axis_name))
+    new = lax.stop_gradient(parallel.gather_rows(embedding, axis_name))
     new = new.astype(bank[side].dtype)
     old = bank[side].at[rows].get(mode="clip")
     moved = kernels.unit_rows(momentum * old + (1 - momentum) * new)
@@ -217,20 +217,20 @@ def crd_bank_update(
 
 def _bank_logits(student, teacher, heads, bank, indices, negatives, temperature, mask):
   """Embeddings, and for each side as anchor `[batch, 1 + number]` logits."""
-  _checks.check_positive("temperature", temperature)
+  checks.check_positive("temperature", temperature)
   embeddings = _contrastive.embeddings(student, teacher, heads, mask)
-  _checks.check_integer("indices", indices)
-  _checks.check_integer("negatives", negatives)
-  _checks.check_shape("indices", indices, student.shape[:1])
-  _checks.check_shape("negatives", negatives, (student.shape[0], negatives.shape[-1]))
+  checks.check_integer("indices", indices)
+  checks.check_integer("negatives", negatives)
+  checks.check_shape("indices", indices, student.shape[:1])
+  checks.check_shape("negatives", negatives, (student.shape[0], negatives.shape[-1]))
   size, width = bank["student"].shape[0], embeddings[0].shape[1]
   for side in SIDES:
-    _checks.check_shape(f"bank, {side}", bank[side], (size, width))
+    checks.check_shape(f"bank, {side}", bank[side], (size, width))
   drawn = jnp.concatenate([indices[:, None], negatives.astype(indices.dtype)], axis=1)
   others = bank["teacher"], bank["student"]
   return embeddings, [
     _inner_products(anchors, lax.stop_gradient(rows), drawn)
-    / _precision.like(temperature, anchors)
+    / float32.like(temperature, anchors)
     for anchors, rows in zip(embeddings, others, strict=True)
   ]
 
@@ -239,7 +239,7 @@ def _inner_products(anchors, rows, drawn):
   """`anchor_i . rows[drawn_in]`; over all rows first where most are drawn anyway."""
   rows = rows.astype(anchors.dtype)
   if rows.shape[0] <= 4 * drawn.shape[1]:
-    products = _precision.matmul(anchors, rows.T)
+    products = float32.matmul(anchors, rows.T)
     return jnp.take_along_axis(products, drawn, axis=1, mode="clip")
   picked = rows.at[drawn].get(mode="clip")
   return jnp.einsum("bd,bnd->bn", anchors, picked, precision=lax.Precision.HIGHEST)
@@ -247,12 +247,12 @@ def _inner_products(anchors, rows, drawn):
 
 def _log_normalizers(bank, logits, mask, axis_name):
   """Log Z of both sides: the bank's, or that of this batch if it has none yet."""
-  real = _global_batch.gather_rows(_contrastive.real_rows(mask, logits[0]), axis_name)
+  real = parallel.gather_rows(_contrastive.real_rows(mask, logits[0]), axis_name)
   size, entries = bank["student"].shape[0], logits[0].shape[1]
   estimates = []
   for side in logits:
     rows = jax.nn.logsumexp(lax.stop_gradient(side), axis=1)
-    rows = _global_batch.gather_rows(rows, axis_name)
+    rows = parallel.gather_rows(rows, axis_name)
     total = jax.nn.logsumexp(jnp.where(real, rows, jnp.finfo(rows.dtype).min))
     count = jnp.maximum(real.sum(dtype=rows.dtype), 1) * entries
     estimates.append(jnp.where(real.any(), total - jnp.log(count / size), jnp.inf))

@@ -13,19 +13,19 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Shaped
 
-from flowkd_jax import _blocks
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
 from flowkd_jax import information
 from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import row_blocks
 from flowkd_jax.losses import _batch
 
 Mask = Shaped[Array, " batch"] | None
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def conditional_divergence(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -74,7 +74,7 @@ def conditional_divergence(
     >>> float(conditional_divergence(2 * features, features))
     0.0
   """
-  _checks.check_choice("reduction", reduction, ("rows", "matrix"))
+  checks.check_choice("reduction", reduction, ("rows", "matrix"))
   kernel_list = _kernel_list(kernel)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   bandwidths = [
@@ -86,10 +86,10 @@ def conditional_divergence(
     columns, bandwidths, real, count = shared
     points, positions = block
     pairs = [
-      _pairs.pair_geometry(*each, positions)
+      pairwise.pair_geometry(*each, positions)
       for each in zip(points, columns, strict=True)
     ]
-    valid = _pairs.valid_pairs(pairs[0].same, real, self_pairs=self_pairs)
+    valid = pairwise.valid_pairs(pairs[0].same, real, self_pairs=self_pairs)
     terms = jnp.zeros_like(points[0].squares)
     for index, each in enumerate(kernel_list):
       log_probabilities = [
@@ -105,18 +105,18 @@ def conditional_divergence(
   # Probabilities times their number keep the digits of small differences.
   degree = information.HOMOGENEITY.get(divergence, 0)
   count = jnp.maximum(batch.number - (0 if self_pairs else 1), 1) ** min(degree, 1)
-  total = _blocks.sum_over_rows(
+  total = row_blocks.sum_over_rows(
     row_terms,
     block_size,
     (columns, bandwidths, None if mask is None else batch.real, count),
     (points, batch.positions),
-    _global_batch.mean_weights(mask, axis_name, *batch.rows),
+    parallel.mean_weights(mask, axis_name, *batch.rows),
   )
-  loss = _global_batch.global_sum(total, axis_name) / count**degree
+  loss = parallel.global_sum(total, axis_name) / count**degree
   return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def pkt(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],

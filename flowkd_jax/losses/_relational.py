@@ -12,17 +12,17 @@ from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax import _blocks
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
-from flowkd_jax import _precision
 from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import row_blocks
 from flowkd_jax.losses import _batch
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def similarity_preserving(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -68,7 +68,7 @@ def similarity_preserving(
   References:
     Tung and Mori, "Similarity-preserving knowledge distillation", ICCV 2019.
   """
-  _checks.check_choice("reduction", reduction, ("rows", "matrix"))
+  checks.check_choice("reduction", reduction, ("rows", "matrix"))
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   # The norm of a row itself cancels; without it no product overflows.
   rows = [kernels.unit_rows(side) for side in batch.rows]
@@ -76,23 +76,23 @@ def similarity_preserving(
 
   def row_terms(columns, rows):
     student, teacher = (
-      products * _pairs.safe_power((products**2).sum(1, keepdims=True), -0.5)
-      for products in map(_precision.matmul, rows, columns)
+      products * pairwise.safe_power((products**2).sum(1, keepdims=True), -0.5)
+      for products in map(float32.matmul, rows, columns)
     )
     return ((student - teacher) ** 2).sum(1)
 
-  total = _blocks.sum_over_rows(
+  total = row_blocks.sum_over_rows(
     row_terms,
     block_size,
     columns,
     rows,
-    _global_batch.mean_weights(mask, axis_name, *batch.rows),
+    parallel.mean_weights(mask, axis_name, *batch.rows),
   )
-  loss = _global_batch.global_sum(total, axis_name)
+  loss = parallel.global_sum(total, axis_name)
   return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def correlation_congruence(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -145,9 +145,9 @@ def correlation_congruence(
   References:
     Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019.
   """
-  _checks.check_positive("gamma", gamma)
-  _checks.check_count("order", order)
-  _checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
+  checks.check_positive("gamma", gamma)
+  checks.check_count("order", order)
+  checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   if authors:
     return _neighbour_products(batch, mask, axis_name)
@@ -160,23 +160,23 @@ def correlation_congruence(
     columns, real, coefficients = shared
     points, positions = block
     student, teacher = (
-      _pairs.pair_geometry(*side, positions)
+      pairwise.pair_geometry(*side, positions)
       for side in zip(points, columns, strict=True)
     )
     gaps = student.cosine_gaps, teacher.cosine_gaps
     expansions = [_polynomial(side, coefficients) for side in gaps]
-    valid = _pairs.valid_pairs(student.same, real)
+    valid = pairwise.valid_pairs(student.same, real)
     return jnp.where(valid, (expansions[0] - expansions[1]) ** 2, 0).sum(1)
 
   points, columns = _batch.pair_sides(batch, block_size)
-  total = _blocks.sum_over_rows(
+  total = row_blocks.sum_over_rows(
     row_terms,
     block_size,
     (columns, None if mask is None else batch.real, coefficients),
     (points, batch.positions),
-    _global_batch.mean_weights(mask, axis_name, *batch.rows),
+    parallel.mean_weights(mask, axis_name, *batch.rows),
   )
-  loss = _global_batch.global_sum(total, axis_name)
+  loss = parallel.global_sum(total, axis_name)
   count = batch.number
   divisors = {"mean": count - 1, "rows": jnp.ones_like(count), "matrix": count}
   return loss / jnp.maximum(divisors[reduction], 1)
@@ -184,7 +184,7 @@ def correlation_congruence(
 
 def _scaled(columns):
   """Columns in units of the batch, so that no product overflows."""
-  return columns / _pairs.unit_of(columns)
+  return columns / pairwise.unit_of(columns)
 
 
 def _gaussian_coefficients(gamma, order):
@@ -225,6 +225,6 @@ def _neighbour_products(batch, mask, axis_name):
   everyone = jnp.abs(batch.columns[0] - batch.columns[1])
   products = jnp.abs(batch.rows[0] - batch.rows[1]) * everyone[following % size]
   terms = jnp.where(following < size, products.sum(1), 0)
-  loss = _global_batch.global_mean(terms, mask, axis_name)
+  loss = parallel.global_mean(terms, mask, axis_name)
   count = batch.number
   return loss * count / jnp.maximum(count - 1, 1)

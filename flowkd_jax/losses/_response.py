@@ -14,17 +14,17 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _labels
-from flowkd_jax import _mesh
-from flowkd_jax import _precision
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import label_rule
+from flowkd_jax._numerics import meshes
 
 # A number, or an array that may be traced and differentiated.
 Option = float | Float[Array, "..."]
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def cross_entropy(
   logits: Float[Array, "batch classes"],
   labels: Int[Array, " batch"],
@@ -56,15 +56,15 @@ def cross_entropy(
     1.3863
   """
   _check_logits("logits", logits)
-  _checks.check_mask(mask, logits)
+  checks.check_mask(mask, logits)
   rows, classes = logits.shape
-  read = _labels.read_labels(labels, classes, shape=(rows,), mask=mask)
+  read = label_rule.read_labels(labels, classes, shape=(rows,), mask=mask)
   logs = jax.nn.log_softmax(_real_logits(logits, read.labelled))
   terms = -jnp.take_along_axis(logs, read.classes[:, None], axis=1)[:, 0]
-  return _global_batch.global_mean(read.invalidate(terms), read.labelled, axis_name)
+  return parallel.global_mean(read.invalidate(terms), read.labelled, axis_name)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def knowledge_distillation(
   student: Float[Array, "batch classes"],
   teacher: Float[Array, "batch classes"],
@@ -111,10 +111,10 @@ def knowledge_distillation(
   sides, scale = _softened(student, teacher, temperature, mask)
   student_logs, teacher_logs = (jax.nn.log_softmax(side) for side in sides)
   rows = _relative_entropy(student_logs, teacher_logs).sum(1)
-  return _global_batch.global_mean(scale**2 * rows, mask, axis_name)
+  return parallel.global_mean(scale**2 * rows, mask, axis_name)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def decoupled_kd(
   student: Float[Array, "batch classes"],
   teacher: Float[Array, "batch classes"],
@@ -164,9 +164,9 @@ def decoupled_kd(
     Zhao et al., "Decoupled knowledge distillation", CVPR 2022.
   """
   _check_logits("student", student)
-  _checks.check_mask(mask, student)
+  checks.check_mask(mask, student)
   batch, classes = student.shape
-  read = _labels.read_labels(labels, classes, shape=(batch,), mask=mask)
+  read = label_rule.read_labels(labels, classes, shape=(batch,), mask=mask)
   sides, scale = _softened(student, teacher, temperature, read.labelled)
   positions = jnp.arange(classes, dtype=jnp.int32)
   target = positions[None, :] == read.classes[:, None]
@@ -179,10 +179,10 @@ def decoupled_kd(
   rows = read.invalidate(
     scale**2 * (weights[0] * target_terms + weights[1] * rest_terms)
   )
-  return _global_batch.global_mean(rows, read.labelled, axis_name)
+  return parallel.global_mean(rows, read.labelled, axis_name)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def dist(
   student: Float[Array, "batch classes"],
   teacher: Float[Array, "batch classes"],
@@ -234,20 +234,20 @@ def dist(
     Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022.
   """
   # Columns compare rows with one another, so all have the same temperature.
-  _checks.check_positive("temperature", temperature)
+  checks.check_positive("temperature", temperature)
   sides, scale = _softened(student, teacher, temperature, mask)
   present = _present(student, teacher, mask)
   sides = [jax.nn.softmax(side) for side in sides]
   weights = _numbers(sides[0], beta=beta, gamma=gamma)
 
   def over_rows(values):
-    return _global_batch.global_sum(values.sum(0, keepdims=True), axis_name)
+    return parallel.global_sum(values.sum(0, keepdims=True), axis_name)
 
   def over_classes(values):
     return values.sum(1, keepdims=True)
 
   inter = _correlation_gap(sides, present, over_classes)
-  inter = _global_batch.global_mean(inter[:, 0], mask, axis_name)
+  inter = parallel.global_mean(inter[:, 0], mask, axis_name)
   intra = _correlation_gap(sides, present, over_rows)[0]
   possible = over_rows(present.astype(intra.dtype))[0] > 0
   intra = jnp.where(possible, intra, 0).sum() / jnp.maximum(
@@ -257,7 +257,7 @@ def dist(
 
 
 def _check_logits(name, logits):
-  _checks.check_features(**{name: logits})
+  checks.check_features(**{name: logits})
   if len(logits.shape) != 2:
     raise ValueError(
       f"{name}: expected logits of shape [batch, classes], got {logits.shape}"
@@ -275,9 +275,9 @@ def _softened(student, teacher, temperature, mask):
   Infinite logits stay as they are, without a gradient; no finite logit becomes one.
   """
   _check_logits("student", student)
-  _checks.check_floating("teacher", teacher)
-  _checks.check_shape("teacher", teacher, student.shape)
-  _checks.check_mask(mask, student)
+  checks.check_floating("teacher", teacher)
+  checks.check_shape("teacher", teacher, student.shape)
+  checks.check_mask(mask, student)
   sides = [_real_logits(side, mask) for side in (student, teacher)]
   temperature = _row_temperatures(temperature, sides[0], mask)
   return [_divided(side, temperature[:, None]) for side in sides], temperature
@@ -294,7 +294,7 @@ def _divided(logits, temperature):
 
 def _row_temperatures(temperature, logits, mask):
   """The temperature as `[1]` or `[batch]`; 1 in masked rows, which are not read."""
-  _checks.check_positive("temperature", temperature, rows=logits.shape[0])
+  checks.check_positive("temperature", temperature, rows=logits.shape[0])
   values = jnp.asarray(temperature).astype(logits.dtype)
   if not values.ndim or mask is None:
     return values.reshape(-1)
@@ -304,13 +304,13 @@ def _row_temperatures(temperature, logits, mask):
 def _numbers(like, **options):
   """Numbers, traced ones too, in the dtype of the computation."""
   for name, value in options.items():
-    _checks.check_number(name, value)
+    checks.check_number(name, value)
   return [jnp.asarray(value).astype(like.dtype) for value in options.values()]
 
 
 def _real_logits(logits, mask):
   """Logits in at least float32, 0 in masked rows, which may hold anything."""
-  logits = jnp.asarray(_precision.at_least_float32(logits))
+  logits = jnp.asarray(float32.at_least_float32(logits))
   if mask is None:
     return logits
   return jnp.where(jnp.asarray(mask).astype(bool)[:, None], logits, 0)

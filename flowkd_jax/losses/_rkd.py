@@ -13,15 +13,15 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax import _blocks
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import row_blocks
 from flowkd_jax.losses import _batch
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def rkd_distance(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -67,18 +67,18 @@ def rkd_distance(
   References:
     Park et al., "Relational knowledge distillation", CVPR 2019.
   """
-  _checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
+  checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   count = batch.number
   points, columns = _batch.pair_sides(batch, block_size)
   real = None if mask is None else batch.real
-  weights = _global_batch.mean_weights(mask, axis_name, *batch.rows)
+  weights = parallel.mean_weights(mask, axis_name, *batch.rows)
 
   def sum_over_rows(function, shared, points):
-    total = _blocks.sum_over_rows(
+    total = row_blocks.sum_over_rows(
       function, block_size, (shared, real), (points, batch.positions), weights
     )
-    return _global_batch.global_sum(total, axis_name)
+    return parallel.global_sum(total, axis_name)
 
   def row_sums(shared, block):
     columns, real = shared
@@ -105,7 +105,7 @@ def rkd_distance(
   return loss / jnp.maximum(divisors[reduction], 1)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def rkd_angle(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
@@ -152,34 +152,34 @@ def rkd_angle(
   References:
     Park et al., "Relational knowledge distillation", CVPR 2019.
   """
-  _checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
+  checks.check_choice("reduction", reduction, _batch.PAIR_REDUCTIONS)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   size = batch.real.shape[0]
   everyone = jnp.arange(size, dtype=batch.positions.dtype)
-  sides = [_pairs.pair_points(side, side) for side in batch.columns]
+  sides = [pairwise.pair_points(side, side) for side in batch.columns]
   squared = [
-    _pairs.pair_geometry(side, side, everyone).squared_distances for side in sides
+    pairwise.pair_geometry(side, side, everyone).squared_distances for side in sides
   ]
 
   def row_terms(shared, block):
     *sides, real = shared
     *arms, positions = block
     everyone = jnp.arange(size, dtype=positions.dtype)
-    others = _pairs.valid_pairs(positions[:, None] == everyone[None, :], real)
+    others = pairwise.valid_pairs(positions[:, None] == everyone[None, :], real)
     different = everyone[:, None] != everyone[None, :]
     valid = others[:, :, None] & others[:, None, :] & different[None]
     student, teacher = zip(arms, sides, strict=True)
     return _angle_terms(student, teacher, valid)
 
-  total = _blocks.sum_over_rows(
+  total = row_blocks.sum_over_rows(
     row_terms,
     block_size,
     (*squared, None if mask is None else batch.real),
     (*(side[batch.positions] for side in squared), batch.positions),
-    _global_batch.mean_weights(mask, axis_name, *batch.rows),
+    parallel.mean_weights(mask, axis_name, *batch.rows),
     row_entries=size**2,
   )
-  loss = _global_batch.global_sum(total, axis_name)
+  loss = parallel.global_sum(total, axis_name)
   count = batch.number
   divisors = {
     "mean": (count - 1) * (count - 2),
@@ -191,9 +191,9 @@ def rkd_angle(
 
 def _distances(points, columns, positions, real):
   """Distances of all pairs, and which of them count."""
-  pairs = _pairs.pair_geometry(points, columns, positions)
-  valid = _pairs.valid_pairs(pairs.same, real)
-  return _pairs.safe_power(pairs.squared_distances, 0.5), valid
+  pairs = pairwise.pair_geometry(points, columns, positions)
+  valid = pairwise.valid_pairs(pairs.same, real)
+  return pairwise.safe_power(pairs.squared_distances, 0.5), valid
 
 
 def _huber(gaps):
@@ -221,7 +221,7 @@ def _angle_terms_jvp(primals, tangents):
     arms_change, squared_change = tangent
     if isinstance(squared_change, SymbolicZero):
       continue
-    inverses = _pairs.safe_power(side[0], -0.5)
+    inverses = pairwise.safe_power(side[0], -0.5)
     slopes_inside = jnp.where(jnp.abs(cosine) < 1, slopes, 0)
     weighted = slopes_inside * inverses[:, None, :]
     arm_slopes = inverses * weighted.sum(2)
@@ -233,6 +233,6 @@ def _angle_terms_jvp(primals, tangents):
 
 def _angle_cosines(arms, squared):
   """Cosines at each vertex between its arms, from squared distances."""
-  inverses = _pairs.safe_power(arms, -0.5)
+  inverses = pairwise.safe_power(arms, -0.5)
   halves = inverses[:, :, None] * (inverses / 2)[:, None, :]
   return jnp.clip((arms[:, :, None] + arms[:, None, :] - squared[None]) * halves, -1, 1)

@@ -17,12 +17,12 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _mesh
-from flowkd_jax import _pairs
-from flowkd_jax import _precision
 from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import pairwise
 
 Mask = Shaped[Array, " batch"] | None
 Maps = Float[Array, "batch height width channels"]
@@ -30,7 +30,7 @@ REDUCTIONS = ("rows", "elements")
 NST_KERNELS = ("polynomial", "gaussian", "linear")
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def attention_transfer(
   student: Float[Array, "batch student_height student_width student_channels"],
   teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
@@ -76,14 +76,14 @@ def attention_transfer(
   References:
     Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017.
   """
-  _checks.check_positive("exponent", exponent)
+  checks.check_positive("exponent", exponent)
   maps = paired_maps(student, teacher, mask)
   attention = [attention_maps(side, exponent) for side in maps]
   terms = (attention[0] - attention[1]) ** 2
   return reduced(terms, reduction, mask, axis_name, student, teacher)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def nst(
   student: Float[Array, "batch student_height student_width student_channels"],
   teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
@@ -133,7 +133,7 @@ def nst(
     Huang and Wang, "Like what you like: knowledge distill via neuron selectivity
     transfer", arXiv 1707.01219.
   """
-  _checks.check_choice("kernel", kernel, NST_KERNELS)
+  checks.check_choice("kernel", kernel, NST_KERNELS)
   channels = [_channel_vectors(maps) for maps in paired_maps(student, teacher, mask)]
   if kernel == "linear":
     rows = ((channels[0].mean(1) - channels[1].mean(1)) ** 2).sum(1)
@@ -141,10 +141,10 @@ def nst(
     similarity = _polynomial if kernel == "polynomial" else _gaussian(*channels)
     within = [similarity(side, side) for side in channels]
     rows = within[0] + within[1] - 2 * similarity(*channels)
-  return _global_batch.global_mean(rows, mask, axis_name, student, teacher)
+  return parallel.global_mean(rows, mask, axis_name, student, teacher)
 
 
-@_mesh.on_any_mesh
+@meshes.on_any_mesh
 def fsp(
   student: tuple[
     Float[Array, "batch height width earlier"], Float[Array, "batch height width later"]
@@ -208,8 +208,8 @@ def fsp(
 
 def paired_maps(student: Maps, teacher: Maps, mask: Mask) -> tuple[Maps, Maps]:
   """Both maps checked, at least float32, masked rows zero, of one height and width."""
-  _checks.check_maps(student=student, teacher=teacher)
-  _checks.check_mask(mask, student)
+  checks.check_maps(student=student, teacher=teacher)
+  checks.check_mask(mask, student)
   height, width = (min(student.shape[axis], teacher.shape[axis]) for axis in (1, 2))
   student, teacher = (
     average_pool(real_rows(maps, mask), height, width) for maps in (student, teacher)
@@ -248,7 +248,7 @@ def attention_maps(
   maps = _rescaled(maps.reshape(maps.shape[0], -1)).reshape(maps.shape)
   energy = maps**2
   if isinstance(exponent, jax.Array) or exponent != 2:
-    energy = _pairs.safe_power(energy, exponent / 2)
+    energy = pairwise.safe_power(energy, exponent / 2)
   return kernels.unit_rows(energy.mean(3).reshape(maps.shape[0], -1))
 
 
@@ -263,10 +263,10 @@ def reduced(
 
   NaN if a row of the `features` that is not masked holds a NaN or an infinity.
   """
-  _checks.check_choice("reduction", reduction, REDUCTIONS)
+  checks.check_choice("reduction", reduction, REDUCTIONS)
   rows = terms.reshape(terms.shape[0], -1)
   rows = rows.sum(1) if reduction == "rows" else rows.mean(1)
-  return _global_batch.global_mean(rows, mask, axis_name, *features)
+  return parallel.global_mean(rows, mask, axis_name, *features)
 
 
 def _pooling_matrix(size, target, dtype):
@@ -282,7 +282,7 @@ def _rescaled(rows):
   A constant to the gradient, which is exact nevertheless because scaling by a
   constant changes nothing; powers of the rows then neither overflow nor vanish.
   """
-  largest = _precision.largest_entries(rows)[:, None]
+  largest = float32.largest_entries(rows)[:, None]
   return rows / jnp.where(largest == 0, 1, largest)
 
 
@@ -325,7 +325,7 @@ def _check_pairs(**pairs):
         f"{name}: expected a pair of maps, of an earlier and a later layer, got "
         f"{type(pair).__name__}"
       )
-  _checks.check_maps(
+  checks.check_maps(
     **{
       f"{name}[{index}]": maps
       for name, pair in pairs.items()
@@ -345,9 +345,9 @@ def _squared_flow_differences(student, teacher):
   differences = jnp.subtract(
     *(_flow_matrix(*side, *units) for side in (student, teacher))
   )
-  greatest = _precision.largest_entries(differences)
+  greatest = float32.largest_entries(differences)
   sizes = [
-    _precision.largest_entries(maps) / unit
+    float32.largest_entries(maps) / unit
     for layer, unit in zip(layers, units, strict=True)
     for maps in layer
   ]
@@ -368,9 +368,9 @@ def _squared_flow_differences(student, teacher):
 
 def _unit_of_layer(student, teacher):
   """For each example 1, or the power of two that brings entries below a bound."""
-  largest = jnp.maximum(*map(_precision.largest_entries, (student, teacher)))
+  largest = jnp.maximum(*map(float32.largest_entries, (student, teacher)))
   bound = 2.0 ** (jnp.finfo(student.dtype).maxexp // 2 - 8)
-  return jnp.maximum(_precision.power_of_two(largest) / bound, 1)
+  return jnp.maximum(float32.power_of_two(largest) / bound, 1)
 
 
 def _flow_matrix(earlier, later, earlier_unit, later_unit):

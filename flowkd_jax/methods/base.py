@@ -24,9 +24,9 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 
-from flowkd_jax import _checks
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax._numerics import checks
 from flowkd_jax.methods import heads
 from flowkd_jax.methods import optimizers
 from flowkd_jax.methods import telemetry
@@ -276,7 +276,7 @@ def check_not_negative(name: str, value: optax.Schedule | float) -> None:
   """Raises unless a number is finite and 0 or above; a schedule passes."""
   if callable(value):
     return
-  _checks.check_number(name, value)
+  checks.check_number(name, value)
   if not isinstance(value, jax.Array) and value < 0:
     raise ValueError(f"{name}: expected 0 or above, got {value}")
 

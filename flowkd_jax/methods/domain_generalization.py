@@ -36,14 +36,14 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax import _checks
-from flowkd_jax import _labels
 from flowkd_jax import capture
 from flowkd_jax import losses
-from flowkd_jax._global_batch import global_mean
-from flowkd_jax._global_batch import row_positions
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import label_rule
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
+from flowkd_jax.parallel import global_mean
+from flowkd_jax.parallel import row_positions
 
 GRADIENT_FILTERS = ("none", "saturated", "confident", "small", "random")
 _OF_LABELS = ("saturated", "confident")
@@ -83,8 +83,8 @@ def filtered_distillation(
   Raises:
     ValueError: If the filter is unknown or a number is out of its range.
   """
-  _checks.check_choice("gradient_filter", gradient_filter, GRADIENT_FILTERS)
-  _checks.check_positive("temperature", temperature)
+  checks.check_choice("gradient_filter", gradient_filter, GRADIENT_FILTERS)
+  checks.check_positive("temperature", temperature)
   for name, share in (("label_weight", label_weight), ("keep_rate", keep_rate)):
     if not callable(share) and not 0 <= share <= 1:
       raise ValueError(f"{name}: expected a share in [0, 1], got {share}")
@@ -176,7 +176,9 @@ def _passing_rows(gradient_filter, student, gradient, classes, threshold):
 
 def _read(labels, logits, mask=None):
   batch, classes = logits.shape
-  return _labels.read_labels(labels, classes, shape=(batch,), mask=mask, name="label")
+  return label_rule.read_labels(
+    labels, classes, shape=(batch,), mask=mask, name="label"
+  )
 
 
 def filter_gradient(

@@ -27,18 +27,18 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 
-from flowkd_jax import _labels
 from flowkd_jax import capture
 from flowkd_jax import losses
-from flowkd_jax._global_batch import gather_rows
-from flowkd_jax._global_batch import global_mean
-from flowkd_jax._global_batch import global_sum
+from flowkd_jax._numerics import label_rule
 from flowkd_jax.methods import base
 from flowkd_jax.methods import heads
 from flowkd_jax.methods import optimizers
 from flowkd_jax.methods.latent_generator import FedGen
 from flowkd_jax.methods.latent_generator import Generator
 from flowkd_jax.methods.latent_generator import GeneratorOptions
+from flowkd_jax.parallel import gather_rows
+from flowkd_jax.parallel import global_mean
+from flowkd_jax.parallel import global_sum
 
 
 @flax.struct.dataclass
@@ -192,7 +192,7 @@ def _average(local, sizes, axis_name):
 def _label_counts(batch, num_classes):
   """Examples of each label that each client drew, `[clients, classes]`."""
   mask = batch["mask"]
-  read = _labels.read_labels(
+  read = label_rule.read_labels(
     batch["label"], num_classes, shape=mask.shape, mask=mask, name="label"
   )
   return read.one_hot(num_classes).sum(axis=(1, 2))

@@ -35,9 +35,9 @@ import optax
 from flax import traverse_util
 from jax import lax
 
-from flowkd_jax import _checks
 from flowkd_jax import capture
 from flowkd_jax import models
+from flowkd_jax._numerics import checks
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 from flowkd_jax.methods import heads
@@ -142,7 +142,7 @@ def hierarchical_student(
     ValueError: If the teacher has no branches, another number of them or other
       classes, or the temperature is not positive.
   """
-  _checks.check_positive("temperature", temperature)
+  checks.check_positive("temperature", temperature)
   weights = {"labels": 1.0, "logits": 1.0}
   model, taps = student, ((), ())
   if branches:
@@ -204,7 +204,7 @@ def hierarchical_mutual(
     ValueError: If there are not two networks, their stages or classes differ in
       number, or the temperature is not positive.
   """
-  _checks.check_positive("temperature", temperature)
+  checks.check_positive("temperature", temperature)
   if len(networks) != 2:
     raise ValueError(f"networks: expected two, got {len(networks)}")
   pair = {f"network_{i}": _branched(x) for i, x in enumerate(networks, start=1)}

@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flowkd_jax import _checks
-from flowkd_jax import _labels
 from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import label_rule
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 from flowkd_jax.methods import heads
@@ -80,7 +80,7 @@ def information_flow(
     ValueError: If `pairs` is empty, a weight is missing or negative, options are of a
       tap that is not trained, or `matching` is unknown.
   """
-  _checks.check_choice("matching", matching, MATCHINGS)
+  checks.check_choice("matching", matching, MATCHINGS)
   _taps.check_pairs(pairs)
   if set(weights) != set(pairs):
     raise ValueError(
@@ -158,7 +158,7 @@ def _compared(teacher: from_teacher.Outputs, labels, name: str):
   posterior = jax.nn.softmax(teacher.logits)
   if name == POSTERIOR:
     return posterior
-  read = _labels.read_labels(
+  read = label_rule.read_labels(
     labels, posterior.shape[1], shape=posterior.shape[:1], name="label"
   )
   one_hot = read.one_hot(posterior.shape[1], posterior.dtype)

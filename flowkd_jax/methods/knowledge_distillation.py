@@ -9,9 +9,9 @@ the baseline that every other method has to beat.
 
 import optax
 
-from flowkd_jax import _checks
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax._numerics import checks
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 
@@ -43,7 +43,7 @@ def knowledge_distillation(
   Raises:
     ValueError: If the temperature is not positive or a weight is negative.
   """
-  _checks.check_positive("temperature", temperature)
+  checks.check_positive("temperature", temperature)
 
   def terms(student, teacher, batch, learnt):
     del learnt

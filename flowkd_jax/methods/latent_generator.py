@@ -27,11 +27,11 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
-from flowkd_jax import _labels
 from flowkd_jax import losses
 from flowkd_jax import models
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import label_rule
 from flowkd_jax.methods import base
 from flowkd_jax.methods import optimizers
 
@@ -70,7 +70,7 @@ class GeneratorOptions:
 
   def __post_init__(self):
     for name in ("batch_size", "noise", "hidden"):
-      _checks.check_count(name, getattr(self, name))
+      checks.check_count(name, getattr(self, name))
     for name in ("latent_weight", "kl_weight", "steps", "diversity_weight"):
       base.check_not_negative(name, getattr(self, name))
 
@@ -157,7 +157,7 @@ class FedGen:
     value = sent.latent_weight * self._latent_term(sent.params, head, keys[0])
     if callable(self.options.kl_weight) or self.options.kl_weight:
       mask = minibatch["mask"]
-      read = _labels.read_labels(
+      read = label_rule.read_labels(
         minibatch["label"], self.num_classes, shape=mask.shape, mask=mask, name="label"
       )
       latents, _ = self.generate(sent.params, read.classes, keys[1])
@@ -247,11 +247,11 @@ def ensemble_cross_entropy(
       the published code, so that no weight is 0.
   """
   weights = (counts + 1) / (counts + 1).sum(axis=0, keepdims=True)
-  read = _labels.read_labels(labels, logits.shape[2], shape=logits.shape[1:2])
+  read = label_rule.read_labels(labels, logits.shape[2], shape=logits.shape[1:2])
   logs = jax.nn.log_softmax(jnp.where(read.labelled[None, :, None], logits, 0))
   rows = -jnp.take_along_axis(logs, read.classes[None, :, None], axis=2)[..., 0]
   rows = read.invalidate((weights[:, read.classes] * rows).sum(axis=0))
-  return _global_batch.global_mean(rows, read.labelled, None)
+  return parallel.global_mean(rows, read.labelled, None)
 
 
 def diversity_loss(

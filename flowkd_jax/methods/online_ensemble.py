@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from flowkd_jax import _checks
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax import models
+from flowkd_jax._numerics import checks
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 from flowkd_jax.methods import heads
@@ -72,8 +72,8 @@ def online_ensemble(
       is negative or the temperature not positive.
   """
   ensemble = models.shrinking_ensemble(network, num_students)
-  _checks.check_positive("temperature", temperature)
-  _checks.check_positive("label_weight", label_weight)
+  checks.check_positive("temperature", temperature)
+  checks.check_positive("label_weight", label_weight)
   weights = {"features": feature_weight, "ensemble": ensemble_weight}
   from_teacher.check_weights(weights, label_weight)
   weights["labels"] = label_weight

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax import _labels
 from flowkd_jax import losses
+from flowkd_jax._numerics import label_rule
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 from flowkd_jax.methods import telemetry
@@ -31,7 +31,7 @@ def rotated_batch(batch: base.Batch) -> dict[str, jax.Array]:
   Raises:
     ValueError: If the images are not square.
   """
-  images, labels = batch["image"], jnp.asarray(_labels.widened(batch["label"]))
+  images, labels = batch["image"], jnp.asarray(label_rule.widened(batch["label"]))
   _check_square(images)
   turns = range(ROTATIONS)
   rotated = jnp.stack([jnp.rot90(images, j, axes=(1, 2)) for j in turns], axis=1)

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import optax
 
-from flowkd_jax import _global_batch
 from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax import parallel
 from flowkd_jax.methods import base
 from flowkd_jax.methods import from_teacher
 
@@ -88,5 +88,5 @@ def similarity_preserving(
 
 def _of_neighbours(features, axis_name):
   """The rows of the global batch, each moved on by one."""
-  rows = jnp.roll(_global_batch.gather_rows(features, axis_name), 1, axis=0)
-  return rows[_global_batch.row_positions(len(features), axis_name)]
+  rows = jnp.roll(parallel.gather_rows(features, axis_name), 1, axis=0)
+  return rows[parallel.row_positions(len(features), axis_name)]

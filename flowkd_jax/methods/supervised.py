@@ -2,12 +2,12 @@
 
 import optax
 
-from flowkd_jax import _labels
 from flowkd_jax import capture
 from flowkd_jax import losses
-from flowkd_jax._global_batch import global_mean
+from flowkd_jax._numerics import label_rule
 from flowkd_jax.methods import base
 from flowkd_jax.methods import heads
+from flowkd_jax.parallel import global_mean
 
 
 def supervised(
@@ -34,7 +34,7 @@ def supervised(
     logits, _, updated = base.forward(model, variables, batch, key=key)
     labels, mask = batch["label"], batch["mask"]
     value = losses.cross_entropy(logits, labels, mask=mask, axis_name=axis_name)
-    read = _labels.read_labels(
+    read = label_rule.read_labels(
       labels, logits.shape[1], shape=mask.shape, mask=mask, name="label"
     )
     correct = (logits.argmax(axis=1) == read.classes).astype(value.dtype)

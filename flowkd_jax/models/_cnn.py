@@ -7,7 +7,7 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
-from flowkd_jax._checks import check_choice
+from flowkd_jax._numerics.checks import check_choice
 from flowkd_jax.models._layers import dense
 from flowkd_jax.models._layers import prepare_images
 from flowkd_jax.models._normalization import BatchNorm

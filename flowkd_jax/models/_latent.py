@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax import _labels
+from flowkd_jax._numerics import label_rule
 from flowkd_jax.models._layers import bias_initializer
 from flowkd_jax.models._layers import dense
 from flowkd_jax.models._layers import kernel_initializer
@@ -168,7 +168,7 @@ class LatentGenerator(nn.Module):
     A label that is no class gives NaN, or a ValueError in a NumPy array; a negative
     label gives a latent of no class.
     """
-    read = _labels.read_labels(labels, self.num_classes, shape=noise.shape[:1])
+    read = label_rule.read_labels(labels, self.num_classes, shape=noise.shape[:1])
     one_hot = read.one_hot(self.num_classes, noise.dtype)
     x = jnp.concatenate([noise, one_hot], 1)
     x = nn.relu(dense(x, self.hidden, name="hidden", dtype=jnp.float32))

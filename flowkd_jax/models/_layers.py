@@ -11,7 +11,7 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
-from flowkd_jax._checks import check_floating
+from flowkd_jax._numerics.checks import check_floating
 from flowkd_jax.models._normalization import zero_masked
 
 # Uniform within 1 / sqrt(fan_in): PyTorch's default, with which the networks of

@@ -8,8 +8,8 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
-from flowkd_jax._checks import check_rows
-from flowkd_jax._global_batch import global_sum
+from flowkd_jax._numerics.checks import check_rows
+from flowkd_jax.parallel import global_sum
 
 
 class BatchNorm(nn.Module):

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from flowkd_jax._checks import check_choice
+from flowkd_jax._numerics.checks import check_choice
 from flowkd_jax.models._cifar_resnet import CifarResNet
 from flowkd_jax.models._cifar_resnet import cifar_resnet
 from flowkd_jax.models._cnn import CNN

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from flowkd_jax import _weights
+from flowkd_jax._numerics import finite_weights
 from flowkd_jax.models._cnn import CNN
 from flowkd_jax.models._cnn import smallest_image
 from flowkd_jax.models._resnet import PreActResNet
@@ -59,7 +59,7 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
   _check_keys(arrays, _template(model, side=1, channels=3))
   template = _template(model, side=_map_side(model, arrays), channels=_channels(arrays))
   _check_shapes(arrays, template)
-  _weights.check_finite("state_dict", arrays)
+  finite_weights.check_finite("state_dict", arrays)
   flat = {
     path: jnp.asarray(_convert(model, path, arrays[name]))
     for name, (path, _) in template.items()

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 from jaxtyping import UInt8
 
-from flowkd_jax import _labels
+from flowkd_jax._numerics import label_rule
 from flowkd_jax.report import _canvas
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def retrieval_picture(
     if np.shape(array) != expected:
       raise ValueError(f"{name}: expected shape {expected}, got {np.shape(array)}")
   for name, array in (("query_labels", query_labels), ("found_labels", found_labels)):
-    _labels.checked_labels(array, len(class_names), shape=np.shape(array), name=name)
+    label_rule.checked_labels(array, len(class_names), shape=np.shape(array), name=name)
   figure, grid = _canvas.new_figure(
     queries,
     1 + found,

@@ -35,10 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowkd_jax import _checks
-from flowkd_jax import _global_batch
 from flowkd_jax import data
 from flowkd_jax import methods
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
 from flowkd_jax.train import _devices
 from flowkd_jax.train import _function_hash
 
@@ -160,7 +160,7 @@ class CachedBatches:
       images = self._batches.prepare(resident, rows)["image"]
       return methods.teacher_outputs(self._teacher, variables, images)
 
-    return _global_batch.map_step(apply, (None, None, 0), devices=self._devices)
+    return parallel.map_step(apply, (None, None, 0), devices=self._devices)
 
   @functools.cached_property
   def _variables(self):
@@ -217,7 +217,7 @@ def open_cache(
       something else.
     TypeError: If the batches are not rows of images.
   """
-  _checks.check_positive("max_gib", max_gib)
+  checks.check_positive("max_gib", max_gib)
   if teacher is None:
     raise ValueError(
       "teacher: expected a method that reads a frozen teacher's outputs on the images "

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import jax
 
-from flowkd_jax import _checks
 from flowkd_jax import data
 from flowkd_jax import methods
+from flowkd_jax._numerics import checks
 from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _devices
 from flowkd_jax.train import _finite
@@ -79,12 +79,12 @@ class FitOptions:
 
   def __post_init__(self):
     # NaN would pass as a bound that no time reaches: a run without checkpoints.
-    _checks.check_number("checkpoint_seconds", self.checkpoint_seconds)
+    checks.check_number("checkpoint_seconds", self.checkpoint_seconds)
     if self.checkpoint_seconds < 0:
       raise ValueError(
         f"checkpoint_seconds: expected 0 or above, got {self.checkpoint_seconds}"
       )
-    _checks.check_count("check_every", self.check_every)
+    checks.check_count("check_every", self.check_every)
 
 
 def fit(
@@ -116,7 +116,7 @@ def fit(
       computed for that purpose and discarded.
     Interrupted: If asked to stop; the state is saved.
   """
-  _checks.check_whole("epochs", epochs)
+  checks.check_whole("epochs", epochs)
   if epochs < 0:
     raise ValueError(f"epochs: expected 0 or above, got {epochs}")
   return _Run(method, batches, epochs, options or FitOptions()).run(key)

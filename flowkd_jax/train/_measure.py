@@ -13,7 +13,7 @@ from flowkd_jax import evaluation
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import methods
-from flowkd_jax._labels import checked_labels
+from flowkd_jax._numerics.label_rule import checked_labels
 from flowkd_jax.train import _features
 
 _FLOW_KERNELS = ("cosine", "student_t")

@@ -7,8 +7,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from flowkd_jax import _weights
 from flowkd_jax import methods
+from flowkd_jax._numerics import finite_weights
 from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _structure
 
@@ -67,7 +67,7 @@ def load_network(directory: str | Path, template: methods.Network) -> methods.Ne
       f"the network saved in {path} is damaged ({reason[0][:200]}); delete the folder "
       "of its stage and train it again, or restore a copy"
     ) from error
-  _weights.check_finite(str(path), _weights.by_path(variables))
+  finite_weights.check_finite(str(path), finite_weights.by_path(variables))
   return template._replace(variables=variables)
 
 

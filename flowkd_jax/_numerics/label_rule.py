@@ -25,7 +25,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
-from flowkd_jax import _checks
+from flowkd_jax._numerics import checks
 
 _LARGEST = 2**28
 _HOST = (np.ndarray, np.generic)
@@ -107,8 +107,8 @@ def checked_labels(
   `read_labels`.
   """
   labels = _as_array(name, labels)
-  _checks.check_integer(name, labels)
-  _checks.check_shape(name, labels, shape)
+  checks.check_integer(name, labels)
+  checks.check_shape(name, labels, shape)
   if isinstance(labels, _HOST) and not isinstance(mask, jax.Array):
     _check_range(name, labels, num_classes, mask)
   return widened(labels, num_classes)

@@ -25,8 +25,8 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 
-from flowkd_jax import _blocks
-from flowkd_jax import _precision
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import row_blocks
 
 
 class Points(NamedTuple):
@@ -89,7 +89,7 @@ def pair_points(rows: Float[Array, "n dim"], columns: Float[Array, "m dim"]) -> 
   constant = jnp.where(mean == 0, 1, mean)
   column_scales = jnp.where(column_squares == 0, 1, column_roots) * powers
   weights = 1 / column_scales / columns.shape[0]
-  centre = lax.stop_gradient(_precision.matmul(weights[None, :], columns))
+  centre = lax.stop_gradient(float32.matmul(weights[None, :], columns))
   powers, squares = _row_squares(rows, unit)
   zero = squares == 0
   roots = jnp.sqrt(jnp.where(zero, constant**2, squares))
@@ -102,13 +102,13 @@ def pair_points(rows: Float[Array, "n dim"], columns: Float[Array, "m dim"]) -> 
 
 def unit_of(columns: Float[Array, "m dim"]) -> Float[Array, ""]:
   """The unit of distances in a batch: the power of two below its largest entry."""
-  return _precision.power_of_two(_precision.largest_entries(columns).max())
+  return float32.power_of_two(float32.largest_entries(columns).max())
 
 
 def _row_squares(rows, unit):
   """For each row a power of two, and the squared norm of the row in that unit."""
-  largest = _precision.largest_entries(rows)
-  powers = jnp.where(largest == 0, unit, _precision.power_of_two(largest))
+  largest = float32.largest_entries(rows)
+  powers = jnp.where(largest == 0, unit, float32.power_of_two(largest))
   return powers, ((rows * (1 / powers)[:, None]) ** 2).sum(1)
 
 
@@ -132,7 +132,7 @@ def rows_and_columns(
   points = pair_points(rows, columns)
   if rows is not columns:
     return points, pair_columns(pair_points(columns, columns))
-  if _blocks.one_block(rows.shape[0], block_size):
+  if row_blocks.one_block(rows.shape[0], block_size):
     return points, points
   return points, pair_columns(points)
 
@@ -149,7 +149,7 @@ def pair_geometry(
     positions: Where each row stands within `columns`.
   """
   if isinstance(columns, Columns):
-    doubled = _precision.matmul(rows.vectors, columns.factors)
+    doubled = float32.matmul(rows.vectors, columns.factors)
   else:
     doubled = -2 * gram(columns.vectors)
   everyone = jnp.arange(columns.squares.shape[0], dtype=positions.dtype)
@@ -180,13 +180,13 @@ def valid_pairs(
 @jax.custom_jvp
 def gram(rows: Float[Array, "n dim"]) -> Float[Array, "n n"]:
   """Inner products of all rows; one matrix product backwards instead of two."""
-  return _precision.matmul(rows, rows.T)
+  return float32.matmul(rows, rows.T)
 
 
 @gram.defjvp
 def _gram_jvp(primals, tangents):
   (rows,), (tangent,) = primals, tangents
-  half = _precision.matmul(tangent, rows.T)
+  half = float32.matmul(tangent, rows.T)
   return gram(rows), half + half.T
 
 

@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax import _checks
+from flowkd_jax._numerics import checks
 
 # Entries of a matrix of a block that is left to choose. On a CPU those of a block stay
 # in the cache; elsewhere few large blocks are best, as far as memory goes.
@@ -121,7 +121,7 @@ def one_block(
 ) -> bool:
   """Whether one block holds all rows; ValueError if `block_size` is below 1."""
   if block_size is not None:
-    _checks.check_count("block_size", block_size)
+    checks.check_count("block_size", block_size)
     return block_size >= batch
   return _chosen_block_size(batch, row_entries) >= batch
 

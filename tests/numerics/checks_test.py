@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowkd_jax import _checks
+from flowkd_jax._numerics import checks
 
 
 @pytest.mark.parametrize(
@@ -13,40 +13,40 @@ from flowkd_jax import _checks
 )
 def test_check_positive_refuses_what_is_not_finite_and_above_zero(value):
   with pytest.raises(ValueError, match="width: expected a .*number above 0, got"):
-    _checks.check_positive("width", value)
+    checks.check_positive("width", value)
 
 
 @pytest.mark.parametrize("value", ["2", None, 1j, [1.0], np.array(True)])
 def test_check_positive_refuses_what_is_no_number(value):
   with pytest.raises(TypeError, match="width: expected a number, got"):
-    _checks.check_positive("width", value)
+    checks.check_positive("width", value)
 
 
 def test_check_positive_reads_no_jax_array():
-  _checks.check_positive("width", jnp.array(-1.0))
-  jax.jit(lambda width: _checks.check_positive("width", width))(1.0)
+  checks.check_positive("width", jnp.array(-1.0))
+  jax.jit(lambda width: checks.check_positive("width", width))(1.0)
 
 
 def test_check_positive_refuses_shapes():
   for value in (np.ones(3), jnp.ones(3)):
-    _checks.check_positive("width", value, rows=3)
+    checks.check_positive("width", value, rows=3)
     with pytest.raises(ValueError, match=r"width: expected a number, got .*\(3,\)"):
-      _checks.check_positive("width", value)
+      checks.check_positive("width", value)
     with pytest.raises(ValueError, match="a number or one for each of 4 rows"):
-      _checks.check_positive("width", value, rows=4)
+      checks.check_positive("width", value, rows=4)
 
 
 def test_check_count_takes_whole_numbers_only():
-  _checks.check_count("size", np.int64(3))
+  checks.check_count("size", np.int64(3))
   with pytest.raises(ValueError, match="size: expected a number above 0, got 0"):
-    _checks.check_count("size", 0)
+    checks.check_count("size", 0)
   for value in (2.0, "2", None):
     with pytest.raises(TypeError, match="size: expected a whole number"):
-      _checks.check_count("size", value)
+      checks.check_count("size", value)
   with pytest.raises(TypeError, match="size: expected a whole number"):
-    jax.jit(lambda size: _checks.check_count("size", size))(1)
+    jax.jit(lambda size: checks.check_count("size", size))(1)
 
 
 def test_check_features_refuses_lists():
   with pytest.raises(TypeError, match="student: expected an array, got list"):
-    _checks.check_features(student=[[1.0]])
+    checks.check_features(student=[[1.0]])

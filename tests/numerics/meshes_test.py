@@ -6,11 +6,11 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from flowkd_jax import _mesh
 from flowkd_jax import flow
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import losses
+from flowkd_jax._numerics import meshes
 
 ROWS = np.random.default_rng(0).standard_normal((16, 6)).astype(np.float32)
 LABELS = np.arange(16, dtype=np.int32) % 3
@@ -22,7 +22,7 @@ def _placed(array):
 
 
 def test_on_any_mesh_keeps_the_order_of_mappings():
-  @_mesh.on_any_mesh
+  @meshes.on_any_mesh
   def size_if_ordered(taps, *, more):
     ordered = list(taps) == list(more) == ["b", "a"]
     return (taps["b"] ** 2).sum() * float(ordered)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowkd_jax import _weights
+from flowkd_jax._numerics import finite_weights
 
 BROKEN = {
   "nan": np.array([1.0, np.nan]),
@@ -29,21 +29,21 @@ FINE = {
 def test_check_finite_names_the_array(name):
   arrays = {**FINE, "broken": BROKEN[name]}
   with pytest.raises(ValueError, match=r"weights: .* NaN or infinity in broken; the"):
-    _weights.check_finite("weights", arrays)
+    finite_weights.check_finite("weights", arrays)
 
 
 def test_check_finite_names_few_of_many():
   arrays = {str(number): np.array([np.nan]) for number in range(9)}
   with pytest.raises(ValueError, match="in 0, 1, 2 and 6 more;"):
-    _weights.check_finite("weights", arrays)
+    finite_weights.check_finite("weights", arrays)
 
 
 def test_check_finite_lets_other_arrays_pass():
-  _weights.check_finite("weights", FINE)
+  finite_weights.check_finite("weights", FINE)
 
   @jax.jit
   def traced(array):
-    _weights.check_finite("weights", {"traced": array})
+    finite_weights.check_finite("weights", {"traced": array})
     return array
 
   assert np.isnan(traced(jnp.nan))
@@ -51,7 +51,7 @@ def test_check_finite_lets_other_arrays_pass():
 
 def test_by_path_names_leaves_as_they_are_nested():
   tree = {"params": {"conv": {"kernel": 1.0}}, "other": {"blocks/0/mask": 2.0}}
-  assert _weights.by_path(tree) == {
+  assert finite_weights.by_path(tree) == {
     "params/conv/kernel": 1.0,
     "other/blocks/0/mask": 2.0,
   }

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowkd_jax import _blocks
+from flowkd_jax._numerics import row_blocks
 
 ROWS, COLUMNS, WIDTH = 10, 6, 3
 
@@ -25,7 +25,7 @@ def _terms(shared, block):
 
 def _total(rows, columns, weights, block_size):
   positions = jnp.arange(ROWS, dtype=jnp.int32)
-  return _blocks.sum_over_rows(
+  return row_blocks.sum_over_rows(
     _terms, block_size, (columns, columns[0, 0]), (rows, positions), weights
   )
 
@@ -81,7 +81,7 @@ def test_blocks_work_under_vmap_and_checkpoint(x64):
 
 def test_blocks_that_are_left_to_choose_are_bounded():
   size = jax.eval_shape(
-    lambda x: _blocks.rows_in_blocks(lambda block: block[:1].sum(1), None, x),
+    lambda x: row_blocks.rows_in_blocks(lambda block: block[:1].sum(1), None, x),
     jax.ShapeDtypeStruct((128, 2), jnp.float32),
   )
   assert size.shape == (1,)  # one block of all
@@ -92,7 +92,7 @@ def test_blocks_that_are_left_to_choose_are_bounded():
     return block.sum(1)
 
   jax.eval_shape(
-    lambda x: _blocks.rows_in_blocks(function, None, x),
+    lambda x: row_blocks.rows_in_blocks(function, None, x),
     jax.ShapeDtypeStruct((4096, 2), jnp.float32),
   )
   assert set(seen) == {64}
