@@ -15,6 +15,7 @@ from mkdocs.structure.files import File
 
 import flowkd_jax
 from flowkd_jax import losses
+from flowkd_jax import methods
 
 ROOT = Path(__file__).parents[1]
 # Page: the file it is made of.
@@ -54,8 +55,10 @@ def on_files(files, config):
     blocks = [f"::: flowkd_jax.losses.{name}" for name in names]
     pages[f"losses/{page}.md"] = "\n\n".join([f"# {page}", *blocks])
   pages["methods/index.md"] = _module("Methods", "methods", members=False)
-  for name in _methods():
-    pages[f"methods/{name}.md"] = _module(name, f"methods.{name}")
+  for page, names in _methods().items():
+    about = _module(page, f"methods._{page}", members=False)
+    blocks = [f"::: flowkd_jax.methods.{name}" for name in names]
+    pages[f"methods/{page}.md"] = "\n\n".join([about, *blocks])
   for room in _rooms():
     pages[f"reference/{room}.md"] = _module(room, room)
   for page, text in pages.items():
@@ -75,9 +78,14 @@ def _rooms() -> list[str]:
   return [n for n in names if n[0] != "_" and n not in PAGES_OF_THEIR_OWN]
 
 
-def _methods() -> list[str]:
-  files = (ROOT / "flowkd_jax" / "methods").glob("*.py")
-  return sorted(path.stem for path in files if path.stem != "__init__")
+def _methods() -> dict[str, list[str]]:
+  """Functions and classes of each page, by the file that defines them."""
+  pages: dict[str, list[str]] = {}
+  for name in sorted(methods.__all__):
+    room, _, file = getattr(getattr(methods, name), "__module__", "").rpartition("._")
+    if room == methods.__name__:
+      pages.setdefault(file, []).append(name)
+  return dict(sorted(pages.items()))
 
 
 def _loss_pages() -> dict[str, list[str]]:

@@ -223,7 +223,7 @@ def first_step(method: methods.Method, training: data.Batches) -> Iterator[Findi
   state = train.replicate(method.init(jax.random.key(0), images), step.devices)
   batch = next(training.epoch(0))
   yield memory(step.needed_bytes(state, batch), environment.device_bytes())
-  observed = train.Telemetry(method, training)(state)
+  observed = train.Diagnostics(method, training)(state)
   _, metrics = step(state, batch)
   yield magnitudes({name: float(value) for name, value in metrics.items()})
   yield gradients(observed)

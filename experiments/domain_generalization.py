@@ -4,7 +4,7 @@ After Wang, Li, Chau, Kot, "Embracing the Dark Knowledge: Domain Generalization 
 Regularized Knowledge Distillation", ACM MM 2021, https://arxiv.org/abs/2107.02629.
 Everything is trained on several domains together and tested on another, --held_out.
 The filter on the gradient is our definition of it, as the paper's was not at hand: see
-flowkd_jax/methods/domain_generalization.py. Stages, all students from the same weights:
+`methods.filtered_distillation`. Stages, all students from the same weights:
 
   teacher       a larger network, on labels
   erm           the student on labels only (empirical risk minimisation)

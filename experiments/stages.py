@@ -255,7 +255,7 @@ class StageRunner:
     method = stage.make_method()
     training = self._with_teacher(stage, method)
     measure = self._measures(stage.classifies, last=stage.epochs - 1)
-    observe = train.Telemetry(method, training) if self.telemetry else None
+    observe = train.Diagnostics(method, training) if self.telemetry else None
 
     def on_epoch(epoch, method, state):
       measured = measure(epoch, method, state)

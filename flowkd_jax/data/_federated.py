@@ -14,7 +14,7 @@ from jaxtyping import Int32
 
 from flowkd_jax._numerics.checks import check_count
 from flowkd_jax._numerics.checks import check_integer
-from flowkd_jax.data._memory import MemoryBatches
+from flowkd_jax.data._memory_batches import MemoryBatches
 from flowkd_jax.data._order import random_ranks
 
 # Streams of random numbers from here on choose clients, those below minibatches.

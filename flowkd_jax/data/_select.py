@@ -7,10 +7,10 @@ from jax.typing import DTypeLike
 
 from flowkd_jax.data._augment import Augmentation
 from flowkd_jax.data._batches import Batches
-from flowkd_jax.data._memory import MemoryBatches
+from flowkd_jax.data._memory_batches import MemoryBatches
 from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
-from flowkd_jax.data._stream import StreamBatches
+from flowkd_jax.data._stream_batches import StreamBatches
 
 
 def training_batches(

@@ -5,9 +5,9 @@ Missing labels, NaN and infinities are treated by the rules of `flowkd_jax.losse
 
 from flowkd_jax.evaluation._classification import accuracy
 from flowkd_jax.evaluation._classification import nearest_centroid_accuracy
-from flowkd_jax.evaluation._layers import cka_matrix
-from flowkd_jax.evaluation._layers import dead_share
-from flowkd_jax.evaluation._layers import flow_distance_matrix
+from flowkd_jax.evaluation._layer_comparison import cka_matrix
+from flowkd_jax.evaluation._layer_comparison import dead_share
+from flowkd_jax.evaluation._layer_comparison import flow_distance_matrix
 from flowkd_jax.evaluation._nearest import nearest_rows
 from flowkd_jax.evaluation._retrieval import RetrievalMetrics
 from flowkd_jax.evaluation._retrieval import retrieval

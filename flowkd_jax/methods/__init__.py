@@ -2,7 +2,7 @@
 
 One method, one file, readable beside its paper; methods never import one another.
 
-| file | method | paper |
+| method | what it does | paper |
 |---|---|---|
 | `supervised` | cross-entropy on labels | |
 | `information_flow` | information-flow matching | Passalis et al., CVPR 2020 |
@@ -10,54 +10,52 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `knowledge_distillation` | softened logits | Hinton et al., 2015 |
 | `hint` | features through a learnt map | Romero et al., ICLR 2015 |
 | `online_ensemble` | students of many widths | Walawalkar et al., ECCV 2020 |
-| `hierarchical_self_supervised` | classes and rotations | Yang et al., IJCAI 2021 |
-| `domain_generalization` | filtered logits, after KDDG | Wang et al., ACM MM 2021 |
-| `federated` | averaging of clients, FedProx, FedGen | Zhu et al., ICML 2021 |
+| `hierarchical_student` and others | classes and rotations | Yang et al., IJCAI 2021 |
+| `filtered_distillation` | filtered logits, after KDDG | Wang et al., ACM MM 2021 |
+| `federated_averaging` | FedAvg, FedProx, FedGen | Zhu et al., ICML 2021 |
 
-`base` is what the training loop knows of a method, `optimizers` how methods call
-optimizers, `from_teacher` what methods with a
-frozen teacher share, `rotations` what those on rotated images do, `latent_generator`
-what FedGen adds to federated averaging; `averaged` wraps weight averaging around any,
-`trajectory` measures of the path of its parameters; `telemetry` is what is looked at
-beside the losses; `recorded_teacher` stands for a teacher of which there are outputs
-alone.
+`averaged` wraps the averaging of weights around any method, `with_trajectory` measures
+of the path of its parameters.
+
+A method of your own is a `Method`: `gradient_method` makes one from a loss and an
+optimizer, `distillation` one from loss terms between a student and a frozen teacher.
 """
 
-from flowkd_jax.methods.averaged import averaged
-from flowkd_jax.methods.base import Method
-from flowkd_jax.methods.base import Metrics
-from flowkd_jax.methods.base import Network
-from flowkd_jax.methods.base import Teacher
-from flowkd_jax.methods.base import TrainState
-from flowkd_jax.methods.base import Variables
-from flowkd_jax.methods.base import gradient_method
-from flowkd_jax.methods.domain_generalization import GRADIENT_FILTERS
-from flowkd_jax.methods.domain_generalization import filtered_distillation
-from flowkd_jax.methods.federated import FederatedState
-from flowkd_jax.methods.federated import federated_averaging
-from flowkd_jax.methods.from_teacher import TEACHER
-from flowkd_jax.methods.from_teacher import Learnt
-from flowkd_jax.methods.from_teacher import Outputs
-from flowkd_jax.methods.from_teacher import distillation
-from flowkd_jax.methods.from_teacher import teacher_outputs
-from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_mutual
-from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_student
-from flowkd_jax.methods.hierarchical_self_supervised import hierarchical_teacher
-from flowkd_jax.methods.hint import hint
-from flowkd_jax.methods.information_flow import LABELLED_POSTERIOR
-from flowkd_jax.methods.information_flow import MATCHINGS
-from flowkd_jax.methods.information_flow import POSTERIOR
-from flowkd_jax.methods.information_flow import POSTERIORS
-from flowkd_jax.methods.information_flow import information_flow
-from flowkd_jax.methods.knowledge_distillation import knowledge_distillation
-from flowkd_jax.methods.latent_generator import GeneratorOptions
-from flowkd_jax.methods.online_ensemble import online_ensemble
-from flowkd_jax.methods.optimizers import PerTree
+from flowkd_jax.methods._averaged import averaged
+from flowkd_jax.methods._distillation import TEACHER
+from flowkd_jax.methods._distillation import Learnt
+from flowkd_jax.methods._distillation import Outputs
+from flowkd_jax.methods._distillation import distillation
+from flowkd_jax.methods._distillation import teacher_outputs
+from flowkd_jax.methods._domain_generalization import GRADIENT_FILTERS
+from flowkd_jax.methods._domain_generalization import filtered_distillation
+from flowkd_jax.methods._federated import FederatedState
+from flowkd_jax.methods._federated import federated_averaging
+from flowkd_jax.methods._hierarchical_self_supervised import hierarchical_mutual
+from flowkd_jax.methods._hierarchical_self_supervised import hierarchical_student
+from flowkd_jax.methods._hierarchical_self_supervised import hierarchical_teacher
+from flowkd_jax.methods._hint import hint
+from flowkd_jax.methods._information_flow import LABELLED_POSTERIOR
+from flowkd_jax.methods._information_flow import MATCHINGS
+from flowkd_jax.methods._information_flow import POSTERIOR
+from flowkd_jax.methods._information_flow import POSTERIORS
+from flowkd_jax.methods._information_flow import information_flow
+from flowkd_jax.methods._knowledge_distillation import knowledge_distillation
+from flowkd_jax.methods._latent_generator import GeneratorOptions
+from flowkd_jax.methods._method import Method
+from flowkd_jax.methods._method import Metrics
+from flowkd_jax.methods._method import Network
+from flowkd_jax.methods._method import Teacher
+from flowkd_jax.methods._method import TrainState
+from flowkd_jax.methods._method import Variables
+from flowkd_jax.methods._method import gradient_method
+from flowkd_jax.methods._online_ensemble import online_ensemble
+from flowkd_jax.methods._optimizers import PerTree
+from flowkd_jax.methods._similarity_preserving import similarity_preserving
+from flowkd_jax.methods._supervised import supervised
+from flowkd_jax.methods._trajectory import with_trajectory
 from flowkd_jax.methods.recorded_teacher import RecordedTeacher
 from flowkd_jax.methods.recorded_teacher import recorded_teacher
-from flowkd_jax.methods.similarity_preserving import similarity_preserving
-from flowkd_jax.methods.supervised import supervised
-from flowkd_jax.methods.trajectory import with_trajectory
 
 __all__ = [
   "GRADIENT_FILTERS",

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flowkd_jax.methods import base
+from flowkd_jax.methods import _method
 
 _TAP = "taps/"
 
@@ -38,7 +38,7 @@ class RecordedTeacher(nn.Module):
     return jnp.zeros((len(images), self.num_classes))
 
 
-def recorded_teacher(description: Mapping[str, Any]) -> base.Network:
+def recorded_teacher(description: Mapping[str, Any]) -> _method.Network:
   """The teacher of a cache, from what `data.describe_cache` says of it."""
   shapes = {name: tuple(shape) for name, shape in description["row_shapes"].items()}
   taps = tuple(
@@ -46,4 +46,4 @@ def recorded_teacher(description: Mapping[str, Any]) -> base.Network:
     for name, shape in shapes.items()
     if name.startswith(_TAP)
   )
-  return base.Network(RecordedTeacher(shapes["logits"][0], taps), {})
+  return _method.Network(RecordedTeacher(shapes["logits"][0], taps), {})

@@ -1,5 +1,6 @@
 """Networks that name their activations, and the weights the authors trained."""
 
+from flowkd_jax.models._batch_norm import BatchNorm
 from flowkd_jax.models._branched import BranchedResNet
 from flowkd_jax.models._branched import backbone
 from flowkd_jax.models._branched import backbone_variables
@@ -13,7 +14,6 @@ from flowkd_jax.models._ensemble import student_network
 from flowkd_jax.models._ensemble import student_variables
 from flowkd_jax.models._latent import LatentCNN
 from flowkd_jax.models._latent import LatentGenerator
-from flowkd_jax.models._normalization import BatchNorm
 from flowkd_jax.models._registry import NAMES
 from flowkd_jax.models._registry import Named
 from flowkd_jax.models._registry import by_name

@@ -16,8 +16,8 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
-from flowkd_jax.models._layers import prepare_images
-from flowkd_jax.models._normalization import BatchNorm
+from flowkd_jax.models._batch_norm import BatchNorm
+from flowkd_jax.models._building_blocks import prepare_images
 from flowkd_jax.models._resnet import TAP_SIZE
 from flowkd_jax.models._resnet import average_to
 

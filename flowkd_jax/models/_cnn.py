@@ -8,9 +8,9 @@ from jaxtyping import Bool
 from jaxtyping import Float
 
 from flowkd_jax._numerics.checks import check_choice
-from flowkd_jax.models._layers import dense
-from flowkd_jax.models._layers import prepare_images
-from flowkd_jax.models._normalization import BatchNorm
+from flowkd_jax.models._batch_norm import BatchNorm
+from flowkd_jax.models._building_blocks import dense
+from flowkd_jax.models._building_blocks import prepare_images
 from flowkd_jax.models._windows import WindowConvolution
 from flowkd_jax.models._windows import inside_map
 from flowkd_jax.models._windows import window_maximum

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from flowkd_jax._numerics import label_rule
-from flowkd_jax.models._layers import bias_initializer
-from flowkd_jax.models._layers import dense
-from flowkd_jax.models._layers import kernel_initializer
-from flowkd_jax.models._layers import prepare_images
+from flowkd_jax.models._building_blocks import bias_initializer
+from flowkd_jax.models._building_blocks import dense
+from flowkd_jax.models._building_blocks import kernel_initializer
+from flowkd_jax.models._building_blocks import prepare_images
 
 
 class LatentCNN(nn.Module):

@@ -8,10 +8,10 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
-from flowkd_jax.models._layers import convolution
-from flowkd_jax.models._layers import dense
-from flowkd_jax.models._layers import prepare_images
-from flowkd_jax.models._normalization import BatchNorm
+from flowkd_jax.models._batch_norm import BatchNorm
+from flowkd_jax.models._building_blocks import convolution
+from flowkd_jax.models._building_blocks import dense
+from flowkd_jax.models._building_blocks import prepare_images
 
 # Side of the maps that the stages hand to the distillation, as in the paper.
 TAP_SIZE = 4

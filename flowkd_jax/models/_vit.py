@@ -7,7 +7,7 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
-from flowkd_jax.models._layers import prepare_images
+from flowkd_jax.models._building_blocks import prepare_images
 
 
 class TransformerBlock(nn.Module):

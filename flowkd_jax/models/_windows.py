@@ -16,8 +16,8 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
-from flowkd_jax.models._layers import bias_initializer
-from flowkd_jax.models._layers import kernel_initializer
+from flowkd_jax.models._building_blocks import bias_initializer
+from flowkd_jax.models._building_blocks import kernel_initializer
 
 
 class WindowConvolution(nn.Module):

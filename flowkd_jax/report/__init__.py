@@ -14,19 +14,19 @@ from flowkd_jax.report._canvas import NothingToDrawError
 from flowkd_jax.report._canvas import save_figure
 from flowkd_jax.report._comparison import Curves
 from flowkd_jax.report._comparison import comparison_picture
+from flowkd_jax.report._diagnostics import diagnostics_picture
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._images import retrieval_picture
-from flowkd_jax.report._layers import layer_picture
+from flowkd_jax.report._layer_picture import layer_picture
 from flowkd_jax.report._page import report_page
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
+from flowkd_jax.report._read import read_metrics
+from flowkd_jax.report._read import read_results
 from flowkd_jax.report._save import save_pictures
 from flowkd_jax.report._table import network_markdown
 from flowkd_jax.report._table import network_table
-from flowkd_jax.report._telemetry import telemetry_picture
-from flowkd_jax.report._workdir import read_metrics
-from flowkd_jax.report._workdir import read_results
 
 __all__ = [
   "Curves",
@@ -44,6 +44,6 @@ __all__ = [
   "retrieval_picture",
   "save_figure",
   "save_pictures",
-  "telemetry_picture",
+  "diagnostics_picture",
   "training_picture",
 ]

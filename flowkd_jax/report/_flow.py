@@ -8,8 +8,8 @@ import numpy as np
 
 from flowkd_jax.report import _canvas
 from flowkd_jax.report import _series
-from flowkd_jax.report._workdir import Metrics
-from flowkd_jax.report._workdir import Results
+from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import Results
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

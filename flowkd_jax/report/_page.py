@@ -15,15 +15,15 @@ from typing import Any
 
 from flowkd_jax import _files
 from flowkd_jax.report import _canvas
+from flowkd_jax.report._diagnostics import diagnostics_picture
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
+from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import Results
+from flowkd_jax.report._read import read_run
 from flowkd_jax.report._table import network_cells
-from flowkd_jax.report._telemetry import telemetry_picture
-from flowkd_jax.report._workdir import Metrics
-from flowkd_jax.report._workdir import Results
-from flowkd_jax.report._workdir import read_run
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ _PICTURES: dict[str, Callable[[Metrics, Results], "Figure"]] = {
   "Training": training_picture,
   "Information flow": flow_picture,
   "Matching": loss_picture,
-  "Telemetry": telemetry_picture,
+  "Diagnostics": diagnostics_picture,
   "Retrieval": lambda metrics, results: precision_recall_picture(results),
 }
 

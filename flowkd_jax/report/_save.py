@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from flowkd_jax.report import _canvas
+from flowkd_jax.report._diagnostics import diagnostics_picture
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
-from flowkd_jax.report._telemetry import telemetry_picture
-from flowkd_jax.report._workdir import read_run
+from flowkd_jax.report._read import read_run
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def save_pictures(workdir: str | os.PathLike[str]) -> list[Path]:
     "training": functools.partial(training_picture, metrics, results),
     "flow": functools.partial(flow_picture, metrics, results),
     "loss": functools.partial(loss_picture, metrics, results),
-    "telemetry": functools.partial(telemetry_picture, metrics, results),
+    "telemetry": functools.partial(diagnostics_picture, metrics, results),
     "precision_recall": functools.partial(precision_recall_picture, results),
   }
   folder = workdir / "pictures"

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from flowkd_jax.report._workdir import Metrics
-from flowkd_jax.report._workdir import Results
+from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import Results
 
 # Whom a network learns from where the results do not say: the first that is there.
 _USUAL_TEACHERS = {"student": ("auxiliary", "teacher"), "auxiliary": ("teacher",)}

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from flowkd_jax.report._workdir import Results
+from flowkd_jax.report._read import Results
 
 _DASH = "–"
 _VALIDATION = "validation_accuracy"

@@ -8,11 +8,13 @@ from flowkd_jax.train._checkpoint import check_folder
 from flowkd_jax.train._devices import DeviceStep
 from flowkd_jax.train._devices import check_batch_size
 from flowkd_jax.train._devices import replicate
+from flowkd_jax.train._diagnostics import Diagnostics
 from flowkd_jax.train._evaluate import evaluate_network
 from flowkd_jax.train._features import FeatureExtractor
 from flowkd_jax.train._features import Features
 from flowkd_jax.train._features import for_evaluation
 from flowkd_jax.train._finite import NonFiniteError
+from flowkd_jax.train._freed_memory import keep_freed_memory
 from flowkd_jax.train._interruption import Interrupted
 from flowkd_jax.train._interruption import stop_on_signals
 from flowkd_jax.train._lock import lock_workdir
@@ -20,7 +22,6 @@ from flowkd_jax.train._loop import FitOptions
 from flowkd_jax.train._loop import Trained
 from flowkd_jax.train._loop import fit
 from flowkd_jax.train._measure import EpochMeasures
-from flowkd_jax.train._memory import keep_freed_memory
 from flowkd_jax.train._metrics import MetricsWriter
 from flowkd_jax.train._network_files import load_network
 from flowkd_jax.train._network_files import save_network
@@ -29,7 +30,6 @@ from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes
 from flowkd_jax.train._progress import Progress
 from flowkd_jax.train._rehearsal import check_method
-from flowkd_jax.train._telemetry import Telemetry
 from flowkd_jax.train._workdir import TrainedNetworks
 from flowkd_jax.train._workdir import blank_network
 from flowkd_jax.train._workdir import check_same_run
@@ -48,7 +48,7 @@ __all__ = [
   "MetricsWriter",
   "NonFiniteError",
   "Progress",
-  "Telemetry",
+  "Diagnostics",
   "Trained",
   "TrainedNetworks",
   "blank_network",

@@ -19,7 +19,7 @@ LAUNCHERS = (
   "benchmark_methods",
   "benchmark_step",
   "benchmark_teacher_cache",
-  "benchmark_telemetry",
+  "benchmark_diagnostics",
   "check_bit_flips",
   "check_kills",
   "domain_generalization",

@@ -9,7 +9,7 @@ import pytest
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax import methods
-from flowkd_jax.methods import domain_generalization
+from flowkd_jax.methods import _domain_generalization
 
 pytestmark = pytest.mark.optimizer
 
@@ -37,7 +37,7 @@ DIFFERENCE = softmax(STUDENT / T) - softmax(TEACHER / T)
 
 def passes(name, student=STUDENT, **options):
   options = {"threshold": THRESHOLDS.get(name), **options}
-  return domain_generalization.passes_filter(
+  return _domain_generalization.passes_filter(
     name, student, TEACHER, LABELS, temperature=T, **options
   )
 
@@ -46,7 +46,7 @@ def gradient(passing):
   """With respect to the student's logits, of the filtered divergence."""
 
   def loss(student):
-    filtered = domain_generalization.filter_gradient(student, passing)
+    filtered = _domain_generalization.filter_gradient(student, passing)
     return losses.knowledge_distillation(filtered, TEACHER, temperature=T, mask=MASK)
 
   value, found = jax.value_and_grad(loss)(STUDENT)

@@ -9,7 +9,7 @@ import pytest
 from flowkd_jax import capture
 from flowkd_jax import methods
 from flowkd_jax import models
-from flowkd_jax.methods import rotations
+from flowkd_jax.methods import _rotations
 
 pytestmark = pytest.mark.optimizer
 BRANCHES = ("branch_1", "branch_2")
@@ -138,7 +138,7 @@ def _check(metrics, expected):
 
 
 def test_rotations_are_interleaved_with_joint_labels(batch):
-  rotated = rotations.rotated_batch(batch)
+  rotated = _rotations.rotated_batch(batch)
   images, labels = _rotated(batch)
   np.testing.assert_array_equal(rotated["image"], images)
   np.testing.assert_array_equal(rotated["label"], labels)

@@ -10,12 +10,12 @@ from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax import methods
 from flowkd_jax import models
-from flowkd_jax.methods import domain_generalization
-from flowkd_jax.methods import federated
-from flowkd_jax.methods import latent_generator
-from flowkd_jax.methods import rotations
-from flowkd_jax.methods.from_teacher import Outputs
-from flowkd_jax.methods.information_flow import _compared
+from flowkd_jax.methods import _domain_generalization
+from flowkd_jax.methods import _federated
+from flowkd_jax.methods import _latent_generator
+from flowkd_jax.methods import _rotations
+from flowkd_jax.methods._distillation import Outputs
+from flowkd_jax.methods._information_flow import _compared
 
 LABELS = np.array([0, -1, 2, -100], np.int32)
 LABELLED = np.array([True, False, True, False])
@@ -102,7 +102,7 @@ def test_joint_labels_neither_overflow_nor_label_what_has_none(dtype):
     "label": jnp.asarray(labels),
     "mask": jnp.ones(4, bool),
   }
-  joint = np.asarray(rotations.rotated_batch(batch)["label"]).reshape(4, 4)
+  joint = np.asarray(_rotations.rotated_batch(batch)["label"]).reshape(4, 4)
   assert joint.dtype == np.int32
   for row, label in zip(joint, labels.tolist(), strict=True):
     assert (row < 0).all() if label < 0 else (row == 4 * label + np.arange(4)).all()
@@ -111,17 +111,17 @@ def test_joint_labels_neither_overflow_nor_label_what_has_none(dtype):
 @pytest.mark.parametrize("name", ["saturated", "confident"])
 def test_filters_let_rows_without_a_label_pass(name):
   student = jnp.asarray(10 * np.eye(4, 3), jnp.float32)
-  passes = domain_generalization.passes_filter(
+  passes = _domain_generalization.passes_filter(
     name, student, -student, jnp.asarray(LABELS), temperature=1.0
   )
-  closed = domain_generalization.passes_filter(
+  closed = _domain_generalization.passes_filter(
     name, student, -student, jnp.zeros(4, jnp.int32), temperature=1.0
   )
   assert not closed[0].any()
   assert passes[1].all()
   assert passes[3].all()
   with pytest.raises(ValueError, match="label: expected classes from 0 to 2"):
-    domain_generalization.passes_filter(
+    _domain_generalization.passes_filter(
       name, student, student, np.full(4, 3), temperature=1.0
     )
 
@@ -131,14 +131,14 @@ def test_federated_counts_leave_out_rows_without_a_label():
     "label": jnp.asarray(LABELS).reshape(1, 2, 2),
     "mask": jnp.array([[[True, True], [False, True]]]),
   }
-  counts = federated._label_counts(batch, 3)
+  counts = _federated._label_counts(batch, 3)
   np.testing.assert_array_equal(counts, [[1, 0, 0]])
 
 
 def test_ensemble_cross_entropy_leaves_out_rows_without_a_label():
   logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 3)), jnp.float32)
   counts = jnp.array([[1.0, 2, 3], [3, 2, 1]])
-  loss = jax.jit(latent_generator.ensemble_cross_entropy)
+  loss = jax.jit(_latent_generator.ensemble_cross_entropy)
   expected = loss(logits[:, LABELLED], LABELS[LABELLED], counts)
   np.testing.assert_allclose(loss(logits, LABELS, counts), expected, rtol=1e-6)
   assert np.isnan(loss(logits, np.array([0, 1, 2, 3], np.int32), counts))

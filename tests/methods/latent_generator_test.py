@@ -8,7 +8,7 @@ import pytest
 
 from flowkd_jax import methods
 from flowkd_jax import models
-from flowkd_jax.methods import latent_generator
+from flowkd_jax.methods import _latent_generator
 
 pytestmark = pytest.mark.optimizer
 
@@ -18,7 +18,7 @@ MODEL = models.LatentCNN(width=3, latent=5, num_classes=3)
 def fedgen_of(**options):
   defaults = {"optimizer": optax.sgd(0.1), "latent_weight": 2.0, "hidden": 6}
   options = methods.GeneratorOptions(**{**defaults, "noise": 4, **options})
-  return latent_generator.FedGen(MODEL, options)
+  return _latent_generator.FedGen(MODEL, options)
 
 
 def heads_of(clients, seed=0):
@@ -51,7 +51,7 @@ def test_ensemble_cross_entropy_weighs_clients_by_their_examples_of_the_label():
       for b, y in enumerate(labels)
     ]
     expected += np.mean(rows)
-  actual = latent_generator.ensemble_cross_entropy(
+  actual = _latent_generator.ensemble_cross_entropy(
     jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(counts, jnp.float32)
   )
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
@@ -66,9 +66,9 @@ def test_diversity_loss_is_that_by_hand():
     for j in range(6)
   ]
   arrays = jnp.asarray(latents, jnp.float32), jnp.asarray(noise, jnp.float32)
-  actual = latent_generator.diversity_loss(*arrays)
+  actual = _latent_generator.diversity_loss(*arrays)
   np.testing.assert_allclose(actual, np.exp(-np.mean(products)), rtol=1e-5)
-  collapsed = latent_generator.diversity_loss(jnp.ones((6, 5)), arrays[1])
+  collapsed = _latent_generator.diversity_loss(jnp.ones((6, 5)), arrays[1])
   assert collapsed == 1
 
 

@@ -11,7 +11,7 @@ from optax import contrib
 
 from flowkd_jax import capture
 from flowkd_jax import methods
-from flowkd_jax.methods import optimizers
+from flowkd_jax.methods import _optimizers
 from tests.methods.contract_rows import CNN
 from tests.methods.contract_rows import ROWS
 
@@ -292,7 +292,7 @@ def test_gradient_of_the_loss_on_several_devices_is_the_global_one():
     def loss(x):
       return jax.lax.pmean((x * row).sum() ** 2, "batch")
 
-    return jax.grad(optimizers.globally(loss, "batch"))(x)
+    return jax.grad(_optimizers.globally(loss, "batch"))(x)
 
   slopes = jax.pmap(slope, "batch", in_axes=(None, 0), devices=jax.local_devices()[:4])
   expected = jax.grad(lambda x: ((x * rows[:, 0]) ** 2).mean())(1.5)

@@ -44,7 +44,7 @@ def test_page_shows_every_network_and_picture_in_one_file(workdir):
     "Training",
     "Information flow",
     "Matching",
-    "Telemetry",
+    "Diagnostics",
     "Retrieval",
   ]
   results = report.read_results(workdir)

@@ -165,7 +165,7 @@ def test_taps_are_drawn_in_the_order_of_the_network(metrics, results):
   figure = report.loss_picture(entries, results)
   assert _legend(figure.axes[1].get_legend()) == ["stem", "middle", "late", "end"]
   assert _legend(figure.axes[3].get_legend()) == ["stem to late", "end"]
-  figure = report.telemetry_picture(entries, results)
+  figure = report.diagnostics_picture(entries, results)
   assert _legend(figure.axes[1].get_legend()) == ["stem", "middle", "late", "end"]
 
 
@@ -343,8 +343,8 @@ def test_retrieval_picture_refuses_what_does_not_fit():
     )
 
 
-def test_telemetry_picture_draws_what_was_recorded(metrics, results):
-  figure = report.telemetry_picture(metrics, results)
+def test_diagnostics_picture_draws_what_was_recorded(metrics, results):
+  figure = report.diagnostics_picture(metrics, results)
   assert _titles(figure)[:2] == ["auxiliary, from teacher", "student, information flow"]
   names = ("norm of the gradient", "linear CKA with the teacher", "dead units, %")
   assert [axes.get_ylabel() for axes in figure.axes[::2]] == list(names)
@@ -366,9 +366,9 @@ def test_telemetry_picture_draws_what_was_recorded(metrics, results):
     np.testing.assert_allclose(drawn[-len(expected) :], expected)
 
 
-def test_telemetry_picture_of_networks_on_labels_has_dead_units_only(metrics):
+def test_diagnostics_picture_of_networks_on_labels_has_dead_units_only(metrics):
   metrics = [entry for entry in metrics if entry["stage"].endswith("_labels")]
-  figure = report.telemetry_picture(metrics)
+  figure = report.diagnostics_picture(metrics)
   assert [axes.get_ylabel() for axes in figure.axes] == ["dead units, %", ""]
   with pytest.raises(report.NothingToDrawError, match="expected telemetry"):
-    report.telemetry_picture([{"stage": "student", "epoch": 0}])
+    report.diagnostics_picture([{"stage": "student", "epoch": 0}])

@@ -38,22 +38,22 @@ from jax import lax
 from flowkd_jax import capture
 from flowkd_jax import models
 from flowkd_jax._numerics import checks
-from flowkd_jax.methods import base
-from flowkd_jax.methods import from_teacher
-from flowkd_jax.methods import heads
-from flowkd_jax.methods import optimizers
-from flowkd_jax.methods import rotations
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _method
+from flowkd_jax.methods import _optimizers
+from flowkd_jax.methods import _rotations
 
 
 def hierarchical_teacher(
   network: models.CifarResNet,
   optimizer: optax.GradientTransformation,
   *,
-  backbone: base.Variables | None = None,
+  backbone: _method.Variables | None = None,
   keep_branches: bool = True,
   learnt_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """A network and its branches on labels and joint labels.
 
   Args:
@@ -84,44 +84,44 @@ def hierarchical_teacher(
 
   def loss(variables, batch, constants, *, step, key):
     del step
-    logits, branches, updated = base.forward(
+    logits, branches, updated = _method.forward(
       branched, _joined(variables, constants), batch, taps=branched.branches, key=key
     )
-    outputs = from_teacher.Outputs(logits, branches)
-    values = rotations.cross_entropies(outputs, batch, axis_name)
+    outputs = _distillation.Outputs(logits, branches)
+    values = _rotations.cross_entropies(outputs, batch, axis_name)
     if frozen:
       del values["labels"]  # the branches change nothing there
-    value, metrics = base.weighted_loss(values, dict.fromkeys(values, 1.0))
+    value, metrics = _method.weighted_loss(values, dict.fromkeys(values, 1.0))
     return value, (_without(updated, constants), metrics)
 
   def export(variables):
     variables = _joined(variables, constants)
     if keep_branches:
-      return {"network": base.Network(_branched(network), variables)}
-    return {"network": base.Network(network, models.backbone_variables(variables))}
+      return {"network": _method.Network(_branched(network), variables)}
+    return {"network": _method.Network(network, models.backbone_variables(variables))}
 
-  method = base.gradient_method(
+  method = _method.gradient_method(
     init_variables=init_variables,
     loss=loss,
     optimizer=_by_branches(optimizer, learnt_optimizer),
     export=export,
     constants=constants,
-    check=heads.labels_fit("network", network.num_classes),
+    check=_heads.labels_fit("network", network.num_classes),
     axis_name=axis_name,
   )
-  return rotations.on_rotations(method)
+  return _rotations.on_rotations(method)
 
 
 def hierarchical_student(
   student: models.CifarResNet,
-  teacher: base.Network,
+  teacher: _method.Network,
   optimizer: optax.GradientTransformation,
   *,
   temperature: float = 3.0,
   branches: bool = True,
   learnt_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Distillation from the teacher's logits and its branches, in four rotations.
 
   Args:
@@ -152,14 +152,14 @@ def hierarchical_student(
 
   def terms(student, teacher, batch, learnt):
     del learnt
-    labels = rotations.upright_cross_entropy(student.logits, batch, axis_name)
+    labels = _rotations.upright_cross_entropy(student.logits, batch, axis_name)
     options = {"temperature": temperature, "axis_name": axis_name}
     return {
       "labels": labels,
-      **rotations.divergences(student, teacher, batch, **options),
+      **_rotations.divergences(student, teacher, batch, **options),
     }
 
-  method = from_teacher.distillation(
+  method = _distillation.distillation(
     model,
     teacher,
     _by_branches(optimizer, learnt_optimizer),
@@ -168,13 +168,15 @@ def hierarchical_student(
     taps=taps,
     axis_name=axis_name,
   )
-  method = base.also_checked(method, heads.labels_fit("student", student.num_classes))
+  method = _method.also_checked(
+    method, _heads.labels_fit("student", student.num_classes)
+  )
 
   def export(state):
     _, variables = method.export(state)["network"]
-    return {"network": base.Network(student, models.backbone_variables(variables))}
+    return {"network": _method.Network(student, models.backbone_variables(variables))}
 
-  return rotations.on_rotations(method._replace(export=export) if branches else method)
+  return _rotations.on_rotations(method._replace(export=export) if branches else method)
 
 
 def hierarchical_mutual(
@@ -184,7 +186,7 @@ def hierarchical_mutual(
   temperature: float = 3.0,
   learnt_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Two networks that teach each other, from scratch, by logits and branches.
 
   Exports "network_1" and "network_2", without branches.
@@ -221,43 +223,43 @@ def hierarchical_mutual(
     del constants, step
     outputs, updated = [], {}
     for name, model in pair.items():
-      logits, branches, updated[name] = base.forward(
+      logits, branches, updated[name] = _method.forward(
         model, _of_network(variables, name), batch, taps=model.branches, key=key
       )
-      outputs.append(from_teacher.Outputs(logits, branches))
-    on_labels = [rotations.cross_entropies(x, batch, axis_name) for x in outputs]
+      outputs.append(_distillation.Outputs(logits, branches))
+    on_labels = [_rotations.cross_entropies(x, batch, axis_name) for x in outputs]
     options = {"temperature": temperature, "axis_name": axis_name}
     on_each_other = [
-      rotations.divergences(one, lax.stop_gradient(other), batch, **options)
+      _rotations.divergences(one, lax.stop_gradient(other), batch, **options)
       for one, other in itertools.permutations(outputs)
     ]
     values = {**optax.tree.add(*on_labels), **optax.tree.add(*on_each_other)}
-    value, metrics = base.weighted_loss(values, dict.fromkeys(values, 1.0))
+    value, metrics = _method.weighted_loss(values, dict.fromkeys(values, 1.0))
     return value, (_by_collection(updated), metrics)
 
   def export(variables):
     return {
-      name: base.Network(
+      name: _method.Network(
         models.backbone(model), models.backbone_variables(_of_network(variables, name))
       )
       for name, model in pair.items()
     }
 
-  method = base.gradient_method(
+  method = _method.gradient_method(
     init_variables=init_variables,
     loss=loss,
-    optimizer=optimizers.PerTree(
+    optimizer=_optimizers.PerTree(
       dict.fromkeys(pair, _by_branches(optimizer, learnt_optimizer))
     ),
     export=export,
-    check=heads.labels_fit("networks", networks[0].num_classes),
+    check=_heads.labels_fit("networks", networks[0].num_classes),
     axis_name=axis_name,
   )
-  return rotations.on_rotations(method)
+  return _rotations.on_rotations(method)
 
 
 def _branched(network, **options):
-  joint_classes = rotations.ROTATIONS * network.num_classes
+  joint_classes = _rotations.ROTATIONS * network.num_classes
   return models.with_branches(network, joint_classes, **options)
 
 
@@ -270,7 +272,7 @@ def _by_branches(optimizer, learnt_optimizer):
       trees["branches" if name.startswith("branch_") else "network"][name] = tree
     return trees
 
-  return optimizers.PerTree(
+  return _optimizers.PerTree(
     {"network": optimizer, "branches": learnt_optimizer or optimizer},
     split=split,
     join=lambda trees: {**trees["network"], **trees["branches"]},

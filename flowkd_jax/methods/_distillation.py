@@ -28,12 +28,12 @@ from jaxtyping import Key
 
 from flowkd_jax import capture
 from flowkd_jax import losses
-from flowkd_jax.methods import base
-from flowkd_jax.methods import heads
-from flowkd_jax.methods import optimizers
-from flowkd_jax.methods import telemetry
+from flowkd_jax.methods import _diagnostics
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _method
+from flowkd_jax.methods import _optimizers
+from flowkd_jax.methods._diagnostics import LABELS
 from flowkd_jax.methods.recorded_teacher import RecordedTeacher
-from flowkd_jax.methods.telemetry import LABELS
 
 TEACHER = "teacher/"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,7 +50,11 @@ class Terms(Protocol):
   """The loss terms of a method, by name, each of the global batch."""
 
   def __call__(
-    self, student: Outputs, teacher: Outputs, batch: base.Batch, learnt: base.PyTree
+    self,
+    student: Outputs,
+    teacher: Outputs,
+    batch: _method.Batch,
+    learnt: _method.PyTree,
   ) -> dict[str, Float[Array, ""]]:
     """`learnt` are the parameters that `Learnt.init` made.
 
@@ -68,23 +72,23 @@ class Learnt(NamedTuple):
       with a state of its own.
   """
 
-  init: Callable[[Key[Array, ""], Shapes, Shapes], base.PyTree]
+  init: Callable[[Key[Array, ""], Shapes, Shapes], _method.PyTree]
   optimizer: optax.GradientTransformation | None = None
 
 
 def distillation(
   student: capture.AnyModel,
-  teacher: base.Network,
-  optimizer: optimizers.Optimizer,
+  teacher: _method.Network,
+  optimizer: _optimizers.Optimizer,
   *,
   terms: Terms,
   weights: Mapping[str, optax.Schedule | float],
   taps: tuple[Sequence[str], Sequence[str]] = ((), ()),
   label_weight: float = 0.0,
   learnt: Learnt | None = None,
-  initial: base.Variables | None = None,
+  initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """A method from its loss terms.
 
   Args:
@@ -106,7 +110,7 @@ def distillation(
   """
   check_weights(weights, label_weight)
   student_taps, teacher_taps = (tuple(names) for names in taps)
-  frozen_teacher = base.Teacher(teacher, teacher_taps)
+  frozen_teacher = _method.Teacher(teacher, teacher_taps)
 
   def init_variables(key, images):
     fresh = capture.init(student, key, images) if initial is None else initial
@@ -125,7 +129,7 @@ def distillation(
     frozen = jax.tree.map(
       lax.stop_gradient, _of_teacher(frozen_teacher, batch, constants)
     )
-    logits, activations, updated = base.forward(
+    logits, activations, updated = _method.forward(
       student, _of_student(variables), batch, taps=student_taps, key=key
     )
     return Outputs(logits, activations), frozen, updated
@@ -140,8 +144,8 @@ def distillation(
       values[LABELS] = losses.cross_entropy(
         own.logits, batch["label"], mask=batch["mask"], axis_name=axis_name
       )
-    current = {name: base.at_step(weight, step) for name, weight in current.items()}
-    value, metrics = base.weighted_loss(values, current)
+    current = {name: _method.at_step(weight, step) for name, weight in current.items()}
+    value, metrics = _method.weighted_loss(values, current)
     return value, (updated, metrics | recorded)
 
   def compare(variables, batch, constants, key):
@@ -153,7 +157,7 @@ def distillation(
         name: (own.taps[name], other)
         for name, other in zip(student_taps, theirs, strict=True)
       }
-    return telemetry.likeness(
+    return _diagnostics.likeness(
       pairs,
       batch["label"],
       own.logits.shape[-1],
@@ -162,18 +166,20 @@ def distillation(
     )
 
   def check(images, num_classes):
-    heads.row_shapes(student, initial, images, taps=student_taps)
-    heads.row_shapes(*teacher, images, taps=teacher_taps)
+    _heads.row_shapes(student, initial, images, taps=student_taps)
+    _heads.row_shapes(*teacher, images, taps=teacher_taps)
     if label_weight:
-      heads.classifier_fits("student", student, initial)(images, num_classes)
+      _heads.classifier_fits("student", student, initial)(images, num_classes)
 
-  method = base.gradient_method(
+  method = _method.gradient_method(
     init_variables=init_variables,
     loss=loss,
-    optimizer=optimizers.PerTree(
+    optimizer=_optimizers.PerTree(
       {"student": optimizer, "learnt": (learnt and learnt.optimizer) or optimizer}
     ),
-    export=lambda variables: {"network": base.Network(student, _of_student(variables))},
+    export=lambda variables: {
+      "network": _method.Network(student, _of_student(variables))
+    },
     constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
     compare=compare,
     check=check,
@@ -183,10 +189,10 @@ def distillation(
 
 
 def comparing_logits(
-  method: base.Method,
-  student: tuple[capture.AnyModel, base.Variables | None],
-  teacher: base.Network,
-) -> base.Method:
+  method: _method.Method,
+  student: tuple[capture.AnyModel, _method.Variables | None],
+  teacher: _method.Network,
+) -> _method.Method:
   """The method, whose `check` compares the heads of student and teacher too.
 
   Args:
@@ -197,20 +203,20 @@ def comparing_logits(
 
   def check(images, num_classes):
     del num_classes
-    ours = heads.num_logits("student", *student, images)
-    theirs = heads.num_logits("teacher", *teacher, images)
-    heads.check_head("teacher", theirs)
+    ours = _heads.num_logits("student", *student, images)
+    theirs = _heads.num_logits("teacher", *teacher, images)
+    _heads.check_head("teacher", theirs)
     if ours != theirs:
       raise ValueError(
         f"student: expected as many logits as the teacher has, {theirs}, got {ours}"
       )
 
-  return base.also_checked(method, check)
+  return _method.also_checked(method, check)
 
 
 def teacher_outputs(
-  teacher: base.Teacher,
-  variables: base.Variables,
+  teacher: _method.Teacher,
+  variables: _method.Variables,
   images: Float[Array, "batch ..."],
   mask: Bool[Array, " batch"] | None = None,
 ) -> dict[str, Array]:
@@ -251,7 +257,7 @@ def check_weights(
   if not weights:
     raise ValueError("weights: expected at least one loss term, got none")
   for name, weight in {**weights, LABELS: label_weight}.items():
-    base.check_not_negative(f"weight of {name}", weight)
+    _method.check_not_negative(f"weight of {name}", weight)
 
 
 def _of_student(variables: Mapping[str, Any]) -> dict[str, Any]:

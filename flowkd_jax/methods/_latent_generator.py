@@ -32,8 +32,8 @@ from flowkd_jax import models
 from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import label_rule
-from flowkd_jax.methods import base
-from flowkd_jax.methods import optimizers
+from flowkd_jax.methods import _method
+from flowkd_jax.methods import _optimizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class GeneratorOptions:
     for name in ("batch_size", "noise", "hidden"):
       checks.check_count(name, getattr(self, name))
     for name in ("latent_weight", "kl_weight", "steps", "diversity_weight"):
-      base.check_not_negative(name, getattr(self, name))
+      _method.check_not_negative(name, getattr(self, name))
 
 
 class Generator(NamedTuple):
@@ -84,7 +84,7 @@ class Generator(NamedTuple):
     kl_weight: That of this round.
   """
 
-  params: base.PyTree
+  params: _method.PyTree
   latent_weight: Float[Array, ""]
   kl_weight: Float[Array, ""]
 
@@ -109,13 +109,13 @@ class FedGen:
       latent=model.latent, num_classes=model.num_classes, hidden=options.hidden
     )
 
-  def init(self, key: Key[Array, ""]) -> base.PyTree:
+  def init(self, key: Key[Array, ""]) -> _method.PyTree:
     """Fresh parameters of the generator."""
     noise, labels = jnp.zeros((1, self.options.noise)), jnp.zeros(1, jnp.int32)
     return self.generator.init(key, noise, labels)["params"]
 
   def generate(
-    self, params: base.PyTree, labels: Int[Array, " batch"], key: Key[Array, ""]
+    self, params: _method.PyTree, labels: Int[Array, " batch"], key: Key[Array, ""]
   ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch noise"]]:
     """Latents of the labels, and the noise in them."""
     noise = jax.random.uniform(key, (len(labels), self.options.noise))
@@ -123,14 +123,14 @@ class FedGen:
     return latents, noise
 
   def classify(
-    self, head: base.PyTree, latents: Float[Array, "batch latent"]
+    self, head: _method.PyTree, latents: Float[Array, "batch latent"]
   ) -> Float[Array, "batch classes"]:
     """What a client's classifier makes of latents."""
     variables = {"params": {"classifier": head}}
     return self.model.apply(variables, latents, method="classify")
 
   def sent(
-    self, params: base.PyTree, step: Int[Array, ""], opt_state: optax.OptState = ()
+    self, params: _method.PyTree, step: Int[Array, ""], opt_state: optax.OptState = ()
   ) -> Generator:
     """What clients get in a round; in the first, weights of 0.
 
@@ -139,17 +139,17 @@ class FedGen:
       step: The round.
       opt_state: Of the generator's optimizer, which may hold the parameters to use.
     """
-    params = optimizers.evaluated(self.options.optimizer, opt_state, params)
+    params = _optimizers.evaluated(self.options.optimizer, opt_state, params)
     weights = self.options.latent_weight, self.options.kl_weight
-    now = (jnp.where(step > 0, base.at_step(weight, step), 0) for weight in weights)
+    now = (jnp.where(step > 0, _method.at_step(weight, step), 0) for weight in weights)
     return Generator(params, *now)
 
   def client_terms(
     self,
     sent: Generator,
-    head: base.PyTree,
+    head: _method.PyTree,
     logits: Float[Array, "batch classes"],
-    minibatch: base.Batch,
+    minibatch: _method.Batch,
     key: Key[Array, ""],
   ) -> Float[Array, ""]:
     """What a client adds to its loss of a minibatch, whose logits are given."""
@@ -177,12 +177,12 @@ class FedGen:
 
   def train(
     self,
-    params: base.PyTree,
+    params: _method.PyTree,
     opt_state: optax.OptState,
-    heads: base.PyTree,
+    heads: _method.PyTree,
     counts: Float[Array, "clients classes"],
     key: Key[Array, ""],
-  ) -> tuple[base.PyTree, optax.OptState, base.Metrics]:
+  ) -> tuple[_method.PyTree, optax.OptState, _method.Metrics]:
     """A round's updates of the generator: `(params, opt_state, metrics)`.
 
     Args:
@@ -201,7 +201,7 @@ class FedGen:
         return self._loss(params, heads, counts, step_key)
 
       (value, parts), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-      updates, opt_state = optimizers.update(
+      updates, opt_state = _optimizers.update(
         optimizer,
         gradients,
         opt_state,

@@ -1,4 +1,4 @@
-"""Telemetry of methods: gradients of terms, likeness to the teacher."""
+"""Diagnostics of methods: gradients of terms, likeness to the teacher."""
 
 import jax
 import jax.numpy as jnp

@@ -27,9 +27,9 @@ from jaxtyping import Key
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._numerics import checks
-from flowkd_jax.methods import heads
-from flowkd_jax.methods import optimizers
-from flowkd_jax.methods import telemetry
+from flowkd_jax.methods import _diagnostics
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _optimizers
 
 PyTree = Any
 Batch = Mapping[str, Array]
@@ -69,7 +69,7 @@ class Method(NamedTuple):
       Handed to `update` rather than closed over, so that they are neither compiled
       into the program nor saved with every checkpoint.
     observe: What telemetry asks now and then: arguments as of `update`, and the
-      metrics that `telemetry` describes; nothing is updated. None if there are none.
+      metrics that `_diagnostics` describes; nothing is updated. None if there are none.
     check: `(images, num_classes)` raises ValueError if networks, taps or heads do not
       fit the data; `images` is an example or its shape. None if there is nothing to
       check.
@@ -82,7 +82,7 @@ class Method(NamedTuple):
   export: Callable[[PyTree], dict[str, Network]]
   constants: PyTree = ()
   observe: Callable[[PyTree, Batch, PyTree], Metrics] | None = None
-  check: heads.Check | None = None
+  check: _heads.Check | None = None
   teacher: Teacher | None = None
 
 
@@ -129,12 +129,12 @@ def gradient_method(
   *,
   init_variables: Callable[[Key[Array, ""], Array], Variables],
   loss: LossFunction,
-  optimizer: optimizers.Optimizer,
+  optimizer: _optimizers.Optimizer,
   export: Callable[[Variables], dict[str, Network]],
   constants: PyTree = (),
   compare: Callable[[dict[str, Any], Batch, PyTree, Key[Array, ""]], Metrics]
   | None = None,
-  check: heads.Check | None = None,
+  check: _heads.Check | None = None,
   axis_name: str | None,
 ) -> Method:
   """A method from a loss and an optimizer.
@@ -143,7 +143,7 @@ def gradient_method(
     init_variables: `(key, images) -> variables`; "params" is trained, other
       collections are carried along.
     loss: The loss; differentiated with respect to "params" only.
-    optimizer: Updates "params"; `optimizers.PerTree` where they are more than one
+    optimizer: Updates "params"; `PerTree` where they are more than one
       network's own tree.
     export: Networks from the variables.
     constants: See `Method`.
@@ -161,7 +161,7 @@ def gradient_method(
       key=jax.random.fold_in(key, 1),
       params=params,
       collections=variables,
-      opt_state=optimizers.initial_state(optimizer, params),
+      opt_state=_optimizers.initial_state(optimizer, params),
     )
 
   def step_key(state):
@@ -183,13 +183,13 @@ def gradient_method(
     # Every device differentiates the sum of all devices' equal losses with respect
     # to its own copy of the parameters; the mean over devices is the gradient.
     gradients, collections = _mean_over(axis_name, (gradients, collections))
-    updates, opt_state = optimizers.update(
+    updates, opt_state = _optimizers.update(
       optimizer,
       gradients,
       state.opt_state,
       state.params,
       value=value,
-      value_fn=optimizers.globally(lambda params: objective(params)[0], axis_name),
+      value_fn=_optimizers.globally(lambda params: objective(params)[0], axis_name),
     )
     state = state.replace(
       step=state.step + 1,
@@ -206,17 +206,17 @@ def gradient_method(
     def terms(params):
       variables = {"params": params, **state.collections}
       _, (_, metrics) = loss(variables, batch, constants, step=state.step, key=key)
-      return telemetry.weighted_terms(metrics)
+      return _diagnostics.weighted_terms(metrics)
 
-    gradients = _mean_over(axis_name, telemetry.gradients(terms, state.params))
-    metrics = telemetry.gradient_norms(gradients)
+    gradients = _mean_over(axis_name, _diagnostics.gradients(terms, state.params))
+    metrics = _diagnostics.gradient_norms(gradients)
     if compare is not None:
       variables = {"params": state.params, **state.collections}
       metrics |= compare(variables, batch, constants, key)
     return metrics
 
   def exported(state):
-    params = optimizers.evaluated(optimizer, state.opt_state, state.params)
+    params = _optimizers.evaluated(optimizer, state.opt_state, state.params)
     return export({"params": params, **state.collections})
 
   return Method(init, update, exported, constants, observe, check)
@@ -230,7 +230,7 @@ def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | N
   return lambda state, batch, constants: observe(state.trained, batch, constants)
 
 
-def also_checked(method: Method, check: heads.Check) -> Method:
+def also_checked(method: Method, check: _heads.Check) -> Method:
   """The method, whose `check` makes another check first."""
   others = method.check
 

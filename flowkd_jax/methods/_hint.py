@@ -17,13 +17,13 @@ import optax
 from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax import losses
-from flowkd_jax.methods import base
-from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _method
 
 
 def hint(
   student: capture.AnyModel,
-  teacher: base.Network,
+  teacher: _method.Network,
   optimizer: optax.GradientTransformation,
   *,
   pairs: Mapping[str, str],
@@ -31,9 +31,9 @@ def hint(
   reduction: str = "rows",
   label_weight: float = 0.0,
   learnt_optimizer: optax.GradientTransformation | None = None,
-  initial: base.Variables | None = None,
+  initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Distillation by hints.
 
   Args:
@@ -76,7 +76,7 @@ def hint(
       for tap, teacher_tap in pairs.items()
     }
 
-  return from_teacher.distillation(
+  return _distillation.distillation(
     student,
     teacher,
     optimizer,
@@ -84,7 +84,7 @@ def hint(
     weights=dict.fromkeys(pairs, weight),
     taps=(tuple(pairs), tuple(pairs.values())),
     label_weight=label_weight,
-    learnt=from_teacher.Learnt(init_learnt, learnt_optimizer),
+    learnt=_distillation.Learnt(init_learnt, learnt_optimizer),
     initial=initial,
     axis_name=axis_name,
   )

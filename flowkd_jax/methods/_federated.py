@@ -8,7 +8,7 @@ SGD; the server averages what they send back (FedAvg: McMahan et al.,
 
 FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020)
 adds `mu / 2 |w_k - w|^2` to every `L_k`. FedGen (Zhu, Hong, Zhou, ICML 2021) trains a
-generator of latents on what clients send and sends it along: see `latent_generator`.
+generator of latents on what clients send and sends it along: see `_latent_generator`.
 
 Clients are the first axis of the batch: side by side on a device, by `vmap`, and spread
 over devices.
@@ -30,12 +30,12 @@ from jaxtyping import Key
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._numerics import label_rule
-from flowkd_jax.methods import base
-from flowkd_jax.methods import heads
-from flowkd_jax.methods import optimizers
-from flowkd_jax.methods.latent_generator import FedGen
-from flowkd_jax.methods.latent_generator import Generator
-from flowkd_jax.methods.latent_generator import GeneratorOptions
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _method
+from flowkd_jax.methods import _optimizers
+from flowkd_jax.methods._latent_generator import FedGen
+from flowkd_jax.methods._latent_generator import Generator
+from flowkd_jax.methods._latent_generator import GeneratorOptions
 from flowkd_jax.parallel import gather_rows
 from flowkd_jax.parallel import global_mean
 from flowkd_jax.parallel import global_sum
@@ -55,15 +55,15 @@ class FederatedState:
 
   step: Int[Array, ""]
   key: Key[Array, ""]
-  params: base.PyTree
-  generator: base.PyTree = ()
-  opt_state: base.PyTree = ()
+  params: _method.PyTree
+  generator: _method.PyTree = ()
+  opt_state: _method.PyTree = ()
 
 
 class _Sent(NamedTuple):
   """What the server sends to the clients of a round."""
 
-  params: base.PyTree
+  params: _method.PyTree
   learning_rate: Float[Array, ""]
   generator: Generator | None
 
@@ -75,7 +75,7 @@ def federated_averaging(
   proximal_weight: float = 0.0,
   generator: GeneratorOptions | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """FedAvg; FedProx with a `proximal_weight`, FedGen with a `generator`.
 
   Differs from the code published with FedGen: no layer has statistics of the batch
@@ -98,7 +98,7 @@ def federated_averaging(
     ValueError: If a weight is negative, or in `init` if the network has statistics.
     TypeError: If the network has no latent and there is a generator.
   """
-  base.check_not_negative("proximal_weight", proximal_weight)
+  _method.check_not_negative("proximal_weight", proximal_weight)
   fedgen = None if generator is None else FedGen(model, generator)
 
   def init(key, images):
@@ -107,7 +107,7 @@ def federated_averaging(
     generator_params, opt_state = (), ()
     if fedgen is not None:
       generator_params = fedgen.init(jax.random.fold_in(key, 2))
-      opt_state = optimizers.initial_state(fedgen.options.optimizer, generator_params)
+      opt_state = _optimizers.initial_state(fedgen.options.optimizer, generator_params)
     return FederatedState(
       step=jnp.zeros((), jnp.int32),
       key=jax.random.fold_in(key, 1),
@@ -118,7 +118,7 @@ def federated_averaging(
 
   def client_loss(params, sent, minibatch, key):
     keys = jax.random.split(key)
-    logits, _, _ = base.forward(model, {"params": params}, minibatch, key=keys[0])
+    logits, _, _ = _method.forward(model, {"params": params}, minibatch, key=keys[0])
     labels, mask = minibatch["label"], minibatch["mask"]
     value = losses.cross_entropy(logits, labels, mask=mask)
     if proximal_weight:
@@ -136,7 +136,7 @@ def federated_averaging(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(client_key, batch["client"])
     sent = _Sent(
       state.params,
-      base.at_step(learning_rate, state.step),
+      _method.at_step(learning_rate, state.step),
       None
       if fedgen is None
       else fedgen.sent(state.generator, state.step, state.opt_state),
@@ -159,10 +159,10 @@ def federated_averaging(
     return state.replace(step=state.step + 1, params=params), metrics
 
   def export(state):
-    return {"network": base.Network(model, {"params": state.params})}
+    return {"network": _method.Network(model, {"params": state.params})}
 
-  check = heads.classifier_fits("model", model, None)
-  return base.Method(init, update, export, check=check)
+  check = _heads.classifier_fits("model", model, None)
+  return _method.Method(init, update, export, check=check)
 
 
 def _sgd(loss, sent, minibatches, key):

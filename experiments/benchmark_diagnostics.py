@@ -4,8 +4,8 @@ The student stage on images of CIFAR-10's size (CNN1 from CNN1-A, batches of 128
 taps, the flow loss, a label term), an epoch of so many steps; then one look of
 telemetry, as after every epoch of a run, and the dead units of the probe.
 
-    python -m experiments.benchmark_telemetry
-    python -m experiments.benchmark_telemetry --steps=40 --steps_per_epoch=391
+    python -m experiments.benchmark_diagnostics
+    python -m experiments.benchmark_diagnostics --steps=40 --steps_per_epoch=391
 
 Steps are timed and looks are timed, in turns; the overhead is that of a look against
 an epoch of `--steps_per_epoch` steps.
@@ -60,7 +60,7 @@ def run(config: Config) -> None:
   )
   method = flow_method(batches)
   step = train.DeviceStep(method, batches.prepare, batches.resident)
-  telemetry = train.Telemetry(method, batches)
+  telemetry = train.Diagnostics(method, batches)
   first = method.init(jax.random.key(0), jnp.zeros((2, *batches.image_shape)))
   state = train.replicate(first)
   probe = _probe_taps(method, first, split, mean, std, config)

@@ -1,4 +1,4 @@
-"""Telemetry beside the training loop."""
+"""Diagnostics beside the training loop."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def test_telemetry_is_the_same_on_any_number_of_devices(flow, batches):
   for count in (1, 8):
     devices = jax.local_devices()[:count]
     state = flow.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32))
-    telemetry = train.Telemetry(flow, batches, devices=devices)
+    telemetry = train.Diagnostics(flow, batches, devices=devices)
     found.append(telemetry(train.replicate(state, devices)))
   assert found[0].keys() == {
     "gradient/dense",
@@ -54,7 +54,7 @@ def test_training_with_telemetry_is_the_same_to_the_bit(flow, batches):
     fitted = train.fit(flow, batches, epochs=2, key=key, options=options)
     return jax.tree.leaves(jax.device_get(fitted.state.params))
 
-  telemetry = train.Telemetry(flow, batches)
+  telemetry = train.Diagnostics(flow, batches)
   seen = []
 
   def on_epoch(epoch, method, state):
@@ -69,10 +69,10 @@ def test_training_with_telemetry_is_the_same_to_the_bit(flow, batches):
 
 def test_methods_without_terms_or_observation_have_no_telemetry(method, batches):
   state = method.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32))
-  assert train.Telemetry(method, batches)(train.replicate(state)) == {}
-  assert train.Telemetry(method._replace(observe=None), batches)(None) == {}
+  assert train.Diagnostics(method, batches)(train.replicate(state)) == {}
+  assert train.Diagnostics(method._replace(observe=None), batches)(None) == {}
 
 
 def test_batch_that_devices_cannot_share_is_refused(flow, batches):
   with pytest.raises(ValueError, match="3 devices cannot share 16 rows"):
-    train.Telemetry(flow, batches, devices=jax.local_devices()[:3])
+    train.Diagnostics(flow, batches, devices=jax.local_devices()[:3])

@@ -2,14 +2,14 @@
 
 import pytest
 
-from experiments import benchmark_telemetry
+from experiments import benchmark_diagnostics
 
 pytestmark = pytest.mark.optimizer
 
 
 def test_benchmark_measures_steps_and_looks(capsys):
-  config = benchmark_telemetry.configure(batch_size=16, steps=1, probe=16, rounds=1)
-  benchmark_telemetry.run(config)
+  config = benchmark_diagnostics.configure(batch_size=16, steps=1, probe=16, rounds=1)
+  benchmark_diagnostics.run(config)
   clock, cores = capsys.readouterr().out.splitlines()
   assert clock.startswith("by the clock: a step")
   assert cores.startswith("of processor time: a step")
@@ -18,4 +18,4 @@ def test_benchmark_measures_steps_and_looks(capsys):
 
 def test_impossible_settings_are_refused():
   with pytest.raises(ValueError, match="--probe: expected 1 or more, got 0"):
-    benchmark_telemetry.configure(probe=0)
+    benchmark_diagnostics.configure(probe=0)

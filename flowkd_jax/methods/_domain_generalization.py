@@ -40,8 +40,8 @@ from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import label_rule
-from flowkd_jax.methods import base
-from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _method
 from flowkd_jax.parallel import global_mean
 from flowkd_jax.parallel import row_positions
 
@@ -54,7 +54,7 @@ _DRAWS = 2**32 - 1
 
 def filtered_distillation(
   student: capture.AnyModel,
-  teacher: base.Network,
+  teacher: _method.Network,
   optimizer: optax.GradientTransformation,
   *,
   gradient_filter: str = "none",
@@ -62,9 +62,9 @@ def filtered_distillation(
   keep_rate: optax.Schedule | float = 0.5,
   temperature: float = 4.0,
   label_weight: float = 0.5,
-  initial: base.Variables | None = None,
+  initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Distillation by softened logits whose gradient is filtered.
 
   Args:
@@ -116,7 +116,7 @@ def filtered_distillation(
       kept = _read(batch["label"], student.logits, batch["mask"]).invalidate(kept)
     return {"logits": value, "kept": global_mean(kept, batch["mask"], axis_name)}
 
-  method = from_teacher.distillation(
+  method = _distillation.distillation(
     student,
     teacher,
     optimizer,
@@ -126,7 +126,7 @@ def filtered_distillation(
     initial=initial,
     axis_name=axis_name,
   )
-  method = from_teacher.comparing_logits(method, (student, initial), teacher)
+  method = _distillation.comparing_logits(method, (student, initial), teacher)
   if gradient_filter == "random":
     return _with_draws(method, keep_rate, axis_name)
   return method
@@ -198,7 +198,7 @@ def _with_draws(method, keep_rate, axis_name):
       positions = row_positions(batch["mask"].shape[0], axis_name)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
       draws = jax.vmap(jax.random.uniform)(keys)
-      draws = draws < base.at_step(keep_rate, state.step)
+      draws = draws < _method.at_step(keep_rate, state.step)
       return function(state, {**batch, "drawn": draws}, constants)
 
     return drawn

@@ -12,14 +12,14 @@ from jaxtyping import Float
 
 from flowkd_jax import losses
 from flowkd_jax._numerics import label_rule
-from flowkd_jax.methods import base
-from flowkd_jax.methods import from_teacher
-from flowkd_jax.methods import telemetry
+from flowkd_jax.methods import _diagnostics
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _method
 
 ROTATIONS = 4
 
 
-def rotated_batch(batch: base.Batch) -> dict[str, jax.Array]:
+def rotated_batch(batch: _method.Batch) -> dict[str, jax.Array]:
   """Every image by 0, 90, 180 and 270 degrees anticlockwise, with joint labels.
 
   Args:
@@ -44,7 +44,7 @@ def rotated_batch(batch: base.Batch) -> dict[str, jax.Array]:
   }
 
 
-def on_rotations(method: base.Method) -> base.Method:
+def on_rotations(method: _method.Method) -> _method.Method:
   """The method, given the rotations of every batch."""
 
   def init(key, images):
@@ -60,15 +60,17 @@ def on_rotations(method: base.Method) -> base.Method:
       return {}
     metrics = observed(state, rotated_batch(batch), constants)
     # Labels are joint here, of more classes than the network has.
-    return {k: v for k, v in metrics.items() if not k.startswith(telemetry.BATCH_QMI)}
+    return {
+      k: v for k, v in metrics.items() if not k.startswith(_diagnostics.BATCH_QMI)
+    }
 
   # What the teacher makes of the batch is not what it makes of the rotations.
   return method._replace(init=init, update=update, observe=observe, teacher=None)
 
 
 def cross_entropies(
-  outputs: from_teacher.Outputs, batch: base.Batch, axis_name: str | None
-) -> base.Metrics:
+  outputs: _distillation.Outputs, batch: _method.Batch, axis_name: str | None
+) -> _method.Metrics:
   """Of the logits with the labels, of the branches with the joint labels.
 
   Args:
@@ -91,7 +93,7 @@ def cross_entropies(
 
 
 def upright_cross_entropy(
-  logits: Float[Array, "batch classes"], batch: base.Batch, axis_name: str | None
+  logits: Float[Array, "batch classes"], batch: _method.Batch, axis_name: str | None
 ) -> Float[Array, ""]:
   """Cross-entropy with the labels, of the rows of a rotated batch that are upright."""
   upright = slice(None, None, ROTATIONS)
@@ -104,13 +106,13 @@ def upright_cross_entropy(
 
 
 def divergences(
-  student: from_teacher.Outputs,
-  teacher: from_teacher.Outputs,
-  batch: base.Batch,
+  student: _distillation.Outputs,
+  teacher: _distillation.Outputs,
+  batch: _method.Batch,
   *,
   temperature: float,
   axis_name: str | None,
-) -> base.Metrics:
+) -> _method.Metrics:
   """Divergence of the logits and, if the student has branches, of theirs.
 
   Args:

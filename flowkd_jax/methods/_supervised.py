@@ -5,8 +5,8 @@ import optax
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._numerics import label_rule
-from flowkd_jax.methods import base
-from flowkd_jax.methods import heads
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _method
 from flowkd_jax.parallel import global_mean
 
 
@@ -14,9 +14,9 @@ def supervised(
   model: capture.AnyModel,
   optimizer: optax.GradientTransformation,
   *,
-  initial: base.Variables | None = None,
+  initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Cross-entropy on labels, and the accuracy on the rows that have one.
 
   Args:
@@ -31,7 +31,7 @@ def supervised(
 
   def loss(variables, batch, constants, *, step, key):
     del constants, step
-    logits, _, updated = base.forward(model, variables, batch, key=key)
+    logits, _, updated = _method.forward(model, variables, batch, key=key)
     labels, mask = batch["label"], batch["mask"]
     value = losses.cross_entropy(logits, labels, mask=mask, axis_name=axis_name)
     read = label_rule.read_labels(
@@ -41,11 +41,11 @@ def supervised(
     accuracy = global_mean(read.invalidate(correct), read.labelled, axis_name)
     return value, (updated, {"accuracy": accuracy})
 
-  return base.gradient_method(
+  return _method.gradient_method(
     init_variables=init_variables,
     loss=loss,
     optimizer=optimizer,
-    export=lambda variables: {"network": base.Network(model, variables)},
-    check=heads.classifier_fits("model", model, initial),
+    export=lambda variables: {"network": _method.Network(model, variables)},
+    check=_heads.classifier_fits("model", model, initial),
     axis_name=axis_name,
   )

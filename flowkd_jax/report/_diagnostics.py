@@ -6,8 +6,8 @@ import numpy as np
 
 from flowkd_jax.report import _canvas
 from flowkd_jax.report import _series
-from flowkd_jax.report._workdir import Metrics
-from flowkd_jax.report._workdir import Results
+from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import Results
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ _ROWS = {
 }
 
 
-def telemetry_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+def diagnostics_picture(metrics: Metrics, results: Results = ()) -> "Figure":
   """Gradient of each loss term, likeness and dead units of each tap, over the epochs.
 
   A column per network that was trained with several terms or from a teacher; if there
@@ -50,7 +50,7 @@ def telemetry_picture(metrics: Metrics, results: Results = ()) -> "Figure":
   figure, grid = _canvas.new_figure(
     len(rows),
     len(stages),
-    title="Telemetry: gradient of each term, likeness and dead units of each tap",
+    title="Diagnostics: gradient of each term, likeness and dead units of each tap",
     width=max(8.0, 6.0 * len(stages)),
     height=1.0 + 2.6 * len(rows),
     share_x=True,

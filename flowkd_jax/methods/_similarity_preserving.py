@@ -19,24 +19,24 @@ from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax import parallel
-from flowkd_jax.methods import base
-from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _method
 
 PAPER_WEIGHT = 3000 / 128
 
 
 def similarity_preserving(
   student: capture.AnyModel,
-  teacher: base.Network,
+  teacher: _method.Network,
   optimizer: optax.GradientTransformation,
   *,
   pairs: Mapping[str, str],
   weight: optax.Schedule | float = PAPER_WEIGHT,
   label_weight: float = 1.0,
   unrelated: bool = False,
-  initial: base.Variables | None = None,
+  initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Distillation by the similarities between the rows of a batch.
 
   Args:
@@ -73,7 +73,7 @@ def similarity_preserving(
 
     return {tap: similarity(tap, teacher_tap) for tap, teacher_tap in pairs.items()}
 
-  return from_teacher.distillation(
+  return _distillation.distillation(
     student,
     teacher,
     optimizer,

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from jaxtyping import Float
 
 from flowkd_jax._numerics.checks import check_floating
-from flowkd_jax.models._normalization import zero_masked
+from flowkd_jax.models._batch_norm import zero_masked
 
 # Uniform within 1 / sqrt(fan_in): PyTorch's default, with which the networks of
 # the paper were trained (kaiming_uniform with a = sqrt(5)).

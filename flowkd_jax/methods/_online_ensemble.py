@@ -27,10 +27,10 @@ from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax import models
 from flowkd_jax._numerics import checks
-from flowkd_jax.methods import base
-from flowkd_jax.methods import from_teacher
-from flowkd_jax.methods import heads
-from flowkd_jax.methods import optimizers
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _method
+from flowkd_jax.methods import _optimizers
 
 
 def online_ensemble(
@@ -44,7 +44,7 @@ def online_ensemble(
   temperature: float = 2.0,
   learnt_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Several widths of a network, trained together, each of use alone.
 
   Exports "student_1" (the network) to "student_S", each with a base of its own, and
@@ -75,7 +75,7 @@ def online_ensemble(
   checks.check_positive("temperature", temperature)
   checks.check_positive("label_weight", label_weight)
   weights = {"features": feature_weight, "ensemble": ensemble_weight}
-  from_teacher.check_weights(weights, label_weight)
+  _distillation.check_weights(weights, label_weight)
   weights["labels"] = label_weight
 
   def init_variables(key, images):
@@ -89,7 +89,7 @@ def online_ensemble(
   def loss(variables, batch, constants, *, step, key):
     del constants, step
     taps = [*ensemble.student_logits, *sum(ensemble.student_maps, ())]
-    mean_logits, taps, updated = base.forward(
+    mean_logits, taps, updated = _method.forward(
       ensemble, _of_ensemble(variables), batch, taps=taps, key=key
     )
     options = {"mask": batch["mask"], "axis_name": axis_name}
@@ -110,27 +110,27 @@ def online_ensemble(
       ]
     values = {name: jnp.stack(terms).sum() for name, terms in values.items()}
     current = {name: weight for name, weight in weights.items() if name in values}
-    value, metrics = base.weighted_loss(values, current)
+    value, metrics = _method.weighted_loss(values, current)
     return value, (updated, metrics)
 
   def export(variables):
     variables = _of_ensemble(variables)
     students = {
-      f"student_{j}": base.Network(
+      f"student_{j}": _method.Network(
         models.student_network(ensemble, j), models.student_variables(variables, j)
       )
       for j in range(1, num_students + 1)
     }
-    return {**students, "ensemble": base.Network(ensemble, variables)}
+    return {**students, "ensemble": _method.Network(ensemble, variables)}
 
-  return base.gradient_method(
+  return _method.gradient_method(
     init_variables=init_variables,
     loss=loss,
-    optimizer=optimizers.PerTree(
+    optimizer=_optimizers.PerTree(
       {"ensemble": optimizer, "adapters": learnt_optimizer or optimizer}
     ),
     export=export,
-    check=heads.labels_fit("network", network.num_classes),
+    check=_heads.labels_fit("network", network.num_classes),
     axis_name=axis_name,
   )
 

@@ -12,21 +12,21 @@ import optax
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._numerics import checks
-from flowkd_jax.methods import base
-from flowkd_jax.methods import from_teacher
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _method
 
 
 def knowledge_distillation(
   student: capture.AnyModel,
-  teacher: base.Network,
+  teacher: _method.Network,
   optimizer: optax.GradientTransformation,
   *,
   temperature: float = 4.0,
   weight: optax.Schedule | float = 1.0,
   label_weight: float = 0.0,
-  initial: base.Variables | None = None,
+  initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Distillation by the teacher's softened probabilities.
 
   Args:
@@ -56,7 +56,7 @@ def knowledge_distillation(
     )
     return {"logits": value}
 
-  method = from_teacher.distillation(
+  method = _distillation.distillation(
     student,
     teacher,
     optimizer,
@@ -66,4 +66,4 @@ def knowledge_distillation(
     initial=initial,
     axis_name=axis_name,
   )
-  return from_teacher.comparing_logits(method, (student, initial), teacher)
+  return _distillation.comparing_logits(method, (student, initial), teacher)

@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax.methods import base
+from flowkd_jax.methods import _method
 
 
 class TrajectoryState(NamedTuple):
@@ -35,13 +35,13 @@ class TrajectoryState(NamedTuple):
     squares: Sum of their squares.
   """
 
-  trained: base.TrainState
-  start: base.PyTree
+  trained: _method.TrainState
+  start: _method.PyTree
   path: Float[Array, ""]
   squares: Float[Array, ""]
 
 
-def with_trajectory(method: base.Method) -> base.Method:
+def with_trajectory(method: _method.Method) -> _method.Method:
   """The method, with the metrics `trajectory/...` of every update.
 
   Args:
@@ -72,7 +72,7 @@ def with_trajectory(method: base.Method) -> base.Method:
     init=init,
     update=update,
     export=lambda state: method.export(state.trained),
-    observe=base.of_wrapped(method),
+    observe=_method.of_wrapped(method),
   )
 
 

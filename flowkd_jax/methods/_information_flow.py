@@ -31,9 +31,9 @@ from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import label_rule
-from flowkd_jax.methods import base
-from flowkd_jax.methods import from_teacher
-from flowkd_jax.methods import heads
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _method
 
 _TERMS = {
   "probabilities": losses.information_flow_terms,
@@ -47,7 +47,7 @@ POSTERIORS = (POSTERIOR, LABELLED_POSTERIOR)
 
 def information_flow(
   student: capture.AnyModel,
-  teacher: base.Network,
+  teacher: _method.Network,
   optimizer: optax.GradientTransformation,
   *,
   pairs: Mapping[str, str],
@@ -55,9 +55,9 @@ def information_flow(
   matching: str = "probabilities",
   matching_options: Mapping | None = None,
   label_weight: float = 0.0,
-  initial: base.Variables | None = None,
+  initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
-) -> base.Method:
+) -> _method.Method:
   """Distillation by information-flow matching.
 
   Args:
@@ -110,7 +110,7 @@ def information_flow(
       )
     return values
 
-  method = from_teacher.distillation(
+  method = _distillation.distillation(
     student,
     teacher,
     optimizer,
@@ -121,22 +121,22 @@ def information_flow(
     initial=initial,
     axis_name=axis_name,
   )
-  method = base.also_checked(method, _posterior_fits(teacher, pairs.values()))
+  method = _method.also_checked(method, _posterior_fits(teacher, pairs.values()))
   if matching == "quadratic":
-    return base.also_checked(method, _num_classes_fit([options, *of_tap.values()]))
+    return _method.also_checked(method, _num_classes_fit([options, *of_tap.values()]))
   return method
 
 
-def _posterior_fits(teacher: base.Network, names):
+def _posterior_fits(teacher: _method.Network, names):
   """Check of the teacher's head, if the student learns from its probabilities."""
 
   def check(images, num_classes):
     if not set(names) & set(POSTERIORS):
       return
-    classes = heads.num_logits("teacher", *teacher, images)
-    heads.check_head("teacher", classes)
+    classes = _heads.num_logits("teacher", *teacher, images)
+    _heads.check_head("teacher", classes)
     if LABELLED_POSTERIOR in names:
-      heads.check_labels("teacher", classes, num_classes, exactly=True)
+      _heads.check_labels("teacher", classes, num_classes, exactly=True)
 
   return check
 
@@ -147,12 +147,12 @@ def _num_classes_fit(options):
   def check(_, num_classes):
     for one in options:
       classes = one.get("num_classes", num_classes)
-      heads.check_labels("matching_options: num_classes", classes, num_classes)
+      _heads.check_labels("matching_options: num_classes", classes, num_classes)
 
   return check
 
 
-def _compared(teacher: from_teacher.Outputs, labels, name: str):
+def _compared(teacher: _distillation.Outputs, labels, name: str):
   if name not in POSTERIORS:
     return teacher.taps[name]
   posterior = jax.nn.softmax(teacher.logits)

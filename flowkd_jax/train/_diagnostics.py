@@ -13,7 +13,7 @@ from flowkd_jax import methods
 from flowkd_jax.train import _devices
 
 
-class Telemetry:
+class Diagnostics:
   """What a method shows on one batch, always the same: see `methods.telemetry`.
 
   A program of its own beside the training step, which stays what it is, to the bit.

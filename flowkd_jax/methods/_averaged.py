@@ -13,19 +13,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowkd_jax.methods import base
-from flowkd_jax.methods import optimizers
+from flowkd_jax.methods import _method
+from flowkd_jax.methods import _optimizers
 
 
 class AveragedState(NamedTuple):
   """The state of the method, and the averages of its parameters and collections."""
 
-  trained: base.TrainState
-  params: base.PyTree
-  collections: base.PyTree
+  trained: _method.TrainState
+  params: _method.PyTree
+  collections: _method.PyTree
 
 
-def averaged(method: base.Method, *, decay: float = 0.999) -> base.Method:
+def averaged(method: _method.Method, *, decay: float = 0.999) -> _method.Method:
   """The method, exporting averaged networks.
 
   Args:
@@ -43,7 +43,7 @@ def averaged(method: base.Method, *, decay: float = 0.999) -> base.Method:
 
   def init(key, images):
     state = method.init(key, images)
-    optimizers.check_trains_evaluated("averaged", state.opt_state)
+    _optimizers.check_trains_evaluated("averaged", state.opt_state)
     # Copies: the state is donated to the update, and no buffer can be twice.
     return AveragedState(
       state, *jax.tree.map(jnp.array, (state.params, state.collections))
@@ -65,5 +65,5 @@ def averaged(method: base.Method, *, decay: float = 0.999) -> base.Method:
       state.trained.replace(params=state.params, collections=state.collections)
     )
 
-  observe = base.of_wrapped(method)
+  observe = _method.of_wrapped(method)
   return method._replace(init=init, update=update, export=export, observe=observe)
