@@ -33,6 +33,7 @@ from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
+from flowkd_jax import teacher_cache
 from flowkd_jax import train
 
 
@@ -50,8 +51,8 @@ class Config:
   cache: str = launch.setting("", "Folder of the cache.", place=places.NEW_FOLDER)
   cache_dtype: str = launch.setting(
     "float32",
-    f"Type of what is stored: {', '.join(data.CACHE_DTYPES)}.",
-    choices=tuple(data.CACHE_DTYPES),
+    f"Type of what is stored: {', '.join(teacher_cache.CACHE_DTYPES)}.",
+    choices=tuple(teacher_cache.CACHE_DTYPES),
   )
   teacher_network: str = launch.setting("cnn1:16", "NAME:WIDTH, untrained.")
   auxiliary_weights: str | None = launch.setting(
@@ -90,7 +91,7 @@ def run(config: Config) -> None:
   """Fills, measures, compares and prints."""
   batches = training_batches(config)
   method = flow_method(config, batches)
-  cached = train.open_cache(
+  cached = teacher_cache.open_cache(
     Path(config.cache),
     batches,
     method.teacher,

@@ -31,11 +31,11 @@ from experiments import launch
 from experiments import layer_maps
 from experiments import settings
 from experiments import stages
-from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import report
 from flowkd_jax import train
+from flowkd_jax.teacher_cache import TeacherCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +179,7 @@ def teacher_cache(folder: Path) -> Stored:
   def cache():
     key = {"teacher": "a", "data": "b", "augmentation": None}
     shapes = {"logits": (10,)}
-    return data.TeacherCache(
-      folder / "cache", key=key, row_shapes=shapes, num_examples=8
-    )
+    return TeacherCache(folder / "cache", key=key, row_shapes=shapes, num_examples=8)
 
   cache().write(0, rows, outputs)
 

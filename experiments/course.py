@@ -106,14 +106,14 @@ def stage_runner(
     measure_every=settings.measure_every,
     measure=settings.measure,
     telemetry=settings.telemetry,
-    teacher_cache=_teacher_cache(settings),
+    cache_options=_cache_options(settings),
     checkpoint_seconds=settings.checkpoint_seconds,
     progress=progress,
     should_stop=should_stop,
   )
 
 
-def _teacher_cache(settings: Settings) -> stages.TeacherCache | None:
+def _cache_options(settings: Settings) -> stages.CacheOptions | None:
   if not isinstance(settings, CacheSettings) or settings.teacher_cache is None:
     return None
   if jax.process_count() > 1:
@@ -121,7 +121,7 @@ def _teacher_cache(settings: Settings) -> stages.TeacherCache | None:
       "--teacher_cache: expected one process, as each would write the rows of all, got "
       f"{jax.process_count()}"
     )
-  return stages.TeacherCache(
+  return stages.CacheOptions(
     Path(settings.teacher_cache),
     settings.teacher_cache_dtype,
     settings.teacher_cache_gib,

@@ -13,11 +13,11 @@ from experiments import networks
 from experiments import places
 from experiments import settings
 from flowkd_jax import capture
-from flowkd_jax import data
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import methods
 from flowkd_jax import pooling
+from flowkd_jax import teacher_cache
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
 # Stages whose networks others learn from.
@@ -227,8 +227,8 @@ def configure(**given: Any) -> Config:
 def _taps(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
   """Taps of the student and of what it learns from."""
   if config.learn_from == RECORDED:
-    teacher = methods.recorded_teacher(data.describe_cache(config.teacher_cache or ""))
-    source = teacher.model
+    described = teacher_cache.describe_cache(config.teacher_cache or "")
+    source = teacher_cache.recorded_teacher(described).model
   else:
     source = networks.by_name(getattr(config, f"{config.learn_from}_network"))
   models = networks.by_name(config.student_network), source
@@ -282,7 +282,7 @@ def _check_recorded(config: Config) -> None:
       "there are outputs alone; name the pairs"
     )
   try:
-    data.describe_cache(config.teacher_cache)
+    teacher_cache.describe_cache(config.teacher_cache)
   except (ValueError, OSError) as error:
     raise ValueError(f"--teacher_cache: {error}") from None
 

@@ -41,10 +41,10 @@ from experiments import stages
 from experiments.flow_settings import Config
 from experiments.flow_settings import configure
 from flowkd_jax import capture
-from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import pooling
 from flowkd_jax import schedules
+from flowkd_jax import teacher_cache
 from flowkd_jax import train
 
 
@@ -261,8 +261,8 @@ class _Stages:
     )
 
   def _recorded(self) -> methods.Network:
-    return methods.recorded_teacher(
-      data.describe_cache(self.config.teacher_cache or "")
+    return teacher_cache.recorded_teacher(
+      teacher_cache.describe_cache(self.config.teacher_cache or "")
     )
 
   def _source_model(self, learn_from):

@@ -15,9 +15,9 @@ from experiments import limits
 from experiments import networks
 from experiments import places
 from flowkd_jax import capture
-from flowkd_jax import data
 from flowkd_jax import models
 from flowkd_jax import schedules
+from flowkd_jax.teacher_cache import CACHE_DTYPES
 
 NETWORK_NAMES = f"{networks.NAMES}; {networks.OTHERS}"
 MEASURES = ("flow", "retrieval")
@@ -142,8 +142,8 @@ class CacheSettings(Settings):
   )
   teacher_cache_dtype: str = launch.setting(
     "float32",
-    f"Type they are stored in: {', '.join(data.CACHE_DTYPES)}.",
-    choices=tuple(data.CACHE_DTYPES),
+    f"Type they are stored in: {', '.join(CACHE_DTYPES)}.",
+    choices=tuple(CACHE_DTYPES),
   )
   teacher_cache_gib: float = launch.setting(
     20.0,

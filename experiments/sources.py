@@ -12,7 +12,7 @@ from experiments import environment
 from experiments import networks
 from experiments.settings import Settings
 from flowkd_jax import data
-from flowkd_jax import train
+from flowkd_jax import parallel
 
 # Arguments of `data.open_source` that errors name, and their flags.
 _FLAGS = {"name": "dataset", "image_size": "", "image_key": "", "label_key": ""}
@@ -35,7 +35,7 @@ def open_sources(settings: Settings) -> dict[str, data.Source]:
   sources = {flag: _open(settings, flag, split) for flag, split in splits.items()}
   check_disjoint(settings, splits)
   name, size, of = settings.shared_by_devices
-  train.check_batch_size(size, jax.device_count(), name=f"--{name}", of=of)
+  parallel.check_batch_size(size, jax.device_count(), name=f"--{name}", of=of)
   for flag, source in sources.items():
     if source.num_examples < jax.local_device_count():
       raise ValueError(

@@ -26,6 +26,7 @@ from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import report
+from flowkd_jax import teacher_cache
 from flowkd_jax import train
 
 RESULTS = "results.json"
@@ -97,7 +98,7 @@ class Imported:
   classifies: bool = True
 
 
-class TeacherCache(NamedTuple):
+class CacheOptions(NamedTuple):
   """Where and how outputs of frozen teachers are kept.
 
   Attributes:
@@ -123,7 +124,7 @@ class StageRunner:
     measure_every: int,
     measure: Sequence[str],
     telemetry: bool,
-    teacher_cache: TeacherCache | None = None,
+    cache_options: CacheOptions | None = None,
     checkpoint_seconds: float,
     progress: train.Progress,
     should_stop: Callable[[], str | None],
@@ -135,7 +136,7 @@ class StageRunner:
     self.measure_every = measure_every
     self.measure = measure
     self.telemetry = telemetry
-    self.teacher_cache = teacher_cache
+    self.cache_options = cache_options
     self.checkpoint_seconds = checkpoint_seconds
     self.progress = progress
     self.should_stop = should_stop
@@ -282,12 +283,12 @@ class StageRunner:
   def _with_teacher(self, stage: Stage, method: methods.Method) -> data.Batches:
     """The stage's batches, with the outputs of the teacher if these are kept."""
     training = stage.training or self.datasets.training
-    if self.teacher_cache is None or method.teacher is None:
-      if self.teacher_cache is not None and stage.teacher is not None:
+    if self.cache_options is None or method.teacher is None:
+      if self.cache_options is not None and stage.teacher is not None:
         self.progress.say(f"{stage.title}: this method cannot use the teacher cache")
       return training
-    directory, stored_as, max_gib = self.teacher_cache
-    return train.open_cache(
+    directory, stored_as, max_gib = self.cache_options
+    return teacher_cache.open_cache(
       directory,
       training,
       method.teacher,

@@ -14,12 +14,17 @@ axis (`lax.pmean`), as every data-parallel step does.
 
 import functools
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
@@ -58,6 +63,55 @@ def map_step(
     out_axes=out_axes,
     donate_argnums=donate,
     devices=devices,
+  )
+
+
+def place(tree: Any, devices: Sequence[Any] | None = None) -> Any:
+  """Puts arrays that are only read on every device; may share the caller's memory.
+
+  Args:
+    tree: Arrays, random keys or numbers, on the host or on any devices.
+    devices: Devices of this process; by default all.
+  """
+  mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_rows(
+  batch: Mapping[str, np.ndarray], num_devices: int
+) -> dict[str, np.ndarray]:
+  """Reshapes `[rows, ...]` to `[devices, rows / devices, ...]`.
+
+  Raises:
+    ValueError: If the rows do not divide evenly.
+  """
+  rows = next(iter(batch.values())).shape[0]
+  check_batch_size(rows, num_devices)
+  share = rows // num_devices
+  return {
+    name: array.reshape(num_devices, share, *array.shape[1:])
+    for name, array in batch.items()
+  }
+
+
+def check_batch_size(
+  batch_size: int, num_devices: int, *, name: str = "batch_size", of: str = "rows"
+) -> None:
+  """Raises ValueError, naming the nearest sizes, if devices can't share a batch.
+
+  Args:
+    batch_size: Rows of a step.
+    num_devices: Devices that share them.
+    name: What the number is called in the message.
+    of: What the rows are called in the message.
+  """
+  if batch_size > 0 and batch_size % num_devices == 0:
+    return
+  below = batch_size // num_devices * num_devices
+  nearest = [size for size in (below, below + num_devices) if size > 0]
+  raise ValueError(
+    f"{name}: {num_devices} devices cannot share {batch_size} {of} evenly; "
+    f"nearest sizes that they can: {' or '.join(str(size) for size in nearest)}"
   )
 
 

@@ -19,12 +19,8 @@ from flowkd_jax.data._shared_examples import shared_examples
 from flowkd_jax.data._split import Source
 from flowkd_jax.data._split import Split
 from flowkd_jax.data._stream_batches import StreamBatches
-from flowkd_jax.data._teacher_cache import CACHE_DTYPES
-from flowkd_jax.data._teacher_cache import TeacherCache
-from flowkd_jax.data._teacher_cache import describe_cache
 
 __all__ = [
-  "CACHE_DTYPES",
   "Augmentation",
   "Batches",
   "DatasetNotPreparedError",
@@ -33,9 +29,7 @@ __all__ = [
   "Source",
   "Split",
   "StreamBatches",
-  "TeacherCache",
   "augment",
-  "describe_cache",
   "dirichlet_split",
   "evaluation_batches",
   "example_keys",

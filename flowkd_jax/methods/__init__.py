@@ -22,11 +22,9 @@ optimizer, `distillation` one from loss terms between a student and a frozen tea
 """
 
 from flowkd_jax.methods._averaged import averaged
-from flowkd_jax.methods._distillation import TEACHER
 from flowkd_jax.methods._distillation import Learnt
 from flowkd_jax.methods._distillation import Outputs
 from flowkd_jax.methods._distillation import distillation
-from flowkd_jax.methods._distillation import teacher_outputs
 from flowkd_jax.methods._domain_generalization import GRADIENT_FILTERS
 from flowkd_jax.methods._domain_generalization import filtered_distillation
 from flowkd_jax.methods._federated import FederatedState
@@ -44,8 +42,6 @@ from flowkd_jax.methods._knowledge_distillation import knowledge_distillation
 from flowkd_jax.methods._latent_generator import GeneratorOptions
 from flowkd_jax.methods._method import Method
 from flowkd_jax.methods._method import Metrics
-from flowkd_jax.methods._method import Network
-from flowkd_jax.methods._method import Teacher
 from flowkd_jax.methods._method import TrainState
 from flowkd_jax.methods._method import Variables
 from flowkd_jax.methods._method import gradient_method
@@ -54,8 +50,8 @@ from flowkd_jax.methods._optimizers import PerTree
 from flowkd_jax.methods._similarity_preserving import similarity_preserving
 from flowkd_jax.methods._supervised import supervised
 from flowkd_jax.methods._trajectory import with_trajectory
-from flowkd_jax.methods.recorded_teacher import RecordedTeacher
-from flowkd_jax.methods.recorded_teacher import recorded_teacher
+from flowkd_jax.teacher_cache import Network
+from flowkd_jax.teacher_cache import Teacher
 
 __all__ = [
   "GRADIENT_FILTERS",
@@ -63,7 +59,6 @@ __all__ = [
   "MATCHINGS",
   "POSTERIOR",
   "POSTERIORS",
-  "TEACHER",
   "FederatedState",
   "GeneratorOptions",
   "Learnt",
@@ -72,7 +67,6 @@ __all__ = [
   "Network",
   "Outputs",
   "PerTree",
-  "RecordedTeacher",
   "Teacher",
   "TrainState",
   "Variables",
@@ -88,9 +82,7 @@ __all__ = [
   "information_flow",
   "knowledge_distillation",
   "online_ensemble",
-  "recorded_teacher",
   "similarity_preserving",
   "supervised",
-  "teacher_outputs",
   "with_trajectory",
 ]

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Array
-from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Key
 
@@ -33,9 +32,10 @@ from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
 from flowkd_jax.methods import _optimizers
 from flowkd_jax.methods._diagnostics import LABELS
-from flowkd_jax.methods.recorded_teacher import RecordedTeacher
+from flowkd_jax.teacher_cache import TEACHER
+from flowkd_jax.teacher_cache import RecordedTeacher
+from flowkd_jax.teacher_cache import teacher_outputs
 
-TEACHER = "teacher/"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -214,25 +214,6 @@ def comparing_logits(
   return _method.also_checked(method, check)
 
 
-def teacher_outputs(
-  teacher: _method.Teacher,
-  variables: _method.Variables,
-  images: Float[Array, "batch ..."],
-  mask: Bool[Array, " batch"] | None = None,
-) -> dict[str, Array]:
-  """What a batch may bring of the teacher: "logits" and, for each tap, "taps/TAP".
-
-  With the mask that the student gets too, both read the same array, and what a first
-  layer makes of it before its weights is computed once for networks alike.
-  """
-  logits, activations = capture.apply_with_taps(
-    teacher.network.model, variables, images, taps=teacher.taps, mask=mask
-  )
-  capture.check_logits(teacher.network.model, logits)
-  taps = {f"taps/{name}": activations[name] for name in teacher.taps}
-  return {"logits": logits, **taps}
-
-
 def _of_teacher(teacher, batch, constants) -> Outputs:
   """The outputs that the batch brings, or else those of the network."""
   prefix = TEACHER
@@ -241,7 +222,7 @@ def _of_teacher(teacher, batch, constants) -> Outputs:
   elif isinstance(teacher.network.model, RecordedTeacher):
     raise ValueError(
       "teacher: only its recorded outputs are known, and this batch has none; train on "
-      "batches that bring them: train.open_cache"
+      "batches that bring them: teacher_cache.open_cache"
     )
   else:
     prefix = ""

@@ -30,29 +30,13 @@ from flowkd_jax._numerics import checks
 from flowkd_jax.methods import _diagnostics
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _optimizers
+from flowkd_jax.teacher_cache import Network
+from flowkd_jax.teacher_cache import Teacher
 
 PyTree = Any
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
 Variables = Mapping[str, Any]
-
-
-class Network(NamedTuple):
-  """A network to evaluate or keep: a model and its variables.
-
-  The model is a Linen module, or what `capture.from_nnx`, `capture.from_equinox` or
-  `capture.pooled` make of another.
-  """
-
-  model: capture.AnyModel
-  variables: Variables
-
-
-class Teacher(NamedTuple):
-  """A frozen network that a method learns from, and the taps that it reads of it."""
-
-  network: Network
-  taps: tuple[str, ...]
 
 
 class Method(NamedTuple):

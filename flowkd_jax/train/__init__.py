@@ -1,12 +1,8 @@
 """Training: the one loop, mapped over devices, with checkpoints that can be resumed."""
 
-from flowkd_jax.train._cached import CachedBatches
-from flowkd_jax.train._cached import cache_key
-from flowkd_jax.train._cached import open_cache
 from flowkd_jax.train._checkpoint import Checkpoints
 from flowkd_jax.train._checkpoint import check_folder
 from flowkd_jax.train._devices import DeviceStep
-from flowkd_jax.train._devices import check_batch_size
 from flowkd_jax.train._devices import replicate
 from flowkd_jax.train._diagnostics import Diagnostics
 from flowkd_jax.train._evaluate import evaluate_network
@@ -37,7 +33,6 @@ from flowkd_jax.train._workdir import fit_in_workdir
 from flowkd_jax.train._workdir import network_in_workdir
 
 __all__ = [
-  "CachedBatches",
   "Checkpoints",
   "DeviceStep",
   "EpochMeasures",
@@ -52,8 +47,6 @@ __all__ = [
   "Trained",
   "TrainedNetworks",
   "blank_network",
-  "cache_key",
-  "check_batch_size",
   "check_folder",
   "check_method",
   "check_same_run",
@@ -67,7 +60,6 @@ __all__ = [
   "load_network",
   "lock_workdir",
   "network_in_workdir",
-  "open_cache",
   "replicate",
   "save_network",
   "stop_on_signals",

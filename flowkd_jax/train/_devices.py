@@ -1,6 +1,6 @@
 """One training step on all devices, with state that has no device axis.
 
-The step is written for one device with collectives over `_global_batch.AXIS`. State,
+The step is written for one device with collectives over `parallel.AXIS`. State,
 constants and resident data are handed to every device as they are (`in_axes=None`).
 Only the batch is split, and what comes back is the same on all devices
 (`out_axes=None`), so a checkpoint does not know how many devices there were. Of several
@@ -16,13 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 
-from flowkd_jax import _global_batch
 from flowkd_jax import capture
 from flowkd_jax import methods
+from flowkd_jax import parallel
 
 PyTree = Any
 HostBatch = Mapping[str, np.ndarray]
@@ -54,17 +51,17 @@ class DeviceStep:
       devices: Devices of this process alone; by default all, of all processes.
     """
     self.devices = list(devices or jax.local_devices())
-    self._constants = place(method.constants, self.devices)
-    self._resident = place(resident, self.devices)
+    self._constants = parallel.place(method.constants, self.devices)
+    self._resident = parallel.place(resident, self.devices)
 
     several = len(self.devices) * jax.process_count() > 1
 
     def step(state, constants, resident, batch):
-      axis = _global_batch.AXIS
+      axis = parallel.AXIS
       with capture.statistics_over(axis) if several else contextlib.nullcontext():
         return method.update(state, prepare(resident, batch), constants)
 
-    self._step = _global_batch.map_step(
+    self._step = parallel.map_step(
       step,
       in_axes=(None, None, None, 0),
       out_axes=None,
@@ -79,7 +76,7 @@ class DeviceStep:
       ValueError: If the devices cannot share the batch, or there are several and a
         BatchNorm layer would take the statistics of one device's rows.
     """
-    rows = split_rows(batch, len(self.devices))
+    rows = parallel.split_rows(batch, len(self.devices))
     return self._step(state, self._constants, self._resident, rows)
 
   def needed_bytes(self, state: PyTree, batch: HostBatch) -> int:
@@ -87,7 +84,7 @@ class DeviceStep:
 
     Compiles the step and does not run it. Errors as in a call.
     """
-    rows = split_rows(batch, len(self.devices))
+    rows = parallel.split_rows(batch, len(self.devices))
     lowered = self._step.lower(state, self._constants, self._resident, rows)
     sizes = lowered.compile().memory_analysis()
     # What is donated is counted among the arguments already.
@@ -108,51 +105,6 @@ def replicate(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
   """
   # `device_put(may_alias=False)` still shares the buffer of the device that the array
   # is on; donating it would delete the caller's array.
-  return place(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree), devices)
-
-
-def place(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
-  """Puts arrays that are only read on every device; may share the caller's memory.
-
-  Args:
-    tree: As in `replicate`.
-    devices: As in `replicate`.
-  """
-  mesh = Mesh(np.array(devices or jax.local_devices()), (_global_batch.AXIS,))
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def split_rows(batch: HostBatch, num_devices: int) -> dict[str, np.ndarray]:
-  """Reshapes `[rows, ...]` to `[devices, rows / devices, ...]`.
-
-  Raises:
-    ValueError: If the rows do not divide evenly.
-  """
-  rows = next(iter(batch.values())).shape[0]
-  check_batch_size(rows, num_devices)
-  share = rows // num_devices
-  return {
-    name: array.reshape(num_devices, share, *array.shape[1:])
-    for name, array in batch.items()
-  }
-
-
-def check_batch_size(
-  batch_size: int, num_devices: int, *, name: str = "batch_size", of: str = "rows"
-) -> None:
-  """Raises ValueError, naming the nearest sizes, if devices can't share a batch.
-
-  Args:
-    batch_size: Rows of a step.
-    num_devices: Devices that share them.
-    name: What the number is called in the message.
-    of: What the rows are called in the message.
-  """
-  if batch_size > 0 and batch_size % num_devices == 0:
-    return
-  below = batch_size // num_devices * num_devices
-  nearest = [size for size in (below, below + num_devices) if size > 0]
-  raise ValueError(
-    f"{name}: {num_devices} devices cannot share {batch_size} {of} evenly; "
-    f"nearest sizes that they can: {' or '.join(str(size) for size in nearest)}"
+  return parallel.place(
+    jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree), devices
   )

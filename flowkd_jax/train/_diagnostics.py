@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowkd_jax import _global_batch
 from flowkd_jax import data
 from flowkd_jax import methods
-from flowkd_jax.train import _devices
+from flowkd_jax import parallel
 
 
 class Diagnostics:
@@ -41,11 +40,11 @@ class Diagnostics:
     if observe is None:
       return
     self._devices = list(devices or jax.local_devices())
-    self._constants = _devices.place(method.constants, self._devices)
+    self._constants = parallel.place(method.constants, self._devices)
     prepared = jax.jit(batches.prepare)(batches.resident, next(batches.epoch(0)))
     rows = {name: np.asarray(array) for name, array in prepared.items()}
-    self._rows = _devices.split_rows(rows, len(self._devices))
-    self._observe = _global_batch.map_step(
+    self._rows = parallel.split_rows(rows, len(self._devices))
+    self._observe = parallel.map_step(
       # With several processes `pmap` fails if there is no output at all.
       lambda *arguments: (observe(*arguments), jnp.zeros(())),
       in_axes=(None, 0, None),

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowkd_jax import _global_batch
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import evaluation
 from flowkd_jax import methods
-from flowkd_jax.train import _devices
+from flowkd_jax import parallel
 
 
 class Features(NamedTuple):
@@ -67,9 +66,9 @@ class FeatureExtractor:
       ValueError: If the devices cannot share a batch.
     """
     self._devices = list(devices or jax.local_devices()[: batches.batch_size])
-    _devices.check_batch_size(batches.batch_size, len(self._devices))
+    parallel.check_batch_size(batches.batch_size, len(self._devices))
     self._batches = batches
-    self._resident = _devices.place(dict(batches.resident), self._devices)
+    self._resident = parallel.place(dict(batches.resident), self._devices)
     # A dictionary that crosses a compiled function comes back sorted.
     self._names: tuple[str, ...] = ()
 
@@ -82,7 +81,7 @@ class FeatureExtractor:
       self._names = tuple(activations)
       return logits, activations, batch["label"]
 
-    self._apply = _global_batch.map_step(apply, (None, None, 0), devices=self._devices)
+    self._apply = parallel.map_step(apply, (None, None, 0), devices=self._devices)
 
   def __call__(
     self,
@@ -94,10 +93,10 @@ class FeatureExtractor:
     Raises:
       ValueError: If the model does not sow one of the taps.
     """
-    variables = _devices.place(dict(variables), self._devices)
+    variables = parallel.place(dict(variables), self._devices)
     parts = []
     for done, batch in enumerate(self._batches.epoch(0), start=1):
-      rows = _devices.split_rows(batch, len(self._devices))
+      rows = parallel.split_rows(batch, len(self._devices))
       output = jax.device_get(self._apply(variables, self._resident, rows))
       parts.append(jax.tree.map(lambda x, m=batch["mask"]: _merge(x)[m], output))
       if progress is not None:

@@ -20,6 +20,7 @@ import jax
 
 from flowkd_jax import data
 from flowkd_jax import methods
+from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _devices
@@ -129,7 +130,7 @@ class _Run:
     self.method, self.batches, self.epochs = method, batches, epochs
     self.options = options
     self.devices = list(options.devices or jax.local_devices())
-    _devices.check_batch_size(
+    parallel.check_batch_size(
       batches.batch_size // jax.process_count(), len(self.devices)
     )
     self._per_epoch = batches.steps_per_epoch

@@ -11,7 +11,7 @@ import numpy as np
 
 from flowkd_jax import _files
 from flowkd_jax import data
-from flowkd_jax.train import _cached
+from flowkd_jax import teacher_cache
 from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _processes
 from flowkd_jax.train import _structure
@@ -38,7 +38,7 @@ def describe_run(batches: data.Batches, key: jax.Array) -> Record:
     batches: The training batches.
     key: Random key of the run.
   """
-  batches = _cached.without_cache(batches)
+  batches = teacher_cache.without_cache(batches)
   record = {name: getattr(batches, name) for name in _SHAPE}
   record["image_shape"] = [*batches.image_shape]
   record["key"] = _hash([_checkpoint.to_host(key)])

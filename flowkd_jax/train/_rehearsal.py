@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowkd_jax import _global_batch
 from flowkd_jax import data
 from flowkd_jax import methods
-from flowkd_jax.train import _cached
-from flowkd_jax.train import _devices
+from flowkd_jax import parallel
+from flowkd_jax import teacher_cache
 
 PyTree = Any
 
@@ -35,14 +34,14 @@ def check_method(method: methods.Method, batches: data.Batches) -> None:
     method.check(example, batches.num_classes)
   images = jax.ShapeDtypeStruct((2, *batches.image_shape), np.float32)
   state = jax.eval_shape(method.init, jax.random.key(0), images)
-  rows = _devices.split_rows(next(iter(batches.epoch(0))), len(devices))
+  rows = parallel.split_rows(next(iter(batches.epoch(0))), len(devices))
 
   def step(state, constants, resident, rows):
     batch = batches.prepare(resident, rows)
     recorded = _recorded_outputs(method, batches, batch)
     return method.update(state, {**batch, **recorded}, constants)
 
-  mapped = _global_batch.map_step(step, (None, None, None, 0), devices=devices)
+  mapped = parallel.map_step(step, (None, None, None, 0), devices=devices)
   jax.eval_shape(mapped, state, *_shapes((method.constants, batches.resident, rows)))
 
 
@@ -50,13 +49,13 @@ def _recorded_outputs(
   method: methods.Method, batches: data.Batches, batch: Mapping[str, Any]
 ) -> dict[str, jax.Array]:
   """Zeros for the outputs of a recorded teacher, which a cache adds to the batch."""
-  teacher = method.teacher
-  if teacher is None or not isinstance(teacher.network.model, methods.RecordedTeacher):
+  teacher, recorded = method.teacher, teacher_cache.RecordedTeacher
+  if teacher is None or not isinstance(teacher.network.model, recorded):
     return {}
   rows = batch["image"].shape[0]
   return {
-    f"{methods.TEACHER}{name}": jnp.zeros((rows, *shape.shape[1:]), shape.dtype)
-    for name, shape in _cached.teacher_outputs(teacher, batches).items()
+    f"{teacher_cache.TEACHER}{name}": jnp.zeros((rows, *shape.shape[1:]), shape.dtype)
+    for name, shape in teacher_cache.output_shapes(teacher, batches).items()
   }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from flowkd_jax import methods
 from flowkd_jax import models
+from flowkd_jax import parallel
 from flowkd_jax import train
 
 pytestmark = pytest.mark.optimizer
@@ -34,12 +35,12 @@ _REFERENCE: dict[str, list[float]] = {}
 def test_batch_that_devices_cannot_share_is_refused():
   message = "8 devices cannot share 100 rows evenly; .*: 96 or 104"
   with pytest.raises(ValueError, match=message):
-    train.check_batch_size(100, 8)
+    parallel.check_batch_size(100, 8)
   with pytest.raises(ValueError, match="nearest sizes that they can: 8"):
-    train.check_batch_size(3, 8)
+    parallel.check_batch_size(3, 8)
   with pytest.raises(ValueError, match="--clients: 4 devices cannot share 6 clients"):
-    train.check_batch_size(6, 4, name="--clients", of="clients")
-  train.check_batch_size(128, 8)
+    parallel.check_batch_size(6, 4, name="--clients", of="clients")
+  parallel.check_batch_size(128, 8)
 
 
 def test_step_refuses_a_batch_that_devices_cannot_share(method, batches):

@@ -12,7 +12,9 @@ from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
+from flowkd_jax import teacher_cache
 from flowkd_jax import train
+from flowkd_jax.teacher_cache import cache_key
 
 pytestmark = pytest.mark.optimizer
 PAIRS = {"block_1": "block_1", "dense": "dense"}
@@ -44,7 +46,7 @@ def _trained(method, batches, *, epochs=2, options=None):
 def _opened(path, batches, method, **options):
   said = []
   options = {"epochs": 2, "say": said.append, **options}
-  return train.open_cache(path, batches, method.teacher, **options), said
+  return teacher_cache.open_cache(path, batches, method.teacher, **options), said
 
 
 def _forbid(*args):
@@ -64,7 +66,7 @@ def test_cached_training_is_training_to_the_bit(batches, filled, monkeypatch):
   assert len(said) == 1
   assert "logits, taps/block_1, taps/dense as float32, 0.00 GiB an epoch" in said[0]
   reading, _ = _opened(filled, batches, method)
-  monkeypatch.setattr(train.CachedBatches, "_computed", _forbid)
+  monkeypatch.setattr(teacher_cache.CachedBatches, "_computed", _forbid)
   second = _trained(method, reading)
   for ours, theirs, plain in zip(second, first, expected, strict=True):
     np.testing.assert_array_equal(ours, theirs)
@@ -76,7 +78,7 @@ def test_outputs_are_those_of_the_augmented_images(batches, filled):
   cached, _ = _opened(filled, batches, method)
   rows = [*cached.epoch(1)][2]
   prepared = jax.jit(cached.prepare)(cached.resident, rows)
-  expected = methods.teacher_outputs(
+  expected = teacher_cache.teacher_outputs(
     method.teacher, method.constants, prepared["image"]
   )
   for name, value in expected.items():
@@ -88,7 +90,7 @@ def test_outputs_are_those_of_the_augmented_images(batches, filled):
 def test_other_methods_and_batch_sizes_read_what_is_there(
   split, batches, filled, monkeypatch
 ):
-  monkeypatch.setattr(train.CachedBatches, "_computed", _forbid)
+  monkeypatch.setattr(teacher_cache.CachedBatches, "_computed", _forbid)
   student = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")
   method = methods.knowledge_distillation(student, _teacher(), optax.sgd(0.1))
   larger = dataclasses.replace(batches, batch_size=24)
@@ -109,9 +111,9 @@ def test_another_teacher_seed_or_augmentation_is_computed_anew(batches, tmp_path
       method.teacher,
     ),
   ):
-    folders.add(repr(train.cache_key(other, teacher)))
+    folders.add(repr(cache_key(other, teacher)))
   assert len(folders) == 5
-  again = train.cache_key(batches, _flow(_teacher()).teacher)
+  again = cache_key(batches, _flow(_teacher()).teacher)
   assert repr(again) in folders
 
 
@@ -128,9 +130,9 @@ def test_teachers_that_differ_in_a_function_share_no_cache(batches):
     methods.Network(capture.with_logits(_teacher().model, choose), _teacher().variables)
     for choose in (0, "logits", lambda x: x, lambda x: -x)
   ]
-  keys = [train.cache_key(batches, _flow(teacher).teacher) for teacher in teachers]
+  keys = [cache_key(batches, _flow(teacher).teacher) for teacher in teachers]
   assert len({repr(key) for key in keys}) == len(teachers)
-  again = train.cache_key(batches, _flow(_pooled(_teacher(), weights[1])).teacher)
+  again = cache_key(batches, _flow(_pooled(_teacher(), weights[1])).teacher)
   assert again == keys[1]
 
 
@@ -139,7 +141,7 @@ def test_without_augmentation_one_epoch_serves_all(batches, tmp_path, monkeypatc
   plain = dataclasses.replace(batches, augmentation=data.Augmentation())
   cached, _ = _opened(tmp_path, plain, method)
   list(cached.epoch(0))
-  monkeypatch.setattr(train.CachedBatches, "_computed", _forbid)
+  monkeypatch.setattr(teacher_cache.CachedBatches, "_computed", _forbid)
   assert len([*cached.epoch(7)]) == 3
   assert len([*tmp_path.glob("*/logits/*.npy")]) == 2
 
@@ -198,7 +200,7 @@ def test_full_disk_is_said_once_and_survived(batches, tmp_path, monkeypatch):
 
   method = _flow(_teacher())
   cached, said = _opened(tmp_path, batches, method)
-  monkeypatch.setattr(data.TeacherCache, "write", full)
+  monkeypatch.setattr(teacher_cache.TeacherCache, "write", full)
   assert len([*cached.epoch(0)]) == 3
   assert len(said) == 2
   assert "cannot grow ([Errno 28] No space left" in said[1]
@@ -211,9 +213,9 @@ def test_teacher_of_another_framework_is_recorded_and_taught_from(batches, tmp_p
     hidden = np.maximum(images.reshape(len(images), -1) @ weights, 0)
     return {"logits": hidden[:, :3], "taps/hidden": hidden}
 
-  cache = data.TeacherCache(
+  cache = teacher_cache.TeacherCache(
     tmp_path,
-    key=train.cache_key(batches, "NumPy, two layers"),
+    key=cache_key(batches, "NumPy, two layers"),
     row_shapes={"logits": (3,), "taps/hidden": (5,)},
     num_examples=batches.num_examples,
   )
@@ -221,7 +223,7 @@ def test_teacher_of_another_framework_is_recorded_and_taught_from(batches, tmp_p
     for rows in batches.epoch(epoch):
       images = jax.jit(batches.prepare)(batches.resident, rows)["image"]
       cache.write(epoch, rows["index"], foreign(np.asarray(images)))
-  teacher = methods.recorded_teacher(data.describe_cache(tmp_path))
+  teacher = teacher_cache.recorded_teacher(teacher_cache.describe_cache(tmp_path))
   assert teacher.model.taps == ("hidden",)
   student = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")
   method = methods.hint(student, teacher, optax.adam(1e-2), pairs={"dense": "hidden"})

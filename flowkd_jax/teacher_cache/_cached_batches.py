@@ -2,9 +2,9 @@
 
 A network of any framework can fill one, and a student learn from that alone:
 
-    cache = data.TeacherCache(
+    cache = teacher_cache.TeacherCache(
       directory,
-      key=train.cache_key(batches, "ResNet-50, PyTorch"),
+      key=teacher_cache.cache_key(batches, "ResNet-50, PyTorch"),
       row_shapes={"logits": (10,), "taps/pooled": (2048,)},
       num_examples=batches.num_examples,
     )
@@ -15,7 +15,7 @@ A network of any framework can fill one, and a student learn from that alone:
         cache.write(epoch, rows["index"], {"logits": ..., "taps/pooled": ...})
 
 with `batches` those of the training (of a launcher, `course.open_datasets`): same
-data, normalisation, augmentation and seed. `methods.recorded_teacher` then stands for
+data, normalisation, augmentation and seed. `recorded_teacher` then stands for
 the network, and `experiments.information_flow --learn_from=recorded` trains from it.
 """
 
@@ -36,13 +36,19 @@ import numpy as np
 from jaxtyping import Array
 
 from flowkd_jax import data
-from flowkd_jax import methods
 from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
-from flowkd_jax.train import _devices
-from flowkd_jax.train import _function_hash
+from flowkd_jax.teacher_cache import _function_hash
+from flowkd_jax.teacher_cache._recorded import RecordedTeacher
+from flowkd_jax.teacher_cache._storage import CACHE_DTYPES
+from flowkd_jax.teacher_cache._storage import TeacherCache
+from flowkd_jax.teacher_cache._storage import describe_cache
+from flowkd_jax.teacher_cache._teacher import TEACHER
+from flowkd_jax.teacher_cache._teacher import Network
+from flowkd_jax.teacher_cache._teacher import Teacher
+from flowkd_jax.teacher_cache._teacher import teacher_outputs
 
-PlannedBatches = data.MemoryBatches | data.StreamBatches
+CacheableBatches = data.MemoryBatches | data.StreamBatches
 
 _GIB = 2**30
 _RESERVE = _GIB  # of the disk, left for checkpoints and others
@@ -60,9 +66,9 @@ class CachedBatches:
 
   def __init__(
     self,
-    batches: PlannedBatches,
-    teacher: methods.Teacher,
-    cache: data.TeacherCache,
+    batches: CacheableBatches,
+    teacher: Teacher,
+    cache: TeacherCache,
     *,
     max_epochs: int | None = None,
     say: Callable[[str], None] = print,
@@ -82,7 +88,7 @@ class CachedBatches:
     self._max_epochs, self._say = max_epochs, say
     self._devices = list(devices or jax.local_devices())
     self._dtypes = {
-      name: shape.dtype for name, shape in teacher_outputs(teacher, batches).items()
+      name: shape.dtype for name, shape in output_shapes(teacher, batches).items()
     }
 
   @property
@@ -117,7 +123,7 @@ class CachedBatches:
 
   @functools.cached_property
   def _resident(self):
-    return _devices.place(dict(self._batches.resident), self._devices)
+    return parallel.place(dict(self._batches.resident), self._devices)
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Those of the batches, with the teacher's outputs beside them."""
@@ -127,7 +133,7 @@ class CachedBatches:
       if outputs is None:
         outputs = self._computed(rows)
         self._keep(shared, rows["index"], outputs)
-      named = {f"{methods.TEACHER}{name}": rows for name, rows in outputs.items()}
+      named = {f"{TEACHER}{name}": rows for name, rows in outputs.items()}
       yield {**rows, **named}
 
   def prepare(
@@ -135,9 +141,7 @@ class CachedBatches:
   ) -> dict[str, Array]:
     """Those of the batches, with the teacher's outputs in the type they had."""
     outputs = {
-      f"{methods.TEACHER}{name}": jnp.asarray(batch[f"{methods.TEACHER}{name}"]).astype(
-        dtype
-      )
+      f"{TEACHER}{name}": jnp.asarray(batch[f"{TEACHER}{name}"]).astype(dtype)
       for name, dtype in self._dtypes.items()
     }
     return {**self._batches.prepare(resident, batch), **outputs}
@@ -158,25 +162,25 @@ class CachedBatches:
   def _apply(self):
     def apply(variables, resident, rows):
       images = self._batches.prepare(resident, rows)["image"]
-      return methods.teacher_outputs(self._teacher, variables, images)
+      return teacher_outputs(self._teacher, variables, images)
 
     return parallel.map_step(apply, (None, None, 0), devices=self._devices)
 
   @functools.cached_property
   def _variables(self):
-    return _devices.place(dict(self._teacher.network.variables), self._devices)
+    return parallel.place(dict(self._teacher.network.variables), self._devices)
 
   def _computed(self, rows) -> dict[str, np.ndarray]:
-    if isinstance(self._teacher.network.model, methods.RecordedTeacher):
+    if isinstance(self._teacher.network.model, RecordedTeacher):
       raise ValueError(
         f"{self._cache.directory} lacks outputs for some examples of epoch "
         f"{int(rows['epoch'][0])}, and there is no network to compute them; record "
         "more epochs, or train for fewer"
       )
-    split = _devices.split_rows(rows, len(self._devices))
+    split = parallel.split_rows(rows, len(self._devices))
     outputs = jax.device_get(self._apply(self._variables, self.resident, split))
     # As they will be read: the run that fills the cache is like those that read it.
-    stored_as = data.CACHE_DTYPES[self._cache.stored_as]
+    stored_as = CACHE_DTYPES[self._cache.stored_as]
     return {
       name: array.reshape(-1, *array.shape[2:]).astype(stored_as)
       for name, array in outputs.items()
@@ -191,7 +195,7 @@ def without_cache(batches: data.Batches) -> data.Batches:
 def open_cache(
   directory: Path,
   batches: data.Batches,
-  teacher: methods.Teacher | None,
+  teacher: Teacher | None,
   *,
   epochs: int,
   stored_as: str = "float32",
@@ -223,21 +227,21 @@ def open_cache(
       "teacher: expected a method that reads a frozen teacher's outputs on the images "
       "of its batch, got one that does not"
     )
-  if not isinstance(batches, PlannedBatches):
+  if not isinstance(batches, CacheableBatches):
     raise TypeError(
       f"teacher cache: expected batches of images, got {type(batches).__name__}"
     )
-  shapes = {name: x.shape[1:] for name, x in teacher_outputs(teacher, batches).items()}
-  recorded = isinstance(teacher.network.model, methods.RecordedTeacher)
+  shapes = {name: x.shape[1:] for name, x in output_shapes(teacher, batches).items()}
+  recorded = isinstance(teacher.network.model, RecordedTeacher)
   if recorded:
-    described = data.describe_cache(directory)
+    described = describe_cache(directory)
     key = cache_key(batches, described["key"].get("teacher", ""))
     folder, stored_as = directory, described["stored_as"]
   else:
     key = cache_key(batches, teacher)
     named = hashlib.sha256(repr((sorted(key.items()), stored_as)).encode())
     folder = directory / named.hexdigest()[:16]
-  cache = data.TeacherCache(
+  cache = TeacherCache(
     folder,
     key=key,
     row_shapes=shapes,
@@ -255,9 +259,7 @@ def open_cache(
   return CachedBatches(batches, teacher, cache, max_epochs=kept, say=say)
 
 
-def cache_key(
-  batches: PlannedBatches, teacher: methods.Teacher | str
-) -> dict[str, Any]:
+def cache_key(batches: CacheableBatches, teacher: Teacher | str) -> dict[str, Any]:
   """Of what the outputs are: hashes of teacher and data, and the augmentation.
 
   Args:
@@ -275,12 +277,12 @@ def cache_key(
   }
 
 
-def is_augmented(batches: PlannedBatches) -> bool:
+def is_augmented(batches: CacheableBatches) -> bool:
   """Whether an example looks different in every epoch."""
   return batches.augmentation != data.Augmentation()
 
 
-def data_hash(batches: PlannedBatches) -> str:
+def data_hash(batches: CacheableBatches) -> str:
   """Of images, labels and normalisation; of a streamed set, of some examples."""
   source = batches.source
   count = source.num_examples
@@ -297,7 +299,7 @@ def data_hash(batches: PlannedBatches) -> str:
   return digest.hexdigest()[:32]
 
 
-def _network_hash(network: methods.Network) -> str:
+def _network_hash(network: Network) -> str:
   """Of the weights and of what the model says of itself."""
   description = re.sub(r" at 0x[0-9a-f]+", "", repr(network.model))
   digest = hashlib.sha256(description.encode())
@@ -309,14 +311,14 @@ def _network_hash(network: methods.Network) -> str:
   return digest.hexdigest()[:32]
 
 
-def teacher_outputs(
-  teacher: methods.Teacher, batches: data.Batches
+def output_shapes(
+  teacher: Teacher, batches: data.Batches
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a teacher's outputs for one example of the batches, by name."""
   images = jax.ShapeDtypeStruct((1, *batches.image_shape), jnp.float32)
   variables = dict(teacher.network.variables)
   shapes = jax.eval_shape(
-    lambda v, x: methods.teacher_outputs(teacher, v, x), variables, images
+    lambda v, x: teacher_outputs(teacher, v, x), variables, images
   )
   # A dictionary that was traced is sorted: taps from input to output again.
   return {
@@ -324,7 +326,7 @@ def teacher_outputs(
   }
 
 
-def _epochs_that_fit(cache: data.TeacherCache, needed: int, max_gib: float) -> int:
+def _epochs_that_fit(cache: TeacherCache, needed: int, max_gib: float) -> int:
   """Of the epochs from the first on: within the limit, and on this disk."""
   existing = sum(cache.has_epoch(epoch) for epoch in range(needed))
   free = shutil.disk_usage(cache.directory).free

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flowkd_jax.methods import _method
+from flowkd_jax.teacher_cache._teacher import Network
 
 _TAP = "taps/"
 
@@ -38,12 +38,12 @@ class RecordedTeacher(nn.Module):
     return jnp.zeros((len(images), self.num_classes))
 
 
-def recorded_teacher(description: Mapping[str, Any]) -> _method.Network:
-  """The teacher of a cache, from what `data.describe_cache` says of it."""
+def recorded_teacher(description: Mapping[str, Any]) -> Network:
+  """The teacher of a cache, from what `describe_cache` says of it."""
   shapes = {name: tuple(shape) for name, shape in description["row_shapes"].items()}
   taps = tuple(
     (name.removeprefix(_TAP), shape)
     for name, shape in shapes.items()
     if name.startswith(_TAP)
   )
-  return _method.Network(RecordedTeacher(shapes["logits"][0], taps), {})
+  return Network(RecordedTeacher(shapes["logits"][0], taps), {})

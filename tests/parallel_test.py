@@ -9,18 +9,18 @@ import pytest
 from jax import lax
 
 import flowkd_jax
-from flowkd_jax import _global_batch
+from flowkd_jax import parallel
 
 ROWS = np.arange(16, dtype=np.float32).reshape(8, 2)
 
 
 def _add_total(carried, rows):
-  total = lax.psum(rows.sum(), _global_batch.AXIS)
+  total = lax.psum(rows.sum(), parallel.AXIS)
   return carried + total, rows * total
 
 
 def test_map_step_splits_rows_and_gives_the_rest_to_every_device():
-  mapped = _global_batch.map_step(_add_total, in_axes=(None, 0))
+  mapped = parallel.map_step(_add_total, in_axes=(None, 0))
   carried, rows = mapped(jnp.ones(()), ROWS)
   np.testing.assert_array_equal(carried, np.full(8, 1 + ROWS.sum()))
   np.testing.assert_array_equal(rows, ROWS * ROWS.sum())
@@ -28,14 +28,14 @@ def test_map_step_splits_rows_and_gives_the_rest_to_every_device():
 
 def test_map_step_returns_one_result_and_donates():
   devices = jax.local_devices()[:4]
-  mapped = _global_batch.map_step(
+  mapped = parallel.map_step(
     lambda *given: _add_total(*given)[0],
     in_axes=(None, 1),
     out_axes=None,
     donate=(0,),
     devices=devices,
   )
-  mesh = jax.sharding.Mesh(np.array(devices), (_global_batch.AXIS,))
+  mesh = jax.sharding.Mesh(np.array(devices), (parallel.AXIS,))
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   carried = jax.device_put(jnp.ones(()), everywhere)
   total = mapped(carried, ROWS.reshape(4, 4).T)
@@ -50,4 +50,4 @@ def test_only_one_file_maps_over_devices():
   calling = [
     path.name for path in package.rglob("*.py") if "jax.pmap(" in path.read_text()
   ]
-  assert calling == [pathlib.Path(_global_batch.__file__).name]
+  assert calling == [pathlib.Path(parallel.__file__).name]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowkd_jax import _files
-from flowkd_jax import data
+from flowkd_jax import teacher_cache
 
 KEY = {"teacher": "a", "data": "b", "augmentation": [0, True, 4]}
 SHAPES = {"logits": (3,), "taps/block/1": (2, 2, 1)}
@@ -23,7 +23,7 @@ ROWS = np.array([5, 0, 3, 1])
 
 def _cache(path, **options):
   options = {"key": KEY, "row_shapes": SHAPES, "num_examples": 6, **options}
-  return data.TeacherCache(path / "cache", **options)
+  return teacher_cache.TeacherCache(path / "cache", **options)
 
 
 def test_what_is_written_is_read_again_in_any_order(tmp_path):
@@ -103,7 +103,7 @@ def test_folders_of_other_things_are_refused(tmp_path):
     _cache(tmp_path)
   (folder / "cache.json").unlink()
   with pytest.raises(FileNotFoundError, match="expected a teacher cache, found no"):
-    data.describe_cache(folder)
+    teacher_cache.describe_cache(folder)
 
 
 def test_later_formats_are_refused(tmp_path):
