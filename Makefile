@@ -26,7 +26,7 @@ help:
 	@echo "make clean       remove $(VENV), build and caches"
 
 demo: $(INSTALLED)
-	$(RUN) -m experiments.information_flow --dataset=digits --workdir=$(WORKDIR)
+	$(RUN) -m flowkd_jax train information_flow --dataset=digits --workdir=$(WORKDIR)
 
 test: check
 	$(RUN) -m pytest -n auto --dist loadfile --quiet --durations=10

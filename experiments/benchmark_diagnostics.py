@@ -22,24 +22,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import launch
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import evaluation
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import train
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Settings of the benchmark."""
 
-  batch_size: int = launch.setting(128, "Rows of a step.", least=1)
-  steps: int = launch.setting(20, "Steps that are timed in a turn.", least=1)
-  steps_per_epoch: int = launch.setting(391, "Steps of an epoch.", least=1)
-  probe: int = launch.setting(2000, "Examples whose dead units are counted.", least=1)
-  rounds: int = launch.setting(5, "Turns.", least=1)
+  batch_size: int = fields.setting(128, "Rows of a step.", least=1)
+  steps: int = fields.setting(20, "Steps that are timed in a turn.", least=1)
+  steps_per_epoch: int = fields.setting(391, "Steps of an epoch.", least=1)
+  probe: int = fields.setting(2000, "Examples whose dead units are counted.", least=1)
+  rounds: int = fields.setting(5, "Turns.", least=1)
 
 
 def configure(**given: Any) -> Config:
@@ -48,7 +49,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a count is below 1.
   """
-  return launch.configured(Config, given)
+  return fields.configured(Config, given)
 
 
 def run(config: Config) -> None:

@@ -24,10 +24,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import launch
-from experiments import places
 from flowkd_jax import _files
 from flowkd_jax import losses
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import places
 
 WHAT = ("speed", "memory", "all")
 LOSSES: dict[str, Callable[..., jax.Array]] = {
@@ -53,33 +54,33 @@ LONG_RUN = 10
 class Config:
   """Settings of the benchmark."""
 
-  what: str = launch.setting(
+  what: str = fields.setting(
     "all", f"What to measure: {', '.join(WHAT)}.", choices=WHAT
   )
-  losses: tuple[str, ...] = launch.setting(
+  losses: tuple[str, ...] = fields.setting(
     tuple(LOSSES), "Losses of the speed table.", choices=tuple(LOSSES)
   )
-  sizes: tuple[int, ...] = launch.setting((128, 1024, 4096), "Rows, speed.", least=2)
-  student_width: int = launch.setting(64, "Width of the student, speed.", least=1)
-  teacher_width: int = launch.setting(128, "Width of the teacher, speed.", least=1)
-  speed_block_size: int = launch.setting(
+  sizes: tuple[int, ...] = fields.setting((128, 1024, 4096), "Rows, speed.", least=2)
+  student_width: int = fields.setting(64, "Width of the student, speed.", least=1)
+  teacher_width: int = fields.setting(128, "Width of the teacher, speed.", least=1)
+  speed_block_size: int = fields.setting(
     0, "Rows a block of ours, speed; 0 chooses.", least=0
   )
-  memory_sizes: tuple[int, ...] = launch.setting(
+  memory_sizes: tuple[int, ...] = fields.setting(
     tuple(1024 * 2**power for power in range(7)), "Rows, memory.", least=2
   )
-  memory_width: int = launch.setting(128, "Width of both sides, memory.", least=1)
-  block_size: int = launch.setting(0, "Rows a block, memory; 0 chooses.", least=0)
-  memory_gib: float = launch.setting(16.0, "What would need more is not run.", least=0)
-  rounds: int = launch.setting(5, "Turns that each program gets.", least=1)
-  turn_seconds: float = launch.setting(
+  memory_width: int = fields.setting(128, "Width of both sides, memory.", least=1)
+  block_size: int = fields.setting(0, "Rows a block, memory; 0 chooses.", least=0)
+  memory_gib: float = fields.setting(16.0, "What would need more is not run.", least=0)
+  rounds: int = fields.setting(5, "Turns that each program gets.", least=1)
+  turn_seconds: float = fields.setting(
     1.0, "How long a turn lasts, or one run.", least=0
   )
-  cell_seconds: float = launch.setting(
+  cell_seconds: float = fields.setting(
     120.0, "No further rounds after this time.", least=0
   )
-  seed: int = launch.setting(0, "Seed of the features.", least=0)
-  output: str = launch.setting(
+  seed: int = fields.setting(0, "Seed of the features.", least=0)
+  output: str = fields.setting(
     "", "A file that gets what is printed.", place=places.NEW_FILE
   )
 
@@ -103,7 +104,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a number is not positive or a name unknown.
   """
-  return launch.configured(Config, given)
+  return fields.configured(Config, given)
 
 
 def run(config: Config) -> None:

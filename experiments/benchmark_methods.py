@@ -23,12 +23,13 @@ import numpy as np
 import optax
 
 from experiments import benchmark_step
-from experiments import launch
-from experiments import networks
 from flowkd_jax import capture
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import train
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import networks
 
 NUM_CLASSES = 10
 # What has other networks and other batches, by the group that is compared.
@@ -43,15 +44,15 @@ PLAIN = {
 class Config(benchmark_step.Config):
   """Settings of the benchmark; the sizes are those of the studies."""
 
-  batch_size: int = launch.setting(64, "Rows of a step.", least=1)
-  image_size: int = launch.setting(16, "Height and width of the images.", least=1)
-  teacher_network: str = launch.setting("resnet8:8", "resnetDEPTH:WIDTH.")
-  student_network: str = launch.setting("resnet8:4", "As above.")
-  ensemble_network: str = launch.setting("resnet8:8", "Widest of three, as above.")
-  clients: int = launch.setting(10, "Clients of a round.", least=1)
-  local_steps: int = launch.setting(20, "Steps of each client.", least=1)
-  client_batch_size: int = launch.setting(32, "Rows of such a step.", least=1)
-  groups: tuple[str, ...] = launch.setting(
+  batch_size: int = fields.setting(64, "Rows of a step.", least=1)
+  image_size: int = fields.setting(16, "Height and width of the images.", least=1)
+  teacher_network: str = fields.setting("resnet8:8", "resnetDEPTH:WIDTH.")
+  student_network: str = fields.setting("resnet8:4", "As above.")
+  ensemble_network: str = fields.setting("resnet8:8", "Widest of three, as above.")
+  clients: int = fields.setting(10, "Clients of a round.", least=1)
+  local_steps: int = fields.setting(20, "Steps of each client.", least=1)
+  client_batch_size: int = fields.setting(32, "Rows of such a step.", least=1)
+  groups: tuple[str, ...] = fields.setting(
     tuple(PLAIN), f"What to measure: {', '.join(PLAIN)}.", choices=tuple(PLAIN)
   )
 
@@ -62,7 +63,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a count is below 1 or a name is not known.
   """
-  config = launch.configured(Config, given)
+  config = fields.configured(Config, given)
   for name in ("teacher_network", "student_network", "ensemble_network"):
     network = networks.of_flag(name, getattr(config, name))
     if not isinstance(network, models.CifarResNet):

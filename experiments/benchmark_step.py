@@ -27,12 +27,13 @@ import optax
 from rich import console as rich_console
 from rich import table as rich_table
 
-from experiments import launch
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import train
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
 
 WEIGHTS = (100.0, 100.0, 100.0, 1.0)
 TAP_WIDTHS = {"student": (1800, 576, 128, 64), "teacher": (3600, 1152, 256, 128)}
@@ -42,10 +43,10 @@ TAP_WIDTHS = {"student": (1800, 576, 128, 64), "teacher": (3600, 1152, 256, 128)
 class Config:
   """Settings of the benchmark."""
 
-  batch_size: int = launch.setting(128, "Rows of a step.", least=1)
-  rounds: int = launch.setting(7, "Turns that each program gets.", least=1)
-  steps: int = launch.setting(20, "Timed steps in a turn.", least=1)
-  seed: int = launch.setting(0, "Seed of images and weights.", least=0)
+  batch_size: int = fields.setting(128, "Rows of a step.", least=1)
+  rounds: int = fields.setting(7, "Turns that each program gets.", least=1)
+  steps: int = fields.setting(20, "Timed steps in a turn.", least=1)
+  seed: int = fields.setting(0, "Seed of images and weights.", least=0)
 
 
 def configure(**given: Any) -> Config:
@@ -54,7 +55,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a count is below 1.
   """
-  return launch.configured(Config, given)
+  return fields.configured(Config, given)
 
 
 def run(config: Config) -> None:

@@ -25,44 +25,45 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import imported_weights
-from experiments import launch
-from experiments import networks
-from experiments import places
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import teacher_cache
 from flowkd_jax import train
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import imported_weights
+from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import places
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Settings of the benchmark."""
 
-  dataset: str = launch.setting("cifar10", "Data set.")
-  data_dir: str | None = launch.setting(
+  dataset: str = fields.setting("cifar10", "Data set.")
+  data_dir: str | None = fields.setting(
     None, "Where it is prepared.", place=places.PERHAPS_FOLDER
   )
-  examples: int | None = launch.setting(
+  examples: int | None = fields.setting(
     None, "Training examples; all by default.", least=1
   )
-  cache: str = launch.setting("", "Folder of the cache.", place=places.NEW_FOLDER)
-  cache_dtype: str = launch.setting(
+  cache: str = fields.setting("", "Folder of the cache.", place=places.NEW_FOLDER)
+  cache_dtype: str = fields.setting(
     "float32",
     f"Type of what is stored: {', '.join(teacher_cache.CACHE_DTYPES)}.",
     choices=tuple(teacher_cache.CACHE_DTYPES),
   )
-  teacher_network: str = launch.setting("cnn1:16", "NAME:WIDTH, untrained.")
-  auxiliary_weights: str | None = launch.setting(
+  teacher_network: str = fields.setting("cnn1:16", "NAME:WIDTH, untrained.")
+  auxiliary_weights: str | None = fields.setting(
     None, "PyTorch weights of the teacher, a .npz.", place=places.FILE
   )
-  student_network: str = launch.setting("cnn1:8", "NAME:WIDTH.")
-  last_tap_only: bool = launch.setting(False, "Learn from the last tap alone.")
-  batch_size: int = launch.setting(128, "Rows of a step.", least=1)
-  rounds: int = launch.setting(5, "Turns that each run gets.", least=1)
-  steps: int = launch.setting(40, "Steps of a turn.", least=1)
+  student_network: str = fields.setting("cnn1:8", "NAME:WIDTH.")
+  last_tap_only: bool = fields.setting(False, "Learn from the last tap alone.")
+  batch_size: int = fields.setting(128, "Rows of a step.", least=1)
+  rounds: int = fields.setting(5, "Turns that each run gets.", least=1)
+  steps: int = fields.setting(40, "Steps of a turn.", least=1)
 
 
 def configure(**given: Any) -> Config:
@@ -72,7 +73,7 @@ def configure(**given: Any) -> Config:
     ValueError: If a count is below 1, there is no folder for the cache, or a network
       or its weights cannot be made.
   """
-  config = launch.configured(Config, given)
+  config = fields.configured(Config, given)
   if not config.cache:
     raise ValueError("--cache: expected a folder for the cache, got none")
   for name in ("teacher_network", "student_network"):

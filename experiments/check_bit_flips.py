@@ -26,15 +26,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import course
-from experiments import launch
-from experiments import layer_maps
-from experiments import settings
-from experiments import stages
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import report
 from flowkd_jax import train
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import layer_matching
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import stages
 from flowkd_jax.teacher_cache import TeacherCache
 
 
@@ -42,8 +43,8 @@ from flowkd_jax.teacher_cache import TeacherCache
 class Config:
   """Settings of the check."""
 
-  flips: int = launch.setting(50, "Changed bits for every file.", least=1)
-  seed: int = launch.setting(0, "Seed of the bits that are changed.", least=0)
+  flips: int = fields.setting(50, "Changed bits for every file.", least=1)
+  seed: int = fields.setting(0, "Seed of the bits that are changed.", least=0)
 
 
 class Stored(NamedTuple):
@@ -77,7 +78,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a setting cannot be right.
   """
-  return launch.configured(Config, given)
+  return fields.configured(Config, given)
 
 
 def run(config: Config) -> None:
@@ -218,11 +219,11 @@ def layer_map(folder: Path) -> Stored:
   """A layer map that was found."""
   taps = ("block_1", "block_2", "dense"), ("stage_1", "stage_2", "pooled")
   pairs = dict(zip(*taps, strict=True))
-  path = folder / layer_maps.FILE
+  path = folder / layer_matching.FILE
   stages.write_json(path, {"how": "auto", "layer_map": pairs})
 
   def read():
-    return layer_maps.given_layers(str(path), *taps), False
+    return layer_matching.given_layers(str(path), *taps), False
 
   return Stored("layer map", path, read, pairs)
 
@@ -230,11 +231,11 @@ def layer_map(folder: Path) -> Stored:
 def configuration(folder: Path) -> Stored:
   """Settings of a run: a run with the settings of before must go on, or be refused."""
   config = settings.Settings(workdir=str(folder))
-  path = folder / course.CONFIG
-  course.remember(config, path)
+  path = folder / job_run.CONFIG
+  job_run.remember(config, path)
 
   def read():
-    course.check_config(config, path)
+    job_run.check_config(config, path)
     return config, False
 
   return Stored("config", path, read, config)

@@ -25,10 +25,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import launch
-from experiments import stages
 from flowkd_jax import models
 from flowkd_jax import train
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import stages
 
 STAGE = "student_labels"
 NETWORK = "digits_cnn:2"
@@ -49,16 +50,16 @@ SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 class Config:
   """Settings of the check."""
 
-  kills: int = launch.setting(50, "Processes that are stopped by a signal.", least=1)
-  signals: tuple[str, ...] = launch.setting(
+  kills: int = fields.setting(50, "Processes that are stopped by a signal.", least=1)
+  signals: tuple[str, ...] = fields.setting(
     ("SIGKILL",),
     f"Signals to choose from at random: {', '.join(SIGNALS)}.",
     choices=SIGNALS,
   )
-  checkpoint_seconds: float = launch.setting(
+  checkpoint_seconds: float = fields.setting(
     0.2, "Seconds between checkpoints of the training.", least=0
   )
-  seed: int = launch.setting(0, "Seed of the moments.", least=0)
+  seed: int = fields.setting(0, "Seed of the moments.", least=0)
 
 
 def configure(**given: Any) -> Config:
@@ -67,7 +68,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a setting cannot be right.
   """
-  return launch.configured(Config, given)
+  return fields.configured(Config, given)
 
 
 def run(config: Config) -> None:
@@ -159,7 +160,7 @@ def finish(config: Config, workdir: Path) -> tuple[Any, tuple[float, float]]:
 
 
 def _start(config, workdir):
-  command = [sys.executable, "-m", "experiments.information_flow", *FLAGS]
+  command = [sys.executable, "-m", "flowkd_jax.jobs.information_flow", *FLAGS]
   command += [
     f"--workdir={workdir}",
     f"--checkpoint_seconds={config.checkpoint_seconds}",

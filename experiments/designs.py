@@ -28,7 +28,7 @@ class Run(NamedTuple):
   title: str
   flags: tuple[str, ...] = ()
   result: str = "student"
-  module: str = "experiments.information_flow"
+  module: str = "flowkd_jax.jobs.information_flow"
   seeds: int | None = None
   of: str = ""
 

@@ -4,10 +4,10 @@ The package `equimo` is a library of vision models in Equinox; nothing in it kno
 project. `make` says what has to be said of such a model: how one image goes in, and
 what its taps are. All that it could offer:
 
-    python -m experiments.list_taps --network=experiments.equimo_vit:make \
+    flowkd taps --network=experiments.equimo_vit:make \
         --image_size=8 --channels=1
 
-    python -m experiments.information_flow --dataset=digits --workdir=DIR \
+    flowkd train information_flow --dataset=digits --workdir=DIR \
         --teacher_network=experiments.equimo_vit:make --learn_from=teacher \
         --teacher_pooling=mean --layer_map=auto --stages=teacher,student_labels,student
 

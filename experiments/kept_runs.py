@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
-from experiments import course
 from flowkd_jax import _files
 from flowkd_jax import report
+from flowkd_jax.jobs import job_run
 
 FILE = "runs.json"
 
@@ -132,7 +132,7 @@ def from_workdir(
     metrics: Its metrics.
     root: Folder of the study, to which paths of other runs are made relative.
   """
-  settings = course.read_config(folder / "config.json")
+  settings = job_run.read_config(folder / "config.json")
   for name in ("auxiliary_weights", "networks_from", "teacher_cache"):
     if settings.get(name):
       settings[name] = _portable(Path(settings[name]), root)

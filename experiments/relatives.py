@@ -43,7 +43,7 @@ def _similarity(dataset, title):
       "--layer_map=stage_3:stage_3",
       "--weight=3",
     ),
-    module="experiments.similarity_preserving",
+    module="flowkd_jax.jobs.similarity_preserving",
   )
 
 
@@ -85,7 +85,7 @@ _HIERARCHICAL = Study(
         "--stages=student_labels,teacher,student_kd,student_kd_rotations,"
         "student_joint_labels,student,online",
       ),
-      module="experiments.hierarchical_self_supervised",
+      module="flowkd_jax.jobs.hierarchical_self_supervised",
     ),
   ),
   comparison=Comparison(
@@ -137,7 +137,7 @@ _ONLINE = Study(
         "--epochs=20@0.1",
         "--learning_rate_decay=cosine",
       ),
-      module="experiments.online_ensemble",
+      module="flowkd_jax.jobs.online_ensemble",
     ),
   ),
   comparison=Comparison(
@@ -160,7 +160,7 @@ def _federated(name, title, *flags, **rates):
   flags = (*measured, "--measure_every=4", "--test_split=test", *flags)
   flags = (*flags, f"--stages={','.join(rates)}")
   rates = [f"--{arm}_learning_rate={rate}" for arm, rate in rates.items()]
-  return Run(name, title, (*flags, *rates), module="experiments.federated")
+  return Run(name, title, (*flags, *rates), module="flowkd_jax.jobs.federated")
 
 
 _TUNED = {
@@ -206,7 +206,7 @@ def _without(domain, *flags):
     f"without_{domain}",
     f"tested on {domain}",
     (*_PLAIN, f"--held_out={domain}", "--matched_filter=confident", *flags),
-    module="experiments.domain_generalization",
+    module="flowkd_jax.jobs.domain_generalization",
   )
 
 

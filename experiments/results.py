@@ -24,14 +24,15 @@ from PIL import Image
 from experiments import comparison
 from experiments import designs
 from experiments import kept_runs
-from experiments import launch
-from experiments import places
 from experiments import provenance
 from experiments import rows
-from experiments import stages
 from experiments import studies
 from flowkd_jax import _files
 from flowkd_jax import report
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import places
+from flowkd_jax.jobs import stages
 
 HERE = Path(__file__).parent
 
@@ -40,13 +41,13 @@ HERE = Path(__file__).parent
 class Config:
   """Settings of the page."""
 
-  workdir: str = launch.setting(
+  workdir: str = fields.setting(
     "", "Work directory of the driver, to take runs from.", place=places.FOLDER
   )
-  kept: str = launch.setting(
+  kept: str = fields.setting(
     str(HERE / "results"), "Where runs are kept.", place=places.NEW_FOLDER
   )
-  page: str = launch.setting(
+  page: str = fields.setting(
     str(HERE / "RESULTS.md"), "The page to bring up to date.", place=places.FILE
   )
 
@@ -57,7 +58,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a folder or the page cannot be read, or written to.
   """
-  config = launch.configured(Config, given)
+  config = fields.configured(Config, given)
   places.check("--page", config.page, places.NEW_FILE)
   return config
 

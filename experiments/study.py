@@ -21,13 +21,14 @@ from typing import Any
 from typing import NamedTuple
 
 from experiments import designs
-from experiments import imported_weights
-from experiments import launch
-from experiments import limits
-from experiments import places
-from experiments import stages
 from experiments import studies
 from flowkd_jax import train
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import imported_weights
+from flowkd_jax.jobs import limits
+from flowkd_jax.jobs import places
+from flowkd_jax.jobs import stages
 
 _POLL_SECONDS = 0.2
 
@@ -36,24 +37,24 @@ _POLL_SECONDS = 0.2
 class Config:
   """Settings of the driver."""
 
-  study: str = launch.setting("cifar10", f"One of {', '.join(studies.STUDIES)}.")
-  runs: tuple[str, ...] = launch.setting((), "Runs of it, by name (default: all).")
-  seeds: tuple[str, ...] = launch.setting(("0", "1", "2"), "Seeds of every run.")
-  workdir: str = launch.setting(
+  study: str = fields.setting("cifar10", f"One of {', '.join(studies.STUDIES)}.")
+  runs: tuple[str, ...] = fields.setting((), "Runs of it, by name (default: all).")
+  seeds: tuple[str, ...] = fields.setting(("0", "1", "2"), "Seeds of every run.")
+  workdir: str = fields.setting(
     "runs", "Where everything is written.", place=places.NEW_FOLDER
   )
-  data_dir: str = launch.setting(
+  data_dir: str = fields.setting(
     "data", "Where tensorflow-datasets are prepared.", place=places.PERHAPS_FOLDER
   )
-  auxiliary_weights: str = launch.setting(
+  auxiliary_weights: str = fields.setting(
     "",
     "A .npz of the authors' auxiliary, for the studies that start from it.",
     place=places.FILE,
   )
-  jobs: int = launch.setting(
+  jobs: int = fields.setting(
     1, "Launches side by side, each on its share of this machine's cores.", least=1
   )
-  dry_run: bool = launch.setting(False, "Print the commands that are left to do.")
+  dry_run: bool = fields.setting(False, "Print the commands that are left to do.")
 
 
 class Job(NamedTuple):
@@ -74,7 +75,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a study, a run or a number cannot be right.
   """
-  config = launch.configured(Config, given)
+  config = fields.configured(Config, given)
   limits.check_choice("--study", config.study, tuple(studies.STUDIES))
   names = [run.name for run in studies.STUDIES[config.study].launches]
   for name in config.runs:

@@ -14,9 +14,9 @@ A network of any framework can fill one, and a student learn from that alone:
         images = np.asarray(prepare(batches.resident, rows)["image"])
         cache.write(epoch, rows["index"], {"logits": ..., "taps/pooled": ...})
 
-with `batches` those of the training (of a launcher, `course.open_datasets`): same
+with `batches` those of the training (of a job, `jobs.job_run.open_datasets`): same
 data, normalisation, augmentation and seed. `recorded_teacher` then stands for
-the network, and `experiments.information_flow --learn_from=recorded` trains from it.
+the network, and `flowkd train information_flow --learn_from=recorded` trains from it.
 """
 
 import functools

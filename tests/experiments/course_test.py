@@ -1,14 +1,14 @@
-"""The course of an experiment: what is checked before anything is written."""
+"""The run of a job: what is checked before anything is written."""
 
 import json
 
 import pytest
 
-from experiments import course
-from experiments import information_flow
-from experiments import similarity_preserving
-from experiments import stages
 from flowkd_jax import train
+from flowkd_jax.jobs import information_flow
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import similarity_preserving
+from flowkd_jax.jobs import stages
 
 pytestmark = pytest.mark.optimizer
 
@@ -27,7 +27,7 @@ def ran(monkeypatch):
   monkeypatch.setattr(
     stages.StageRunner, "run", lambda self, stage: names.append(stage.name)
   )
-  monkeypatch.setattr(course, "conclude", lambda *args: None)
+  monkeypatch.setattr(job_run, "conclude", lambda *args: None)
   return names
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import doctor
-from experiments import environment
-from experiments import information_flow
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import train
+from flowkd_jax.jobs import doctor
+from flowkd_jax.jobs import environment
+from flowkd_jax.jobs import information_flow
 
 pytestmark = pytest.mark.optimizer
 FINE, WARNING, WRONG = doctor.Level.FINE, doctor.Level.WARNING, doctor.Level.WRONG

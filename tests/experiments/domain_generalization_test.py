@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import domain_generalization
 from flowkd_jax import data
+from flowkd_jax.jobs import domain_generalization
 
 pytestmark = pytest.mark.optimizer
 

@@ -5,7 +5,7 @@ import sys
 
 import jax
 
-from experiments import environment
+from flowkd_jax.jobs import environment
 
 
 def test_environment_says_what_a_number_was_made_with():

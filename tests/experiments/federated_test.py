@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import federated
+from flowkd_jax.jobs import federated
 
 pytestmark = pytest.mark.optimizer
 

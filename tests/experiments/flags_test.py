@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from experiments import launch
+from flowkd_jax.cli import launch
 
 FOLDER = pathlib.Path(launch.__file__).parent
 # `doctor` has the flags of `information_flow`, so that one command line serves both.

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments import hierarchical_self_supervised as experiment
-from experiments import settings
+from flowkd_jax.jobs import hierarchical_self_supervised as experiment
+from flowkd_jax.jobs import settings
 
 pytestmark = pytest.mark.optimizer
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import hosts
+from flowkd_jax.cli import hosts
 
 FLAGS = (
   "--dataset=digits",
@@ -37,7 +37,7 @@ def _launch(run_in_processes, folder, processes, devices):
       f"--process_id={number}",
     ]
     return [
-      *("-m", "experiments.information_flow", *FLAGS),
+      *("-m", "flowkd_jax.jobs.information_flow", *FLAGS),
       *(f"--workdir={folder}", f"--data_dir={folder}"),
       *(meeting if processes > 1 else ()),
     ]
@@ -83,7 +83,7 @@ def _start(folder, number, address, *flags):
   """One of two processes, with one device each."""
   root = pathlib.Path(__file__).parents[2]
   arguments = [
-    *("-m", "experiments.information_flow", *FLAGS),
+    *("-m", "flowkd_jax.jobs.information_flow", *FLAGS),
     *(f"--workdir={folder}", f"--data_dir={folder}{number}", "--stages=teacher"),
     *(f"--coordinator_address={address}", "--num_processes=2"),
     *(f"--process_id={number}", *flags),

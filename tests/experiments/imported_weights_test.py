@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import benchmark_teacher_cache
-from experiments import flow_settings
 from experiments import study
+from flowkd_jax.jobs import flow_settings
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "torch_cnn.npz"
 

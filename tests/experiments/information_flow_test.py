@@ -14,13 +14,13 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from experiments import flow_settings
-from experiments import information_flow
-from experiments import layer_maps
-from experiments import settings
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
+from flowkd_jax.jobs import flow_settings
+from flowkd_jax.jobs import information_flow
+from flowkd_jax.jobs import layer_matching
+from flowkd_jax.jobs import settings
 
 pytestmark = pytest.mark.optimizer
 
@@ -112,7 +112,10 @@ def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   shutil.copytree(finished / "auxiliary", tmp_path / "auxiliary")
   _run(tmp_path, stages=flow_settings.BASELINES, learning_rate_decay="cosine")
   results = json.loads((tmp_path / "results.json").read_text())["networks"]
-  assert [r["name"] for r in results] == ["auxiliary", *flow_settings.BASELINES]
+  assert [r["name"] for r in results] == [
+    "auxiliary",
+    *flow_settings.BASELINES,
+  ]
   assert {r["teacher"] for r in results[1:]} == {"auxiliary"}
   assert [r["accuracy"] is not None for r in results[1:]] == [True, False, False]
   assert len({r["parameters"] for r in results[1:]}) == 1
@@ -225,7 +228,7 @@ def test_student_learns_from_the_teacher_itself(layer_map, finished, tmp_path):
   assert (tmp_path / "student" / "layer_map.png").exists()
   # The file serves as a map of its own.
   taps = found["student_taps"], found["teacher_taps"]
-  assert layer_maps.given_layers(str(saved), *taps) == found["layer_map"]
+  assert layer_matching.given_layers(str(saved), *taps) == found["layer_map"]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "class_token"])
@@ -333,18 +336,18 @@ def test_layer_maps_that_do_not_fit_are_refused():
     "block_1:": "--layer_map: expected pairs student_tap:teacher_tap",
   }.items():
     with pytest.raises(ValueError, match=match):
-      layer_maps.given_layers(text, *taps)
-  ordered = layer_maps.given_layers("dense:pooled,block_1:stage_2", *taps)
+      layer_matching.given_layers(text, *taps)
+  ordered = layer_matching.given_layers("dense:pooled,block_1:stage_2", *taps)
   assert list(ordered.items()) == [("block_1", "stage_2"), ("dense", "pooled")]
 
 
 def test_empty_layer_map_pairs_taps_of_the_same_name():
-  pairs = layer_maps.given_layers("", ("stem", "end"), ("end", "middle", "stem"))
+  pairs = layer_matching.given_layers("", ("stem", "end"), ("end", "middle", "stem"))
   assert pairs == {"stem": "stem", "end": "end"}
-  in_order = layer_maps.given_layers("", ("stem", "end"), ("first", "end"))
+  in_order = layer_matching.given_layers("", ("stem", "end"), ("first", "end"))
   assert in_order == {"stem": "first", "end": "end"}
   with pytest.raises(ValueError, match="expected the same names or as many others"):
-    layer_maps.given_layers("", ("stem", "end"), ("end", "last"))
+    layer_matching.given_layers("", ("stem", "end"), ("end", "last"))
 
 
 def test_stage_whose_teacher_is_missing_says_what_to_do(tmp_path):
@@ -454,7 +457,7 @@ def _command(workdir, *flags):
     [
       sys.executable,
       "-m",
-      "experiments.information_flow",
+      "flowkd_jax.jobs.information_flow",
       "--dataset=digits",
       f"--workdir={workdir}",
       *FLAGS,

@@ -9,17 +9,18 @@ import pytest
 from absl import flags
 
 from experiments import benchmark_step
-from experiments import launch
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
 
 
 @dataclasses.dataclass(frozen=True)
 class _Config:
-  name: str = launch.setting("a", "A name.")
-  folder: str | None = launch.setting(None, "A folder.")
-  count: int = launch.setting(3, "A count.")
-  rate: float = launch.setting(0.5, "A rate.")
-  loud: bool = launch.setting(False, "Loudness.")
-  parts: tuple[str, ...] = launch.setting(("x", "y"), "Parts.")
+  name: str = fields.setting("a", "A name.")
+  folder: str | None = fields.setting(None, "A folder.")
+  count: int = fields.setting(3, "A count.")
+  rate: float = fields.setting(0.5, "A rate.")
+  loud: bool = fields.setting(False, "Loudness.")
+  parts: tuple[str, ...] = fields.setting(("x", "y"), "Parts.")
 
 
 def _given(*arguments):
@@ -66,7 +67,7 @@ def test_flags_carry_their_help_and_default():
 )
 def test_refusals_are_one_sentence_and_exit_status_2(arguments, said):
   done = subprocess.run(
-    [sys.executable, "-m", "experiments.list_taps", *arguments],
+    [sys.executable, "-m", "flowkd_jax.jobs.taps", *arguments],
     capture_output=True,
     text=True,
   )

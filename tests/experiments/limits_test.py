@@ -10,9 +10,9 @@ import typing
 import pytest
 from absl import flags
 
-from experiments import launch
-from experiments import limits
-from experiments import places
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import limits
+from flowkd_jax.jobs import places
 
 LAUNCHERS = (
   "benchmark_losses",

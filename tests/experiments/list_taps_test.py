@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from experiments import list_taps
 from flowkd_jax import capture
+from flowkd_jax.jobs import taps
 
 
 def test_listing_shows_taps_with_shapes_and_costs(capsys, monkeypatch):
   monkeypatch.setenv("COLUMNS", "120")
-  list_taps.run(list_taps.configure(network="cnn1:8", batch_size=64))
+  taps.run(taps.configure(network="cnn1:8", batch_size=64))
   lines = capsys.readouterr().out.splitlines()
   dense = next(line.split() for line in lines if line.strip().startswith("dense"))
   # By hand, of CNN1 at 32 pixels: 64 rows of 64 float32; 64 x 64 pairs of 2 x 64
@@ -26,7 +26,7 @@ def test_listing_shows_taps_with_shapes_and_costs(capsys, monkeypatch):
 
 def test_networks_that_are_not_there_are_refused():
   with pytest.raises(ValueError, match="--network: expected one of cnn1, .* got 'vgg'"):
-    list_taps.run(list_taps.configure(network="vgg"))
+    taps.run(taps.configure(network="vgg"))
 
 
 class Blocks(nnx.Module):
@@ -46,7 +46,7 @@ def make_blocks():
 
 def test_listing_shows_models_of_other_frameworks(capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "theirs", sys.modules[__name__])
-  list_taps.run(list_taps.configure(network="theirs:make_blocks", batch_size=64))
+  taps.run(taps.configure(network="theirs:make_blocks", batch_size=64))
   rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
   assert ["blocks/0", "module", "5"] in rows
   assert ["blocks/1", "module", "2"] in rows
@@ -56,10 +56,10 @@ def test_names_are_no_markup_and_never_cut(capsys, monkeypatch):
   name = "[/b]" + 30 * "block/" + ":smile:"
   row = capture.Tap(name, False, (2, 5), jnp.dtype("float32"), 1)
   monkeypatch.setattr(capture, "list_taps", lambda *arguments: [row])
-  list_taps.run(list_taps.configure(batch_size=2))
+  taps.run(taps.configure(batch_size=2))
   assert name in capsys.readouterr().out
 
 
 def test_impossible_settings_are_refused():
   with pytest.raises(ValueError, match="--channels: expected 1 or more, got 0"):
-    list_taps.configure(channels=0)
+    taps.configure(channels=0)

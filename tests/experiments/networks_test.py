@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import networks
 from flowkd_jax import capture
 from flowkd_jax import models
+from flowkd_jax.jobs import networks
 
 
 def test_ours_have_names_and_others_a_function():

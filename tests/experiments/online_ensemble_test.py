@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments import online_ensemble
-from experiments import settings
+from flowkd_jax.jobs import online_ensemble
+from flowkd_jax.jobs import settings
 
 pytestmark = pytest.mark.optimizer
 

@@ -11,13 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import course
-from experiments import flow_settings
-from experiments import networks
-from experiments import settings
-from experiments import sources
 from flowkd_jax import capture
 from flowkd_jax import train
+from flowkd_jax.jobs import flow_settings
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import sources
 
 pytestmark = pytest.mark.optimizer
 
@@ -60,20 +60,20 @@ def test_epochs_of_all_phases_are_added():
 def test_split_of_fewer_images_than_devices_is_refused(tmp_path):
   few = settings.Settings(test_split="test[:5]", workdir=str(tmp_path))
   with pytest.raises(ValueError, match=r"split test\[:5\]: .* the 8 devices, got 5"):
-    course.open_datasets(few, train.Progress())
+    job_run.open_datasets(few, train.Progress())
 
 
 def test_work_directories_from_before_a_setting_existed_go_on(tmp_path):
   path = tmp_path / "config.json"
   now = settings.CacheSettings(workdir=str(tmp_path))
-  course.remember(now, path)
+  job_run.remember(now, path)
   before = json.loads(path.read_text())
   del before["learning_rate_decay"]
   path.write_text(json.dumps(before))
-  course.remember(now, path)
+  job_run.remember(now, path)
   path.write_text(json.dumps(before))
   with pytest.raises(ValueError, match="learning_rate_decay: constant before, cosi"):
-    course.remember(dataclasses.replace(now, learning_rate_decay="cosine"), path)
+    job_run.remember(dataclasses.replace(now, learning_rate_decay="cosine"), path)
 
 
 class Several(nn.Module):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import similarity_preserving
+from flowkd_jax.jobs import similarity_preserving
 
 pytestmark = pytest.mark.optimizer
 TINY = {

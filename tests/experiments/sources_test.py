@@ -2,12 +2,12 @@
 
 import pytest
 
-from experiments import environment
-from experiments import federated
-from experiments import flow_settings
-from experiments import similarity_preserving
-from experiments import sources
 from flowkd_jax import data
+from flowkd_jax.jobs import environment
+from flowkd_jax.jobs import federated
+from flowkd_jax.jobs import flow_settings
+from flowkd_jax.jobs import similarity_preserving
+from flowkd_jax.jobs import sources
 
 
 def _open(**options):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from experiments import course
-from experiments import layer_maps
-from experiments import stages
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import layer_matching
+from flowkd_jax.jobs import stages
 
 DAMAGED = ["", "{", '{"a": 1', "\x00"]
 
@@ -16,7 +16,7 @@ def test_read_config_names_the_file(text, tmp_path):
   path = tmp_path / "config.json"
   path.write_text(text)
   with pytest.raises(ValueError, match=r"config\.json.*; restore a copy, or use"):
-    course.read_config(path)
+    job_run.read_config(path)
 
 
 @pytest.mark.parametrize("text", [*DAMAGED, '{"networks": 1}'])
@@ -40,10 +40,10 @@ def test_read_results_notices_changed_numbers(tmp_path):
 
 @pytest.mark.parametrize("text", DAMAGED)
 def test_given_layers_names_the_damaged_file(text, tmp_path):
-  path = tmp_path / layer_maps.FILE
+  path = tmp_path / layer_matching.FILE
   path.write_text(text)
   with pytest.raises(ValueError, match=r"layer_map\.json is damaged: .*delete it"):
-    layer_maps.given_layers(str(path), ("dense",), ("pooled",))
+    layer_matching.given_layers(str(path), ("dense",), ("pooled",))
 
 
 def test_results_have_null_in_place_of_nan(tmp_path):

@@ -11,16 +11,16 @@ from absl import flags
 
 from experiments import comparison
 from experiments import designs
-from experiments import imported_weights
 from experiments import kept_runs
-from experiments import launch
 from experiments import provenance
 from experiments import results
 from experiments import rows
-from experiments import stages
 from experiments import studies
 from experiments import study
 from flowkd_jax import data
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import imported_weights
+from flowkd_jax.jobs import stages
 
 CONFIG = """
 import dataclasses

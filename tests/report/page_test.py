@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from experiments import report as report_launcher
 from flowkd_jax import report
+from flowkd_jax.jobs import report_page as report_launcher
 
 
 class _Reader(html.parser.HTMLParser):

@@ -6,11 +6,11 @@ ways, each in a work directory of its own.
 
 from pathlib import Path
 
-from experiments import course
-from experiments import settings
-from experiments import stages
 from flowkd_jax import capture
 from flowkd_jax import train
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import stages
 
 # What has to be the same for a network to see what it was trained on.
 _SAME = ("dataset", "image_size", "image_key", "label_key")
@@ -24,7 +24,7 @@ def check(workdir: str, config: settings.Settings, names: tuple[str, ...]) -> No
       f"--networks_from: expected the work directory of a run that has finished one of "
       f"the stages {', '.join(names)}, got {workdir}"
     )
-  before = course.read_config(folder / "config.json")
+  before = job_run.read_config(folder / "config.json")
   for name in _SAME:
     now = getattr(config, name)
     if before.get(name, now) != now:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import stages
 from flowkd_jax import _files
 from flowkd_jax import evaluation
 from flowkd_jax import flow
 from flowkd_jax import report
 from flowkd_jax import train
+from flowkd_jax.jobs import stages
 
 LayerMap = dict[str, str]
 FOUND = ("auto", "kappa")

@@ -1,6 +1,6 @@
 """What all experiments share: settings, their checks, networks and optimizers.
 
-An experiment adds its own settings to `Settings`; `course` runs its stages.
+An experiment adds its own settings to `Settings`; `job_run` runs its stages.
 """
 
 import dataclasses
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import launch
-from experiments import limits
-from experiments import networks
-from experiments import places
 from flowkd_jax import capture
 from flowkd_jax import models
 from flowkd_jax import schedules
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import limits
+from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import places
 from flowkd_jax.teacher_cache import CACHE_DTYPES
 
 NETWORK_NAMES = f"{networks.NAMES}; {networks.OTHERS}"
@@ -29,81 +29,81 @@ _EPOCHS, _RATE = limits.Limits(least=1, most=10**6), limits.Limits(above=0)
 class Settings:
   """The settings of every experiment; every one of them is read by each."""
 
-  dataset: str = launch.setting(
+  dataset: str = fields.setting(
     "digits",
     "digits (scikit-learn's, nothing to download) or any image classification set of "
     "tensorflow-datasets: cifar10, cifar100, mnist, stl10, caltech_birds2011, ...",
   )
-  train_split: str = launch.setting(
+  train_split: str = fields.setting(
     "train", "Images to train on; with train[:90%] the rest can choose settings."
   )
-  test_split: str = launch.setting(
+  test_split: str = fields.setting(
     "test", "Images to measure on: test, or train[90%:] to choose settings."
   )
-  validation_split: str | None = launch.setting(
+  validation_split: str | None = fields.setting(
     None, "Further images on which accuracy is measured, beside the test images."
   )
-  workdir: str = launch.setting(
+  workdir: str = fields.setting(
     "",
     "Where everything is written; resumed if it exists.",
     place=places.NEW_FOLDER,
   )
-  data_dir: str | None = launch.setting(
+  data_dir: str | None = fields.setting(
     None,
     "Where tensorflow-datasets are prepared (default: its own default).",
     place=places.PERHAPS_FOLDER,
   )
-  seed: int = launch.setting(0, "Seed of weights, order and augmentation.", least=0)
-  image_size: int | None = launch.setting(
+  seed: int = fields.setting(0, "Seed of weights, order and augmentation.", least=0)
+  image_size: int | None = fields.setting(
     None,
     "Side to which images are resized and cropped (default: as they are).",
     least=1,
   )
-  image_key: str | None = launch.setting(
+  image_key: str | None = fields.setting(
     None,
     "Feature of the data set that holds the image (default: found by its type); needed "
     "where there are several.",
   )
-  label_key: str | None = launch.setting(
+  label_key: str | None = fields.setting(
     None, "Feature that holds the class label (default: found by its type)."
   )
-  batch_size: int = launch.setting(128, "Rows of a step, over all devices.", least=1)
-  learning_rate_decay: str = launch.setting(
+  batch_size: int = fields.setting(128, "Rows of a step, over all devices.", least=1)
+  learning_rate_decay: str = fields.setting(
     "constant",
     "Within a phase of training: constant, or cosine, from the phase's rate to 0.",
     choices=LEARNING_RATE_DECAYS,
   )
-  flip: bool = launch.setting(True, "Random horizontal flips.")
-  crop_padding: int = launch.setting(
+  flip: bool = fields.setting(True, "Random horizontal flips.")
+  crop_padding: int = fields.setting(
     4, "Random crops after padding by so many pixels; 0 for none.", least=0
   )
-  mixed_precision: bool = launch.setting(
+  mixed_precision: bool = fields.setting(
     False, "Networks compute in bfloat16; losses stay in float32."
   )
-  flow_examples: int = launch.setting(
+  flow_examples: int = fields.setting(
     2000, "Training examples on which information flow is measured.", least=1
   )
-  measure: tuple[str, ...] = launch.setting(
+  measure: tuple[str, ...] = fields.setting(
     MEASURES,
     "What is measured besides accuracy: flow, at epochs; at the end retrieval, and "
     "accuracy by nearest centroids. Empty: accuracy alone.",
     choices=MEASURES,
     may_be_empty=True,
   )
-  measure_every: int = launch.setting(
+  measure_every: int = fields.setting(
     1,
     "Epochs between measurements of information flow and test accuracy; 0 for none.",
     least=0,
   )
-  telemetry: bool = launch.setting(
+  telemetry: bool = fields.setting(
     True,
     "At each such measurement also look at gradients by loss term, likeness of taps to "
     "the teacher's, and dead units.",
   )
-  checkpoint_seconds: float = launch.setting(
+  checkpoint_seconds: float = fields.setting(
     60.0, "Seconds between checkpoints.", least=0
   )
-  memory_gib: float = launch.setting(
+  memory_gib: float = fields.setting(
     4.0,
     "Data sets up to so many GiB are kept on the devices; larger ones stream.",
     least=0,
@@ -125,7 +125,7 @@ class Settings:
 class AdamSettings(Settings):
   """Settings of experiments that train by Adam."""
 
-  adam_beta2: float = launch.setting(
+  adam_beta2: float = fields.setting(
     0.999, "Decay of Adam's mean of squared gradients.", least=0, below=1
   )
 
@@ -134,18 +134,18 @@ class AdamSettings(Settings):
 class CacheSettings(Settings):
   """Settings of experiments that can keep the outputs of frozen teachers."""
 
-  teacher_cache: str | None = launch.setting(
+  teacher_cache: str | None = fields.setting(
     None,
     "Folder in which outputs of frozen teachers are kept, and read again by whatever "
     "learns from the same teacher on the same images (data, seed, augmentation).",
     place=places.NEW_FOLDER,
   )
-  teacher_cache_dtype: str = launch.setting(
+  teacher_cache_dtype: str = fields.setting(
     "float32",
     f"Type they are stored in: {', '.join(CACHE_DTYPES)}.",
     choices=tuple(CACHE_DTYPES),
   )
-  teacher_cache_gib: float = launch.setting(
+  teacher_cache_gib: float = fields.setting(
     20.0,
     "What each teacher may take there, in GiB; later epochs are not kept.",
     above=0,

@@ -1,23 +1,23 @@
-"""Settings of `experiments.information_flow`: data sets, recipes, what is refused."""
+"""Settings of `jobs.information_flow`: data sets, recipes, what is refused."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import earlier_run
-from experiments import imported_weights
-from experiments import launch
-from experiments import layer_maps
-from experiments import limits
-from experiments import networks
-from experiments import places
-from experiments import settings
 from flowkd_jax import capture
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import methods
 from flowkd_jax import pooling
 from flowkd_jax import teacher_cache
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import imported_weights
+from flowkd_jax.jobs import layer_matching
+from flowkd_jax.jobs import limits
+from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import places
+from flowkd_jax.jobs import pretrained
+from flowkd_jax.jobs import settings
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
 # Stages whose networks others learn from.
@@ -37,10 +37,10 @@ _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 class Config(settings.AdamSettings, settings.CacheSettings):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
-  stages: tuple[str, ...] = launch.setting(
+  stages: tuple[str, ...] = fields.setting(
     STAGES, f"Stages to run; there are also {', '.join(BASELINES)}.", choices=ORDER
   )
-  recipe: str = launch.setting(
+  recipe: str = fields.setting(
     "paper",
     "Settings of the student's training, further flags change them: paper; posterior, "
     "better on CIFAR-10 and without labels too; or labelled, with them. Both crop no "
@@ -48,70 +48,70 @@ class Config(settings.AdamSettings, settings.CacheSettings):
     "--auxiliary_weights.",
     choices=("paper", "posterior", "labelled"),
   )
-  teacher_network: str = launch.setting(
+  teacher_network: str = fields.setting(
     "resnet18", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
   )
-  auxiliary_network: str = launch.setting("cnn1:16", "As above.")
-  student_network: str = launch.setting("cnn1:8", "As above.")
-  auxiliary_weights: str | None = launch.setting(
+  auxiliary_network: str = fields.setting("cnn1:16", "As above.")
+  student_network: str = fields.setting("cnn1:8", "As above.")
+  auxiliary_weights: str | None = fields.setting(
     None,
     "A .npz of PyTorch weights for the auxiliary, in place of the stages teacher, "
     "auxiliary_labels and auxiliary.",
     place=places.FILE,
   )
-  networks_from: str | None = launch.setting(
+  networks_from: str | None = fields.setting(
     None,
     f"Work directory of another run: of its stages {', '.join(TEACHERS)} those that "
     "are finished are taken, in place of training them here.",
     place=places.FOLDER,
   )
-  teacher_epochs: str = launch.setting(
+  teacher_epochs: str = fields.setting(
     "50@1e-3,30@1e-4", "Epochs@learning rate of Adam, one phase after the other."
   )
-  student_labels_epochs: str = launch.setting("50@1e-3", "As above.")
-  auxiliary_labels_epochs: str = launch.setting("50@1e-3,30@1e-4", "As above.")
-  auxiliary_epochs: str = launch.setting("30@1e-3,10@1e-4", "As above.")
-  student_epochs: str = launch.setting("50@1e-3", "As above.")
-  initial_weight: float = launch.setting(
+  student_labels_epochs: str = fields.setting("50@1e-3", "As above.")
+  auxiliary_labels_epochs: str = fields.setting("50@1e-3,30@1e-4", "As above.")
+  auxiliary_epochs: str = fields.setting("30@1e-3,10@1e-4", "As above.")
+  student_epochs: str = fields.setting("50@1e-3", "As above.")
+  initial_weight: float = fields.setting(
     100.0, "Weight of the student's intermediate taps in the first epoch.", least=0
   )
-  weight_decay_per_epoch: float = launch.setting(
+  weight_decay_per_epoch: float = fields.setting(
     0.7, "Factor of that weight per epoch: the paper's gamma.", above=0, most=1
   )
-  schedule_by_step: bool = launch.setting(
+  schedule_by_step: bool = fields.setting(
     False, "Let that weight decay with every step instead of every epoch."
   )
-  normalize_weights: bool = launch.setting(
+  normalize_weights: bool = fields.setting(
     False, "Divide the weights of the student's taps by their sum, at every step."
   )
-  matching: str = launch.setting(
+  matching: str = fields.setting(
     "probabilities",
     "What is matched: conditional probabilities, as the paper trains, or quadratic: "
     "the mutual information with the labels itself.",
     choices=methods.MATCHINGS,
   )
-  kernels: tuple[str, ...] = launch.setting(
+  kernels: tuple[str, ...] = fields.setting(
     ("cosine", "student_t"),
     f"Kernels, summed: {', '.join(kernels.KERNELS)}.",
     choices=_KERNELS,
   )
-  last_tap_kernels: tuple[str, ...] = launch.setting(
+  last_tap_kernels: tuple[str, ...] = fields.setting(
     (),
     "Kernels of the student's last tap, if not the same.",
     choices=_KERNELS,
   )
-  divergence: str = launch.setting(
+  divergence: str = fields.setting(
     "jeffreys",
     f"Divergence: {', '.join(information.DIVERGENCES)}.",
     choices=tuple(information.DIVERGENCES),
   )
-  learn_from: str = launch.setting(
+  learn_from: str = fields.setting(
     "auxiliary",
     "What the student learns from: auxiliary, the teacher itself, or recorded: the "
     "outputs of any network, of any framework, that stand in --teacher_cache.",
     choices=SOURCES,
   )
-  layer_map: str = launch.setting(
+  layer_map: str = fields.setting(
     "",
     "Teacher tap of each student tap: empty (same name; if names differ, one to one, "
     "in order), auto (most alike by linear CKA, in order), kappa (nearest information "
@@ -119,34 +119,34 @@ class Config(settings.AdamSettings, settings.CacheSettings):
     "compared with the student of student_labels if that stage was run, which is "
     "better, or an untrained one.",
   )
-  last_tap_from: str = launch.setting(
+  last_tap_from: str = fields.setting(
     "tap",
     "What the student's last tap learns from: the teacher's tap; posterior: its class "
     "probabilities; or labelled_posterior: the mean of these and the labels.",
     choices=LAST_TAP_FROM,
   )
-  teacher_pooling: str | None = launch.setting(
+  teacher_pooling: str | None = fields.setting(
     None,
     "How taps with positions (tokens, maps) of what the student learns from become "
     f"rows: {', '.join(pooling.POOLINGS)}; none compares position by position.",
     choices=tuple(pooling.POOLINGS),
   )
-  authors: bool = launch.setting(
+  authors: bool = fields.setting(
     False, "The loss exactly as in the published code: diagonal, mean, epsilons."
   )
-  label_weight: float = launch.setting(
+  label_weight: float = fields.setting(
     0.0, "Weight of a cross-entropy added to the student's loss.", least=0
   )
-  reset_optimizer: bool = launch.setting(
+  reset_optimizer: bool = fields.setting(
     True, "Forget Adam's moments at every epoch of the student, as the authors' code."
   )
-  average: float = launch.setting(
+  average: float = fields.setting(
     0.0,
     "Average the student's weights over updates: the share kept, such as 0.999.",
     least=0,
     below=1,
   )
-  kd_temperature: float = launch.setting(2.0, "Temperature of student_kd.", above=0)
+  kd_temperature: float = fields.setting(2.0, "Temperature of student_kd.", above=0)
 
   @property
   def used_networks(self) -> tuple[str, ...]:
@@ -207,20 +207,20 @@ def configure(**given: Any) -> Config:
   """
   recipe = RECIPES.get(given.get("recipe", Config.recipe), {})
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
-  config = launch.configured(Config, recipe, preset, given)
+  config = fields.configured(Config, recipe, preset, given)
   settings.check_settings(config, _NETWORKS)
   if config.learn_from == RECORDED:
     _check_recorded(config)
   if config.networks_from is not None:
-    earlier_run.check(config.networks_from, config, TEACHERS)
+    pretrained.check(config.networks_from, config, TEACHERS)
   if config.auxiliary_weights is not None:
     _check_weights(config)
   _check_unread(config, given)
   _check_kernels(config)
   for name in _EPOCHS:
     settings.phases(getattr(config, name), f"--{name}")
-  if "student" in config.stages and config.layer_map not in layer_maps.FOUND:
-    layer_maps.given_layers(config.layer_map, *_taps(config))
+  if "student" in config.stages and config.layer_map not in layer_matching.FOUND:
+    layer_matching.given_layers(config.layer_map, *_taps(config))
   return config
 
 
@@ -276,7 +276,7 @@ def _check_recorded(config: Config) -> None:
     raise ValueError(
       f"--learn_from={RECORDED}: expected --teacher_cache, the folder of the outputs"
     )
-  if config.layer_map in layer_maps.FOUND:
+  if config.layer_map in layer_matching.FOUND:
     raise ValueError(
       f"--layer_map: {config.layer_map} compares networks, and of a recorded teacher "
       "there are outputs alone; name the pairs"

@@ -1,6 +1,6 @@
 """Limits of settings: ranges, choices and places that stand beside each field.
 
-`launch.setting` takes them, `launch.configured` checks them. A number without a limit
+`fields.setting` takes them, `fields.configured` checks them. A number without a limit
 of its own is still finite and of a size that a device can hold.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
-from experiments import places
+from flowkd_jax.jobs import places
 
 LARGEST_INTEGER = 2**31 - 1  # JAX counts in 32 bits
 # Beyond these a device, which computes in 32 bits, has infinity and zero.

@@ -1,7 +1,7 @@
 """Lists what a network offers to distillation: every tap, its shape and its cost.
 
-    python -m experiments.list_taps --network=cnn1:16
-    python -m experiments.list_taps --network=mine.models:make_vit --image_size=224
+    flowkd taps --network=cnn1:16
+    flowkd taps --network=mine.models:make_vit --image_size=224
 
 Nothing is computed. A network is one of ours by name, or `MODULE:FUNCTION`, where the
 function makes a Linen module that is called with images and `train`, or returns what
@@ -18,21 +18,21 @@ from rich import console as rich_console
 from rich import table as rich_table
 from rich import text as rich_text
 
-from experiments import launch
-from experiments import networks
 from flowkd_jax import capture
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import networks
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Settings of the listing."""
 
-  network: str = launch.setting(
+  network: str = fields.setting(
     "cnn1:16", f"NAME:WIDTH, {networks.NAMES}; {networks.OTHERS}."
   )
-  image_size: int = launch.setting(32, "Height and width of the images.", least=1)
-  channels: int = launch.setting(3, "Channels of the images.", least=1)
-  batch_size: int = launch.setting(128, "Rows of a step, for the costs.", least=1)
+  image_size: int = fields.setting(32, "Height and width of the images.", least=1)
+  channels: int = fields.setting(3, "Channels of the images.", least=1)
+  batch_size: int = fields.setting(128, "Rows of a step, for the costs.", least=1)
 
 
 def configure(**given: Any) -> Config:
@@ -41,7 +41,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If a number is below 1.
   """
-  return launch.configured(Config, given)
+  return fields.configured(Config, given)
 
 
 def run(config: Config) -> None:
@@ -97,7 +97,3 @@ def tap_table(config: Config, taps: list[capture.Tap]) -> rich_table.Table:
       f"{tap.pair_flops * rows**2 / 1e6:,.1f}",
     )
   return table
-
-
-if __name__ == "__main__":
-  launch.launch(Config, configure, run)

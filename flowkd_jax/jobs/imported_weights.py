@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import networks
 from flowkd_jax import models
+from flowkd_jax.jobs import networks
 
 # Classifiers of the networks that can be imported: their rows are the classes.
 _CLASSIFIERS = ("fc2.bias", "linear.bias")

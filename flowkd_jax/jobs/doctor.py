@@ -1,10 +1,10 @@
 """Before a long run: what usually goes wrong, looked at in a minute.
 
-Takes the flags of `experiments.information_flow` and the work directory in which the
+Takes the flags of `flowkd train information_flow` and the work directory in which the
 network was trained (or imported, `--stages=auxiliary`) that the student is to learn
 from, trains nothing, and says one sentence for each thing it looked at:
 
-    python -m experiments.doctor --dataset=cifar10 --data_dir=D --workdir=W
+    flowkd doctor --dataset=cifar10 --data_dir=D --workdir=W
 
 Exit status 1 if something is wrong, 0 if there are at most warnings.
 """
@@ -20,18 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from experiments import course
-from experiments import environment
-from experiments import flow_settings
-from experiments import information_flow
-from experiments import launch
-from experiments import settings
-from experiments import stages
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import evaluation
 from flowkd_jax import methods
 from flowkd_jax import train
+from flowkd_jax.jobs import environment
+from flowkd_jax.jobs import flow_settings
+from flowkd_jax.jobs import information_flow
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import stages
 
 _DEAD = 0.5  # share of units that never move, from which a tap is suspect
 _WIDE = 2**17  # entries of a row, from which comparing rows takes the time
@@ -56,12 +55,16 @@ class Finding(NamedTuple):
   text: str
 
 
-def run(config: information_flow.Config) -> None:
+Config = information_flow.Config
+configure = information_flow.configure
+
+
+def run(config: Config) -> None:
   """Looks, says, and exits with status 1 if something is wrong."""
   if config.learn_from == flow_settings.RECORDED:
     raise ValueError("--learn_from: there is no network to look at, outputs alone")
   progress = train.Progress()
-  datasets = course.open_datasets(config, progress)
+  datasets = job_run.open_datasets(config, progress)
   levels = []
   for finding in examine(config, datasets, progress):
     levels.append(finding.level)
@@ -80,7 +83,7 @@ def examine(
   """
   yield batch_scope(config.batch_size, jax.local_device_count())
   num_classes = datasets.training.num_classes
-  runner = course.stage_runner(config, datasets, progress)
+  runner = job_run.stage_runner(config, datasets, progress)
   name = getattr(config, f"{config.learn_from}_network")
   teacher = runner.network(
     config.learn_from, settings.network(config, name, num_classes)
@@ -282,7 +285,3 @@ def memory(needed_bytes: int, limit_bytes: int | None) -> Finding:
     hint = "Lower the batch size, or let the data stream: --memory_gib=0."
     return Finding(Level.WRONG, f"{text} {hint}")
   return Finding(Level.FINE, text)
-
-
-if __name__ == "__main__":
-  launch.launch(information_flow.Config, information_flow.configure, run)

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import jax
 
-from experiments import environment
 from flowkd_jax import _files
 from flowkd_jax import capture
 from flowkd_jax import data
@@ -28,6 +27,7 @@ from flowkd_jax import methods
 from flowkd_jax import report
 from flowkd_jax import teacher_cache
 from flowkd_jax import train
+from flowkd_jax.jobs import environment
 
 RESULTS = "results.json"
 EVALUATION_BATCH = 512

@@ -2,8 +2,8 @@ r"""Flags of a job on several hosts, one process on each.
 
 The same command is run on every host, with a work directory that all of them see:
 
-    python -m experiments.information_flow ... --coordinator_address=auto
-    python -m experiments.information_flow ... --coordinator_address=HOST:PORT \
+    flowkd train information_flow ... --coordinator_address=auto
+    flowkd train information_flow ... --coordinator_address=HOST:PORT \
         --num_processes=2 --process_id=0    # and 1 on the second host
 
 They are no settings of the experiment: it may be resumed on other hosts.

@@ -1,7 +1,7 @@
 """One HTML page of finished or running jobs, to look at and to compare.
 
-    python -m experiments.report --workdirs=runs/digits
-    python -m experiments.report --workdirs=runs/a,runs/b --output=comparison.html
+    flowkd report --workdirs=runs/digits
+    flowkd report --workdirs=runs/a,runs/b --output=comparison.html
 
 The page is a single file without scripts: tables, settings that differ, and the
 pictures of every run side by side.
@@ -11,20 +11,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments import launch
-from experiments import places
 from flowkd_jax import _files
 from flowkd_jax import report
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import places
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Settings of the page."""
 
-  workdirs: tuple[str, ...] = launch.setting(
+  workdirs: tuple[str, ...] = fields.setting(
     (), "Work directories, by commas.", place=places.FOLDER
   )
-  output: str = launch.setting(
+  output: str = fields.setting(
     "",
     "The page (default: report.html in the first work directory).",
     place=places.NEW_FILE,
@@ -37,7 +37,7 @@ def configure(**given: Any) -> Config:
   Raises:
     ValueError: If no work directory is given, or one cannot be read.
   """
-  config = launch.configured(Config, given)
+  config = fields.configured(Config, given)
   if not config.workdirs:
     raise ValueError("--workdirs: expected at least one work directory, got none")
   return config
@@ -48,7 +48,3 @@ def run(config: Config) -> None:
   output = Path(config.output or Path(config.workdirs[0]) / "report.html")
   _files.write_text(output, report.report_page(config.workdirs))
   print(output)
-
-
-if __name__ == "__main__":
-  launch.launch(Config, configure, run)

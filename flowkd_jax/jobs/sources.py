@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from experiments import environment
-from experiments import networks
-from experiments.settings import Settings
 from flowkd_jax import data
 from flowkd_jax import parallel
+from flowkd_jax.jobs import environment
+from flowkd_jax.jobs import networks
+from flowkd_jax.jobs.settings import Settings
 
 # Arguments of `data.open_source` that errors name, and their flags.
 _FLAGS = {"name": "dataset", "image_size": "", "image_key": "", "label_key": ""}

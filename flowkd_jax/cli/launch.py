@@ -6,26 +6,21 @@ nothing below this file reads a flag.
 
 import dataclasses
 import logging
-import os
 import sys
 import types
 import typing
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import TypeVar
 
 from absl import app
 from absl import flags
 from absl import logging as absl_logging
 
-from experiments import hosts
-from experiments import limits
-from experiments import places
 from flowkd_jax import train
+from flowkd_jax.cli import hosts
+from flowkd_jax.jobs import places
 
-ConfigT = TypeVar("ConfigT")
 # Whatever else is raised is a fault of the program, and shown with its traceback.
 _EXPECTED = (
   train.Interrupted,
@@ -37,64 +32,13 @@ _EXPECTED = (
 )
 
 
-def setting(default: Any, help_text: str, **kwargs: Any) -> Any:
-  """A dataclass field with the help text of its flag, and limits of its values.
-
-  Args:
-    default: Its value unless the flag is given.
-    help_text: Text that `--help` shows.
-    **kwargs: Fields of `limits.Limits`.
-  """
-  metadata = {"help": help_text, "limits": limits.Limits(**kwargs)}
-  return dataclasses.field(default=default, metadata=metadata)
-
-
-def configured(config_class: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
-  """A configuration from settings by name, later layers over earlier ones.
-
-  A path that begins with ~ is in the home directory, as in a shell.
-
-  Args:
-    config_class: A dataclass whose fields are `setting`s.
-    *layers: Settings, such as those of a data set and those that the user gave.
-
-  Raises:
-    ValueError: If a setting is beyond its limits; names the flag.
-  """
-  values = {name: value for layer in layers for name, value in layer.items()}
-  hints = typing.get_type_hints(config_class)
-  for field in dataclasses.fields(typing.cast("Any", config_class)):
-    value = values.get(field.name)
-    if value and hints[field.name] == tuple[int, ...]:
-      values[field.name] = _integers(field.name, value)
-    elif value and field.metadata["limits"].place:
-      values[field.name] = _in_home(value)
-  config = config_class(**values)
-  limits.check(config)
-  return config
-
-
-def _integers(name: str, words: Sequence[Any]) -> tuple[int, ...]:
-  try:
-    return tuple(int(word) for word in words)
-  except ValueError:
-    raise ValueError(
-      f"--{name}: expected whole numbers, separated by commas, got {','.join(words)}"
-    ) from None
-
-
-def _in_home(paths: Any) -> Any:
-  if isinstance(paths, tuple):
-    return tuple(map(os.path.expanduser, paths))
-  return os.path.expanduser(paths)
-
-
 def launch(
   config_class: type,
   configure: Callable[..., Any],
   run: Callable[[Any], None],
   *,
   several_hosts: bool = False,
+  arguments: Sequence[str] | None = None,
 ) -> None:
   """Parses the command line into a configuration and runs the experiment.
 
@@ -109,6 +53,7 @@ def launch(
       are shown as messages to the user.
     several_hosts: Whether it may run in several processes that train together; then
       there are flags for that too.
+    arguments: The flags; by default those of the command line.
   """
   define_flags(config_class, flags.FLAGS)
   if several_hosts:
@@ -134,7 +79,8 @@ def launch(
     except _EXPECTED as error:
       sys.exit(_exit_status(error, getattr(config, "workdir", "")))
 
-  app.run(main, flags_parser=_parse)
+  argv = None if arguments is None else [sys.argv[0], *arguments]
+  app.run(main, argv, flags_parser=_parse)
 
 
 def _exit_status(error: BaseException, workdir: str) -> int:

@@ -1,4 +1,4 @@
-"""The course of an experiment in its work directory.
+"""The run of a job in its work directory.
 
 Data sets are opened, the settings remembered, the stages run, and what they found is
 concluded in a table and in pictures.
@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 
-from experiments import sources
-from experiments import stages
-from experiments.settings import CacheSettings
-from experiments.settings import Settings
 from flowkd_jax import _files
 from flowkd_jax import data
 from flowkd_jax import report
 from flowkd_jax import train
+from flowkd_jax.jobs import sources
+from flowkd_jax.jobs import stages
+from flowkd_jax.jobs.settings import CacheSettings
+from flowkd_jax.jobs.settings import Settings
 
 # Settings that do not change what comes out: they may differ when a run is resumed.
 RUN_ONLY = (

@@ -1,0 +1,305 @@
+"""Distillation for domains that were not seen, with filtered gradients (after KDDG).
+
+After Wang, Li, Chau, Kot, "Embracing the Dark Knowledge: Domain Generalization Using
+Regularized Knowledge Distillation", ACM MM 2021, https://arxiv.org/abs/2107.02629.
+Everything is trained on several domains together and tested on another, --held_out.
+The filter on the gradient is our definition of it, as the paper's was not at hand: see
+`methods.filtered_distillation`. Stages, all students from the same weights:
+
+  teacher       a larger network, on labels
+  erm           the student on labels only (empirical risk minimisation)
+  kd            on labels and the teacher's softened logits
+  kd_saturated  whose gradient passes where the student is less sure of the label
+  kd_confident  passes unless the student is right and confident
+  kd_small      passes where it is not small
+  kd_random     the control: passes for rows drawn by chance, as many in every epoch as
+                passed the filter --matched_filter
+
+    flowkd train domain_generalization --workdir=W
+    flowkd train domain_generalization --dataset=pacs --held_out=sketch ...
+
+Data sets: mnist_rotated and digits_rotated, whose domains are angles (each with images
+of its own), or any set of tensorflow-datasets whose splits are domains, such as pacs.
+Source domains are trained on up to 90 %; on the rest of their images validation
+accuracy is measured, to choose settings by. Test accuracy is that of the held-out
+domain. How far and how straight each student moved is recorded as `trajectory/...`.
+
+Run the same command again after any interruption and it goes on where it was.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax.numpy as jnp
+
+from flowkd_jax import data
+from flowkd_jax import methods
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import limits
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import stages
+
+FILTERS = ("saturated", "confident", "small")
+STAGES = ("teacher", "erm", "kd", *(f"kd_{name}" for name in FILTERS), "kd_random")
+ROTATED = {"mnist_rotated": "mnist", "digits_rotated": "digits"}
+_SPLITS = ("train_split", "validation_split", "test_split")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.AdamSettings, settings.CacheSettings):
+  """Settings; the data set, networks and epochs fit two cores."""
+
+  dataset: str = fields.setting(
+    "digits_rotated",
+    f"{', '.join(ROTATED)}, or a set of tensorflow-datasets whose splits are domains: "
+    "pacs, ...",
+  )
+  held_out: str = fields.setting(
+    "60", "Domain to test on: an angle of --rotations, or a split."
+  )
+  rotations: tuple[str, ...] = fields.setting(
+    ("0", "15", "30", "45", "60"), "Domains of a rotated set, in degrees."
+  )
+  domain_images: int = fields.setting(
+    200,
+    "Training images of each domain of a rotated set, those to validate included.",
+    least=10,
+  )
+  train_split: str = fields.setting("", "Default: 90 % of all domains but --held_out.")
+  validation_split: str | None = fields.setting(None, "Default: the rest of them.")
+  test_split: str = fields.setting("", "Default: the domain --held_out.")
+  stages: tuple[str, ...] = fields.setting(STAGES, "Stages to run.", choices=STAGES)
+  teacher_network: str = fields.setting(
+    "cnn1:32", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
+  )
+  student_network: str = fields.setting("cnn1:8", "As above.")
+  teacher_epochs: str = fields.setting(
+    "30@1e-3", "Epochs@learning rate of Adam, one phase after the other."
+  )
+  student_epochs: str = fields.setting("30@1e-3", "As above, of every student.")
+  temperature: float = fields.setting(5.0, "Of the softened logits.", above=0)
+  label_weight: float = fields.setting(
+    0.5,
+    "Weight of the labels; that of the softened logits is 1 less this.",
+    least=0,
+    most=1,
+  )
+  confidence: float = fields.setting(
+    0.9, "Probability at which kd_confident stops.", least=0, most=1
+  )
+  smallest: float = fields.setting(
+    0.01, "Size of entries that kd_small passes.", above=0
+  )
+  matched_filter: str = fields.setting(
+    "saturated",
+    f"Filter whose share kd_random passes: {', '.join(FILTERS)}.",
+    choices=FILTERS,
+  )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+  "digits_rotated": {
+    "teacher_network": "digits_cnn:16",
+    "student_network": "digits_cnn:4",
+    "batch_size": 64,
+    "teacher_epochs": "30@3e-3",
+    "student_epochs": "30@3e-3",
+    "flip": False,
+    "crop_padding": 0,
+  },
+  "mnist_rotated": {"domain_images": 2000, "flip": False, "crop_padding": 0},
+  "pacs": {"held_out": "photo"},
+}
+
+
+def configure(**given: Any) -> Config:
+  """Settings, adapted to the data set, and then those that are given.
+
+  The data set of the result is one that can be opened; its splits say what is trained
+  on, validated and tested.
+
+  Raises:
+    ValueError: If a setting cannot be right; names it, what was expected, what came.
+    FileNotFoundError: If the data set is not prepared.
+  """
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = fields.configured(Config, preset, given)
+  settings.check_settings(config, ("teacher_network", "student_network"))
+  for name in ("teacher_epochs", "student_epochs"):
+    settings.phases(getattr(config, name), f"--{name}")
+  for name in ("rotations", "domain_images"):
+    if name in given and config.dataset not in ROTATED:
+      raise ValueError(
+        f"--{name}: expected with a rotated set ({', '.join(ROTATED)}), got it with "
+        f"--dataset={config.dataset}, whose domains are its splits"
+      )
+  if config.dataset in ROTATED:
+    _check_rotations(config)
+  return _with_splits(config)
+
+
+def _check_rotations(config):
+  """Raises ValueError unless the domains are angles, each once."""
+  # As the splits of `data` are written: no exponents, no spaces.
+  plain = all(re.fullmatch(r"-?\d{1,3}(\.\d+)?", text) for text in config.rotations)
+  if not plain or len({*map(float, config.rotations)}) < len(config.rotations):
+    raise ValueError(
+      "--rotations: expected different angles in degrees, such as 0,15,30, got "
+      f"{','.join(config.rotations)}"
+    )
+
+
+def _with_splits(config):
+  """Says which splits of which data set the domains are."""
+  rotated = config.dataset in ROTATED
+  names = config.rotations
+  if not rotated:
+    try:
+      names = data.split_names(config.dataset, data_dir=config.data_dir)
+    except ValueError as error:
+      text = str(error).removeprefix("name: ")
+      raise ValueError(f"--dataset: {text}") from error
+  if len(names) < 2:
+    flag = "rotations" if rotated else "dataset"
+    raise ValueError(
+      f"--{flag}: expected two domains or more, got {', '.join(names) or 'none'}"
+    )
+  limits.check_choice("--held_out", config.held_out, names)
+  if rotated:
+    splits = _angles(names, config.held_out, config.domain_images)
+  else:
+    splits = _parts(names, config.held_out)
+  chosen = {
+    name: getattr(config, name) or split
+    for name, split in zip(_SPLITS, splits, strict=True)
+  }
+  dataset = ROTATED.get(config.dataset, config.dataset)
+  return dataclasses.replace(config, dataset=dataset, **chosen)
+
+
+def _angles(angles, held_out, images):
+  """Splits to train on, validate, test: every angle has images of its own."""
+  train, validation = [], []
+  for number, angle in enumerate(angles):
+    first, last = number * images, (number + 1) * images
+    middle = first + images * 9 // 10
+    if angle != held_out:
+      train.append(f"train[{first}:{middle}]@{angle}")
+      validation.append(f"train[{middle}:{last}]@{angle}")
+  return "+".join(train), "+".join(validation), f"test@{held_out}"
+
+
+def _parts(names, held_out):
+  """Splits to train on, validate, test: the domains are splits."""
+  sources = [name for name in names if name != held_out]
+  train, validation = (
+    "+".join(f"{name}{part}" for name in sources) for part in ("[:90%]", "[90%:]")
+  )
+  return train, validation, held_out
+
+
+def run(config: Config) -> None:
+  """Runs the experiment; everything it leaves is in `config.workdir`."""
+
+  def select(runner):
+    arms = _Arms(config, runner)
+    return [arms.stage(name) for name in config.stages]
+
+  job_run.run_stages(config, select, STAGES)
+
+
+def summarize(metrics: stages.Metrics) -> dict[str, float]:
+  """Of a student: the path of its parameters up to the last epoch, the share kept."""
+  trained = [entry for entry in metrics if entry["epoch"] >= 0]
+  last = {
+    name.removeprefix("trajectory/"): value
+    for name, value in trained[-1].items()
+    if name.startswith("trajectory/")
+  }
+  kept = [entry["kept"] for entry in trained if "kept" in entry]
+  return {**last, **({"kept": sum(kept) / len(kept)} if kept else {})}
+
+
+class _Arms:
+  """What each stage is, for one configuration."""
+
+  def __init__(self, config: Config, runner: stages.StageRunner):
+    self.config, self.runner = config, runner
+    self.training = runner.datasets.training
+    self.teacher_model, self.student_model = (
+      settings.network(config, name, self.training.num_classes)
+      for name in (config.teacher_network, config.student_network)
+    )
+
+  def stage(self, name: str) -> stages.Stage:
+    """The stage of that name."""
+    if name == "teacher":
+      return self._on_labels(name, "teacher", self.teacher_model, "teacher")
+    if name == "erm":
+      return self._on_labels(name, "ERM", self.student_model, "student")
+    if name == "kd":
+      return self._distilled(name, "KD", "none")
+    kind = name.removeprefix("kd_")
+    return self._distilled(name, f"KD, {kind} filter", kind)
+
+  def _on_labels(self, name, title, model, role):
+    def make():
+      return methods.supervised(model, self._adam(role))
+
+    return self._stage(name, title, make, role=role)
+
+  def _distilled(self, name, title, kind):
+    config = self.config
+    thresholds = {"confident": config.confidence, "small": config.smallest}
+
+    def make():
+      keep_rate = self._matched_rate() if kind == "random" else 1.0
+      return methods.filtered_distillation(
+        self.student_model,
+        self.runner.network("teacher", self.teacher_model),
+        self._adam("student"),
+        gradient_filter=kind,
+        threshold=thresholds.get(kind),
+        keep_rate=keep_rate,
+        temperature=config.temperature,
+        label_weight=config.label_weight,
+      )
+
+    return self._stage(name, title, make, teacher="teacher")
+
+  def _matched_rate(self):
+    """The share that passed the filter to match, epoch by epoch."""
+    name = f"kd_{self.config.matched_filter}"
+    if self.runner.is_expected(name):
+      return lambda step: jnp.float32(1)
+    if not self.runner.is_done(name):
+      raise ValueError(
+        f"stage kd_random passes as much as {name}, which has not been run in "
+        f"{self.runner.workdir}: add {name} to --stages, before it"
+      )
+    entries = self.runner.metrics(name)
+    rates = jnp.array([entry["kept"] for entry in entries if entry["epoch"] >= 0])
+    steps = self.training.steps_per_epoch
+    return lambda step: rates[step // steps]
+
+  def _stage(self, name, title, make, *, role="student", teacher=None):
+    epochs = getattr(self.config, f"{role}_epochs")
+    return stages.Stage(
+      name,
+      title,
+      lambda: methods.with_trajectory(make()),
+      sum(number for number, _ in settings.phases(epochs, role)),
+      teacher=teacher,
+      init_name=role,
+      summarize=summarize,
+    )
+
+  def _adam(self, role):
+    return settings.adam(
+      getattr(self.config, f"{role}_epochs"),
+      steps_per_epoch=self.training.steps_per_epoch,
+      decay=self.config.learning_rate_decay,
+      beta2=self.config.adam_beta2,
+    )

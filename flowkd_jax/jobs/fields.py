@@ -1,0 +1,65 @@
+"""Settings as fields of a dataclass, each with its help text and its limits."""
+
+import dataclasses
+import os
+import typing
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeVar
+
+from flowkd_jax.jobs import limits
+
+ConfigT = TypeVar("ConfigT")
+
+
+def setting(default: Any, help_text: str, **kwargs: Any) -> Any:
+  """A dataclass field with the help text of its flag, and limits of its values.
+
+  Args:
+    default: Its value unless the flag is given.
+    help_text: Text that `--help` shows.
+    **kwargs: Fields of `limits.Limits`.
+  """
+  metadata = {"help": help_text, "limits": limits.Limits(**kwargs)}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def configured(config_class: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
+  """A configuration from settings by name, later layers over earlier ones.
+
+  A path that begins with ~ is in the home directory, as in a shell.
+
+  Args:
+    config_class: A dataclass whose fields are `setting`s.
+    *layers: Settings, such as those of a data set and those that the user gave.
+
+  Raises:
+    ValueError: If a setting is beyond its limits; names the flag.
+  """
+  values = {name: value for layer in layers for name, value in layer.items()}
+  hints = typing.get_type_hints(config_class)
+  for field in dataclasses.fields(typing.cast("Any", config_class)):
+    value = values.get(field.name)
+    if value and hints[field.name] == tuple[int, ...]:
+      values[field.name] = _integers(field.name, value)
+    elif value and field.metadata["limits"].place:
+      values[field.name] = _in_home(value)
+  config = config_class(**values)
+  limits.check(config)
+  return config
+
+
+def _integers(name: str, words: Sequence[Any]) -> tuple[int, ...]:
+  try:
+    return tuple(int(word) for word in words)
+  except ValueError:
+    raise ValueError(
+      f"--{name}: expected whole numbers, separated by commas, got {','.join(words)}"
+    ) from None
+
+
+def _in_home(paths: Any) -> Any:
+  if isinstance(paths, tuple):
+    return tuple(map(os.path.expanduser, paths))
+  return os.path.expanduser(paths)

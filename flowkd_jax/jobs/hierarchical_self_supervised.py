@@ -1,0 +1,257 @@
+r"""Hierarchical self-supervised distillation: classes and rotations, stage by stage.
+
+Yang, An, Cai, Xu, "Hierarchical Self-supervised Augmented Knowledge Distillation",
+IJCAI 2021, https://arxiv.org/abs/2107.13715, and https://arxiv.org/abs/2109.03075.
+Seven stages; the students are one network, trained from the same weights:
+
+  student_labels        on labels only
+  teacher               a larger network and its branches, on labels and joint labels
+  student_kd            by the teacher's softened logits, beside the labels
+  student_kd_rotations  the same on all four rotations: as many images as the method
+  student_joint_labels  on labels and joint labels, without a teacher
+  student               the method: by the teacher's logits and its branches
+  online                two such students, without a teacher, teach each other
+
+and, when named in --stages:
+
+  teacher_labels        the teacher on labels only
+  teacher_frozen        that network as it is, and branches trained on joint labels;
+                        with --teacher=teacher_frozen students learn from it
+
+    flowkd train hierarchical_self_supervised --dataset=cifar100 \
+        --data_dir=D --workdir=W
+
+The defaults are the authors' for CIFAR-100, which take a GPU. For two cores:
+
+    ... --dataset=cifar10 --image_size=16 --train_split=train[:4000] --crop_padding=2 \
+        --teacher_network=resnet8:16 --student_network=resnet8:4 \
+        --teacher_epochs=20@0.05,10@0.005 --student_epochs=20@0.05,10@0.005
+
+Digits are a trial run, no more: a 6 turned around is a 9.
+"""
+
+import dataclasses
+from typing import Any
+
+from flowkd_jax import methods
+from flowkd_jax import models
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import stages
+
+STAGES = (
+  "student_labels",
+  "teacher",
+  "student_kd",
+  "student_kd_rotations",
+  "student_joint_labels",
+  "student",
+  "online",
+)
+TEACHERS = ("teacher", "teacher_frozen")
+# All of them, as they stand in tables.
+ORDER = (STAGES[0], "teacher_labels", "teacher_frozen", *STAGES[1:])
+_EPOCHS = ("teacher_epochs", "branch_epochs", "student_epochs")
+_NETWORKS = ("teacher_network", "student_network")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.CacheSettings):
+  """Settings; the defaults are the authors'. `configure` adapts them to a data set."""
+
+  stages: tuple[str, ...] = fields.setting(
+    STAGES,
+    "Stages to run; there are also teacher_labels and teacher_frozen.",
+    choices=ORDER,
+  )
+  teacher_network: str = fields.setting(
+    "resnet56", "NAME:WIDTH of resnet8, resnet20, resnet110, ..."
+  )
+  student_network: str = fields.setting("resnet20", "As above.")
+  teacher: str = fields.setting(
+    "teacher",
+    f"Stage that students learn from: {' or '.join(TEACHERS)}.",
+    choices=TEACHERS,
+  )
+  batch_size: int = fields.setting(
+    64, "Images of a step, over all devices; rotations make four of each.", least=1
+  )
+  teacher_epochs: str = fields.setting(
+    "150@0.05,30@5e-3,30@5e-4,30@5e-5",
+    "Epochs@learning rate of SGD, phase after phase, of teacher and teacher_labels.",
+  )
+  branch_epochs: str = fields.setting(
+    "30@0.05,30@5e-3,30@5e-4,10@5e-5", "The same of teacher_frozen."
+  )
+  student_epochs: str = fields.setting(
+    "150@0.05,30@5e-3,30@5e-4,30@5e-5", "The same of all students and of online."
+  )
+  weight_decay: float = fields.setting(5e-4, "Weight decay of SGD.", least=0)
+  temperature: float = fields.setting(3.0, "Temperature of all divergences.", above=0)
+
+
+# What differs from the authors' settings for CIFAR-100, by data set.
+PRESETS: dict[str, dict[str, Any]] = {
+  "digits": {
+    "teacher_network": "resnet8:8",
+    "student_network": "resnet8:4",
+    "teacher_epochs": "4@0.05,1@5e-3",
+    "branch_epochs": "4@0.05,1@5e-3",
+    "student_epochs": "4@0.05,1@5e-3",
+    "flip": False,
+    "crop_padding": 0,
+  },
+}
+
+
+def configure(**given: Any) -> Config:
+  """The authors' settings, adapted to the data set, and then those that are given.
+
+  Raises:
+    ValueError: If a setting cannot be right; names it, what was expected, what came.
+  """
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = fields.configured(Config, preset, given)
+  settings.check_settings(config, _NETWORKS)
+  for name in _EPOCHS:
+    settings.phases(getattr(config, name), f"--{name}")
+  for name in _NETWORKS:
+    settings.staged_network(config, name, num_classes=1)
+  return config
+
+
+def run(config: Config) -> None:
+  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
+
+
+class _Stages:
+  """What each stage is, for one configuration."""
+
+  def __init__(self, config: Config, runner: stages.StageRunner):
+    self.config, self.runner = config, runner
+    self.training = runner.datasets.training
+    self.teacher, self.student = (
+      settings.staged_network(config, name, self.training.num_classes)
+      for name in _NETWORKS
+    )
+
+  def selected(self) -> list[stages.Stage]:
+    return [getattr(self, f"_{name}")() for name in self.config.stages]
+
+  def _student_labels(self):
+    return self._of_student(
+      "student_labels",
+      "student on labels only",
+      lambda: methods.supervised(self.student, self._sgd("student")),
+    )
+
+  def _teacher_labels(self):
+    return self._of_teacher(
+      "teacher_labels",
+      "teacher on labels only",
+      lambda: methods.supervised(self.teacher, self._sgd("teacher")),
+    )
+
+  def _teacher_frozen(self):
+    def make():
+      backbone = self.runner.network("teacher_labels", self.teacher).variables
+      return methods.hierarchical_teacher(
+        self.teacher, self._sgd("branch"), backbone=backbone
+      )
+
+    title = "frozen teacher with branches"
+    return self._of_teacher("teacher_frozen", title, make, phases="branch")
+
+  def _teacher(self):
+    return self._of_teacher(
+      "teacher",
+      "teacher with branches",
+      lambda: methods.hierarchical_teacher(self.teacher, self._sgd("teacher")),
+    )
+
+  def _student_kd(self):
+    return self._of_student(
+      "student_kd",
+      "student by softened logits",
+      lambda: methods.knowledge_distillation(
+        self.student,
+        self._frozen_teacher(),
+        self._sgd("student"),
+        temperature=self.config.temperature,
+        label_weight=1.0,
+      ),
+      taught=True,
+    )
+
+  def _student_kd_rotations(self):
+    title = "student by softened logits, rotations"
+    return self._hierarchical("student_kd_rotations", title, branches=False)
+
+  def _student_joint_labels(self):
+    return self._of_student(
+      "student_joint_labels",
+      "student on joint labels",
+      lambda: methods.hierarchical_teacher(
+        self.student, self._sgd("student"), keep_branches=False
+      ),
+    )
+
+  def _student(self):
+    title = "student by logits and branches"
+    return self._hierarchical("student", title, branches=True)
+
+  def _online(self):
+    return self._of_student(
+      "online",
+      "two students, each by the other",
+      lambda: methods.hierarchical_mutual(
+        (self.student, self.student),
+        self._sgd("student"),
+        temperature=self.config.temperature,
+      ),
+    )
+
+  def _hierarchical(self, name, title, *, branches):
+    return self._of_student(
+      name,
+      title,
+      lambda: methods.hierarchical_student(
+        self.student,
+        self._frozen_teacher(),
+        self._sgd("student"),
+        temperature=self.config.temperature,
+        branches=branches,
+      ),
+      taught=True,
+    )
+
+  def _frozen_teacher(self):
+    joint_classes = 4 * self.training.num_classes
+    branched = models.with_branches(self.teacher, joint_classes)
+    return self.runner.network(self.config.teacher, branched)
+
+  def _of_student(self, name, title, make, *, taught=False):
+    return stages.Stage(
+      name,
+      title,
+      make,
+      self._epochs("student"),
+      teacher=self.config.teacher if taught else None,
+      init_name="student",
+    )
+
+  def _of_teacher(self, name, title, make, *, phases="teacher"):
+    return stages.Stage(name, title, make, self._epochs(phases), init_name="teacher")
+
+  def _epochs(self, phases):
+    return settings.number_of_epochs(getattr(self.config, f"{phases}_epochs"))
+
+  def _sgd(self, phases):
+    return settings.sgd(
+      getattr(self.config, f"{phases}_epochs"),
+      steps_per_epoch=self.training.steps_per_epoch,
+      decay=self.config.learning_rate_decay,
+      weight_decay=self.config.weight_decay,
+    )

@@ -1,0 +1,317 @@
+"""Information-flow distillation: teacher, auxiliary teacher, student.
+
+Passalis, Tzelepi, Tefas, "Heterogeneous Knowledge Distillation using Information Flow
+Modeling", CVPR 2020, https://arxiv.org/abs/2005.00727. Five stages:
+
+  teacher           a large network, on labels
+  student_labels    the student on labels only, for comparison
+  auxiliary_labels  the auxiliary teacher, shaped like the student but wider, on labels
+  auxiliary         the same network goes on: its last tap learns from the teacher's
+  student           from scratch, without labels: all taps learn from the auxiliary's,
+                    intermediate ones by the critical-period schedule
+
+and, when named in --stages, what else the same student could learn from the auxiliary,
+without labels too:
+
+  student_kd        its softened logits
+  student_hint      its last tap, through a learnt linear map
+  student_pkt       the neighbour probabilities of its last tap (PKT)
+
+    flowkd train information_flow --dataset=digits --workdir=runs/digits
+    flowkd train information_flow --dataset=cifar10 --data_dir=D --workdir=W
+
+Run the same command again after any interruption and it goes on where it was. The work
+directory holds config.json, metrics.jsonl, tensorboard/, results.json, results.md,
+pictures/, and for each stage its network.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flowkd_jax import capture
+from flowkd_jax import methods
+from flowkd_jax import pooling
+from flowkd_jax import schedules
+from flowkd_jax import teacher_cache
+from flowkd_jax import train
+from flowkd_jax.jobs import flow_settings
+from flowkd_jax.jobs import imported_weights
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import layer_matching
+from flowkd_jax.jobs import pretrained
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import stages
+from flowkd_jax.jobs.flow_settings import Config
+from flowkd_jax.jobs.flow_settings import configure
+
+__all__ = ["Config", "configure", "run", "student_stage"]
+
+
+def run(config: Config) -> None:
+  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  job_run.run_stages(
+    config,
+    lambda runner: _Stages(config, runner).selected(),
+    flow_settings.ORDER,
+  )
+
+
+def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:
+  """The stage of the student, not yet run."""
+  return _Stages(config, runner).student()
+
+
+class _Stages:
+  """What each stage is, for one configuration."""
+
+  def __init__(self, config: Config, runner: stages.StageRunner):
+    self.config, self.runner = config, runner
+    self.training = runner.datasets.training
+    self.num_classes = self.training.num_classes
+
+  def selected(self) -> list[stages.Stage | stages.Imported]:
+    imported = self.config.auxiliary_weights is not None
+    skipped = ("teacher", "auxiliary_labels") if imported else ()
+    chosen = [name for name in self.config.stages if name not in skipped]
+    return [self._of_earlier_run(name) or getattr(self, name)() for name in chosen]
+
+  def _of_earlier_run(self, name) -> stages.Imported | None:
+    workdir = self.config.networks_from
+    if workdir is None or name not in flow_settings.TEACHERS:
+      return None
+    model = self._model(name.removesuffix("_labels"))
+    return pretrained.imported(workdir, name, model, self.training.image_shape)
+
+  def teacher(self):
+    return self._on_labels("teacher", "teacher on labels", "teacher")
+
+  def student_labels(self):
+    return self._on_labels("student_labels", "student on labels only", "student")
+
+  def auxiliary_labels(self):
+    return self._on_labels("auxiliary_labels", "auxiliary on labels", "auxiliary")
+
+  def auxiliary(self):
+    model = self._model("auxiliary")
+    if self.config.auxiliary_weights is not None:
+      variables = imported_weights.variables(
+        "--auxiliary_weights",
+        self.config.auxiliary_weights,
+        "--auxiliary_network",
+        model,
+      )
+      imported = methods.Network(model, variables)
+      return stages.Imported("auxiliary", "auxiliary, imported", imported)
+    teacher = self._model("teacher")
+    last = {model.taps[-1]: teacher.taps[-1]}
+
+    def make():
+      start = self.runner.network("auxiliary_labels", model).variables
+      return self._distilled(
+        model,
+        self.runner.network("teacher", teacher),
+        pairs=last,
+        weights=dict.fromkeys(last, 1.0),
+        optimizer=self._adam("auxiliary"),
+        initial=start,
+      )
+
+    return stages.Stage(
+      "auxiliary",
+      "auxiliary from the teacher, last tap",
+      make,
+      self._epochs("auxiliary"),
+      teacher="teacher",
+      # The transfer moves the taps away from the classifier, which it does not train.
+      classifies=False,
+    )
+
+  def student(self):
+    model = self._model("student")
+    if self.config.layer_map not in layer_matching.FOUND:
+      taps = self._source_model(self.config.learn_from).taps
+      layer_matching.given_layers(self.config.layer_map, model.taps, taps)
+    schedule = schedules.critical_period(
+      self.config.initial_weight,
+      self.config.weight_decay_per_epoch,
+      steps_per_epoch=self.training.steps_per_epoch,
+      by_step=self.config.schedule_by_step,
+    )
+
+    def make(model, teacher):
+      pairs = self._pairs(model, teacher)
+      last = [*pairs][-1]
+      if self.config.last_tap_from != "tap":
+        pairs |= {last: self.config.last_tap_from}
+      weights = dict.fromkeys(pairs, schedule) | {last: 1.0}
+      sharper = self.config.last_tap_kernels
+      if self.config.normalize_weights:
+        weights = schedules.normalized(weights)
+      method = self._distilled(
+        model,
+        teacher,
+        pairs=pairs,
+        weights=weights,
+        of_taps={last: {"kernel_names": sharper}} if sharper else {},
+        optimizer=self._adam("student", reset=self.config.reset_optimizer),
+        label_weight=self.config.label_weight,
+      )
+      decay = self.config.average
+      return methods.averaged(method, decay=decay) if decay else method
+
+    return self._from_scratch(
+      "student",
+      "student by information flow",
+      make,
+      learn_from=self.config.learn_from,
+      classifies=self.config.label_weight > 0,
+    )
+
+  def _pairs(self, model, teacher) -> layer_matching.LayerMap:
+    """Teacher tap of each student tap; what was found once is found no more."""
+    folder = self.runner.workdir / "student"
+    saved = folder / layer_matching.FILE
+    if self.config.layer_map not in layer_matching.FOUND or saved.exists():
+      text = str(saved) if saved.exists() else self.config.layer_map
+      return layer_matching.given_layers(text, model.taps, teacher.model.taps)
+    if self.runner.is_checking:  # The layers are compared when both are trained.
+      return {tap: str(teacher.model.taps[-1]) for tap in model.taps}
+    probe = self.runner.datasets.probe
+    features = [
+      train.FeatureExtractor(network.model, probe)(network.variables)
+      for network in (self._compared_student(model), teacher)
+    ]
+    pairs = layer_matching.found_layers(
+      self.config.layer_map, *features, num_classes=self.num_classes, folder=folder
+    )
+    shown = ", ".join(f"{tap} from {other}" for tap, other in pairs.items())
+    self.runner.progress.say(f"layer map, {self.config.layer_map}: {shown}")
+    return pairs
+
+  def _compared_student(self, model) -> methods.Network:
+    """The student whose taps are compared: trained on labels, or not at all."""
+    if self.runner.is_done("student_labels"):
+      return self.runner.network("student_labels", model)
+    self.runner.progress.say(
+      "layer map: the student is compared untrained, which paired layers worse than by "
+      "hand; run the stage student_labels before to compare a trained one"
+    )
+    images = jnp.zeros((2, *self.training.image_shape))
+    model = train.for_evaluation(model)
+    key = jax.random.key(self.config.seed)
+    return methods.Network(model, capture.init(model, key, images))
+
+  def student_kd(self):
+    def make(model, auxiliary):
+      return methods.knowledge_distillation(
+        model,
+        auxiliary,
+        self._adam("student"),
+        temperature=self.config.kd_temperature,
+      )
+
+    return self._from_scratch(
+      "student_kd", "student by softened logits", make, classifies=True
+    )
+
+  def student_hint(self):
+    def make(model, auxiliary):
+      last = {model.taps[-1]: auxiliary.model.taps[-1]}
+      return methods.hint(model, auxiliary, self._adam("student"), pairs=last)
+
+    return self._from_scratch("student_hint", "student by hint, last tap", make)
+
+  def student_pkt(self):
+    def make(model, auxiliary):
+      last = {model.taps[-1]: auxiliary.model.taps[-1]}
+      return methods.information_flow(
+        model,
+        auxiliary,
+        self._adam("student"),
+        pairs=last,
+        weights=dict.fromkeys(last, 1.0),
+        matching_options={"kernel_names": ("cosine",), "divergence_name": "kl"},
+      )
+
+    return self._from_scratch("student_pkt", "student by PKT, last tap", make)
+
+  def _from_scratch(
+    self, name, title, make, *, learn_from="auxiliary", classifies=False
+  ):
+    """A student from scratch; `make` gets it and the network it learns from."""
+    model = self._model("student")
+    recorded = learn_from == flow_settings.RECORDED
+
+    def make_method():
+      if recorded:
+        return make(model, self._recorded())
+      teacher = self.runner.network(learn_from, self._model(learn_from))
+      if self.config.teacher_pooling is not None:
+        pool = pooling.POOLINGS[self.config.teacher_pooling]
+        teacher = teacher._replace(model=capture.pooled(teacher.model, pool))
+      return make(model, teacher)
+
+    return stages.Stage(
+      name,
+      title,
+      make_method,
+      self._epochs("student"),
+      teacher=None if recorded else learn_from,
+      classifies=classifies,
+      init_name="student",
+    )
+
+  def _recorded(self) -> methods.Network:
+    return teacher_cache.recorded_teacher(
+      teacher_cache.describe_cache(self.config.teacher_cache or "")
+    )
+
+  def _source_model(self, learn_from):
+    recorded = learn_from == flow_settings.RECORDED
+    return self._recorded().model if recorded else self._model(learn_from)
+
+  def _on_labels(self, name, title, role):
+    model = self._model(role)
+    return stages.Stage(
+      name,
+      title,
+      lambda: methods.supervised(model, self._adam(name)),
+      self._epochs(name),
+      init_name=role,
+    )
+
+  def _distilled(self, model, teacher, *, of_taps=None, **options) -> methods.Method:
+    matching_options: dict[str, Any] = {
+      "kernel_names": self.config.kernels,
+      "taps": of_taps or {},
+    }
+    if self.config.matching == "probabilities":
+      matching_options["divergence_name"] = self.config.divergence
+      matching_options["authors"] = self.config.authors
+    else:
+      matching_options["num_classes"] = self.num_classes
+    return methods.information_flow(
+      model,
+      teacher,
+      matching=self.config.matching,
+      matching_options=matching_options,
+      **options,
+    )
+
+  def _model(self, role):
+    name = getattr(self.config, f"{role}_network")
+    return settings.network(self.config, name, self.num_classes)
+
+  def _epochs(self, name) -> int:
+    return settings.number_of_epochs(getattr(self.config, f"{name}_epochs"))
+
+  def _adam(self, name, *, reset: bool = False):
+    return settings.adam(
+      getattr(self.config, f"{name}_epochs"),
+      steps_per_epoch=self.training.steps_per_epoch,
+      decay=self.config.learning_rate_decay,
+      beta2=self.config.adam_beta2,
+      reset_each_epoch=reset,
+    )

@@ -1,0 +1,167 @@
+r"""Online ensemble compression: networks of several widths, trained together.
+
+Walawalkar, Shen, Savvides, "Online Ensemble Model Compression using Knowledge
+Distillation", ECCV 2020, https://arxiv.org/abs/2011.07449. Three stages:
+
+  alone        every student by itself, on labels (alone_2: the second one only)
+  shared_base  all students on one base, on labels: what the base alone gives them
+  ensemble     the method: all students, learning from what they know together and,
+               but for the widest, from the maps of the widest
+
+    flowkd train online_ensemble --dataset=digits --workdir=runs/digits
+    flowkd train online_ensemble --dataset=cifar10 --data_dir=D --workdir=W
+
+The defaults are the paper's for CIFAR-10, which take a GPU. For two cores:
+
+    ... --dataset=cifar10 --image_size=16 --train_split=train[:4000] --crop_padding=2 \
+        --network=resnet8 --num_students=3 --epochs=10@0.1,5@0.01,5@0.001
+
+Weight decay and batch size, which the paper does not give, are those of the authors'
+code, whose weights for CIFAR-10 are --label_weight=1 --feature_weight=1
+--ensemble_weight=1 --temperature=3. A label weight below 1 is a lower learning rate to
+the labels than a student alone has.
+"""
+
+import dataclasses
+from typing import Any
+
+from flowkd_jax import methods
+from flowkd_jax import models
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import limits
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import stages
+
+STAGES = ("alone", "shared_base", "ensemble")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+  """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
+
+  stages: tuple[str, ...] = fields.setting(
+    STAGES, "Stages to run; instead of alone also alone_1, alone_2, ..."
+  )
+  network: str = fields.setting(
+    "resnet20", "NAME:WIDTH of the widest student: resnet8, resnet20, resnet110, ..."
+  )
+  num_students: int = fields.setting(
+    5, "Students; they shrink in equal steps.", least=1
+  )
+  epochs: str = fields.setting(
+    "175@0.1,88@0.01,87@0.001", "Epochs@learning rate of SGD, phase after phase."
+  )
+  weight_decay: float = fields.setting(1e-4, "Weight decay of SGD.", least=0)
+  label_weight: float = fields.setting(
+    0.7, "Weight of the cross-entropy of all students, in shared_base too.", above=0
+  )
+  feature_weight: float = fields.setting(
+    0.15, "Weight of the distance of their maps to those of the widest.", least=0
+  )
+  ensemble_weight: float = fields.setting(
+    0.15, "Weight of their divergence from the ensemble.", least=0
+  )
+  temperature: float = fields.setting(2.0, "Temperature of that divergence.", above=0)
+
+
+# What differs from the paper's settings for CIFAR-10, by data set.
+PRESETS: dict[str, dict[str, Any]] = {
+  "digits": {
+    "network": "resnet8:8",
+    "num_students": 3,
+    "batch_size": 64,
+    "epochs": "6@0.1,2@0.01",
+    "flip": False,
+    "crop_padding": 0,
+  },
+  "cifar100": {"epochs": "225@0.1,113@0.01,112@0.001"},
+}
+
+
+def configure(**given: Any) -> Config:
+  """The paper's settings, adapted to the data set, and then those that are given.
+
+  Raises:
+    ValueError: If a setting cannot be right; names it, what was expected, what came.
+  """
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = fields.configured(Config, preset, given)
+  settings.check_settings(config, ("network",))
+  settings.phases(config.epochs, "--epochs")
+  network = settings.staged_network(config, "network", num_classes=1)
+  try:
+    models.shrinking_ensemble(network, config.num_students)
+  except ValueError as error:
+    raise ValueError(f"--network, --num_students: {error}") from None
+  for stage in config.stages:
+    limits.check_choice("--stages", stage, (*STAGES, *alone(config)))
+  return config
+
+
+def alone(config: Config) -> tuple[str, ...]:
+  """Names of the stages that train a student by itself, the widest first."""
+  return tuple(f"alone_{j + 1}" for j in range(config.num_students))
+
+
+def run(config: Config) -> None:
+  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  order = (*alone(config), *STAGES[1:])
+  job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), order)
+
+
+class _Stages:
+  """What each stage is, for one configuration."""
+
+  def __init__(self, config: Config, runner: stages.StageRunner):
+    self.config, self.training = config, runner.datasets.training
+    self.network = settings.staged_network(config, "network", self.training.num_classes)
+
+  def selected(self) -> list[stages.Stage]:
+    names = []
+    for name in self.config.stages:
+      names += alone(self.config) if name == "alone" else [name]
+    return [self._stage(name) for name in dict.fromkeys(names)]
+
+  def _stage(self, name):
+    if name == "ensemble":
+      weights = self.config.feature_weight, self.config.ensemble_weight
+      return self._together(name, "online ensemble", *weights)
+    if name == "shared_base":
+      return self._together(name, "shared base, labels only", 0.0, 0.0)
+    return self._alone(name, int(name.removeprefix("alone_")))
+
+  def _together(self, name, title, feature_weight, ensemble_weight):
+    return stages.Stage(
+      name,
+      title,
+      lambda: methods.online_ensemble(
+        self.network,
+        self._sgd(),
+        num_students=self.config.num_students,
+        label_weight=self.config.label_weight,
+        feature_weight=feature_weight,
+        ensemble_weight=ensemble_weight,
+        temperature=self.config.temperature,
+      ),
+      settings.number_of_epochs(self.config.epochs),
+      init_name="ensemble",
+    )
+
+  def _alone(self, name, number):
+    ensemble = models.shrinking_ensemble(self.network, self.config.num_students)
+    student = models.student_network(ensemble, number)
+    return stages.Stage(
+      name,
+      f"student {number} alone",
+      lambda: methods.supervised(student, self._sgd()),
+      settings.number_of_epochs(self.config.epochs),
+    )
+
+  def _sgd(self):
+    return settings.sgd(
+      self.config.epochs,
+      steps_per_epoch=self.training.steps_per_epoch,
+      decay=self.config.learning_rate_decay,
+      weight_decay=self.config.weight_decay,
+    )

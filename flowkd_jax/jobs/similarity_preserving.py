@@ -1,0 +1,189 @@
+"""Similarity-preserving distillation, and what it has to beat.
+
+Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019,
+https://arxiv.org/abs/1907.09682. Stages, all students from the same weights:
+
+  teacher            a large network, on labels
+  student_labels     the student on labels only
+  student_kd         on labels and the teacher's softened logits
+  student            on labels and the similarities of the teacher's taps
+  student_unrelated  the control: the similarities of other images
+
+    flowkd train similarity_preserving --dataset=digits --workdir=W
+    flowkd train similarity_preserving --dataset=cifar10 --data_dir=D ...
+
+Run the same command again after any interruption and it goes on where it was.
+"""
+
+import dataclasses
+from typing import Any
+
+from flowkd_jax import capture
+from flowkd_jax import methods
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import layer_matching
+from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import stages
+
+STAGES = ("teacher", "student_labels", "student_kd", "student", "student_unrelated")
+_PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.AdamSettings, settings.CacheSettings):
+  """Settings; the weight is the paper's, networks and epochs fit two cores."""
+
+  stages: tuple[str, ...] = fields.setting(STAGES, "Stages to run.", choices=STAGES)
+  teacher_network: str = fields.setting(
+    "cnn1:32", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
+  )
+  student_network: str = fields.setting("cnn1:8", "As above.")
+  layer_map: str = fields.setting(
+    "dense:dense",
+    "Teacher tap of each student tap, pairs a:b,c:d; empty for all, by name.",
+    may_be_empty=True,
+  )
+  teacher_epochs: str = fields.setting(
+    "30@1e-3", "Epochs@learning rate of Adam, one phase after the other."
+  )
+  student_epochs: str = fields.setting("30@1e-3", "As above, of every student.")
+  weight: float = fields.setting(
+    _PAPER_WEIGHT / _PAPER_BATCH,
+    "Weight of the similarities; the paper's 3000 is for a mean over all pairs of a "
+    "batch of 128, 3000 / 128 for the mean over rows.",
+    least=0,
+  )
+  kd_weight: float = fields.setting(
+    0.9, "Weight of the softened logits in student_kd.", least=0
+  )
+  kd_temperature: float = fields.setting(4.0, "Temperature of student_kd.", above=0)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+  "digits": {
+    "teacher_network": "digits_cnn:16",
+    "student_network": "digits_cnn:4",
+    "batch_size": 64,
+    "teacher_epochs": "20@1e-3",
+    "student_epochs": "20@1e-3",
+    "flip": False,
+    "crop_padding": 0,
+  },
+}
+
+
+def configure(**given: Any) -> Config:
+  """Settings, adapted to the data set, and then those that are given.
+
+  Raises:
+    ValueError: If a setting cannot be right; names it, what was expected, what came.
+  """
+  preset = PRESETS.get(given.get("dataset", Config.dataset), {})
+  config = fields.configured(Config, preset, given)
+  settings.check_settings(config, ("teacher_network", "student_network"))
+  for name in ("teacher_epochs", "student_epochs"):
+    settings.phases(getattr(config, name), f"--{name}")
+  student, teacher = (
+    capture.adapt(networks.by_name(name)).taps
+    for name in (config.student_network, config.teacher_network)
+  )
+  layer_matching.given_layers(config.layer_map, student, teacher)
+  return config
+
+
+def run(config: Config) -> None:
+  """Runs the experiment; everything it leaves is in `config.workdir`."""
+
+  def select(runner):
+    arms = _Arms(config, runner)
+    return [getattr(arms, name)() for name in config.stages]
+
+  job_run.run_stages(config, select, STAGES)
+
+
+class _Arms:
+  """What each stage is, for one configuration."""
+
+  def __init__(self, config: Config, runner: stages.StageRunner):
+    self.config, self.runner = config, runner
+    classes = runner.datasets.training.num_classes
+    self.teacher_model, self.model = (
+      settings.network(config, name, classes)
+      for name in (config.teacher_network, config.student_network)
+    )
+    self.pairs = layer_matching.given_layers(
+      config.layer_map, self.model.taps, self.teacher_model.taps
+    )
+
+  def teacher(self) -> stages.Stage:
+    return self._stage(
+      "teacher",
+      "teacher on labels",
+      lambda: methods.supervised(self.teacher_model, self._adam("teacher")),
+      role="teacher",
+    )
+
+  def student_labels(self) -> stages.Stage:
+    return self._stage(
+      "student_labels",
+      "student on labels only",
+      lambda: methods.supervised(self.model, self._adam("student")),
+    )
+
+  def student_kd(self) -> stages.Stage:
+    def make():
+      return methods.knowledge_distillation(
+        self.model,
+        self._teacher(),
+        self._adam("student"),
+        temperature=self.config.kd_temperature,
+        weight=self.config.kd_weight,
+        label_weight=1 - min(self.config.kd_weight, 1),
+      )
+
+    return self._stage("student_kd", "student by softened logits", make)
+
+  def student(self) -> stages.Stage:
+    return self._by_similarities("student", "student by similarities")
+
+  def student_unrelated(self) -> stages.Stage:
+    return self._by_similarities(
+      "student_unrelated", "student by unrelated similarities", unrelated=True
+    )
+
+  def _by_similarities(self, name, title, **options):
+    def make():
+      return methods.similarity_preserving(
+        self.model,
+        self._teacher(),
+        self._adam("student"),
+        pairs=self.pairs,
+        weight=self.config.weight,
+        **options,
+      )
+
+    return self._stage(name, title, make)
+
+  def _stage(self, name, title, make, *, role="student"):
+    epochs = getattr(self.config, f"{role}_epochs")
+    return stages.Stage(
+      name,
+      title,
+      make,
+      settings.number_of_epochs(epochs),
+      teacher="teacher" if name in STAGES[2:] else None,
+      init_name=role,
+    )
+
+  def _teacher(self):
+    return self.runner.network("teacher", self.teacher_model)
+
+  def _adam(self, role):
+    return settings.adam(
+      getattr(self.config, f"{role}_epochs"),
+      steps_per_epoch=self.runner.datasets.training.steps_per_epoch,
+      decay=self.config.learning_rate_decay,
+      beta2=self.config.adam_beta2,
+    )
