@@ -57,7 +57,7 @@ docs: $(INSTALLED)-dev
 
 bench: $(INSTALLED)
 	$(RUN) -m pip install --quiet --editable ".[train,benchmark]"
-	$(RUN) -m experiments.benchmark_step
+	$(RUN) -m experiments.benchmarks.training_step
 
 .PHONY: need-python
 need-python:

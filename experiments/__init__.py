@@ -1,1 +1,1 @@
-"""Experiments: one file each, launched with `python -m experiments.NAME`."""
+"""The evidence of this repository: studies, tables, benchmarks, examples, results."""

@@ -4,16 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from flowkd_jax import jobs
 from flowkd_jax.cli import launch
-
-JOBS = (
-  "information_flow",
-  "similarity_preserving",
-  "hierarchical_self_supervised",
-  "online_ensemble",
-  "domain_generalization",
-  "federated",
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(job: str, arguments: Sequence[str] | None = None) -> None:
   """Runs a training job with the flags of the command line."""
-  module = importlib.import_module(f"flowkd_jax.jobs.{job}")
+  module = jobs.load(job)
   launch.launch(
     module.Config,
     module.configure,
@@ -41,4 +33,4 @@ def train(job: str, arguments: Sequence[str] | None = None) -> None:
   )
 
 
-__all__ = ["JOBS", "main", "train"]
+__all__ = ["main", "train"]

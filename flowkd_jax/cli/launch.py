@@ -19,6 +19,7 @@ from absl import logging as absl_logging
 
 from flowkd_jax import train
 from flowkd_jax.cli import hosts
+from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import places
 
 # Whatever else is raised is a fault of the program, and shown with its traceback.
@@ -79,8 +80,28 @@ def launch(
     except _EXPECTED as error:
       sys.exit(_exit_status(error, getattr(config, "workdir", "")))
 
-  argv = None if arguments is None else [sys.argv[0], *arguments]
+  given = sys.argv[1:] if arguments is None else arguments
+  argv = [sys.argv[0], *_by_new_names(given, config_class)]
   app.run(main, argv, flags_parser=_parse)
+
+
+def _by_new_names(arguments: Sequence[str], config_class: type) -> list[str]:
+  """The arguments with flags of version 0.1 by the names that they have now."""
+  names = {field.name for field in dataclasses.fields(config_class)}
+  renamed = {old: new for old, new in fields.RENAMED.items() if new in names}
+  renamed |= {f"no{old}": f"no{new}" for old, new in renamed.items()}
+  result = []
+  for argument in arguments:
+    dashes = argument[: len(argument) - len(argument.lstrip("-"))]
+    old, equals, value = argument.removeprefix(dashes).partition("=")
+    if dashes and old in renamed:
+      _say(
+        f"warning: --{old} is called --{renamed[old]} now; the old name goes away with "
+        "version 0.3"
+      )
+      argument = f"{dashes}{renamed[old]}{equals}{value}"
+    result.append(argument)
+  return result
 
 
 def _exit_status(error: BaseException, workdir: str) -> int:

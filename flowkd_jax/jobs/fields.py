@@ -12,6 +12,16 @@ from flowkd_jax.jobs import limits
 
 ConfigT = TypeVar("ConfigT")
 
+# Names of version 0.1 and what they are called now. Flags by the old names work in
+# version 0.2, with a warning; work directories of version 0.1 stay readable.
+RENAMED = {
+  "auxiliary_weights": "auxiliary_checkpoint",
+  "initial_weight": "flow_weight_init",
+  "normalize_weights": "normalize_flow_weights",
+  "telemetry": "diagnostics",
+  "weight_decay_per_epoch": "flow_weight_gamma",
+}
+
 
 def setting(default: Any, help_text: str, **kwargs: Any) -> Any:
   """A dataclass field with the help text of its flag, and limits of its values.
@@ -63,3 +73,8 @@ def _in_home(paths: Any) -> Any:
   if isinstance(paths, tuple):
     return tuple(map(os.path.expanduser, paths))
   return os.path.expanduser(paths)
+
+
+def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings that a run has left, by the names that they have now."""
+  return {RENAMED.get(name, name): value for name, value in settings.items()}

@@ -45,7 +45,7 @@ class Config(settings.AdamSettings, settings.CacheSettings):
     "Settings of the student's training, further flags change them: paper; posterior, "
     "better on CIFAR-10 and without labels too; or labelled, with them. Both crop no "
     "images at random, in any stage, and labelled flips none: they are made for "
-    "--auxiliary_weights.",
+    "--auxiliary_checkpoint.",
     choices=("paper", "posterior", "labelled"),
   )
   teacher_network: str = fields.setting(
@@ -53,7 +53,7 @@ class Config(settings.AdamSettings, settings.CacheSettings):
   )
   auxiliary_network: str = fields.setting("cnn1:16", "As above.")
   student_network: str = fields.setting("cnn1:8", "As above.")
-  auxiliary_weights: str | None = fields.setting(
+  auxiliary_checkpoint: str | None = fields.setting(
     None,
     "A .npz of PyTorch weights for the auxiliary, in place of the stages teacher, "
     "auxiliary_labels and auxiliary.",
@@ -72,16 +72,16 @@ class Config(settings.AdamSettings, settings.CacheSettings):
   auxiliary_labels_epochs: str = fields.setting("50@1e-3,30@1e-4", "As above.")
   auxiliary_epochs: str = fields.setting("30@1e-3,10@1e-4", "As above.")
   student_epochs: str = fields.setting("50@1e-3", "As above.")
-  initial_weight: float = fields.setting(
+  flow_weight_init: float = fields.setting(
     100.0, "Weight of the student's intermediate taps in the first epoch.", least=0
   )
-  weight_decay_per_epoch: float = fields.setting(
+  flow_weight_gamma: float = fields.setting(
     0.7, "Factor of that weight per epoch: the paper's gamma.", above=0, most=1
   )
   schedule_by_step: bool = fields.setting(
     False, "Let that weight decay with every step instead of every epoch."
   )
-  normalize_weights: bool = fields.setting(
+  normalize_flow_weights: bool = fields.setting(
     False, "Divide the weights of the student's taps by their sum, at every step."
   )
   matching: str = fields.setting(
@@ -158,7 +158,7 @@ class Config(settings.AdamSettings, settings.CacheSettings):
       roles.add("auxiliary")
     if "auxiliary" in self.stages:
       roles.add("teacher")
-    if self.auxiliary_weights is not None:
+    if self.auxiliary_checkpoint is not None:
       roles.discard("teacher")
     return tuple(name for name in _NETWORKS if name.partition("_")[0] in roles)
 
@@ -188,7 +188,7 @@ _POSTERIOR: dict[str, Any] = {
   "learning_rate_decay": "cosine",
   "adam_beta2": 0.99,
   "reset_optimizer": False,
-  "normalize_weights": True,
+  "normalize_flow_weights": True,
   "crop_padding": 0,
 }
 # What differs from the paper's settings, by recipe.
@@ -213,7 +213,7 @@ def configure(**given: Any) -> Config:
     _check_recorded(config)
   if config.networks_from is not None:
     pretrained.check(config.networks_from, config, TEACHERS)
-  if config.auxiliary_weights is not None:
+  if config.auxiliary_checkpoint is not None:
     _check_weights(config)
   _check_unread(config, given)
   _check_kernels(config)
@@ -239,17 +239,17 @@ def _taps(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _check_weights(config: Config) -> None:
   if config.learn_from == "teacher":
     raise ValueError(
-      "--learn_from: expected auxiliary with --auxiliary_weights, which stand in place "
-      "of the stage teacher, got teacher"
+      "--learn_from: expected auxiliary with --auxiliary_checkpoint, which stands in "
+      "place of the stage teacher, got teacher"
     )
   if config.networks_from is not None:
     raise ValueError(
-      "--networks_from: expected without --auxiliary_weights, in whose place networks "
-      "of the earlier run would be taken"
+      "--networks_from: expected without --auxiliary_checkpoint, in whose place "
+      "networks of the earlier run would be taken"
     )
   imported_weights.check(
-    "--auxiliary_weights",
-    config.auxiliary_weights or "",
+    "--auxiliary_checkpoint",
+    config.auxiliary_checkpoint or "",
     "--auxiliary_network",
     config.auxiliary_network,
   )

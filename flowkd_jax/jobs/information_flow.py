@@ -72,7 +72,7 @@ class _Stages:
     self.num_classes = self.training.num_classes
 
   def selected(self) -> list[stages.Stage | stages.Imported]:
-    imported = self.config.auxiliary_weights is not None
+    imported = self.config.auxiliary_checkpoint is not None
     skipped = ("teacher", "auxiliary_labels") if imported else ()
     chosen = [name for name in self.config.stages if name not in skipped]
     return [self._of_earlier_run(name) or getattr(self, name)() for name in chosen]
@@ -95,10 +95,10 @@ class _Stages:
 
   def auxiliary(self):
     model = self._model("auxiliary")
-    if self.config.auxiliary_weights is not None:
+    if self.config.auxiliary_checkpoint is not None:
       variables = imported_weights.variables(
-        "--auxiliary_weights",
-        self.config.auxiliary_weights,
+        "--auxiliary_checkpoint",
+        self.config.auxiliary_checkpoint,
         "--auxiliary_network",
         model,
       )
@@ -134,8 +134,8 @@ class _Stages:
       taps = self._source_model(self.config.learn_from).taps
       layer_matching.given_layers(self.config.layer_map, model.taps, taps)
     schedule = schedules.critical_period(
-      self.config.initial_weight,
-      self.config.weight_decay_per_epoch,
+      self.config.flow_weight_init,
+      self.config.flow_weight_gamma,
       steps_per_epoch=self.training.steps_per_epoch,
       by_step=self.config.schedule_by_step,
     )
@@ -147,7 +147,7 @@ class _Stages:
         pairs |= {last: self.config.last_tap_from}
       weights = dict.fromkeys(pairs, schedule) | {last: 1.0}
       sharper = self.config.last_tap_kernels
-      if self.config.normalize_weights:
+      if self.config.normalize_flow_weights:
         weights = schedules.normalized(weights)
       method = self._distilled(
         model,

@@ -18,6 +18,7 @@ from flowkd_jax import _files
 from flowkd_jax import data
 from flowkd_jax import report
 from flowkd_jax import train
+from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import sources
 from flowkd_jax.jobs import stages
 from flowkd_jax.jobs.settings import CacheSettings
@@ -28,7 +29,7 @@ RUN_ONLY = (
   "workdir",
   "data_dir",
   "stages",
-  "telemetry",
+  "diagnostics",
   "teacher_cache",
   "teacher_cache_gib",
   "checkpoint_seconds",
@@ -105,7 +106,7 @@ def stage_runner(
     seed=settings.seed,
     measure_every=settings.measure_every,
     measure=settings.measure,
-    telemetry=settings.telemetry,
+    diagnostics=settings.diagnostics,
     cache_options=_cache_options(settings),
     checkpoint_seconds=settings.checkpoint_seconds,
     progress=progress,
@@ -197,7 +198,7 @@ def read_config(path: Path) -> dict[str, Any]:
   config = _files.read_json(path, remedy)
   if not isinstance(config, dict):
     raise ValueError(f"{path}: expected settings, got {str(config)[:60]!r}; {remedy}")
-  return config
+  return fields.with_new_names(config)
 
 
 def check_config(settings: Settings, path: Path) -> None:

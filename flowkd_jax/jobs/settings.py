@@ -95,7 +95,7 @@ class Settings:
     "Epochs between measurements of information flow and test accuracy; 0 for none.",
     least=0,
   )
-  telemetry: bool = fields.setting(
+  diagnostics: bool = fields.setting(
     True,
     "At each such measurement also look at gradients by loss term, likeness of taps to "
     "the teacher's, and dead units.",

@@ -123,7 +123,7 @@ class StageRunner:
     seed: int,
     measure_every: int,
     measure: Sequence[str],
-    telemetry: bool,
+    diagnostics: bool,
     cache_options: CacheOptions | None = None,
     checkpoint_seconds: float,
     progress: train.Progress,
@@ -135,7 +135,7 @@ class StageRunner:
     self.seed = seed
     self.measure_every = measure_every
     self.measure = measure
-    self.telemetry = telemetry
+    self.diagnostics = diagnostics
     self.cache_options = cache_options
     self.checkpoint_seconds = checkpoint_seconds
     self.progress = progress
@@ -256,7 +256,7 @@ class StageRunner:
     method = stage.make_method()
     training = self._with_teacher(stage, method)
     measure = self._measures(stage.classifies, last=stage.epochs - 1)
-    observe = train.Diagnostics(method, training) if self.telemetry else None
+    observe = train.Diagnostics(method, training) if self.diagnostics else None
 
     def on_epoch(epoch, method, state):
       measured = measure(epoch, method, state)
@@ -317,7 +317,7 @@ class StageRunner:
     return train.EpochMeasures(
       datasets.probe if "flow" in self.measure else None,
       accuracies=accuracies,
-      dead_units=self.telemetry,
+      dead_units=self.diagnostics,
       every=self.measure_every,
       last=last,
     )

@@ -1,4 +1,4 @@
-"""What telemetry tells of a method, beside the losses and weights of every step.
+"""What diagnostics tells of a method, beside the losses and weights of every step.
 
     gradient/TERM            norm of the gradient of the weighted term alone
     gradient_ratio           norm of the gradient of all terms but "labels" together,

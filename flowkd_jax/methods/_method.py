@@ -52,7 +52,7 @@ class Method(NamedTuple):
     constants: Arrays that `update` reads and never writes, such as a frozen teacher.
       Handed to `update` rather than closed over, so that they are neither compiled
       into the program nor saved with every checkpoint.
-    observe: What telemetry asks now and then: arguments as of `update`, and the
+    observe: What diagnostics asks now and then: arguments as of `update`, and the
       metrics that `_diagnostics` describes; nothing is updated. None if there are none.
     check: `(images, num_classes)` raises ValueError if networks, taps or heads do not
       fit the data; `images` is an example or its shape. None if there is nothing to
@@ -131,7 +131,7 @@ def gradient_method(
       network's own tree.
     export: Networks from the variables.
     constants: See `Method`.
-    compare: `(variables, batch, constants, key) -> metrics`, for telemetry only.
+    compare: `(variables, batch, constants, key) -> metrics`, for diagnostics only.
     check: See `Method`.
     axis_name: Mapped axis over which the batch is split; None when the whole batch
       is at hand.

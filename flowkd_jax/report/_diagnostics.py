@@ -1,4 +1,4 @@
-"""The picture of telemetry: gradients, likeness to the teacher, dead units."""
+"""The picture of diagnostics: gradients, likeness to the teacher, dead units."""
 
 from typing import TYPE_CHECKING
 
@@ -31,14 +31,14 @@ def diagnostics_picture(metrics: Metrics, results: Results = ()) -> "Figure":
     results: What `read_results` gives; tells titles.
 
   Raises:
-    NothingToDrawError: If there is no telemetry.
+    NothingToDrawError: If there is no diagnostics.
   """
   stages = _series.stages_with(metrics, "gradient/")
   stages = stages or _series.stages_with(metrics, "dead/")
   if not stages:
     raise _canvas.NothingToDrawError(
-      "metrics: expected telemetry (gradient/TERM, cka/TAP, dead/TAP), got none; train "
-      "with telemetry switched on"
+      "metrics: expected diagnostics (gradient/TERM, cka/TAP, dead/TAP), got none; "
+      "train with diagnostics switched on"
     )
   rows = [
     prefix

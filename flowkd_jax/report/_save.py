@@ -35,7 +35,7 @@ def save_pictures(workdir: str | os.PathLike[str]) -> list[Path]:
     "training": functools.partial(training_picture, metrics, results),
     "flow": functools.partial(flow_picture, metrics, results),
     "loss": functools.partial(loss_picture, metrics, results),
-    "telemetry": functools.partial(diagnostics_picture, metrics, results),
+    "diagnostics": functools.partial(diagnostics_picture, metrics, results),
     "precision_recall": functools.partial(precision_recall_picture, results),
   }
   folder = workdir / "pictures"

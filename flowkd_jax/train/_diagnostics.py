@@ -13,7 +13,7 @@ from flowkd_jax import parallel
 
 
 class Diagnostics:
-  """What a method shows on one batch, always the same: see `methods.telemetry`.
+  """What a method shows on one batch, always the same: see `methods.diagnostics`.
 
   A program of its own beside the training step, which stays what it is, to the bit.
   """

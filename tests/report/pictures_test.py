@@ -234,7 +234,7 @@ def test_pictures_survive_one_epoch_and_diverged_losses(tmp_path):
 
 def test_save_pictures_writes_pngs(workdir):
   paths = report.save_pictures(workdir)
-  names = ["training", "flow", "loss", "telemetry", "precision_recall"]
+  names = ["training", "flow", "loss", "diagnostics", "precision_recall"]
   assert paths == [workdir / "pictures" / f"{name}.png" for name in names]
   for path in paths:
     pixels = np.array(Image.open(path).convert("L"))
@@ -250,7 +250,7 @@ def test_save_pictures_of_running_job_skips_what_is_not_there(
   (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"stage": "aux')
   with caplog.at_level(logging.INFO):
     paths = report.save_pictures(tmp_path)
-  assert [path.stem for path in paths] == ["training", "flow", "telemetry"]
+  assert [path.stem for path in paths] == ["training", "flow", "diagnostics"]
   assert "loss.png: metrics: expected losses by tap" in caplog.text
   assert "precision_recall.png: results: expected retrieval" in caplog.text
 
@@ -370,5 +370,5 @@ def test_diagnostics_picture_of_networks_on_labels_has_dead_units_only(metrics):
   metrics = [entry for entry in metrics if entry["stage"].endswith("_labels")]
   figure = report.diagnostics_picture(metrics)
   assert [axes.get_ylabel() for axes in figure.axes] == ["dead units, %", ""]
-  with pytest.raises(report.NothingToDrawError, match="expected telemetry"):
+  with pytest.raises(report.NothingToDrawError, match="expected diagnostics"):
     report.diagnostics_picture([{"stage": "student", "epoch": 0}])

@@ -28,13 +28,13 @@ def flow():
   )
 
 
-def test_telemetry_is_the_same_on_any_number_of_devices(flow, batches):
+def test_diagnostics_is_the_same_on_any_number_of_devices(flow, batches):
   found = []
   for count in (1, 8):
     devices = jax.local_devices()[:count]
     state = flow.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32))
-    telemetry = train.Diagnostics(flow, batches, devices=devices)
-    found.append(telemetry(train.replicate(state, devices)))
+    diagnostics = train.Diagnostics(flow, batches, devices=devices)
+    found.append(diagnostics(train.replicate(state, devices)))
   assert found[0].keys() == {
     "gradient/dense",
     "gradient/labels",
@@ -47,18 +47,18 @@ def test_telemetry_is_the_same_on_any_number_of_devices(flow, batches):
     np.testing.assert_allclose(found[1][name], value, rtol=2e-4, err_msg=name)
 
 
-def test_training_with_telemetry_is_the_same_to_the_bit(flow, batches):
+def test_training_with_diagnostics_is_the_same_to_the_bit(flow, batches):
   def parameters(on_epoch):
     options = train.FitOptions(on_epoch=on_epoch)
     key = jax.random.key(0)
     fitted = train.fit(flow, batches, epochs=2, key=key, options=options)
     return jax.tree.leaves(jax.device_get(fitted.state.params))
 
-  telemetry = train.Diagnostics(flow, batches)
+  diagnostics = train.Diagnostics(flow, batches)
   seen = []
 
   def on_epoch(epoch, method, state):
-    seen.append(telemetry(state))
+    seen.append(diagnostics(state))
     return seen[-1]
 
   plain, observed = parameters(None), parameters(on_epoch)
@@ -67,7 +67,7 @@ def test_training_with_telemetry_is_the_same_to_the_bit(flow, batches):
   assert seen[0]["gradient/dense"] != seen[2]["gradient/dense"]
 
 
-def test_methods_without_terms_or_observation_have_no_telemetry(method, batches):
+def test_methods_without_terms_or_observation_have_no_diagnostics(method, batches):
   state = method.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32))
   assert train.Diagnostics(method, batches)(train.replicate(state)) == {}
   assert train.Diagnostics(method._replace(observe=None), batches)(None) == {}

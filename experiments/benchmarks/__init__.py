@@ -1,0 +1,1 @@
+"""Benchmarks: speed, memory, precision, and what survives kills and damaged files."""

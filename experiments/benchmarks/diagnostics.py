@@ -1,0 +1,146 @@
+"""What diagnostics costs, measured beside the training that it looks at.
+
+The student stage on images of CIFAR-10's size (CNN1 from CNN1-A, batches of 128, four
+taps, the flow loss, a label term), an epoch of so many steps; then one look of
+diagnostics, as after every epoch of a run, and the dead units of the probe.
+
+    python -m experiments.benchmarks.diagnostics
+    python -m experiments.benchmarks.diagnostics --steps=40 --steps_per_epoch=391
+
+Steps are timed and looks are timed, in turns; the overhead is that of a look against
+an epoch of `--steps_per_epoch` steps.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flowkd_jax import capture
+from flowkd_jax import data
+from flowkd_jax import evaluation
+from flowkd_jax import methods
+from flowkd_jax import models
+from flowkd_jax import train
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings of the benchmark."""
+
+  batch_size: int = fields.setting(128, "Rows of a step.", least=1)
+  steps: int = fields.setting(20, "Steps that are timed in a turn.", least=1)
+  steps_per_epoch: int = fields.setting(391, "Steps of an epoch.", least=1)
+  probe: int = fields.setting(2000, "Examples whose dead units are counted.", least=1)
+  rounds: int = fields.setting(5, "Turns.", least=1)
+
+
+def configure(**given: Any) -> Config:
+  """Settings, with those that are given.
+
+  Raises:
+    ValueError: If a count is below 1.
+  """
+  return fields.configured(Config, given)
+
+
+def run(config: Config) -> None:
+  """Measures and prints."""
+  split = _images(max(config.batch_size * 4, config.probe))
+  mean, std = data.normalization("cifar10", split)
+  batches = data.training_batches(
+    split, batch_size=config.batch_size, seed=0, mean=mean, std=std
+  )
+  method = flow_method(batches)
+  step = train.DeviceStep(method, batches.prepare, batches.resident)
+  diagnostics = train.Diagnostics(method, batches)
+  first = method.init(jax.random.key(0), jnp.zeros((2, *batches.image_shape)))
+  state = train.replicate(first)
+  probe = _probe_taps(method, first, split, mean, std, config)
+  rows = itertools.cycle([next(batches.epoch(0))])
+
+  def steps(state, count):
+    for batch in itertools.islice(rows, count):
+      state, _ = step(state, batch)
+    return jax.block_until_ready(state)
+
+  state = steps(state, 3)
+  diagnostics(state)
+  training, looking = [], []
+  for _ in range(config.rounds):
+    began = _now()
+    state = steps(state, config.steps)
+    training.append(_since(began) / config.steps)
+    began = _now()
+    diagnostics(state)
+    for activations in probe.values():
+      evaluation.dead_share(activations)
+    looking.append(_since(began))
+  for kind, what in enumerate(("by the clock", "of processor time")):
+    step_time = statistics.median(each[kind] for each in training)
+    look_time = statistics.median(each[kind] for each in looking)
+    share = look_time / (step_time * config.steps_per_epoch)
+    print(
+      f"{what}: a step {1000 * step_time:.1f} ms, a look {1000 * look_time:.1f} ms; "
+      f"{100 * share:.2f} % of an epoch of {config.steps_per_epoch} steps"
+    )
+
+
+def flow_method(batches: data.Batches) -> methods.Method:
+  """The paper's student stage, with a label term."""
+  student = models.CNN(axis_name="batch")
+  model = models.CNN(width=16)
+  images = jnp.zeros((2, *batches.image_shape))
+  teacher = methods.Network(model, capture.init(model, jax.random.key(1), images))
+  return methods.information_flow(
+    student,
+    teacher,
+    optax.adam(1e-3),
+    pairs={tap: tap for tap in student.taps},
+    weights={tap: 1.0 if tap == student.taps[-1] else 100.0 for tap in student.taps},
+    label_weight=1.0,
+  )
+
+
+def _images(count: int) -> data.Split:
+  rng = np.random.default_rng(0)
+  return data.Split(
+    name="cifar10",
+    split="train",
+    images=rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
+    labels=rng.integers(0, 10, count).astype(np.int32),
+    class_names=tuple("0123456789"),
+  )
+
+
+def _probe_taps(method, state, split, mean, std, config) -> dict[str, np.ndarray]:
+  """Taps that a run has at hand anyway, as it measures information flow on them."""
+  network = method.export(state)["network"]
+  part = dataclasses.replace(
+    split, images=split.images[: config.probe], labels=split.labels[: config.probe]
+  )
+  devices = jax.local_device_count()
+  size = min(512, config.probe) // devices * devices
+  batches = data.evaluation_batches(part, batch_size=size, mean=mean, std=std)
+  model = network.model.clone(axis_name=None)
+  return train.FeatureExtractor(model, batches)(network.variables).taps
+
+
+def _now() -> np.ndarray:
+  return np.array([time.perf_counter(), time.process_time()])
+
+
+def _since(began: np.ndarray) -> np.ndarray:
+  return _now() - began
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)

@@ -1,0 +1,288 @@
+"""Pairwise losses: speed against PyTorch, and memory in row blocks.
+
+    python -m experiments.benchmarks.losses --what=speed
+    python -m experiments.benchmarks.losses --what=memory
+    python -m experiments.benchmarks.losses --what=memory --memory_sizes=65536
+
+Forward and backward, gradient in the student. What is compared takes turns, round by
+round, in one process. Prints markdown. The first needs PyTorch; the last shows a batch
+that would need over 100 GB as one matrix, and what the process took.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from flowkd_jax import _files
+from flowkd_jax import losses
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import places
+
+WHAT = ("speed", "memory", "all")
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+  "information_flow": lambda s, t, **k: losses.information_flow([s], [t], **k),
+  "pkt": losses.pkt,
+  "similarity_preserving": losses.similarity_preserving,
+  "rkd_distance": losses.rkd_distance,
+  "rkd_angle": losses.rkd_angle,
+  "correlation_congruence": losses.correlation_congruence,
+  "linear_cka": losses.linear_cka,
+  "rbf_cka": losses.rbf_cka,
+  "crd": losses.crd,
+}
+EQUAL_WIDTHS = ("crd",)
+TRIPLES = ("rkd_angle",)
+# Matrices of all pairs that PyTorch holds at once, estimated from above.
+TORCH_MATRICES, TORCH_CUBES = 30, 6
+# In turns: a run as long as that needs no other before it.
+LONG_RUN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings of the benchmark."""
+
+  what: str = fields.setting(
+    "all", f"What to measure: {', '.join(WHAT)}.", choices=WHAT
+  )
+  losses: tuple[str, ...] = fields.setting(
+    tuple(LOSSES), "Losses of the speed table.", choices=tuple(LOSSES)
+  )
+  sizes: tuple[int, ...] = fields.setting((128, 1024, 4096), "Rows, speed.", least=2)
+  student_width: int = fields.setting(64, "Width of the student, speed.", least=1)
+  teacher_width: int = fields.setting(128, "Width of the teacher, speed.", least=1)
+  speed_block_size: int = fields.setting(
+    0, "Rows a block of ours, speed; 0 chooses.", least=0
+  )
+  memory_sizes: tuple[int, ...] = fields.setting(
+    tuple(1024 * 2**power for power in range(7)), "Rows, memory.", least=2
+  )
+  memory_width: int = fields.setting(128, "Width of both sides, memory.", least=1)
+  block_size: int = fields.setting(0, "Rows a block, memory; 0 chooses.", least=0)
+  memory_gib: float = fields.setting(16.0, "What would need more is not run.", least=0)
+  rounds: int = fields.setting(5, "Turns that each program gets.", least=1)
+  turn_seconds: float = fields.setting(
+    1.0, "How long a turn lasts, or one run.", least=0
+  )
+  cell_seconds: float = fields.setting(
+    120.0, "No further rounds after this time.", least=0
+  )
+  seed: int = fields.setting(0, "Seed of the features.", least=0)
+  output: str = fields.setting(
+    "", "A file that gets what is printed.", place=places.NEW_FILE
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """Something to time, or the reason why it is not run.
+
+  Attributes:
+    run: One forward and backward pass to its end; None if it is not run.
+    gib: Temporary memory.
+  """
+
+  run: Callable[[], None] | None
+  gib: float
+
+
+def configure(**given: Any) -> Config:
+  """Settings, with those that are given.
+
+  Raises:
+    ValueError: If a number is not positive or a name unknown.
+  """
+  return fields.configured(Config, given)
+
+
+def run(config: Config) -> None:
+  """Measures and prints."""
+  lines = []
+
+  def say(line: str) -> None:
+    print(line, flush=True)
+    lines.append(line)
+
+  device = jax.local_devices()[0]
+  say(
+    f"{device.device_kind}, {os.cpu_count()} cores, Python "
+    f"{platform.python_version()}, JAX {importlib.metadata.version('jax')}; up to "
+    f"{config.rounds} rounds, median (range); seed {config.seed}"
+  )
+  if config.what != "memory":
+    speed(config, say)
+  if config.what != "speed":
+    memory(config, say)
+  if config.output:
+    _files.write_text(config.output, "\n".join(lines) + "\n")
+
+
+def speed(config: Config, say: Callable[[str], None]) -> None:
+  """Every loss and size: milliseconds of ours, of PyTorch and of products alone."""
+  torch_losses = _torch_losses()
+  block = config.speed_block_size or None
+  say(
+    f"\nWidths {config.student_width} and {config.teacher_width}, "
+    f"{_blocks(block)}, PyTorch "
+    f"{importlib.metadata.version('torch')}\n"
+  )
+  say(
+    "| loss | rows | flowkd_jax ms | PyTorch ms | products alone ms | "
+    "PyTorch / flowkd_jax | PyTorch / products |\n|---|---|---|---|---|---|---|"
+  )
+  for name in config.losses:
+    for size in config.sizes:
+      widths = [config.student_width, config.teacher_width]
+      if name in EQUAL_WIDTHS:
+        widths[1] = widths[0]
+      features = _features(size, widths, config.seed)
+      ours = compiled(LOSSES[name], features, block, config.memory_gib)
+      gib = _torch_gib(name, size, sum(widths))
+      theirs, products = (
+        Program(make(name, *features) if gib <= config.memory_gib else None, gib)
+        for make in (torch_losses.program, torch_losses.products)
+      )
+      programs = [ours, theirs, products]
+      seconds = measure(programs, config)
+      cells = [_cell(*each, 1000) for each in zip(seconds, programs, strict=True)]
+      cells += [_ratio(seconds[1], seconds[0]), _ratio(seconds[1], seconds[2])]
+      say(f"| {name} | {size} | {' | '.join(cells)} |")
+
+
+def memory(config: Config, say: Callable[[str], None]) -> None:
+  """Information flow at every size, dense and in blocks: memory and seconds."""
+  say(
+    f"\nInformation flow, cosine and Student-t kernels, width {config.memory_width}, "
+    f"{_blocks(config.block_size)}\n"
+  )
+  say(
+    "| rows | dense GiB | blocked GiB | dense s | blocked s | blocked / dense time |\n"
+    "|---|---|---|---|---|---|"
+  )
+  loss = LOSSES["information_flow"]
+  for size in config.memory_sizes:
+    features = _features(size, [config.memory_width] * 2, config.seed)
+    dense, blocked = (
+      compiled(loss, features, block, config.memory_gib)
+      for block in (size, config.block_size or None)
+    )
+    seconds = measure([dense, blocked], config)
+    cells = [f"{dense.gib:.3g}", f"{blocked.gib:.3g}"]
+    cells += [_cell(seconds[0], dense, 1), _cell(seconds[1], blocked, 1)]
+    say(f"| {size} | {' | '.join(cells)} | {_ratio(*seconds[::-1])} |")
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  say(f"\nMost memory that the process ever held: {peak:.3g} GiB")
+
+
+def compiled(
+  loss: Callable[..., jax.Array],
+  features: list[np.ndarray],
+  block_size: int | None,
+  memory_gib: float,
+) -> Program:
+  """Our loss and its gradient; compiled always, run if its memory allows."""
+  function = jax.jit(jax.value_and_grad(functools.partial(loss, block_size=block_size)))
+  executable = function.lower(*features).compile()
+  analysis = executable.memory_analysis()
+  if analysis is None:
+    raise ValueError("this device does not tell the memory of a program; use the CPU")
+  gib = analysis.temp_size_in_bytes / 2**30
+  if gib > memory_gib:
+    return Program(None, gib)
+  on_device = jax.device_put(features)
+  return Program(lambda: jax.block_until_ready(executable(*on_device)), gib)
+
+
+def measure(programs: Sequence[Program], config: Config) -> list[list[float]]:
+  """Median seconds of each round, programs taking turns; none for what is not run."""
+  seconds: list[list[float]] = [[] for _ in programs]
+  began = time.perf_counter()
+  for _ in range(config.rounds):
+    for times, program in zip(seconds, programs, strict=True):
+      if program.run is not None:
+        times.append(_turn(program.run, config.turn_seconds))
+    if time.perf_counter() - began > config.cell_seconds:
+      break
+  return seconds
+
+
+def _turn(program: Callable[[], None], turn_seconds: float) -> float:
+  """Median of the runs of a turn.
+
+  The first is not counted, as it pays for what the program before it left in caches and
+  threads, unless it takes so long that this is lost in it.
+  """
+  first = _seconds(program)
+  if first > LONG_RUN * turn_seconds:
+    return first
+  times = [_seconds(program)]
+  while sum(times) < turn_seconds:
+    times.append(_seconds(program))
+  return statistics.median(times)
+
+
+def _seconds(program: Callable[[], None]) -> float:
+  began = time.perf_counter()
+  program()
+  return time.perf_counter() - began
+
+
+def _features(size: int, widths: list[int], seed: int) -> list[np.ndarray]:
+  rng = np.random.default_rng(seed)
+  return [rng.standard_normal((size, width), np.float32) for width in widths]
+
+
+def _torch_losses():
+  try:
+    from experiments.benchmarks import torch_losses
+  except ImportError:
+    raise ValueError(
+      "PyTorch is not installed, and --what=speed compares with it: pip install "
+      '"flowkd_jax[benchmark]", or --what=memory'
+    ) from None
+  return torch_losses
+
+
+def _torch_gib(name: str, size: int, width: int) -> float:
+  floats = TORCH_MATRICES * size**2
+  if name in TRIPLES:
+    floats += TORCH_CUBES * size**3 + 3 * width * size**2
+  return 4 * floats / 2**30
+
+
+def _cell(seconds: list[float], program: Program, factor: float) -> str:
+  if not seconds:
+    return f"not run: {program.gib:.0f} GiB"
+  return _range([factor * value for value in seconds])
+
+
+def _blocks(size: int | None) -> str:
+  return f"blocks of {size} rows" if size else "blocks as the losses choose"
+
+
+def _ratio(numerators: list[float], denominators: list[float]) -> str:
+  """Round by round; empty if one of the two is not run."""
+  if not (numerators and denominators):
+    return ""
+  return _range([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def _range(values: list[float]) -> str:
+  middle = statistics.median(values)
+  return f"{middle:.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)

@@ -1,0 +1,1 @@
+"""Examples: published models of other libraries as teachers."""

@@ -1,0 +1,1 @@
+"""Studies: the runs behind the results page, and the driver that starts them."""

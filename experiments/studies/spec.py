@@ -1,0 +1,116 @@
+"""What a study is: launches, and the table that is made of them.
+
+A run is a launcher and its flags; a study repeats every run with several seeds. Where
+a flag depends on the machine it is a placeholder: `{data_dir}`,
+`{auxiliary_checkpoint}`, or `{workdir}`, the folder of the study.
+"""
+
+from typing import NamedTuple
+
+PLACEHOLDERS = ("data_dir", "auxiliary_checkpoint", "workdir")
+
+
+class Run(NamedTuple):
+  """One row of a table.
+
+  Attributes:
+    name: Its name in the study, and its folder.
+    title: What it is, for people.
+    flags: What it is started with, besides `--workdir` and `--seed`.
+    result: Which network of the run the row shows, by its name in `results.json`.
+    job: The training job.
+    seeds: How many of the study's seeds it is run with; None for all.
+    of: Another row, whose launch trains this network too; then nothing is started for
+      this one, and its folder is the other's.
+  """
+
+  name: str
+  title: str
+  flags: tuple[str, ...] = ()
+  result: str = "student"
+  job: str = "information_flow"
+  seeds: int | None = None
+  of: str = ""
+
+  @property
+  def folder(self) -> str:
+    """The folder of the launch that trains it."""
+    return self.of or self.name
+
+
+class Arm(NamedTuple):
+  """One row of a comparison: a network that every run trains.
+
+  Attributes:
+    name: The network, by its name in `results.json`.
+    title: What it is, for people.
+    baselines: Networks of the same run that it is compared with, seed by seed; one
+      for each heading of the comparison, "" for none.
+  """
+
+  name: str
+  title: str
+  baselines: tuple[str, ...] = ()
+
+
+class Column(NamedTuple):
+  """One number of every arm.
+
+  Attributes:
+    heading: What stands above it.
+    metric: Its name among the results of a network; "epoch_seconds" is the time of
+      the shortest epoch, measurements left out.
+    runs: Runs over which it is averaged, seed by seed; none means all that were run.
+    form: "percent"; "number"; "times", as a multiple of the first baseline.
+    paired: Whether its difference to the baselines is shown too.
+  """
+
+  heading: str
+  metric: str = "accuracy"
+  runs: tuple[str, ...] = ()
+  form: str = "percent"
+  paired: bool = False
+
+
+class Comparison(NamedTuple):
+  """A table whose rows are trained by one launch: they share seed, data and teacher.
+
+  Attributes:
+    arms: Its rows.
+    columns: Its columns.
+    baselines: What the arms are compared with, for the headings.
+    epochs: What epochs are called in the picture.
+  """
+
+  arms: tuple[Arm, ...]
+  columns: tuple[Column, ...]
+  baselines: tuple[str, ...] = ()
+  epochs: str = "epochs trained"
+
+
+class Study(NamedTuple):
+  """Runs that are compared with one another.
+
+  Attributes:
+    title: What it is about.
+    runs: Its launches; without a comparison also the rows of the table.
+    published: Rows of others' numbers, `(title, {column: percent})`, shown as they
+      were published.
+    comparison: The table, where a launch trains several rows of it.
+    baseline: The run that the other rows are compared with, seed by seed; "" for none.
+    compared: The column whose difference from the baseline is shown.
+    pictured: Runs whose information flow is drawn; none means all.
+  """
+
+  title: str
+  runs: tuple[Run, ...]
+  published: tuple[tuple[str, dict[str, float]], ...] = ()
+  comparison: Comparison | None = None
+  baseline: str = ""
+  compared: str = "mAP c"
+  pictured: tuple[str, ...] = ()
+
+  @property
+  def launches(self) -> tuple[Run, ...]:
+    """Runs that have a launch of their own."""
+    return tuple(run for run in self.runs if not run.of)

@@ -1,0 +1,1 @@
+"""Tables and figures of the results page, made from the runs that are kept."""

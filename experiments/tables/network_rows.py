@@ -1,0 +1,165 @@
+"""Tables of runs, a row each: what a network retrieves, and how it came to know it.
+
+Runs of one seed begin with the same weights and see the data in the same order, so that
+a row is compared with another seed by seed.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+
+from experiments.studies import spec
+from experiments.tables import kept_runs
+from experiments.tables import paired_arms
+from flowkd_jax import report
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+_DASH = "–"
+
+
+def table(study: spec.Study, found: paired_arms.Found) -> list[str]:
+  """The lines of the table in Markdown: mean and standard deviation over seeds."""
+  columns = _columns()
+  headings = [*columns]
+  if study.baseline:
+    headings.append(f"{study.compared} − {study.baseline}")
+  lines = [
+    f"| {study.title} | seeds | {' | '.join(headings)} | minutes |",
+    f"|---|---|{'---:|' * (len(headings) + 1)}",
+  ]
+  for title, values in study.published:
+    cells = [_percent([values.get(name)]) for name in headings]
+    lines.append(f"| *{title}* | | {' | '.join(cells)} | |")
+  compared = columns[study.compared]
+  baseline = [each for each in study.runs if each.name == study.baseline]
+  for each in study.runs:
+    networks = _networks(each, found)
+    if not networks:
+      lines.append(f"| {each.title} | not run | {' | '.join('' for _ in headings)} | |")
+      continue
+    cells = [
+      _percent([_scaled(column(network)) for network in networks.values()])
+      for column in columns.values()
+    ]
+    for other in baseline:
+      cells.append("" if other is each else _gap(each, other, compared, found))
+    minutes = statistics.mean(network["seconds"] for network in networks.values()) / 60
+    seeds = ", ".join(networks)
+    lines.append(f"| {each.title} | {seeds} | {' | '.join(cells)} | {minutes:.0f} |")
+  return lines
+
+
+def _gap(each, other, column, found):
+  """How far a row is from another in a column."""
+
+  def values(run):
+    return {seed: column(network) for seed, network in _networks(run, found).items()}
+
+  return paired_arms.difference(values(each), values(other), 100)
+
+
+def flow_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
+  """The information flow of rows over the epochs, first seed, and of their teachers.
+
+  Raises:
+    NothingToDrawError: If none was recorded.
+  """
+  found = paired_arms.networks(study, runs)
+  metrics, networks = [], []
+  for each in study.runs:
+    if study.pictured and each.name not in study.pictured:
+      continue
+    for seed, network in [*_networks(each, found).items()][:1]:
+      entries = runs[each.folder][seed].metrics
+      teacher = network.get("teacher")
+      if taught_by := [entry for entry in entries if entry["stage"] == teacher]:
+        teacher = _add_teacher(metrics, networks, taught_by[-1], each.name)
+      networks.append({"name": each.name, "title": each.title, "teacher": teacher})
+      metrics += [
+        {**entry, "stage": each.name}
+        for entry in entries
+        if entry["stage"] == each.result
+      ]
+  drawn = {network["name"] for network in networks}
+  focus = study.baseline if study.baseline in drawn else None
+  return report.flow_picture(metrics, networks, focus=focus)
+
+
+def _add_teacher(metrics, networks, entry, student) -> str:
+  """The name of a teacher among the metrics; rows that share one share the name."""
+  for other in metrics:
+    if _is_same_flow(entry, other):
+      return other["stage"]
+  taken = {other["stage"] for other in metrics}
+  name = entry["stage"]
+  name = f"{name} of {student}" if name in taken else name
+  metrics.append({**entry, "stage": name})
+  networks.append({"name": name, "title": name, "teacher": None})
+  return name
+
+
+def _is_same_flow(one, other) -> bool:
+  """Whether two entries are of one network, seen through the rounding of launches."""
+  keys = [key for key in one if key.startswith("qmi/")]
+  near = [math.isclose(one[key], other.get(key, 0), rel_tol=1e-3) for key in keys]
+  return bool(near) and all(near)
+
+
+def _networks(each: spec.Run, found: paired_arms.Found) -> dict[str, Mapping[str, Any]]:
+  """The network of the row, by seed."""
+  return {
+    seed: networks[each.result]
+    for seed, networks in found[each.name].items()
+    if each.result in networks
+  }
+
+
+def _columns() -> dict[str, Callable[[Mapping[str, Any]], float | None]]:
+  columns: dict[str, Callable[[Mapping[str, Any]], float | None]] = {}
+  for heading, keys in (
+    ("mAP", ("authors_mean_average_precision",)),
+    ("top-100", ("authors_precision_at", "100")),
+    ("area mAP", ("mean_average_precision",)),
+    ("P@100", ("precision_at", "100")),
+  ):
+    for short, metric in (("e", "euclidean"), ("c", "cosine")):
+      columns[f"{heading} {short}"] = _look_up("retrieval", metric, *keys)
+  for short, metric in (("e", "euclidean"), ("c", "cosine")):
+    columns[f"centroid {short}"] = _look_up("centroid", metric)
+  columns["accuracy"] = _accuracy
+  return columns
+
+
+def _accuracy(network):
+  """Accuracy, None after a transfer to an auxiliary: it trains no classifier.
+
+  Runs of version 0.1 recorded it nevertheless.
+  """
+  transferred = network["name"] == "auxiliary" and network.get("teacher") is not None
+  return None if transferred else network["accuracy"]
+
+
+def _look_up(*keys):
+  def look_up(network):
+    for key in keys:
+      network = network[key]
+    return network
+
+  return look_up
+
+
+def _scaled(value):
+  return None if value is None else 100 * value
+
+
+def _percent(values) -> str:
+  """Mean and, of several, standard deviation."""
+  if None in values:
+    return _DASH
+  mean = f"{statistics.mean(values):.2f}"
+  return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"

@@ -1,0 +1,98 @@
+"""Where numbers come from: the command, commit, machine and time of every kept run."""
+
+import shlex
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.studies import spec
+from experiments.tables import paired_arms
+
+PAGE = "README.md"  # beside the runs of a study, where it is shown with the folder
+
+# What a person puts in the place of what depends on the machine.
+_PLACES = {"data_dir": "DIR", "auxiliary_checkpoint": "FILE.npz", "seed": "SEED"}
+
+
+def summary(name: str, found: paired_arms.Found, time: str) -> list[str]:
+  """Lines below a table: machines, versions, and where each run is listed."""
+  made = [
+    entry for seeds in found.values() for one in seeds.values() for entry in _made(one)
+  ]
+  if not made:
+    return []
+  machines = "; ".join(sorted({_machine(entry) for entry in made}))
+  versions = "; ".join(sorted({_versions(entry) for entry in made}))
+  return [
+    "",
+    f"Made with {machines}; {versions}. {time} Command, commit, machine and time of "
+    f"each run: [results/{name}](results/{name}/{PAGE}).",
+  ]
+
+
+def page(name: str, study: spec.Study, found: paired_arms.Found) -> str:
+  """The runs of a study in Markdown: how each was made, and how to make it again."""
+  lines = [
+    f"# Runs of the study `{name}`",
+    "",
+    f"{study.title}. Made by `python -m experiments.tables.update`; the tables are on "
+    "[RESULTS](../../RESULTS.md#results). `runs.json` holds the settings, the final "
+    "numbers and the curves of each run. Minutes are those of training and its "
+    "measurements, without what was taken from earlier runs; commits with a + had "
+    "changes that were not committed.",
+    "",
+    "| run | seed | commit | machine | versions | minutes |",
+    "|---|---:|---|---|---|---:|",
+  ]
+  for each in study.launches:
+    for seed, networks in sorted(
+      found[each.name].items(), key=lambda item: int(item[0])
+    ):
+      lines.append(f"| {each.name} | {seed} | {_origin(each, study, networks)} |")
+  lines += ["", "## Commands", ""]
+  lines.append(
+    f"All: `python -m experiments.studies.run --study={name} --workdir=W ...`; some "
+    "of them with `--runs=NAME --seeds=SEED`. By hand:"
+  )
+  for each in study.launches:
+    lines += ["", f"**{each.name}**: {each.title}", "", f"    {_command(name, each)}"]
+  return "\n".join(lines) + "\n"
+
+
+def _origin(each, study, networks) -> str:
+  """Commit, machine, versions and minutes of what the table shows of a launch."""
+  if not study.comparison:
+    shown = {run.result for run in study.runs if run.folder == each.folder}
+    networks = {name: one for name, one in networks.items() if name in shown}
+  made = _made(networks)
+  cells = [
+    _joined(entry["commit"] for entry in made),
+    _joined(_machine(entry) for entry in made),
+    _joined(_versions(entry) for entry in made),
+  ]
+  minutes = paired_arms.launch_minutes({each.name: {"": networks}})
+  return " | ".join([*cells, f"{minutes:.1f}"])
+
+
+def _command(name: str, each: spec.Run) -> str:
+  places = {**_PLACES, "workdir": f"W/{name}"}
+  flags = [flag.format(**places) for flag in each.flags]
+  flags += ["--seed=SEED", f"--workdir=W/{name}/{each.name}/SEED"]
+  return shlex.join(["flowkd", "train", each.job, *flags])
+
+
+def _made(networks: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  return [one["environment"] for one in networks.values() if "environment" in one]
+
+
+def _machine(entry) -> str:
+  processor = f", {entry['processor']}" if entry.get("processor") else ""
+  return f"{entry['device']}, cores {entry['cores']}{processor}"
+
+
+def _versions(entry) -> str:
+  return ", ".join(f"{name} {entry[name]}" for name in ("python", "jax", "flax"))
+
+
+def _joined(values: Iterable[str | None]) -> str:
+  return "; ".join(dict.fromkeys(str(value) for value in values))

@@ -1,0 +1,184 @@
+"""Makes the tables and figures of the results page from finished runs.
+
+    python -m experiments.tables.update --workdir=W  # take in what is finished
+    python -m experiments.tables.update              # again from what is kept
+
+The runs of a study are kept in `experiments/results/STUDY/runs.json` (`kept_runs`).
+In the page, RESULTS.md, whatever stands between `<!-- table: STUDY -->` and
+`<!-- end -->` is replaced. Beside the runs of a study, `flow.png` shows the information
+flow of its rows over the epochs, or `curves.png` the accuracy of the arms of a
+comparison, and README.md lists every run with its command.
+"""
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from experiments.studies import catalogue
+from experiments.studies import spec
+from experiments.tables import kept_runs
+from experiments.tables import network_rows
+from experiments.tables import paired_arms
+from experiments.tables import run_list
+from flowkd_jax import _files
+from flowkd_jax import jobs
+from flowkd_jax import report
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import places
+from flowkd_jax.jobs import stages
+
+HERE = Path(__file__).parents[1]  # the folder of experiments
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings of the page."""
+
+  workdir: str = fields.setting(
+    "", "Work directory of the driver, to take runs from.", place=places.FOLDER
+  )
+  kept: str = fields.setting(
+    str(HERE / "results"), "Where runs are kept.", place=places.NEW_FOLDER
+  )
+  page: str = fields.setting(
+    str(HERE / "RESULTS.md"), "The page to bring up to date.", place=places.FILE
+  )
+
+
+def configure(**given: Any) -> Config:
+  """Settings, with those that are given.
+
+  Raises:
+    ValueError: If a folder or the page cannot be read, or written to.
+  """
+  config = fields.configured(Config, given)
+  places.check("--page", config.page, places.NEW_FILE)
+  return config
+
+
+def run(config: Config) -> None:
+  """Takes in new runs and rewrites the tables of the page."""
+  kept, page = Path(config.kept), Path(config.page)
+  if config.workdir:
+    take_in(Path(config.workdir), kept)
+  text = page.read_text()
+  for name, study in catalogue.STUDIES.items():
+    runs = _with_new_settings(study, kept_runs.read(kept / name))
+    if runs:
+      kept_runs.write(kept / name, runs)
+    found = paired_arms.networks(study, runs)
+    text = replace_block(text, f"table: {name}", table(name, study, found))
+    if runs:
+      text_of_runs = run_list.page(name, study, found)
+      _files.write_text(kept / name / run_list.PAGE, text_of_runs)
+    save_picture(study, runs, kept / name)
+  _files.write_text(page, text)
+
+
+def _with_new_settings(
+  study: spec.Study, runs: kept_runs.KeptRuns
+) -> kept_runs.KeptRuns:
+  """The runs with every setting that their launcher has now, and no other.
+
+  A setting that came after a run had, in that run, what is its default now.
+  """
+  complete = {}
+  for each in study.launches:
+    config_class = jobs.load(each.job).Config
+    found = dataclasses.fields(config_class)
+    defaults = {
+      field.name: json.loads(json.dumps(field.default))
+      for field in found
+      if field.name not in kept_runs.PLACES
+    }
+    complete[each.name] = {
+      seed: run._replace(settings=_updated(run.settings, defaults))
+      for seed, run in runs.get(each.name, {}).items()
+    }
+  return {name: seeds for name, seeds in complete.items() if seeds}
+
+
+def _updated(
+  settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Settings of a run; those that its launcher never read were dropped since."""
+  if not defaults:
+    return dict(settings)
+  return {name: settings.get(name, default) for name, default in defaults.items()}
+
+
+def take_in(workdir: Path, kept: Path) -> None:
+  """Adds every finished run of every study to what is kept."""
+  for name, study in catalogue.STUDIES.items():
+    runs = kept_runs.read(kept / name)
+    new = 0
+    for each in study.launches:
+      for folder in sorted((workdir / name / each.name).glob("*/")):
+        if not (folder / stages.RESULTS).exists():
+          continue
+        run = _finished_run(study, folder, workdir / name)
+        runs.setdefault(each.name, {})[folder.name] = run
+        new += 1
+    if new:
+      kept_runs.write(kept / name, runs)
+
+
+def _finished_run(study: spec.Study, folder: Path, root: Path) -> kept_runs.KeptRun:
+  """A finished work directory, with only accuracies as curves in a comparison."""
+  metrics = report.read_metrics(folder)
+  run = kept_runs.from_workdir(folder, metrics, root)
+  if not study.comparison:
+    return run
+  for network in run.networks:
+    stage = network["name"].partition("/")[0]
+    network["epoch_seconds"] = paired_arms.epoch_seconds(metrics, stage)
+  return run._replace(metrics=paired_arms.accuracies(run.metrics))
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+  """The page with another content between the marks of a block, if it has them."""
+  pattern = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)"
+  return re.sub(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
+
+
+def table(name: str, study: spec.Study, found: paired_arms.Found) -> str:
+  """The table of a study in Markdown, and below it what it was made with."""
+  if study.comparison:
+    minutes = paired_arms.launch_minutes(found)
+    time = f"A launch trained for {minutes:.1f} minutes, all arms together."
+    lines = paired_arms.table(study, found)
+  else:
+    time = "Minutes are those of the stage itself."
+    lines = network_rows.table(study, found)
+  return "\n".join([*lines, *run_list.summary(name, found, time)])
+
+
+def save_picture(study: spec.Study, runs: kept_runs.KeptRuns, folder: Path) -> None:
+  """Draws the accuracy of arms, or the flow of rows, as far as it was measured."""
+  with contextlib.suppress(report.NothingToDrawError):
+    if study.comparison:
+      panels = paired_arms.curves(study, runs)
+      figure = report.comparison_picture(panels, x=study.comparison.epochs)
+      path = folder / "curves.png"
+    else:
+      figure, path = network_rows.flow_picture(study, runs), folder / "flow.png"
+    report.save_figure(figure, path)
+    _shrink(path)
+
+
+def _shrink(path: Path) -> None:
+  """Stores a figure with 64 colours, a third of the bytes and the same to the eye."""
+  with Image.open(path) as picture:
+    small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+  small.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+  launch.launch(Config, configure, run)

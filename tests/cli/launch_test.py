@@ -1,0 +1,147 @@
+"""Flags from dataclass fields."""
+
+import dataclasses
+import errno
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from experiments.benchmarks import training_step
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import flow_settings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+  name: str = fields.setting("a", "A name.")
+  folder: str | None = fields.setting(None, "A folder.")
+  count: int = fields.setting(3, "A count.")
+  rate: float = fields.setting(0.5, "A rate.")
+  loud: bool = fields.setting(False, "Loudness.")
+  parts: tuple[str, ...] = fields.setting(("x", "y"), "Parts.")
+
+
+def _given(*arguments):
+  values = flags.FlagValues()
+  launch.define_flags(_Config, values)
+  values(["program", *arguments])
+  return launch.given_flags(_Config, values)
+
+
+def test_only_flags_on_the_command_line_are_given():
+  assert _given() == {}
+  given = _given("--count=5", "--loud", "--parts=u,v", "--folder=f", "--rate=1e-3")
+  assert given == {
+    "count": 5,
+    "loud": True,
+    "parts": ("u", "v"),
+    "folder": "f",
+    "rate": 1e-3,
+  }
+  assert _Config(**given).name == "a"
+
+
+def test_wrong_types_and_unknown_flags_are_refused():
+  with pytest.raises(flags.IllegalFlagValueError, match="count"):
+    _given("--count=many")
+  with pytest.raises(flags.UnrecognizedFlagError, match="colour"):
+    _given("--colour=red")
+
+
+def test_flags_carry_their_help_and_default():
+  values = flags.FlagValues()
+  launch.define_flags(_Config, values)
+  assert values["rate"].help == "A rate."
+  assert values["rate"].default == 0.5
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--batch_size=1e3"], "error: flag --batch_size=1e3: "),
+    (["--channels=0", "--image_size=8"], "error: --channels: expected 1 or more"),
+    (["cnn1"], "error: expected flags only, got cnn1"),
+  ],
+)
+def test_refusals_are_one_sentence_and_exit_status_2(arguments, said):
+  done = subprocess.run(
+    [sys.executable, "-m", "flowkd_jax", "taps", *arguments],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith(said)
+  assert done.stderr.count("\n") == 1
+
+
+def test_errors_of_the_file_system_name_the_file(capsys):
+  error = OSError(errno.ENOSPC, "No space left on device", "/full/config.json")
+  assert launch._exit_status(error, "/full") == 2
+  assert launch._exit_status(OSError(errno.ENOSPC, "No space left"), "/full") == 2
+  assert launch._exit_status(MemoryError("Unable to allocate 9 TiB"), "") == 1
+  assert capsys.readouterr().err.splitlines() == [
+    "error: /full/config.json: No space left on device",
+    "error: --workdir=/full: No space left",
+    "error: not enough memory: Unable to allocate 9 TiB",
+  ]
+
+
+def test_benchmark_measures_and_prints(capsys, monkeypatch):
+  fast = {
+    name: lambda: sum(range(100))
+    for name in (
+      "step",
+      "loss",
+      "labels step",
+      "teacher forward",
+      "step, PyTorch",
+      "loss, PyTorch",
+    )
+  }
+  monkeypatch.setenv("COLUMNS", "120")
+  monkeypatch.setattr(training_step, "jax_programs", lambda *a: fast)
+  monkeypatch.setattr(training_step, "torch_programs", lambda *a: {})
+  monkeypatch.setattr(training_step.importlib.metadata, "version", lambda name: "1.0")
+  training_step.run(training_step.configure(rounds=2, steps=2, batch_size=4))
+  output = capsys.readouterr().out
+  assert "distillation step, four taps" in output
+  assert "Overhead of the flow loss" in output
+  with pytest.raises(ValueError, match="--rounds: expected 1 or more, got 0"):
+    training_step.configure(rounds=0)
+
+
+@pytest.mark.slow
+@pytest.mark.optimizer
+def test_benchmarked_programs_run():
+  import numpy as np
+
+  rng = np.random.default_rng(0)
+  images = rng.standard_normal((4, 32, 32, 3)).astype(np.float32)
+  taps = {
+    role: [rng.random((4, width)).astype(np.float32) for width in widths]
+    for role, widths in training_step.TAP_WIDTHS.items()
+  }
+  programs = training_step.jax_programs(images, np.zeros(4, np.int32), taps)
+  for program in programs.values():
+    program()
+
+
+@pytest.mark.parametrize(
+  ("given", "expected", "warned"),
+  [
+    (["--telemetry"], ["--diagnostics"], "--telemetry is called --diagnostics"),
+    (["--notelemetry"], ["--nodiagnostics"], "--notelemetry is called"),
+    (["--initial_weight=2"], ["--flow_weight_init=2"], "--initial_weight is called"),
+    (["-initial_weight", "2"], ["-flow_weight_init", "2"], "is called"),
+    (["--seed=1", "initial_weight"], ["--seed=1", "initial_weight"], ""),
+  ],
+)
+def test_old_names_of_flags_work_with_a_warning(given, expected, warned, capsys):
+  config_class = flow_settings.Config
+  assert launch._by_new_names(given, config_class) == expected
+  error = capsys.readouterr().err
+  assert warned in error
+  assert bool(error) == bool(warned)

@@ -1,0 +1,80 @@
+"""The launcher of similarity-preserving distillation, small."""
+
+import dataclasses
+import json
+
+import pytest
+
+from flowkd_jax.jobs import similarity_preserving
+
+pytestmark = pytest.mark.optimizer
+TINY = {
+  "dataset": "digits",
+  "teacher_network": "digits_cnn:4",
+  "student_network": "digits_cnn:2",
+  "batch_size": 200,
+  "flow_examples": 64,
+  "diagnostics": False,
+  "teacher_epochs": "1@1e-3",
+  "student_epochs": "1@1e-3",
+}
+
+
+def test_all_arms_leave_their_results(tmp_path):
+  config = similarity_preserving.configure(**TINY, workdir=str(tmp_path))
+  similarity_preserving.run(config)
+  results = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert [r["name"] for r in results] == list(similarity_preserving.STAGES)
+  assert [r["teacher"] for r in results] == [None, None, *["teacher"] * 3]
+  assert all(0 < r["accuracy"] < 1 for r in results)
+  records = [
+    json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+  ]
+  student = next(r for r in records if r["stage"] == "student" and "loss/dense" in r)
+  assert student["weight/dense"] == 3000 / 128
+  assert student["weight/labels"] == 1
+
+
+def test_accuracy_alone_is_measured_where_no_more_is_wanted(tmp_path):
+  config = similarity_preserving.configure(
+    **TINY,
+    workdir=str(tmp_path),
+    stages=("student_labels",),
+    train_split="train[:400]",
+    validation_split="train[400:600]",
+    measure=(),
+  )
+  similarity_preserving.run(config)
+  (found,) = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert not {"retrieval", "centroid"} & set(found)
+  last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+  assert not any(name.startswith("qmi") for name in last)
+  for name in ("accuracy", "validation_accuracy"):
+    assert 0 < found[name] < 1
+  assert last["test_accuracy"] == found["accuracy"]
+  del last["test_accuracy"], last["validation_accuracy"]
+  config = dataclasses.replace(config, workdir=str(tmp_path / "end"), measure_every=0)
+  similarity_preserving.run(config)
+  lines = (tmp_path / "end" / "metrics.jsonl").read_text().splitlines()
+  assert [set(json.loads(line)) for line in lines] == [set(last)]
+  assert "student on labels only | " in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"stages": ("sp",)}, "--stages: expected one of teacher, student_labels"),
+    ({"weight": -1.0}, "--weight: expected 0 or above, got -1.0"),
+    ({"kd_temperature": 0.0}, "--kd_temperature: expected above 0, got 0.0"),
+    ({"measure": ("f",)}, "--measure: expected one of flow, retrieval, got 'f'"),
+    ({"student_epochs": "x"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
+  ],
+)
+def test_impossible_settings_are_refused(options, match):
+  with pytest.raises(ValueError, match=match):
+    similarity_preserving.configure(workdir="x", **options)
+
+
+def test_taps_that_are_not_there_are_refused_before_any_work():
+  with pytest.raises(ValueError, match="--layer_map: no tap dens; there are block_1"):
+    similarity_preserving.configure(**TINY, workdir="W", layer_map="dens:dense")
