@@ -143,7 +143,10 @@ def test_dry_run_prints_commands_that_can_be_copied(fake, tmp_path, capsys):
     ({"runs": ("third",)}, "--runs: expected one of first, second, got 'third'"),
     ({"seeds": ("one",)}, "--seeds: expected numbers such as 0,1,2, got 'one'"),
     ({"jobs": 0}, "--jobs: expected 1 or more, got 0"),
-    ({"study": "cifar10"}, "--auxiliary_checkpoint: expected a .npz of PyTorch weights"),
+    (
+      {"study": "cifar10"},
+      "--auxiliary_checkpoint: expected a .npz of PyTorch weights",
+    ),
   ],
 )
 def test_impossible_settings_are_refused(fake, tmp_path, options, match):
