@@ -1,7 +1,8 @@
-# `make demo` and `make test` need Python 3.11 or 3.12 and make, and nothing else.
+# `make demo` and `make test` need Python 3.11 to 3.13 and make, and nothing else.
 
-PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
-  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+PYTHON ?= $(shell for python in python3.12 python3.13 python3.11 python3.14 \
+  python3 python; do \
+  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' \
   2>/dev/null && echo $$python && break; done)
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -61,7 +62,7 @@ bench: $(INSTALLED)
 
 .PHONY: need-python
 need-python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and was not found; \
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found; \
 	install it, or say where it is: make PYTHON=/path/to/python3.12"; exit 1; }
 
 $(RUN): | need-python

@@ -17,7 +17,7 @@ from flowkd_jax import parallel
 from flowkd_jax import pooling
 from flowkd_jax import schedules
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
   "flow",

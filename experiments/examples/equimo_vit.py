@@ -14,6 +14,8 @@ what its taps are. All that it could offer:
 Its weights are random; the stage `teacher` trains them.
 """
 
+import importlib
+import importlib.metadata
 from typing import Any
 
 import jax
@@ -22,12 +24,13 @@ import jax.numpy as jnp
 from flowkd_jax import capture
 
 _DEPTH = 4
+# Where the transformer is, by the major version: 2.x needs Python 3.12.
+_MODULES = {1: "equimo.models.vit", 2: "equimo.vision.models.vit"}
 
 
 def make():
   """The transformer and its variables, for 8x8 images of one channel in ten classes."""
-  from equimo.models import vit
-
+  vit = importlib.import_module(_MODULES[_version()])
   transformer: Any = vit.VisionTransformer  # Typed as a module without arguments.
   module = transformer(
     img_size=8,
@@ -42,6 +45,10 @@ def make():
   )
   taps = [f"blocks/0/blocks/{block}" for block in range(_DEPTH)]
   return capture.from_equinox(module, call=_call, taps=[*taps, "norm"])
+
+
+def _version() -> int:
+  return int(importlib.metadata.version("equimo").partition(".")[0])
 
 
 def _call(module, image, key):
