@@ -83,12 +83,12 @@ class EpochPlan:
     rows = self.rows_per_step
     first = step * self.batch_size + self.process_index * rows
     index = order[first : first + rows]
-    padding = rows - len(index)
-    return {
-      "index": np.pad(index, (0, padding)),
-      "epoch": np.full(rows, epoch, np.int32),
-      "mask": np.arange(rows) < len(index),
-    }
+    real = len(index)
+    if real < rows:  # `np.pad` takes longer than all else here.
+      index = np.pad(index, (0, rows - real))
+    mask = np.zeros(rows, bool)
+    mask[:real] = True
+    return {"index": index, "epoch": np.full(rows, epoch, np.int32), "mask": mask}
 
   def check_position(self, epoch: int, start_step: int) -> None:
     """Raises ValueError unless an epoch can start at this step."""
