@@ -33,6 +33,7 @@ RUN_ONLY = (
   "teacher_cache",
   "teacher_cache_gib",
   "checkpoint_seconds",
+  "steps_per_call",
   "memory_gib",
 )
 
@@ -108,7 +109,10 @@ def stage_runner(
     measure=settings.measure,
     diagnostics=settings.diagnostics,
     cache_options=_cache_options(settings),
-    checkpoint_seconds=settings.checkpoint_seconds,
+    options=train.FitOptions(
+      checkpoint_seconds=settings.checkpoint_seconds,
+      steps_per_call=settings.steps_per_call,
+    ),
     progress=progress,
     should_stop=should_stop,
   )

@@ -103,6 +103,12 @@ class Settings:
   checkpoint_seconds: float = fields.setting(
     60.0, "Seconds between checkpoints.", least=0
   )
+  steps_per_call: int | None = fields.setting(
+    None,
+    "Maximum number of training steps in one call of the compiled program (default: "
+    "100 on accelerators, 1 on CPU).",
+    least=1,
+  )
   memory_gib: float = fields.setting(
     4.0,
     "Data sets up to so many GiB are kept on the devices; larger ones stream.",

@@ -125,7 +125,7 @@ class StageRunner:
     measure: Sequence[str],
     diagnostics: bool,
     cache_options: CacheOptions | None = None,
-    checkpoint_seconds: float,
+    options: train.FitOptions,
     progress: train.Progress,
     should_stop: Callable[[], str | None],
   ):
@@ -137,7 +137,7 @@ class StageRunner:
     self.measure = measure
     self.diagnostics = diagnostics
     self.cache_options = cache_options
-    self.checkpoint_seconds = checkpoint_seconds
+    self.options = options
     self.progress = progress
     self.should_stop = should_stop
     # Stages that run before the one that is checked; None outside `check`.
@@ -263,8 +263,8 @@ class StageRunner:
       # What is not measured in this epoch is not looked at either.
       return measured | observe(state) if observe and measured else measured
 
-    options = train.FitOptions(
-      checkpoint_seconds=self.checkpoint_seconds,
+    options = dataclasses.replace(
+      self.options,
       progress=self.progress,
       title=stage.title,
       on_epoch=on_epoch,

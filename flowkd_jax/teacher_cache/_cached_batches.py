@@ -136,6 +136,10 @@ class CachedBatches:
       named = {f"{TEACHER}{name}": rows for name, rows in outputs.items()}
       yield {**rows, **named}
 
+  def is_complete(self, epoch: int) -> bool:
+    """Whether the cache has the teacher's outputs for all examples in this epoch."""
+    return self._cache.is_complete(epoch if is_augmented(self._batches) else 0)
+
   def prepare(
     self, resident: Mapping[str, Array], batch: Mapping[str, Array]
   ) -> dict[str, Array]:

@@ -110,6 +110,12 @@ class TeacherCache:
     """Whether there is a place for the rows of this epoch, filled or not."""
     return all(self._path(name, epoch).exists() for name in self.row_shapes)
 
+  def is_complete(self, epoch: int) -> bool:
+    """Whether all rows of this epoch have been written."""
+    return self.has_epoch(epoch) and all(
+      self._open(name, epoch)[1].all() for name in self.row_shapes
+    )
+
   def read(
     self, epoch: int, index: Int[np.ndarray, " rows"]
   ) -> dict[str, np.ndarray] | None:

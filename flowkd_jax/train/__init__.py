@@ -14,13 +14,13 @@ from flowkd_jax.train._freed_memory import keep_freed_memory
 from flowkd_jax.train._interruption import Interrupted
 from flowkd_jax.train._interruption import stop_on_signals
 from flowkd_jax.train._lock import lock_workdir
-from flowkd_jax.train._loop import FitOptions
 from flowkd_jax.train._loop import Trained
 from flowkd_jax.train._loop import fit
 from flowkd_jax.train._measure import EpochMeasures
 from flowkd_jax.train._metrics import MetricsWriter
 from flowkd_jax.train._network_files import load_network
 from flowkd_jax.train._network_files import save_network
+from flowkd_jax.train._options import FitOptions
 from flowkd_jax.train._processes import check_same_settings
 from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes

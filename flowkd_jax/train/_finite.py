@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,25 @@ class NonFiniteError(FloatingPointError):
   """Error: metrics or parameters are not finite. Such a state is never saved."""
 
 
-def non_finite_metrics(metrics: Mapping[str, Any]) -> list[str]:
-  """Names of the metrics that are NaN or infinite."""
-  return [name for name, value in metrics.items() if not math.isfinite(value)]
+def first_non_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, list[str]]:
+  """First step with a metric that is NaN or infinite, and the names of its bad metrics.
+
+  Args:
+    metrics: The values of each metric, a number for each step.
+
+  Returns:
+    The position of the step and the names; the number of steps and no names if all are
+    finite.
+  """
+  steps = max(map(len, metrics.values()), default=0)
+  if all(all(map(math.isfinite, values)) for values in metrics.values()):
+    return steps, []
+  bad = {
+    name: [not math.isfinite(value) for value in values]
+    for name, values in metrics.items()
+  }
+  first = min(flags.index(True) for flags in bad.values() if any(flags))
+  return first, [name for name, flags in bad.items() if flags[first]]
 
 
 def non_finite_arrays(state: PyTree) -> list[str]:

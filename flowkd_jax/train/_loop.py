@@ -6,13 +6,10 @@ anywhere and resumed from a checkpoint, it ends with the same parameters.
 """
 
 import contextlib
-import dataclasses
+import itertools
 import logging
 import math
 import time
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -21,19 +18,22 @@ import jax
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import parallel
+from flowkd_jax import teacher_cache
 from flowkd_jax._numerics import checks
-from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _devices
 from flowkd_jax.train import _finite
 from flowkd_jax.train import _interruption
-from flowkd_jax.train import _metrics
+from flowkd_jax.train import _options
+from flowkd_jax.train import _pace
+from flowkd_jax.train import _prefetch
 from flowkd_jax.train import _processes
-from flowkd_jax.train import _progress
 
 _LOG = logging.getLogger(__name__)
 
 PyTree = Any
-EpochHook = Callable[[int, methods.Method, PyTree], Mapping[str, float]]
+
+_SHOW_SECONDS = 0.1  # between two movements of the bar
+_STREAMED = 2**16  # bytes of a batch that are worth a thread
 
 
 class Trained(NamedTuple):
@@ -48,53 +48,13 @@ class Trained(NamedTuple):
   seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
-class FitOptions:
-  """How to run, which never changes what comes out.
-
-  Attributes:
-    checkpoints: Where to save and resume; None keeps nothing.
-    checkpoint_seconds: Time between checkpoints within a run, 0 or above.
-    metrics: Where the metrics of each epoch go.
-    progress: Bar over the steps.
-    title: What the bar is called.
-    devices: Devices of this process alone; by default all, of all processes.
-    on_epoch: `(epoch, method, state) -> metrics`, measured after every epoch and,
-      with epoch -1, before the first; added to the metrics of that epoch. The state
-      is a copy, which it may keep.
-    check_every: Steps between checks for non-finite metrics. The check waits for the
-      devices, so it is not made at every step. So often several processes ask one
-      another whether to save or to stop.
-    should_stop: Returns the name of the signal that asks to stop, or None.
-  """
-
-  checkpoints: _checkpoint.Checkpoints | None = None
-  checkpoint_seconds: float = 60.0
-  metrics: _metrics.MetricsWriter | None = None
-  progress: _progress.Progress | None = None
-  title: str = "training"
-  devices: Sequence[Any] | None = None
-  on_epoch: EpochHook | None = None
-  check_every: int = 50
-  should_stop: Callable[[], str | None] = lambda: None
-
-  def __post_init__(self):
-    # NaN would pass as a bound that no time reaches: a run without checkpoints.
-    checks.check_number("checkpoint_seconds", self.checkpoint_seconds)
-    if self.checkpoint_seconds < 0:
-      raise ValueError(
-        f"checkpoint_seconds: expected 0 or above, got {self.checkpoint_seconds}"
-      )
-    checks.check_count("check_every", self.check_every)
-
-
 def fit(
   method: methods.Method,
   batches: data.Batches,
   *,
   epochs: int,
   key: jax.Array,
-  options: FitOptions | None = None,
+  options: _options.FitOptions | None = None,
 ) -> Trained:
   """Trains for a number of epochs.
 
@@ -120,11 +80,11 @@ def fit(
   checks.check_whole("epochs", epochs)
   if epochs < 0:
     raise ValueError(f"epochs: expected 0 or above, got {epochs}")
-  return _Run(method, batches, epochs, options or FitOptions()).run(key)
+  return _Run(method, batches, epochs, options or _options.FitOptions()).run(key)
 
 
 class _Run:
-  """One call of `fit`: position, metrics since the last check, sums of the epoch."""
+  """One call of `fit`: position, steps in flight, sums of the epoch."""
 
   def __init__(self, method, batches, epochs, options):
     self.method, self.batches, self.epochs = method, batches, epochs
@@ -139,34 +99,30 @@ class _Run:
     self.seconds = 0.0
     self.earlier_seconds = 0.0
     self.began = time.monotonic()
-    self.pending: list[tuple[int, methods.Metrics]] = []
-    self.saved_at = time.monotonic()
-    self.last_batch: Any = None
+    self.saved_at = self._shown_at = time.monotonic()
+    self._latest: dict[str, float] = {}  # metrics beside the bar
+    self._last: tuple[Any, bool] | None = None  # batch, whether many steps a call
+    most = options.most_steps_per_call
+    self._pace = _pace.Pace(max(most, options.check_every))
+    self._in_flight = _pace.InFlight(self._pace, options.check_every)
+    self._exchange_at = 1  # step of the next exchange of several processes
+    self._compiled: set[bool] = set()
 
   def run(self, key):
     state = self._initial_state(key)
     per_epoch = self._per_epoch
-    self._device_step = device_step = _devices.DeviceStep(
+    self._device_step = _devices.DeviceStep(
       self.method,
       self.batches.prepare,
       self.batches.resident,
       devices=self.options.devices,
+      steps_per_call=self.options.most_steps_per_call,
     )
     with self._bar(self.epochs * per_epoch):
       if self.step == 0:
         self._measure(-1, state, {})
       for epoch in range(self.step // per_epoch, self.epochs):
-        began = time.monotonic() - self.seconds
-        for batch in self.batches.epoch(epoch, self.step - epoch * per_epoch):
-          state, metrics = device_step(state, batch)
-          self.pending.append((self.step, metrics))
-          self.last_batch = batch
-          self.step += 1
-          self.seconds = time.monotonic() - began
-          if len(self.pending) >= self.options.check_every:
-            self._check()
-          if self.step % per_epoch:
-            self._save_or_stop(state)
+        state = self._train_epoch(state, epoch)
         self._check()
         last = epoch == self.epochs - 1
         self._check_state(state) if last else self._check_arrays(state)
@@ -177,6 +133,55 @@ class _Run:
       if self.options.checkpoints is not None:
         self._save(state)
     return Trained(state, self._total_seconds())
+
+  def _train_epoch(self, state, epoch):
+    began = time.monotonic() - self.seconds
+    with self._batches_of(epoch) as (batches, most):
+      while chunk := list(itertools.islice(batches, self._steps_of_call(most))):
+        state = self._call(state, chunk, many=most > 1)
+        self.seconds = time.monotonic() - began
+        if self.step % self._per_epoch:
+          self._save_or_stop(state)
+    return state
+
+  @contextlib.contextmanager
+  def _batches_of(self, epoch):
+    """The batches of an epoch that are left, and the number of them in one call."""
+    batches = iter(self.batches.epoch(epoch, self.step - epoch * self._per_epoch))
+    cached = isinstance(self.batches, teacher_cache.CachedBatches)
+    with contextlib.ExitStack() as stack:
+      first = next(batches, None)
+      if first is None or (cached and not self.batches.is_complete(epoch)):
+        most = 1
+      else:
+        most = self._device_step.most_steps(first)
+        if most > 1 and _pace.batch_bytes(first) > _STREAMED:
+          reading = _prefetch.reading_ahead(batches, most)
+          batches = stack.enter_context(reading)
+      yield itertools.chain([] if first is None else [first], batches), most
+
+  def _steps_of_call(self, most):
+    steps = min(most, self._pace.steps)
+    if jax.process_count() > 1:  # As agreed: a call ends where they exchange.
+      steps = max(1, min(steps, self._exchange_at - self.step))
+    return steps
+
+  def _call(self, state, chunk, *, many):
+    """The state after the steps of some batches, dispatched."""
+    began = time.monotonic() if many in self._compiled else None
+    self._compiled.add(many)
+    state, metrics = self._dispatch(state, chunk, many)
+    self._in_flight.add(self.step, len(chunk), metrics, began)
+    self.step += len(chunk)
+    self._last = chunk[-1], many
+    self._collect(self._in_flight.overdue())
+    return state
+
+  def _dispatch(self, state, chunk, many):
+    if many:
+      return self._device_step.run(state, chunk)
+    (batch,) = chunk
+    return self._device_step(state, batch)
 
   def _total_seconds(self):
     return self.earlier_seconds + time.monotonic() - self.began
@@ -225,15 +230,18 @@ class _Run:
 
   def _save_or_stop(self, state):
     options = self.options
-    at_check = self.step % options.check_every == 0
-    if jax.process_count() > 1 and not at_check and self.step % self._per_epoch:
+    several = jax.process_count() > 1
+    if several and self.step < self._exchange_at and self.step % self._per_epoch:
       return
     name = options.should_stop()
     # The signal itself, so that all processes end with the same exit status.
-    due, number = _processes.largest_of_processes(
+    due, number, microseconds = _processes.largest_of_processes(
       int(time.monotonic() - self.saved_at >= options.checkpoint_seconds),
       _interruption.signal_number(name),
+      self._pace.microseconds,
     )
+    self._pace.agree(microseconds)
+    self._exchange_at = self.step + self._pace.steps
     stop = number > 0
     if options.checkpoints is not None and (due or stop):
       self._check()
@@ -245,16 +253,33 @@ class _Run:
       raise _interruption.Interrupted(name, self.step)
 
   def _check(self):
-    """Adds pending metrics to the sums; the first that is not finite stops the run."""
-    shown = {}
-    for step, metrics in jax.device_get(self.pending):
-      self._raise_if_bad(_finite.non_finite_metrics(metrics), f"in step {step}", step)
-      for name, value in metrics.items():
-        self.sums[name] = self.sums.get(name, 0.0) + float(value)
-      shown = {name: metrics[name] for name in ("loss", "accuracy") if name in metrics}
-    self.pending = []
+    """Waits for all steps; the first that is not finite stops the run."""
+    self._collect(self._in_flight.all())
+    self._show(self.step)
+
+  def _collect(self, read: tuple[int, _pace.HostMetrics] | None):
+    """Adds metrics to the sums of the epoch, in the order of the steps."""
+    if read is None:
+      return
+    first, metrics = read
+    offset, bad = _finite.first_non_finite(metrics)
+    self._raise_if_bad(bad, f"in step {first + offset}", first + offset)
+    for name, values in metrics.items():
+      # One by one, so that the sum does not depend on the steps of a call.
+      total = self.sums.get(name, 0.0)
+      for value in values:
+        total += value
+      self.sums[name] = total
+    self._latest = {
+      name: metrics[name][-1] for name in ("loss", "accuracy") if name in metrics
+    }
+    if time.monotonic() - self._shown_at >= _SHOW_SECONDS:
+      self._show(first + offset)
+
+  def _show(self, step):
     if self.options.progress is not None:
-      self.options.progress.update(self.step, shown)
+      self.options.progress.update(step, self._latest)
+      self._shown_at = time.monotonic()
 
   def _check_state(self, state):
     """Proves that training can go on from a state: one step from it, discarded.
@@ -263,10 +288,11 @@ class _Run:
     nothing of the state that the step returns.
     """
     self._check_arrays(state)
-    if self.last_batch is not None:
+    if self._last is not None:
       copy = _devices.replicate(state, self.devices)
-      _, metrics = self._device_step(copy, self.last_batch)
-      bad = _finite.non_finite_metrics(jax.device_get(metrics))
+      batch, many = self._last
+      _, metrics = self._dispatch(copy, [batch], many)
+      _, bad = _finite.first_non_finite(_pace.read_metrics([(metrics, 1)]))
       self._raise_if_bad(bad, f"after step {self.step - 1}", self.step - 1)
 
   def _check_arrays(self, state):

@@ -25,6 +25,7 @@ from flowkd_jax.train import _lock
 from flowkd_jax.train import _loop
 from flowkd_jax.train import _metrics
 from flowkd_jax.train import _network_files
+from flowkd_jax.train import _options
 from flowkd_jax.train import _processes
 from flowkd_jax.train import _record
 
@@ -49,7 +50,7 @@ def fit_in_workdir(
   *,
   epochs: int,
   key: jax.Array,
-  options: _loop.FitOptions | None = None,
+  options: _options.FitOptions | None = None,
 ) -> TrainedNetworks:
   """`fit`, with checkpoints, metrics and the networks kept in a work directory.
 
@@ -75,8 +76,8 @@ def fit_in_workdir(
     NonFiniteError: As in `fit`.
     Interrupted: As in `fit`.
   """
-  options = options or _loop.FitOptions()
-  untitled = options.title == _loop.FitOptions.title
+  options = options or _options.FitOptions()
+  untitled = options.title == _options.FitOptions.title
   folder = _checkpoint.check_folder(Path(workdir) / name, name="workdir, name")
   record = _record.describe_run(batches, key)
   _processes.check_same_settings({**record, "name": name, "epochs": epochs})

@@ -29,7 +29,7 @@ FLAGS = (
 )
 
 
-def _launch(run_in_processes, folder, processes, devices):
+def _launch(run_in_processes, folder, processes, devices, *more):
   def arguments(address, number):
     meeting = [
       f"--coordinator_address={address}",
@@ -37,7 +37,7 @@ def _launch(run_in_processes, folder, processes, devices):
       f"--process_id={number}",
     ]
     return [
-      *("-m", "flowkd_jax", "train", "information_flow", *FLAGS),
+      *("-m", "flowkd_jax", "train", "information_flow", *FLAGS, *more),
       *(f"--workdir={folder}", f"--data_dir={folder}"),
       *(meeting if processes > 1 else ()),
     ]
@@ -47,8 +47,10 @@ def _launch(run_in_processes, folder, processes, devices):
 
 @pytest.mark.slow
 def test_two_processes_run_an_experiment_as_one_does(tmp_path, run_in_processes):
+  # Of several steps a call the processes have to agree on the number.
+  many = "--steps_per_call=3"
   (alone,) = _launch(run_in_processes, tmp_path / "one", 1, 4)
-  first, second = _launch(run_in_processes, tmp_path / "two", 2, 2)
+  first, second = _launch(run_in_processes, tmp_path / "two", 2, 2, many)
   for said in (alone, first):
     assert "on 4 cpu devices" in said
     assert "student by information flow" in said
