@@ -23,6 +23,7 @@ INCLUDED = {
   "index.md": "README.md",
   "results.md": "experiments/RESULTS.md",
   "measured_losses.md": "experiments/LOSSES.md",
+  "changelog.md": "CHANGELOG.md",
   "contributing.md": ".github/CONTRIBUTING.md",
 }
 GUIDES = ("bring_your_model.md", "several_hosts.md", "from_pytorch.md")
@@ -40,6 +41,7 @@ def on_config(config):
     {"Losses": ["losses/index.md", *(f"losses/{page}.md" for page in _loss_pages())]},
     {"Methods": ["methods/index.md", *(f"methods/{name}.md" for name in _methods())]},
     {"Reference": [f"reference/{room}.md" for room in _rooms()]},
+    {"Changelog": "changelog.md"},
     {"Contributing": "contributing.md"},
   ]
   return config
