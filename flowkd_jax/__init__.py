@@ -1,7 +1,7 @@
 """Knowledge distillation by information-flow matching, for JAX.
 
     from flowkd_jax import losses
-from flowkd_jax import parallel
+
     loss = losses.information_flow(student_taps, teacher_taps)  # {name: array}
 
 Importing this package loads JAX, jaxtyping and optax, and nothing else. The rooms

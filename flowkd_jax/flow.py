@@ -55,7 +55,7 @@ def information_flow(
   labels: Int[Array, " batch"],
   num_classes: int,
   *,
-  kernel: kernels.Kernel | None = None,
+  kernel: kernels.KernelLike | None = None,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -68,7 +68,7 @@ def information_flow(
   labels: Int[Array, " batch"],
   num_classes: int,
   *,
-  kernel: kernels.Kernel | None = None,
+  kernel: kernels.KernelLike | None = None,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -81,7 +81,7 @@ def information_flow(
   labels: Int[Array, " batch"],
   num_classes: int,
   *,
-  kernel: kernels.Kernel | None = None,
+  kernel: kernels.KernelLike | None = None,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -96,7 +96,7 @@ def information_flow(
       `(name, array)` pairs, from input to output, or a mapping by name.
     labels: Class of each row; rows with a negative label are left out.
     num_classes: Number of classes.
-    kernel: Pairwise kernel, cosine by default.
+    kernel: Pairwise kernel or its name, cosine by default.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
     block_size: Rows evaluated at a time; None chooses.

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from jaxtyping import Float
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import named_choices
 from flowkd_jax._numerics import pairwise
 from flowkd_jax._numerics import row_blocks
 
@@ -109,13 +111,7 @@ def cosine() -> Kernel:
   A zero row has cosine 0 with every other row. Similarities are floored at the machine
   epsilon, below which they are rounding noise.
   """
-
-  def log(pairs, _):
-    gaps = pairs.cosine_gaps
-    ceiling = 1 - jnp.finfo(gaps.dtype).eps
-    return jnp.log1p(-jnp.where(gaps >= ceiling, ceiling, gaps))
-
-  return Kernel("cosine", log, _nothing)
+  return Kernel("cosine", _log_cosine, _nothing)
 
 
 def student_t(degree: float | Scalar = 1.0) -> Kernel:
@@ -209,7 +205,7 @@ def von_mises_fisher(concentration: float | Scalar = 4.0) -> Kernel:
   return Kernel("von_mises_fisher", log, bandwidth, concentration)
 
 
-KERNELS: dict[str, Callable[[], Kernel]] = {
+KERNELS: dict[str, Callable[..., Kernel]] = {
   "cosine": cosine,
   "student_t": student_t,
   "rbf": rbf,
@@ -220,14 +216,67 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
 AUTHORS_KERNELS = ("cosine", "student_t", "rbf", "adaptive_rbf", "cauchy")
 
 
+# What stands for a kernel, and what for one or several, in arguments.
+KernelLike = Kernel | str
+KernelsLike = KernelLike | Iterable[KernelLike]
+
+
 def by_name(name: str) -> Kernel:
-  """The kernel of that name with its default parameters.
+  """The kernel of that name with its default parameter, or as in "rbf:2" another.
 
   Raises:
-    ValueError: If there is no such kernel; lists those there are.
+    ValueError: If there is no such kernel, which lists those there are; or if the
+      parameter is not a number above 0.
   """
-  checks.check_choice("kernel", name, KERNELS)
-  return KERNELS[name]()
+  return named_choices.from_text("kernel", name, KERNELS)
+
+
+def as_kernel(
+  kernel: KernelLike | None, *, authors: bool = False, name: str = "kernel"
+) -> Kernel:
+  """The kernel itself, or the one that a name as of `by_name` describes.
+
+  Args:
+    kernel: A kernel, or its name; None is cosine.
+    authors: Take names for those of `authors_kernel`.
+    name: Name of the argument or flag in messages.
+
+  Raises:
+    TypeError: If it is neither a kernel nor a name.
+    ValueError: If there is no such kernel, or its parameter is out of range.
+  """
+  if isinstance(kernel, Kernel):
+    return kernel
+  if kernel is None:
+    return authors_kernel("cosine") if authors else cosine()
+  if not isinstance(kernel, str):
+    raise TypeError(
+      f"{name}: expected a kernel, such as kernels.student_t(), or its name, got "
+      f"{getattr(kernel, '__name__', kernel)!r} of type {type(kernel).__name__}"
+    )
+  if not authors:
+    return named_choices.from_text(name, kernel, KERNELS)
+  _check_authors_name(name, kernel)
+  return authors_kernel(kernel)
+
+
+def as_kernels(
+  kernels: KernelsLike, *, authors: bool = False, name: str = "kernels"
+) -> list[Kernel]:
+  """One or several kernels, each given as to `as_kernel`, as a list.
+
+  Raises:
+    TypeError: If one is neither a kernel nor a name.
+    ValueError: If there is none, or one is unknown or has a parameter out of range.
+  """
+  given: list[Any]  # checked one by one
+  if isinstance(kernels, Iterable) and not isinstance(kernels, Kernel | str):
+    given = [*kernels]
+  else:
+    given = [kernels]
+  if not given:
+    raise ValueError(f"{name}: expected at least one kernel, got none")
+  return [as_kernel(each, authors=authors, name=name) for each in given]
 
 
 def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
@@ -248,7 +297,7 @@ def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
     TypeError: If `epsilon` is not a number.
     ValueError: If there is no such kernel or `epsilon` is not positive.
   """
-  checks.check_choice("kernel", name, AUTHORS_KERNELS)
+  _check_authors_name("kernel", name)
   checks.check_positive("epsilon", epsilon)
 
   def bandwidth(epsilon, columns, mask, block_size):
@@ -274,6 +323,14 @@ def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
   return Kernel(f"authors_{name}", logs[name], bandwidth, epsilon)
 
 
+def _check_authors_name(what, name):
+  if name not in AUTHORS_KERNELS:
+    raise ValueError(
+      f"{what}: expected one of {', '.join(AUTHORS_KERNELS)}, got {name!r}; the "
+      "authors' code has these, without parameters"
+    )
+
+
 def _authors_distances(pairs, measured):
   unit, epsilon, *_ = measured
   return jnp.sqrt(unit**2 * pairs.squared_distances + epsilon)
@@ -294,6 +351,12 @@ def _nothing(parameters, columns, mask, block_size):
   """Measured by kernels that need to know nothing of the batch."""
   del parameters, columns, mask, block_size
   return ()
+
+
+def _log_cosine(pairs, _):
+  gaps = pairs.cosine_gaps
+  ceiling = 1 - jnp.finfo(gaps.dtype).eps
+  return jnp.log1p(-jnp.where(gaps >= ceiling, ceiling, gaps))
 
 
 def _log_gaussian(pairs, factor):

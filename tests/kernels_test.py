@@ -205,7 +205,7 @@ def test_bad_input_is_refused_with_what_was_expected():
   with pytest.raises(ValueError, match="bandwidth"):
     kernels.cauchy(0)
   for lookup in (kernels.by_name, kernels.authors_kernel):
-    with pytest.raises(ValueError, match="one of 'cosine', .* got 'cosin'"):
+    with pytest.raises(ValueError, match="one of cosine, .* got 'cosin'"):
       lookup("cosin")
 
 
@@ -227,7 +227,7 @@ def test_parameters_may_be_traced_and_differentiated(name, x64):
 
   def loss(value, block_size):
     kernel, divergence = make(value), information.smoothed_kullback_leibler(value)
-    options = {"kernel": kernel, "divergence": divergence, "block_size": block_size}
+    options = {"kernels": kernel, "divergence": divergence, "block_size": block_size}
     return losses.conditional_divergence(student, teacher, **options)
 
   def both(value):

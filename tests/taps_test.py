@@ -184,7 +184,7 @@ def test_networks_of_other_architectures_are_paired_by_name():
   def by_name_and_by_position(images, taught):
     taps = capture.apply_with_taps(*student, images)[1]
     in_order = [taps[name] for name in pairs], [taught[pairs[name]] for name in pairs]
-    cosine = {"kernel_names": ("cosine",)}
+    cosine = {"kernels": ("cosine",)}
     quadratic = functools.partial(losses.quadratic_flow, **cosine, **LABELLED)
     return (
       losses.information_flow(taps, taught, pairs=pairs, **cosine),

@@ -10,8 +10,10 @@ from flowkd_jax.information._conditional import conditional_log_probabilities
 from flowkd_jax.information._conditional import log_totals
 from flowkd_jax.information._divergences import DIVERGENCES
 from flowkd_jax.information._divergences import HOMOGENEITY
+from flowkd_jax.information._divergences import PARAMETRIC_DIVERGENCES
 from flowkd_jax.information._divergences import Divergence
 from flowkd_jax.information._divergences import absolute
+from flowkd_jax.information._divergences import as_divergence
 from flowkd_jax.information._divergences import authors_divergence
 from flowkd_jax.information._divergences import divergence_by_name
 from flowkd_jax.information._divergences import exponential
@@ -27,9 +29,11 @@ from flowkd_jax.information._quadratic import quadratic_mutual_information
 __all__ = [
   "DIVERGENCES",
   "HOMOGENEITY",
+  "PARAMETRIC_DIVERGENCES",
   "Divergence",
   "InformationPotentials",
   "absolute",
+  "as_divergence",
   "authors_divergence",
   "conditional_log_probabilities",
   "divergence_by_name",

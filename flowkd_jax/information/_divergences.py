@@ -12,6 +12,7 @@ every pair; the caller sums the terms of a row. All are 0 where the two agree. W
 | `squared` | `(t - s)^2` | |
 | `exponential` | `t (log t - log s)^2` | |
 | `kagan` | `(t - s)^2 / t` | also called chi squared |
+| `smoothed_kullback_leibler(epsilon)` | `t log((t + epsilon) / (s + epsilon))` | |
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import named_choices
 
 Terms = Float[Array, "rows columns"]
 Divergence = Callable[[Terms, Terms], Terms]
@@ -98,8 +100,17 @@ def kagan(log_student: Terms, log_teacher: Terms) -> Terms:
   return jnp.exp(log_teacher) * jnp.expm1(log_ratio) ** 2
 
 
-def smoothed_kullback_leibler(epsilon: float) -> Divergence:
-  """`t log((t + epsilon) / (s + epsilon))`, as in the published code of PKT."""
+def smoothed_kullback_leibler(epsilon: float = 1e-7) -> Divergence:
+  """`t log((t + epsilon) / (s + epsilon))`, as in the published code of PKT.
+
+  Args:
+    epsilon: Added to probabilities, 1e-7 in that code.
+
+  Raises:
+    TypeError: If `epsilon` is not a number.
+    ValueError: If `epsilon` is not positive.
+  """
+  checks.check_positive("epsilon", epsilon)
 
   def terms(log_student, log_teacher):
     student, teacher = jnp.exp(log_student), jnp.exp(log_teacher)
@@ -116,6 +127,10 @@ DIVERGENCES: dict[str, Divergence] = {
   "exponential": exponential,
   "kagan": kagan,
 }
+# Functions that make a divergence from a number.
+PARAMETRIC_DIVERGENCES: dict[str, Callable[..., Divergence]] = {
+  "smoothed_kl": smoothed_kullback_leibler,
+}
 
 
 # With all probabilities multiplied by a factor, a term is multiplied by this power of
@@ -131,13 +146,50 @@ HOMOGENEITY: dict[Divergence, int] = {
 
 
 def divergence_by_name(name: str) -> Divergence:
-  """The divergence of that name.
+  """The divergence of that name; a parameter follows a colon, "smoothed_kl:1e-7".
 
   Raises:
-    ValueError: If there is no such divergence; lists those there are.
+    ValueError: If there is no such divergence, which lists those there are; or if the
+      parameter is not a number above 0.
   """
-  checks.check_choice("divergence", name, DIVERGENCES)
-  return DIVERGENCES[name]
+  return as_divergence(name)
+
+
+def as_divergence(
+  divergence: str | Divergence, *, authors: bool = False, name: str = "divergence"
+) -> Divergence:
+  """The divergence itself, or the one that a name describes.
+
+  Args:
+    divergence: A function of this module, one of your own, or a name as of
+      `divergence_by_name`.
+    authors: Take names for those of `authors_divergence`.
+    name: Name of the argument or flag in messages.
+
+  Raises:
+    TypeError: If it is neither a function nor a name.
+    ValueError: If there is no such divergence, or its parameter is out of range.
+  """
+  if isinstance(divergence, str):
+    if authors and divergence == "kl":
+      return authors_divergence(divergence)
+    return named_choices.from_text(name, divergence, _FACTORIES)
+  if not callable(divergence):
+    raise TypeError(
+      f"{name}: expected a function of two arrays of log-probabilities, or the name of "
+      f"a divergence, got {divergence!r} of type {type(divergence).__name__}"
+    )
+  return divergence
+
+
+def _constant(divergence):
+  return lambda: divergence
+
+
+_FACTORIES = {
+  **{name: _constant(divergence) for name, divergence in DIVERGENCES.items()},
+  **PARAMETRIC_DIVERGENCES,
+}
 
 
 def authors_divergence(name: str, epsilon: float = 1e-6) -> Divergence:

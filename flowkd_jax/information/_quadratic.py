@@ -57,7 +57,7 @@ def quadratic_mutual_information(
   labels: Int[Array, " batch"],
   num_classes: int,
   *,
-  kernel: kernels.Kernel | None = None,
+  kernel: kernels.KernelLike | None = None,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -73,7 +73,7 @@ def quadratic_mutual_information(
     labels: Class of each row, below `num_classes`; rows with a negative label are left
       out, see `flowkd_jax.losses`.
     num_classes: Number of classes; those without a row count nothing.
-    kernel: Pairwise kernel, cosine by default.
+    kernel: Pairwise kernel or its name, cosine by default.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split; the result is that of
       the global batch, on every device.
@@ -94,7 +94,7 @@ def quadratic_mutual_information(
     maximization", JMLR 2003. Passalis et al., "Heterogeneous knowledge
     distillation using information flow modeling", CVPR 2020, section 3.1.
   """
-  kernel = kernels.cosine() if kernel is None else kernel
+  kernel = kernels.as_kernel(kernel)
   rows, indicators, mask = _labelled_rows(features, labels, num_classes, mask)
   count = parallel.global_sum(indicators.sum(), axis_name)
   shares = parallel.global_sum(indicators.sum(0), axis_name)
@@ -102,7 +102,7 @@ def quadratic_mutual_information(
   # Rows left out have an all-zero indicator, and must have an all-zero weight.
   real = indicators.sum(1, keepdims=True)
   weights = (indicators - real * shares[None, :]) / jnp.maximum(count, 1)
-  if kernel.name == "cosine":
+  if kernel.log is kernels.cosine().log:
     sums = float32.matmul(weights.T, kernels.unit_rows(rows))
     return (parallel.global_sum(sums, axis_name) ** 2).sum() / 2
   # K - 1 in place of K: the constant cancels, and so does its rounding.
@@ -117,7 +117,7 @@ def information_potentials(
   labels: Int[Array, " batch"],
   num_classes: int,
   *,
-  kernel: kernels.Kernel | None = None,
+  kernel: kernels.KernelLike | None = None,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -128,7 +128,7 @@ def information_potentials(
   from `quadratic_mutual_information`, which keeps its digits. Arguments and
   errors as there; `between` and `everything` are exact for any class shares.
   """
-  kernel = kernels.cosine() if kernel is None else kernel
+  kernel = kernels.as_kernel(kernel)
   rows, indicators, mask = _labelled_rows(features, labels, num_classes, mask)
   count = parallel.global_sum(indicators.sum(), axis_name)
   shares = parallel.global_sum(indicators.sum(0), axis_name)

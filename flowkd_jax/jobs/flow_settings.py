@@ -13,7 +13,6 @@ from flowkd_jax import teacher_cache
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import layer_matching
-from flowkd_jax.jobs import limits
 from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import places
 from flowkd_jax.jobs import pretrained
@@ -29,7 +28,11 @@ BASELINES = ("student_kd", "student_hint", "student_pkt")
 ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
 LAST_TAP_FROM = ("tap", *methods.POSTERIORS)
 _EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
-_KERNELS = tuple(kernels.KERNELS)
+_check_kernel = kernels.as_kernel  # a field below has the name of the module
+_KERNELS = (
+  "cosine, student_t, rbf, adaptive_rbf, cauchy, von_mises_fisher; a parameter follows "
+  "a colon, as in von_mises_fisher:8"
+)
 _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 
 
@@ -92,18 +95,18 @@ class Config(settings.AdamSettings, settings.CacheSettings):
   )
   kernels: tuple[str, ...] = fields.setting(
     ("cosine", "student_t"),
-    f"Kernels, summed: {', '.join(kernels.KERNELS)}.",
-    choices=_KERNELS,
+    f"Kernels, summed: {_KERNELS}.",
+    check_word=_check_kernel,
   )
   last_tap_kernels: tuple[str, ...] = fields.setting(
     (),
     "Kernels of the student's last tap, if not the same.",
-    choices=_KERNELS,
+    check_word=_check_kernel,
   )
   divergence: str = fields.setting(
     "jeffreys",
-    f"Divergence: {', '.join(information.DIVERGENCES)}.",
-    choices=tuple(information.DIVERGENCES),
+    f"Divergence: {', '.join(information.DIVERGENCES)}, or smoothed_kl:EPSILON.",
+    check_word=information.as_divergence,
   )
   learn_from: str = fields.setting(
     "auxiliary",
@@ -290,4 +293,4 @@ def _check_recorded(config: Config) -> None:
 def _check_kernels(config: Config) -> None:
   for flag in ("kernels", "last_tap_kernels") if config.authors else ():
     for kernel in getattr(config, flag):
-      limits.check_choice(f"--{flag}", kernel, kernels.AUTHORS_KERNELS)
+      kernels.as_kernel(kernel, authors=True, name=f"--{flag}")

@@ -154,7 +154,7 @@ class _Stages:
         teacher,
         pairs=pairs,
         weights=weights,
-        of_taps={last: {"kernel_names": sharper}} if sharper else {},
+        of_taps={last: {"kernels": sharper}} if sharper else {},
         optimizer=self._adam("student", reset=self.config.reset_optimizer),
         label_weight=self.config.label_weight,
       )
@@ -232,7 +232,7 @@ class _Stages:
         self._adam("student"),
         pairs=last,
         weights=dict.fromkeys(last, 1.0),
-        matching_options={"kernel_names": ("cosine",), "divergence_name": "kl"},
+        matching_options={"kernels": "cosine", "divergence": "kl"},
       )
 
     return self._from_scratch("student_pkt", "student by PKT, last tap", make)
@@ -284,11 +284,11 @@ class _Stages:
 
   def _distilled(self, model, teacher, *, of_taps=None, **options) -> methods.Method:
     matching_options: dict[str, Any] = {
-      "kernel_names": self.config.kernels,
+      "kernels": self.config.kernels,
       "taps": of_taps or {},
     }
     if self.config.matching == "probabilities":
-      matching_options["divergence_name"] = self.config.divergence
+      matching_options["divergence"] = self.config.divergence
       matching_options["authors"] = self.config.authors
     else:
       matching_options["num_classes"] = self.num_classes

@@ -6,6 +6,7 @@ of its own is still finite and of a size that a device can hold.
 
 import dataclasses
 import numbers
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -29,6 +30,8 @@ class Limits(NamedTuple):
     may_be_empty: Whether a text or a list may be empty. Where the default is empty,
       it always may.
     place: For a path: one of `places.KINDS`.
+    check_word: `(word, name=flag)`, raises ValueError for a word that is none of its
+      choices; for words with a parameter, such as `rbf:2`.
   """
 
   least: float | None = None
@@ -38,6 +41,7 @@ class Limits(NamedTuple):
   choices: tuple[str, ...] = ()
   may_be_empty: bool = False
   place: str = ""
+  check_word: Callable[..., Any] | None = None
 
 
 def check(config: Any) -> None:
@@ -106,6 +110,8 @@ def _check_words(flag: str, value: str | tuple[Any, ...], limits: Limits) -> Non
       check_number(flag, word, limits)
     elif limits.choices:
       check_choice(flag, word, limits.choices)
+    elif limits.check_word is not None:
+      limits.check_word(word, name=flag)
     elif limits.place:
       places.check(flag, word, limits.place)
 

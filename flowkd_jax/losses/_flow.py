@@ -17,9 +17,12 @@ from jaxtyping import Shaped
 from flowkd_jax import _taps
 from flowkd_jax import flow
 from flowkd_jax import information
-from flowkd_jax import kernels
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import renamed
+from flowkd_jax.kernels import KernelsLike
+from flowkd_jax.kernels import as_kernels
+from flowkd_jax.kernels import flatten
 from flowkd_jax.losses import _probabilistic
 from flowkd_jax.losses import _tap_weights
 
@@ -27,6 +30,7 @@ Mask = Shaped[Array, " batch"] | None
 PAPER_KERNELS = ("cosine", "student_t")
 
 
+@renamed.renamed_arguments(kernel_names="kernels", divergence_name="divergence")
 @meshes.on_any_mesh
 def information_flow_terms(
   student: flow.Taps,
@@ -34,8 +38,8 @@ def information_flow_terms(
   *,
   pairs: Mapping[str, str] | None = None,
   layer_map: Sequence[int] | None = None,
-  kernel_names: Sequence[str] = PAPER_KERNELS,
-  divergence_name: str = "jeffreys",
+  kernels: KernelsLike = PAPER_KERNELS,
+  divergence: str | information.Divergence = "jeffreys",
   authors: bool = False,
   mask: Mask = None,
   axis_name: str | None = None,
@@ -47,14 +51,13 @@ def information_flow_terms(
   teacher tap. Taps of a sequence are named "tap 0", "tap 1" and so on. Arguments and
   errors as in `information_flow`.
   """
-  divergence, options = _matching_options(divergence_name, authors)
-  select = kernels.authors_kernel if authors else kernels.by_name
+  options = {"self_pairs": True, "reduction": "matrix"} if authors else {}
   return {
     pair.name: _probabilistic.conditional_divergence(
       pair.student,
       pair.teacher,
-      kernel=[select(kernel) for kernel in kernel_names],
-      divergence=divergence,
+      kernels=as_kernels(kernels, authors=authors),
+      divergence=information.as_divergence(divergence, authors=authors),
       mask=mask,
       axis_name=axis_name,
       block_size=block_size,
@@ -64,6 +67,7 @@ def information_flow_terms(
   }
 
 
+@renamed.renamed_arguments(kernel_names="kernels", divergence_name="divergence")
 @meshes.on_any_mesh
 def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   student: flow.Taps,
@@ -72,8 +76,8 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
   weights: _tap_weights.Weights = None,
   pairs: Mapping[str, str] | None = None,
   layer_map: Sequence[int] | None = None,
-  kernel_names: Sequence[str] = PAPER_KERNELS,
-  divergence_name: str = "jeffreys",
+  kernels: KernelsLike = PAPER_KERNELS,
+  divergence: str | information.Divergence = "jeffreys",
   authors: bool = False,
   mask: Mask = None,
   axis_name: str | None = None,
@@ -105,9 +109,12 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
     pairs: Teacher tap of each student tap, by name, for other names than the
       teacher's. Only the student taps among its keys are compared.
     layer_map: Index of the teacher tap of each student tap, for sequences.
-    kernel_names: Kernels whose divergences are summed.
-    divergence_name: One of `information.DIVERGENCES`.
-    authors: Reproduce the published code.
+    kernels: Kernels whose divergences are summed, or their names: as
+      `[kernels.von_mises_fisher(8.0), "cosine"]` or `["von_mises_fisher:8"]`.
+    divergence: One of `flowkd_jax.information` or of your own, or a name of
+      `information.DIVERGENCES`.
+    authors: Reproduce the published code; names are those of its kernels and
+      divergences.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
     block_size: Rows evaluated at a time; None chooses.
@@ -116,7 +123,7 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
     TypeError: If a tap is not floating point, or taps, `pairs`, `layer_map` or
       `weights` are of another type.
     ValueError: If taps cannot be paired, batch sizes disagree, a weight is missing, or
-      a kernel or divergence is unknown.
+      a kernel or divergence is unknown or has a parameter out of range.
 
   Example:
     >>> import jax.numpy as jnp
@@ -133,8 +140,8 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
     teacher,
     pairs=pairs,
     layer_map=layer_map,
-    kernel_names=kernel_names,
-    divergence_name=divergence_name,
+    kernels=kernels,
+    divergence=divergence,
     authors=authors,
     mask=mask,
     axis_name=axis_name,
@@ -143,6 +150,7 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
   return _tap_weights.weighted_sum(terms, weights)
 
 
+@renamed.renamed_arguments(kernel_names="kernels")
 @meshes.on_any_mesh
 def quadratic_flow_terms(
   student: flow.Taps,
@@ -152,7 +160,7 @@ def quadratic_flow_terms(
   num_classes: int,
   pairs: Mapping[str, str] | None = None,
   layer_map: flow.LayerMap | None = None,
-  kernel_names: Sequence[str] = PAPER_KERNELS,
+  kernels: KernelsLike = PAPER_KERNELS,
   mask: Mask = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -165,13 +173,13 @@ def quadratic_flow_terms(
   # Once for all kernels: half-precision gradients are then summed in float32.
   students, teachers = (_flattened(side) for side in sides)
   total = jnp.zeros(len(students))
-  for kernel_name in kernel_names:
+  for kernel in as_kernels(kernels):
     student_flow, teacher_flow = (
       flow.information_flow(
         taps,
         labels,
         num_classes,
-        kernel=kernels.by_name(kernel_name),
+        kernel=kernel,
         mask=mask,
         axis_name=axis_name,
         block_size=block_size,
@@ -183,6 +191,7 @@ def quadratic_flow_terms(
   return {name: term for (name, _), term in zip(sides[0], total, strict=True)}
 
 
+@renamed.renamed_arguments(kernel_names="kernels")
 @meshes.on_any_mesh
 def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   student: flow.Taps,
@@ -193,7 +202,7 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   weights: _tap_weights.Weights = None,
   pairs: Mapping[str, str] | None = None,
   layer_map: flow.LayerMap | None = None,
-  kernel_names: Sequence[str] = PAPER_KERNELS,
+  kernels: KernelsLike = PAPER_KERNELS,
   mask: Mask = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -222,7 +231,8 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
       teacher's. Only the student taps among its keys are compared.
     layer_map: For sequences the paper's kappa: "nearest" (last to last), the default
       for arrays without names, or for each student tap the index of its teacher tap.
-    kernel_names: Kernels whose divergences are summed.
+    kernels: Kernels whose divergences are summed, or their names: as
+      `[kernels.von_mises_fisher(8.0), "cosine"]` or `["von_mises_fisher:8"]`.
     mask: Which rows are real.
     axis_name: Mapped axis over which the batch is split.
     block_size: Rows evaluated at a time; None chooses.
@@ -250,7 +260,7 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
     num_classes=num_classes,
     pairs=pairs,
     layer_map=layer_map,
-    kernel_names=kernel_names,
+    kernels=kernels,
     mask=mask,
     axis_name=axis_name,
     block_size=block_size,
@@ -281,11 +291,4 @@ def _flattened(items):
   for name, features in items:
     checks.check_floating(name, features)
     checks.check_rows(name, features)
-  return [kernels.flatten(features) for _, features in items]
-
-
-def _matching_options(divergence_name, authors):
-  if not authors:
-    return information.divergence_by_name(divergence_name), {}
-  divergence = information.authors_divergence(divergence_name)
-  return divergence, {"self_pairs": True, "reduction": "matrix"}
+  return [flatten(features) for _, features in items]

@@ -6,32 +6,34 @@ these distributions. Widths of student and teacher may differ. The whole batch i
 object: do not `vmap` over examples; under data parallelism pass `axis_name`.
 """
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Shaped
 
 from flowkd_jax import information
-from flowkd_jax import kernels
 from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import renamed
 from flowkd_jax._numerics import row_blocks
+from flowkd_jax.kernels import KernelsLike
+from flowkd_jax.kernels import as_kernels
+from flowkd_jax.kernels import authors_kernel
 from flowkd_jax.losses import _batch
 
 Mask = Shaped[Array, " batch"] | None
 
 
+@renamed.renamed_arguments(kernel="kernels")
 @meshes.on_any_mesh
 def conditional_divergence(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
   *,
-  kernel: kernels.Kernel | Sequence[kernels.Kernel] | None = None,
-  divergence: information.Divergence = information.jeffreys,
+  kernels: KernelsLike = "cosine",
+  divergence: str | information.Divergence = "jeffreys",
   self_pairs: bool = False,
   reduction: str = "rows",
   mask: Mask = None,
@@ -49,8 +51,8 @@ def conditional_divergence(
   Args:
     student: Student features; axes after the first are flattened.
     teacher: Teacher features, of any width.
-    kernel: Pairwise kernel, cosine by default; the divergences of several are summed.
-    divergence: One of `flowkd_jax.information`: Jeffreys, KL, ...
+    kernels: Pairwise kernel or its name; the divergences of several are summed.
+    divergence: One of `flowkd_jax.information` or of your own, or its name.
     self_pairs: Let a row be its own neighbour, as the authors' code does.
     reduction: "rows", the mean over rows of the sum over columns; or "matrix",
       the mean over all pairs, which is smaller by the batch size (the authors').
@@ -66,7 +68,7 @@ def conditional_divergence(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batch sizes disagree, an array is empty or has no feature axis,
-      or `reduction` is another word.
+      `reduction` is another word, or a kernel or divergence is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -75,7 +77,7 @@ def conditional_divergence(
     0.0
   """
   checks.check_choice("reduction", reduction, ("rows", "matrix"))
-  kernel_list = _kernel_list(kernel)
+  kernel_list, divergence = as_kernels(kernels), information.as_divergence(divergence)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
   bandwidths = [
     [each.measure(side, batch.real, block_size) for each in kernel_list]
@@ -169,15 +171,9 @@ def pkt(
   return conditional_divergence(
     student,
     teacher,
-    kernel=kernels.authors_kernel("cosine", epsilon=1e-7),
+    kernels=authors_kernel("cosine", epsilon=1e-7),
     divergence=information.smoothed_kullback_leibler(1e-7),
     self_pairs=True,
     reduction="matrix",
     **options,
   )
-
-
-def _kernel_list(kernel):
-  if kernel is None:
-    return [kernels.cosine()]
-  return [kernel] if isinstance(kernel, kernels.Kernel) else list(kernel)

@@ -28,6 +28,8 @@ import optax
 
 from flowkd_jax import _taps
 from flowkd_jax import capture
+from flowkd_jax import information
+from flowkd_jax import kernels
 from flowkd_jax import losses
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import label_rule
@@ -69,16 +71,17 @@ def information_flow(
     weights: Weight of each student tap, a number or a schedule of the step.
     matching: "probabilities" (no labels needed), `losses.information_flow`; or
       "quadratic", `losses.quadratic_flow`.
-    matching_options: Further options of that loss: kernels, divergence, `authors`;
-      "quadratic" needs `num_classes`. Under "taps" those of single student taps, by
-      name, which take the place of the others.
+    matching_options: Further options of that loss: `kernels`, `divergence`, `authors`,
+      as `{"kernels": [kernels.von_mises_fisher(8.0)]}`; "quadratic" needs
+      `num_classes`. Under "taps" those of single student taps, by name, which take the
+      place of the others.
     label_weight: Weight of an added cross-entropy, 0 in the paper.
     initial: Variables to start from; fresh ones by default.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
     ValueError: If `pairs` is empty, a weight is missing or negative, options are of a
-      tap that is not trained, or `matching` is unknown.
+      tap that is not trained, or `matching`, a kernel or a divergence is unknown.
   """
   checks.check_choice("matching", matching, MATCHINGS)
   _taps.check_pairs(pairs)
@@ -94,6 +97,8 @@ def information_flow(
       f"matching_options: expected options of some of the taps "
       f"{sorted(pairs, key=str)}, got {sorted(of_tap, key=str)}"
     )
+  for of_one in (options, *of_tap.values()):
+    _check_options(options | of_one)
 
   teacher_taps = tuple(name for name in pairs.values() if name not in POSTERIORS)
 
@@ -139,6 +144,15 @@ def _posterior_fits(teacher: _method.Network, names):
       _heads.check_labels("teacher", classes, num_classes, exactly=True)
 
   return check
+
+
+def _check_options(options):
+  """Refuses a kernel or divergence now that no step would know what to do with."""
+  authors = options.get("authors", False)
+  if "kernels" in options:
+    kernels.as_kernels(options["kernels"], authors=authors)
+  if "divergence" in options:
+    information.as_divergence(options["divergence"], authors=authors)
 
 
 def _num_classes_fit(options):

@@ -74,5 +74,5 @@ def test_smoothed_kullback_leibler_has_epsilon_on_both_sides():
 
 
 def test_unknown_divergence_is_refused():
-  with pytest.raises(ValueError, match="divergence: expected one of 'jeffreys'"):
+  with pytest.raises(ValueError, match="divergence: expected one of jeffreys"):
     information.divergence_by_name("jefreys")

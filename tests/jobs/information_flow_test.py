@@ -394,6 +394,12 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
       {"authors": True, "kernels": ("von_mises_fisher",)},
       "--kernels: expected one of cosine, student_t, rbf, adaptive_rbf, cauchy, got",
     ),
+    (
+      {"kernels": ("von_mises_fisher:-8",)},
+      "--kernels: expected von_mises_fisher:CONCENTRATION, the concentration a number",
+    ),
+    ({"last_tap_kernels": ("cosine:2",)}, "--last_tap_kernels: .* has no parameter"),
+    ({"divergence": "smoothed_kl:0"}, "--divergence: expected smoothed_kl:EPSILON"),
     ({"divergence": "js"}, "--divergence: expected one of jeffreys"),
     ({"student_network": "vgg"}, "--student_network: network: expected one of cnn1"),
     ({"student_network": "cnn1:x"}, "--student_network: .*WIDTH with a positive"),

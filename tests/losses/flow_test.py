@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flowkd_jax import flow
+from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import losses
 
@@ -27,7 +28,7 @@ def test_information_flow_is_the_weighted_sum_of_its_terms():
   terms = jax.jit(losses.information_flow_terms)(student, teacher)
   assert list(terms) == list(student)
   pair = [kernels.cosine(), kernels.student_t()]
-  divergence = jax.jit(functools.partial(losses.conditional_divergence, kernel=pair))
+  divergence = jax.jit(functools.partial(losses.conditional_divergence, kernels=pair))
   expected = [
     divergence(s, t) for s, t in zip(student.values(), teacher.values(), strict=True)
   ]
@@ -106,7 +107,91 @@ def test_weights_must_match_the_taps():
 
 def test_unknown_names_are_refused():
   student = _taps(0)
-  with pytest.raises(ValueError, match="kernel: expected one of"):
-    losses.information_flow(student, student, kernel_names=["cosinus"])
+  with pytest.raises(ValueError, match="kernels: expected one of"):
+    losses.information_flow(student, student, kernels=["cosinus"])
   with pytest.raises(ValueError, match="divergence: expected one of"):
-    losses.information_flow(student, student, divergence_name="js")
+    losses.information_flow(student, student, divergence="js")
+
+
+def test_kernels_and_divergences_are_objects_or_names():
+  student, teacher = _taps(0, (6,)), _taps(1, (8,))
+  own = lambda log_student, log_teacher: jnp.abs(log_teacher - log_student)
+  same = {
+    "kernels": (["von_mises_fisher:8"], [kernels.von_mises_fisher(8.0)]),
+    "divergence": ("smoothed_kl:1e-3", information.smoothed_kullback_leibler(1e-3)),
+  }
+
+  @jax.jit
+  def values(student, teacher):
+    loss = functools.partial(losses.information_flow, student, teacher)
+    quadratic = functools.partial(
+      losses.quadratic_flow, student, teacher, labels=LABELS, num_classes=3
+    )
+    alike = [[loss(**{name: each}) for each in pair] for name, pair in same.items()]
+    alike.append([quadratic(kernels=each) for each in same["kernels"]])
+    alike.append([loss(kernels="cosine"), loss(kernels=[kernels.cosine()])])
+    return alike, [loss(kernels="von_mises_fisher"), loss(divergence=own), loss()]
+
+  alike, others = values(student, teacher)
+  for one, other in alike:
+    assert one == other != 0
+  assert len({float(value) for value in [*others, alike[0][0]]}) == 4
+
+
+@pytest.mark.parametrize(
+  ("kernel", "message"),
+  [
+    ("rbf:0", r"kernels: expected rbf:BANDWIDTH, the bandwidth a number above 0"),
+    ("rbf:-1", r"above 0 and finite in float32, got 'rbf:-1'"),
+    ("rbf:nan", r"got 'rbf:nan'"),
+    ("rbf:1e39", r"got 'rbf:1e39'"),
+    ("rbf:1e-39", r"got 'rbf:1e-39'"),
+    ("rbf:", r"got 'rbf:'"),
+    ("rbf:1:2", r"got 'rbf:1:2'"),
+    ("cosine:1", r"kernels: expected cosine, which has no parameter, got 'cosine:1'"),
+    ("Cosine", r"expected one of cosine, student_t\[:DEGREE\], rbf\[:BANDWIDTH\]"),
+  ],
+)
+def test_texts_that_are_no_kernel_are_refused(kernel, message):
+  student = _taps(0)
+  with pytest.raises(ValueError, match=message):
+    losses.information_flow(student, student, kernels=[kernel])
+
+
+def test_objects_that_are_no_kernel_or_divergence_are_refused():
+  loss = functools.partial(losses.information_flow, _taps(0), _taps(0))
+  with pytest.raises(TypeError, match=r"kernels: .* got 'cosine' of type function"):
+    loss(kernels=[kernels.cosine])
+  with pytest.raises(TypeError, match="kernels: .* got 3.0 of type float"):
+    loss(kernels=3.0)
+  with pytest.raises(ValueError, match="kernels: expected at least one kernel"):
+    loss(kernels=[])
+  with pytest.raises(TypeError, match="divergence: .* got 1.0 of type float"):
+    loss(divergence=1.0)
+  with pytest.raises(ValueError, match="divergence: expected smoothed_kl:EPSILON"):
+    loss(divergence="smoothed_kl:-1")
+  with pytest.raises(ValueError, match="expected one of .* without parameters"):
+    loss(kernels="rbf:2", authors=True)
+
+
+def test_kernel_objects_take_the_place_of_the_authors_kernels():
+  taps = _taps(0, (6,)), _taps(1, (8,))
+  loss = jax.jit(
+    lambda *taps: [
+      losses.information_flow(*taps, authors=True, kernels=each)
+      for each in ("cosine", kernels.authors_kernel("cosine"), kernels.cosine())
+    ]
+  )
+  by_name, same, ours = loss(*taps)
+  assert by_name == same != ours
+
+
+def test_old_names_of_arguments_work_with_a_warning():
+  loss = functools.partial(losses.information_flow, _taps(0, (6,)), _taps(1, (8,)))
+  with pytest.warns(DeprecationWarning, match="kernel_names is called kernels"):
+    old = loss(kernel_names=("cosine",))
+  assert old == loss(kernels=("cosine",))
+  with pytest.warns(DeprecationWarning, match="divergence_name is called divergence"):
+    loss(divergence_name="kl")
+  with pytest.raises(TypeError, match="expected kernels alone, got kernel_names too"):
+    loss(kernel_names=("cosine",), kernels=("cosine",))

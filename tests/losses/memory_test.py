@@ -13,7 +13,7 @@ ROWS, BLOCK, WIDTH = 4096, 256, 16
 
 def _flow(*names):
   return lambda s, t, **options: losses.information_flow(
-    [s], [t], kernel_names=names, **options
+    [s], [t], kernels=names, **options
   )
 
 
@@ -24,7 +24,7 @@ def _quadratic_flow(student, teacher, **options):
     [teacher],
     labels=labels,
     num_classes=3,
-    kernel_names=("student_t",),
+    kernels=("student_t",),
     **options,
   )
 

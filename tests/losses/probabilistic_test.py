@@ -30,7 +30,7 @@ def _authors_divergence(kernel):
     return losses.conditional_divergence(
       student,
       teacher,
-      kernel=kernels.authors_kernel(kernel),
+      kernels=kernels.authors_kernel(kernel),
       divergence=lambda *logs: jax.lax.switch(index, divergences, *logs),
       self_pairs=True,
       reduction="matrix",
@@ -94,7 +94,7 @@ def _definition(student, teacher, kernel_name):
 def test_conditional_divergence_equals_its_definition(name, block_size):
   student, teacher = _features()
   loss = functools.partial(
-    losses.conditional_divergence, kernel=kernels.by_name(name), block_size=block_size
+    losses.conditional_divergence, kernels=kernels.by_name(name), block_size=block_size
   )
   actual = jax.jit(loss)(student, teacher)
   np.testing.assert_allclose(actual, _definition(student, teacher, name), rtol=1e-4)
@@ -105,7 +105,7 @@ def test_several_kernels_are_summed():
   pair = [kernels.cosine(), kernels.student_t()]
   loss = losses.conditional_divergence
   together, *apart = jax.jit(
-    lambda s, t: [loss(s, t, kernel=kernel) for kernel in (pair, *pair)]
+    lambda s, t: [loss(s, t, kernels=kernel) for kernel in (pair, *pair)]
   )(student, teacher)
   np.testing.assert_allclose(together, sum(apart), rtol=1e-5)
 
@@ -116,7 +116,7 @@ def test_blocks_change_neither_value_nor_gradient(name):
 
   def loss(student, block_size):
     return losses.conditional_divergence(
-      student, teacher, kernel=kernels.by_name(name), block_size=block_size
+      student, teacher, kernels=kernels.by_name(name), block_size=block_size
     )
 
   value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
@@ -144,7 +144,7 @@ def _labelled(student, teacher):
 
 def _with_kernel(name):
   kernel = kernels.by_name(name)
-  return functools.partial(losses.conditional_divergence, kernel=kernel)
+  return functools.partial(losses.conditional_divergence, kernels=kernel)
 
 
 INVARIANCES = {

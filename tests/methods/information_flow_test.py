@@ -7,6 +7,8 @@ import optax
 import pytest
 
 from flowkd_jax import capture
+from flowkd_jax import information
+from flowkd_jax import kernels
 from flowkd_jax import losses
 from flowkd_jax import methods
 from flowkd_jax import schedules
@@ -100,9 +102,30 @@ def test_two_student_taps_may_share_a_teacher_tap(network, teacher, batches):
   assert np.isfinite(metrics["loss/block_2"])
 
 
+def test_kernel_objects_are_matching_options(network, teacher, batches):
+  batch, terms = batches[0], []
+  for kernel in (kernels.von_mises_fisher(8.0), "von_mises_fisher:8", "cosine"):
+    options = {"kernels": [kernel], "divergence": information.kullback_leibler}
+    method = _method(network, teacher, matching_options=options)
+    state = method.init(jax.random.key(0), batch["image"])
+    _, metrics = jax.jit(method.update)(state, batch, method.constants)
+    terms.append(float(metrics["loss/dense"]))
+  assert terms[0] == terms[1] != terms[2]
+
+
+def test_wrong_kernels_are_refused_before_a_step(network, teacher):
+  for options, message in (
+    ({"kernels": ["rbf:0"]}, "kernels: expected rbf:BANDWIDTH"),
+    ({"taps": {"dense": {"kernels": "vmf"}}}, "kernels: expected one of cosine"),
+    ({"divergence": "js"}, "divergence: expected one of jeffreys"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      _method(network, teacher, matching_options=options)
+
+
 @pytest.mark.parametrize("name", methods.POSTERIORS)
 def test_last_tap_may_learn_from_class_probabilities(name, network, teacher, batches):
-  sharp = {"kernel_names": ("von_mises_fisher",)}
+  sharp = {"kernels": ("von_mises_fisher",)}
   method = _method(
     network,
     teacher,

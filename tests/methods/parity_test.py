@@ -40,7 +40,7 @@ def _quadratic(network, axis_name):
     axis_name,
     learning_rate=0.01,
     matching="quadratic",
-    matching_options={"num_classes": 3, "kernel_names": ("student_t",)},
+    matching_options={"num_classes": 3, "kernels": ("student_t",)},
     label_weight=1.0,
   )
 
