@@ -1,21 +1,28 @@
 """Knowledge distillation by information-flow matching, for JAX.
 
     from flowkd_jax import losses
-
     loss = losses.information_flow(student_taps, teacher_taps)  # {name: array}
 
-Importing this package loads JAX, jaxtyping and optax, and nothing else. The rooms
-that need more are imported by name: `flowkd_jax.models`, `capture`, `data`,
-`evaluation`, `methods`, `train`, `report`.
+Importing this package loads nothing else: each room is loaded when it is first used.
+The rooms of the core (`flow`, `information`, `kernels`, `losses`, `parallel`,
+`pooling`, `schedules`) need JAX, jaxtyping and optax. The others (`models`, `capture`,
+`data`, `evaluation`, `teacher_cache`, `methods`, `train`, `report`, `jobs`) belong to
+the extra `flowkd_jax[train]`.
 """
 
-from flowkd_jax import flow
-from flowkd_jax import information
-from flowkd_jax import kernels
-from flowkd_jax import losses
-from flowkd_jax import parallel
-from flowkd_jax import pooling
-from flowkd_jax import schedules
+import importlib
+import typing
+
+from flowkd_jax import _extra
+
+if typing.TYPE_CHECKING:
+  from flowkd_jax import flow
+  from flowkd_jax import information
+  from flowkd_jax import kernels
+  from flowkd_jax import losses
+  from flowkd_jax import parallel
+  from flowkd_jax import pooling
+  from flowkd_jax import schedules
 
 __version__ = "0.2.0"
 
@@ -28,3 +35,17 @@ __all__ = [
   "pooling",
   "schedules",
 ]
+_OF_THE_EXTRA = (*_extra.ROOMS, "jobs")
+
+
+def __getattr__(name: str) -> typing.Any:
+  if name in __all__ or name in _OF_THE_EXTRA:
+    # The import system stores the room as an attribute: this runs once for each.
+    return importlib.import_module(f"{__name__}.{name}")
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  """Every name that can be used: rooms of the extra only where it is installed."""
+  rooms = [room for room in _extra.ROOMS if not _extra.missing(_extra.ROOMS[room])]
+  return sorted({*globals(), *__all__, *rooms})

@@ -26,6 +26,10 @@ A dictionary that crosses `jax.jit` comes back sorted by name: index it by tap.
 import importlib
 from typing import TYPE_CHECKING
 
+from flowkd_jax import _extra
+
+_extra.require("capture")
+
 from flowkd_jax.capture._apply import AnyModel
 from flowkd_jax.capture._apply import adapt
 from flowkd_jax.capture._apply import apply_with_taps

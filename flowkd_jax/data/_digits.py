@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 from jaxtyping import Int
 
+from flowkd_jax import _extra
 from flowkd_jax.data._order import random_ranks
 from flowkd_jax.data._split import Split
 
@@ -33,7 +34,7 @@ def load_digits(split: str) -> Split:
     import sklearn.datasets
   except ImportError as error:
     raise ImportError(
-      "the data set 'digits' needs scikit-learn: pip install scikit-learn"
+      "the data set 'digits' needs scikit-learn: pip install 'flowkd_jax[train]'"
     ) from error
   values, classes = sklearn.datasets.load_digits(return_X_y=True)
   images = np.rint(np.reshape(values, (-1, 8, 8, 1)) * (255 / 16))
@@ -49,6 +50,7 @@ def load_digits(split: str) -> Split:
 
 def digits_infos() -> dict[str, Any]:
   """Sizes of the splits, as tensorflow-datasets wants them to parse a split."""
+  _extra.require("data", ("tensorflow_datasets",))
   from tensorflow_datasets.core import SplitInfo
 
   sizes = {"train": _TRAIN_EXAMPLES, "test": _EXAMPLES - _TRAIN_EXAMPLES}
@@ -65,6 +67,7 @@ def _rows_of(
   places = {"train": np.flatnonzero(in_train), "test": np.flatnonzero(~in_train)}
   if split in places:
     return places[split]
+  _extra.require("data", ("tensorflow_datasets",))
   from tensorflow_datasets.core import ReadInstruction
 
   infos = digits_infos()

@@ -4,6 +4,7 @@ import os
 import re
 from typing import Any
 
+from flowkd_jax import _extra
 from flowkd_jax.data._digits import digits_infos
 from flowkd_jax.data._tfds import tfds_infos
 
@@ -49,6 +50,7 @@ def _name(part: str) -> str:
 
 def _intervals(split: str, infos: Any) -> list[tuple[str, int, int]]:
   """`(name, first, end)` of every part of a split."""
+  _extra.require("data", ("tensorflow_datasets",))
   from tensorflow_datasets.core import ReadInstruction
 
   plain = "+".join(part.partition("@")[0] for part in split.split("+"))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from flowkd_jax import _extra
 from flowkd_jax._numerics.checks import check_count
 from flowkd_jax.data._batches import PlannedBatches
 
@@ -42,6 +43,7 @@ class StreamBatches(PlannedBatches):
     return self._stream(epoch, start_step)
 
   def _stream(self, epoch: int, start_step: int) -> Iterator[dict]:
+    _extra.require("data", ("grain",))
     import grain
 
     if start_step == self.steps_per_epoch:

@@ -21,6 +21,10 @@ A method of your own is a `Method`: `gradient_method` makes one from a loss and 
 optimizer, `distillation` one from loss terms between a student and a frozen teacher.
 """
 
+from flowkd_jax import _extra
+
+_extra.require("methods")
+
 from flowkd_jax.methods._averaged import averaged
 from flowkd_jax.methods._distillation import Learnt
 from flowkd_jax.methods._distillation import Outputs

@@ -1,5 +1,9 @@
 """Networks that name their activations, and the weights the authors trained."""
 
+from flowkd_jax import _extra
+
+_extra.require("models")
+
 from flowkd_jax.models._batch_norm import BatchNorm
 from flowkd_jax.models._branched import BranchedResNet
 from flowkd_jax.models._branched import backbone

@@ -10,6 +10,10 @@ Reads files and plain dictionaries only. Nothing here keeps a state, so several
 work directories can be read side by side.
 """
 
+from flowkd_jax import _extra
+
+_extra.require("report")
+
 from flowkd_jax.report._canvas import NothingToDrawError
 from flowkd_jax.report._canvas import save_figure
 from flowkd_jax.report._comparison import Curves

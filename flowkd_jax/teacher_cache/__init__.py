@@ -5,6 +5,10 @@ the cache, and every later one reads it. A network of another framework can fill
 too; `recorded_teacher` then stands for it.
 """
 
+from flowkd_jax import _extra
+
+_extra.require("teacher_cache")
+
 from flowkd_jax.teacher_cache._cached_batches import CachedBatches
 from flowkd_jax.teacher_cache._cached_batches import cache_key
 from flowkd_jax.teacher_cache._cached_batches import open_cache

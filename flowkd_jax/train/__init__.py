@@ -1,5 +1,9 @@
 """Training: the one loop, mapped over devices, with checkpoints that can be resumed."""
 
+from flowkd_jax import _extra
+
+_extra.require("train")
+
 from flowkd_jax.train._checkpoint import Checkpoints
 from flowkd_jax.train._checkpoint import check_folder
 from flowkd_jax.train._devices import DeviceStep

@@ -1,0 +1,51 @@
+"""Packages of the extra `flowkd_jax[train]`, without which the core is installed."""
+
+import importlib.util
+
+# Packages that a room imports when it is itself imported, or cannot do without.
+ROOMS = {
+  "models": ("flax",),
+  "capture": ("flax",),
+  "data": (),  # batches of arrays in memory need the core alone
+  "evaluation": (),
+  "teacher_cache": ("flax",),
+  "methods": ("flax",),
+  "train": ("flax", "filelock", "orbax.checkpoint", "rich", "tensorboardX"),
+  "report": ("rich", "matplotlib"),
+}
+COMMANDS = (
+  *("absl", "filelock", "flax", "grain", "matplotlib", "orbax.checkpoint", "PIL"),
+  *("rich", "scipy", "sklearn", "tensorboardX", "tensorflow_datasets"),
+)
+
+
+def require(user: str, packages: tuple[str, ...] | None = None) -> None:
+  """Checks that packages of the extra are installed.
+
+  Args:
+    user: Module of `flowkd_jax` that needs them, such as "methods".
+    packages: The packages, by the names under which they are imported; by default
+      those of the room.
+
+  Raises:
+    ModuleNotFoundError: If one is missing; says what to install.
+  """
+  lacking = missing(ROOMS[user] if packages is None else packages)
+  if lacking:
+    raise ModuleNotFoundError(
+      f"flowkd_jax.{user} needs {', '.join(lacking)}, which the core installation "
+      'leaves out; install the extra: pip install "flowkd_jax[train]"',
+      name=lacking[0],
+    )
+
+
+def missing(packages: tuple[str, ...]) -> list[str]:
+  """Names of the packages that are not installed; imports none of them."""
+  return [name for name in packages if not _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+  try:
+    return importlib.util.find_spec(name) is not None
+  except ModuleNotFoundError:  # the package that a dotted name begins with
+    return False
