@@ -33,11 +33,11 @@ _BYTES = [
 class Config:
   """Settings of the benchmark."""
 
-  num_examples: int = fields.setting(4096, "Examples.", least=1)
+  num_examples: int = fields.setting(4096, "Number of examples.", least=1)
   width: int = fields.setting(2048, "Numbers a row.", least=1)
   batch_size: int = fields.setting(128, "Rows of a batch.", least=1)
   shards: tuple[int, ...] = fields.setting((128, 1024), "Rows of a shard.", least=1)
-  rounds: int = fields.setting(3, "Rounds.", least=1)
+  rounds: int = fields.setting(3, "Number of rounds.", least=1)
 
 
 def configure(**given: Any) -> Config:

@@ -40,7 +40,7 @@ class Config:
   steps: int = fields.setting(20, "Steps that are timed in a turn.", least=1)
   steps_per_epoch: int = fields.setting(391, "Steps of an epoch.", least=1)
   probe: int = fields.setting(2000, "Examples whose dead units are counted.", least=1)
-  rounds: int = fields.setting(5, "Turns.", least=1)
+  rounds: int = fields.setting(5, "Number of turns that each program gets.", least=1)
 
 
 def configure(**given: Any) -> Config:

@@ -53,13 +53,15 @@ class Config:
   kills: int = fields.setting(50, "Processes that are stopped by a signal.", least=1)
   signals: tuple[str, ...] = fields.setting(
     ("SIGKILL",),
-    f"Signals to choose from at random: {', '.join(SIGNALS)}.",
+    "Signals to choose from at random.",
     choices=SIGNALS,
   )
   checkpoint_seconds: float = fields.setting(
     0.2, "Seconds between checkpoints of the training.", least=0
   )
-  seed: int = fields.setting(0, "Seed of the moments.", least=0)
+  seed: int = fields.setting(
+    0, "Seed of the moments at which processes are stopped.", least=0
+  )
 
 
 def configure(**given: Any) -> Config:

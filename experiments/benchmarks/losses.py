@@ -54,34 +54,46 @@ LONG_RUN = 10
 class Config:
   """Settings of the benchmark."""
 
-  what: str = fields.setting(
-    "all", f"What to measure: {', '.join(WHAT)}.", choices=WHAT
-  )
+  what: str = fields.setting("all", "Tables to measure.", choices=WHAT)
   losses: tuple[str, ...] = fields.setting(
-    tuple(LOSSES), "Losses of the speed table.", choices=tuple(LOSSES)
+    tuple(LOSSES), "Losses in the table of speed.", choices=tuple(LOSSES)
   )
-  sizes: tuple[int, ...] = fields.setting((128, 1024, 4096), "Rows, speed.", least=2)
-  student_width: int = fields.setting(64, "Width of the student, speed.", least=1)
-  teacher_width: int = fields.setting(128, "Width of the teacher, speed.", least=1)
+  sizes: tuple[int, ...] = fields.setting(
+    (128, 1024, 4096), "Numbers of rows in the table of speed.", least=2
+  )
+  student_width: int = fields.setting(
+    64, "Width of the student in the table of speed.", least=1
+  )
+  teacher_width: int = fields.setting(
+    128, "Width of the teacher in the table of speed.", least=1
+  )
   speed_block_size: int = fields.setting(
-    0, "Rows a block of ours, speed; 0 chooses.", least=0
+    0, "Rows of a block of our losses in the table of speed; 0 chooses.", least=0
   )
   memory_sizes: tuple[int, ...] = fields.setting(
-    tuple(1024 * 2**power for power in range(7)), "Rows, memory.", least=2
+    tuple(1024 * 2**power for power in range(7)),
+    "Numbers of rows in the table of memory.",
+    least=2,
   )
-  memory_width: int = fields.setting(128, "Width of both sides, memory.", least=1)
-  block_size: int = fields.setting(0, "Rows a block, memory; 0 chooses.", least=0)
-  memory_gib: float = fields.setting(16.0, "What would need more is not run.", least=0)
+  memory_width: int = fields.setting(
+    128, "Width of student and teacher in the table of memory.", least=1
+  )
+  block_size: int = fields.setting(
+    0, "Rows of a block in the table of memory; 0 chooses.", least=0
+  )
+  memory_gib: float = fields.setting(
+    16.0, "Memory limit in GiB; programs that need more are not run.", least=0
+  )
   rounds: int = fields.setting(5, "Turns that each program gets.", least=1)
   turn_seconds: float = fields.setting(
-    1.0, "How long a turn lasts, or one run.", least=0
+    1.0, "Duration of a turn in seconds; a turn has at least one run.", least=0
   )
   cell_seconds: float = fields.setting(
-    120.0, "No further rounds after this time.", least=0
+    120.0, "Seconds after which a table cell gets no further rounds.", least=0
   )
   seed: int = fields.setting(0, "Seed of the features.", least=0)
   output: str = fields.setting(
-    "", "A file that gets what is printed.", place=places.NEW_FILE
+    "", "File that gets a copy of what is printed.", place=places.NEW_FILE
   )
 
 

@@ -46,14 +46,16 @@ class Config(training_step.Config):
 
   batch_size: int = fields.setting(64, "Rows of a step.", least=1)
   image_size: int = fields.setting(16, "Height and width of the images.", least=1)
-  teacher_network: str = fields.setting("resnet8:8", "resnetDEPTH:WIDTH.")
-  student_network: str = fields.setting("resnet8:4", "As above.")
-  ensemble_network: str = fields.setting("resnet8:8", "Widest of three, as above.")
+  teacher_network: str = fields.setting("resnet8:8", "Teacher: resnetDEPTH:WIDTH.")
+  student_network: str = fields.setting("resnet8:4", "Student: resnetDEPTH:WIDTH.")
+  ensemble_network: str = fields.setting(
+    "resnet8:8", "Widest of three students of the online ensemble: resnetDEPTH:WIDTH."
+  )
   clients: int = fields.setting(10, "Clients of a round.", least=1)
   local_steps: int = fields.setting(20, "Steps of each client.", least=1)
-  client_batch_size: int = fields.setting(32, "Rows of such a step.", least=1)
+  client_batch_size: int = fields.setting(32, "Rows of a client's step.", least=1)
   groups: tuple[str, ...] = fields.setting(
-    tuple(PLAIN), f"What to measure: {', '.join(PLAIN)}.", choices=tuple(PLAIN)
+    tuple(PLAIN), "Groups of methods to measure.", choices=tuple(PLAIN)
   )
 
 

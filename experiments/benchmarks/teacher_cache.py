@@ -42,25 +42,29 @@ from flowkd_jax.jobs import places
 class Config:
   """Settings of the benchmark."""
 
-  dataset: str = fields.setting("cifar10", "Data set.")
+  dataset: str = fields.setting(
+    "cifar10", "Data set of tensorflow-datasets, or digits."
+  )
   data_dir: str | None = fields.setting(
-    None, "Where it is prepared.", place=places.PERHAPS_FOLDER
+    None,
+    "Folder in which tensorflow-datasets are prepared.",
+    place=places.PERHAPS_FOLDER,
   )
   examples: int | None = fields.setting(
-    None, "Training examples; all by default.", least=1
+    None, "Number of training examples. Without the flag: all.", least=1
   )
   cache: str = fields.setting("", "Folder of the cache.", place=places.NEW_FOLDER)
   cache_dtype: str = fields.setting(
     "float32",
-    f"Type of what is stored: {', '.join(teacher_cache.CACHE_DTYPES)}.",
+    "Data type in which the cache stores outputs.",
     choices=tuple(teacher_cache.CACHE_DTYPES),
   )
-  teacher_network: str = fields.setting("cnn1:16", "NAME:WIDTH, untrained.")
+  teacher_network: str = fields.setting("cnn1:16", "Teacher, untrained: NAME:WIDTH.")
   auxiliary_checkpoint: str | None = fields.setting(
-    None, "PyTorch weights of the teacher, a .npz.", place=places.FILE
+    None, "File of PyTorch weights (.npz) of the teacher.", place=places.FILE
   )
-  student_network: str = fields.setting("cnn1:8", "NAME:WIDTH.")
-  last_tap_only: bool = fields.setting(False, "Learn from the last tap alone.")
+  student_network: str = fields.setting("cnn1:8", "Student: NAME:WIDTH.")
+  last_tap_only: bool = fields.setting(False, "Distil the last tap alone.")
   batch_size: int = fields.setting(128, "Rows of a step.", least=1)
   rounds: int = fields.setting(5, "Turns that each run gets.", least=1)
   steps: int = fields.setting(40, "Steps of a turn.", least=1)

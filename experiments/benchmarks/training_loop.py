@@ -48,10 +48,10 @@ class Config:
     (1, 50), "Maximum numbers of steps in one call, a run each.", least=1
   )
   states: tuple[str, ...] = fields.setting(
-    STATES, f"Sizes of the state: {', '.join(STATES)}.", choices=STATES
+    STATES, "Sizes of the training state.", choices=STATES
   )
   batch_size: int = fields.setting(128, "Rows of a step.", least=1)
-  output: str | None = fields.setting(None, "File for the numbers, as JSON.")
+  output: str | None = fields.setting(None, "JSON file for the measured numbers.")
 
 
 def configure(**given: Any) -> Config:

@@ -38,24 +38,37 @@ _POLL_SECONDS = 0.2
 class Config:
   """Settings of the driver."""
 
-  study: str = fields.setting("cifar10", f"One of {', '.join(catalogue.STUDIES)}.")
-  runs: tuple[str, ...] = fields.setting((), "Runs of it, by name (default: all).")
+  study: str = fields.setting(
+    "cifar10", f"Study to run: {', '.join(catalogue.STUDIES)}."
+  )
+  runs: tuple[str, ...] = fields.setting(
+    (), "Runs of the study, by name. Without the flag: all."
+  )
   seeds: tuple[str, ...] = fields.setting(("0", "1", "2"), "Seeds of every run.")
   workdir: str = fields.setting(
-    "runs", "Where everything is written.", place=places.NEW_FOLDER
+    "runs",
+    "Folder in which every run gets a folder STUDY/RUN/SEED.",
+    place=places.NEW_FOLDER,
   )
   data_dir: str = fields.setting(
-    "data", "Where tensorflow-datasets are prepared.", place=places.PERHAPS_FOLDER
+    "data",
+    "Folder in which tensorflow-datasets are prepared.",
+    place=places.PERHAPS_FOLDER,
   )
   auxiliary_checkpoint: str = fields.setting(
     "",
-    "A .npz of the authors' auxiliary, for the studies that start from it.",
+    "File of the authors' PyTorch weights (.npz), for studies that start from"
+    " their auxiliary.",
     place=places.FILE,
   )
   jobs: int = fields.setting(
-    1, "Launches side by side, each on its share of this machine's cores.", least=1
+    1,
+    "Number of runs at the same time, each on its share of this machine's cores.",
+    least=1,
   )
-  dry_run: bool = fields.setting(False, "Print the commands that are left to do.")
+  dry_run: bool = fields.setting(
+    False, "Print the commands that are left to do, and run none."
+  )
 
 
 class Job(NamedTuple):

@@ -42,13 +42,17 @@ class Config:
   """Settings of the page."""
 
   workdir: str = fields.setting(
-    "", "Work directory of the driver, to take runs from.", place=places.FOLDER
+    "",
+    "Work directory of experiments.studies.run, to take finished runs from.",
+    place=places.FOLDER,
   )
   kept: str = fields.setting(
-    str(HERE / "results"), "Where runs are kept.", place=places.NEW_FOLDER
+    str(HERE / "results"),
+    "Folder in which the runs of each study are kept.",
+    place=places.NEW_FOLDER,
   )
   page: str = fields.setting(
-    str(HERE / "RESULTS.md"), "The page to bring up to date.", place=places.FILE
+    str(HERE / "RESULTS.md"), "Page whose tables are replaced.", place=places.FILE
   )
 
 

@@ -1,36 +1,143 @@
-"""The command `flowkd`, the only place that knows the command line."""
+"""The command `flowkd`, the only place that knows the command line.
 
+    flowkd train JOB --dataset=digits --workdir=W
+    flowkd taps --network=resnet18
+    flowkd doctor --dataset=digits --workdir=W
+    flowkd report W
+
+Nothing that loads JAX is imported before it is known which command is to run, so that
+`flowkd --help` and `flowkd --version` answer at once.
+"""
+
+import difflib
 import importlib
+import os
 import sys
+from collections.abc import Mapping
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+from typing import NoReturn
 
+from flowkd_jax import __version__
+from flowkd_jax import _extra
 from flowkd_jax import jobs
-from flowkd_jax.cli import launch
+from flowkd_jax.cli import overview
+
+COMMANDS = {
+  "train": "run a training job in a work directory; `flowkd train` lists the jobs",
+  "taps": "list the activations of a network that can be distilled",
+  "doctor": "check flags, data, devices and teacher before a long run",
+  "report": "write one HTML page that compares work directories",
+  "help": "show the flags of a command or job, as --help does",
+}
+_HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
+# Commands other than `train`: their module in `flowkd_jax.jobs`, and the setting that
+# takes arguments without dashes, if there is one.
+_TOOLS = {
+  "taps": ("taps", None),
+  "doctor": ("doctor", None),
+  "report": ("report_page", "workdirs"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the command that the arguments name."""
-  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  """Runs the command that the arguments name.
+
+  Exit status: 0 after help and after a command that succeeded, 2 if there is no such
+  command or job or if the extra is not installed; otherwise that of `launch.launch`.
+  """
+  given = sys.argv[1:] if arguments is None else arguments
+  try:
+    _run([*given] or ["--help"])
+  except BrokenPipeError:  # `flowkd --help | head` has read what it wants
+    # The interpreter would write what is left when it ends, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: Sequence[str]) -> None:
   command, *rest = arguments
-  if command == "train":
-    job, *rest = rest
-    train(job, rest)
-  elif command in ("doctor", "taps", "report"):
-    name = {"report": "report_page"}.get(command, command)
-    module = importlib.import_module(f"flowkd_jax.jobs.{name}")
-    launch.launch(module.Config, module.configure, module.run, arguments=rest)
+  if command in ("--version", "-version"):
+    print(f"flowkd_jax {__version__}")
+    return
+  if lacking := _extra.missing(_extra.COMMANDS):
+    _refuse(
+      f"flowkd needs {', '.join(lacking)}, which the core installation leaves out; "
+      'install the extra: pip install "flowkd_jax[train]"'
+    )
+  while command == "help":  # `flowkd help train JOB` is `flowkd train JOB --help`.
+    command, *rest = [*rest, "--help"]
+  if command in _HELP:
+    overview.show_commands(COMMANDS, __version__)
+  elif command == "train":
+    _train(rest)
+  elif command in _TOOLS:
+    _start_tool(command, rest)
+  else:
+    _refuse_unknown("command", command, COMMANDS)
 
 
 def train(job: str, arguments: Sequence[str] | None = None) -> None:
   """Runs a training job with the flags of the command line."""
+  from flowkd_jax.cli import launch
+
   module = jobs.load(job)
   launch.launch(
     module.Config,
     module.configure,
     module.run,
+    program=f"flowkd train {job}",
+    presets=_presets(module),
     several_hosts=True,
     arguments=arguments,
   )
 
 
-__all__ = ["main", "train"]
+def _train(arguments: Sequence[str]) -> None:
+  if not arguments or arguments[0] in _HELP:
+    overview.show_jobs(jobs.JOBS)
+    return
+  job, *rest = arguments
+  if job not in jobs.JOBS:
+    _refuse_unknown("job", job, jobs.JOBS)
+  train(job, rest)
+
+
+def _start_tool(command: str, arguments: Sequence[str]) -> None:
+  from flowkd_jax.cli import launch
+
+  name, positional = _TOOLS[command]
+  module = importlib.import_module(f"flowkd_jax.jobs.{name}")
+  launch.launch(
+    module.Config,
+    module.configure,
+    module.run,
+    program=f"flowkd {command}",
+    presets=_presets(module),
+    positional=positional,
+    arguments=arguments,
+  )
+
+
+def _presets(module: ModuleType) -> dict[str, Mapping[str, Any]]:
+  """Settings that choosing a data set or a recipe brings along, by that flag."""
+  found = {}
+  for flag, name in (("dataset", "PRESETS"), ("recipe", "RECIPES")):
+    for value, settings in getattr(module, name, {}).items():
+      found[f"--{flag}={value}"] = settings
+  return found
+
+
+def _refuse_unknown(kind: str, name: str, known: Mapping[str, str]) -> NoReturn:
+  """Says what there is, and ends with exit status 2."""
+  close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+  hint = f"; did you mean {close[0]}?" if close else ""
+  _refuse(f"expected a {kind}, one of {', '.join(known)}, got {name!r}{hint}")
+
+
+def _refuse(text: str) -> NoReturn:
+  print(f"error: {text}", file=sys.stderr)
+  sys.exit(2)
+
+
+__all__ = ["COMMANDS", "main", "train"]

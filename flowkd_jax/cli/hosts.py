@@ -9,35 +9,35 @@ The same command is run on every host, with a work directory that all of them se
 They are no settings of the experiment: it may be resumed on other hosts.
 """
 
+import dataclasses
 import socket
-import sys
 
 import jax
 from absl import flags
 
+from flowkd_jax.jobs import fields
+
 AUTO = "auto"
 
 
-def define_flags(values: flags.FlagValues) -> None:
-  """Defines the flags."""
-  flags.DEFINE_string(
-    "coordinator_address",
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Flags of a process among several."""
+
+  coordinator_address: str | None = fields.setting(
     None,
-    "On several hosts: HOST:PORT of the first process, where all meet; or auto, where "
-    "the environment tells (TPU pods, Slurm, Open MPI). None: one process.",
-    flag_values=values,
+    "HOST:PORT of the first process, where all processes meet; or auto, where the "
+    "environment tells it (TPU pods, Slurm, Open MPI). Without this flag there is one "
+    "process.",
   )
-  flags.DEFINE_integer(
-    "num_processes", None, "Processes in all, unless auto.", flag_values=values
-  )
-  flags.DEFINE_integer(
-    "process_id",
+  num_processes: int | None = fields.setting(
     None,
-    "Which of them this is, from 0, unless auto.",
-    flag_values=values,
+    "Number of processes on all hosts; needed with --coordinator_address=HOST:PORT.",
   )
-  for name in ("coordinator_address", "num_processes", "process_id"):
-    values.register_key_flag_for_module(sys.argv[0], values[name])
+  process_id: int | None = fields.setting(
+    None,
+    "Number of this process, from 0; needed with --coordinator_address=HOST:PORT.",
+  )
 
 
 def _check_address(address: str) -> None:

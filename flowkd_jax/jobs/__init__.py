@@ -11,18 +11,26 @@ checks them, and `run(config)`. Jobs know no command line; `flowkd_jax.cli` star
 import importlib
 from types import ModuleType
 
-JOBS = (
-  "information_flow",
-  "similarity_preserving",
-  "hierarchical_self_supervised",
-  "online_ensemble",
-  "domain_generalization",
-  "federated",
-)
+# The jobs by name, each with what it trains.
+JOBS = {
+  "information_flow": "information flow (Passalis et al., CVPR 2020)",
+  "similarity_preserving": "similarities of a batch (Tung, Mori, ICCV 2019)",
+  "hierarchical_self_supervised": "classes and rotations (Yang et al., IJCAI 2021)",
+  "online_ensemble": "students of many widths (Walawalkar, ECCV 2020)",
+  "domain_generalization": "unseen domains, KDDG (Wang et al., ACM MM 2021)",
+  "federated": "FedAvg, FedProx, FedGen (Zhu et al., ICML 2021)",
+}
 
 
 def load(name: str) -> ModuleType:
-  """Imports a job by its name, one of `JOBS`."""
+  """Imports a job by its name, one of `JOBS`.
+
+  Raises:
+    ValueError: If there is no such job.
+    ModuleNotFoundError: If a package of `flowkd_jax[train]` is not installed.
+  """
+  if name not in JOBS:
+    raise ValueError(f"name: expected one of {', '.join(JOBS)}, got {name!r}")
   return importlib.import_module(f"{__name__}.{name}")
 
 

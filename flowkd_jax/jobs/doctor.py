@@ -57,6 +57,7 @@ class Finding(NamedTuple):
 
 Config = information_flow.Config
 configure = information_flow.configure
+PRESETS, RECIPES = information_flow.PRESETS, information_flow.RECIPES
 
 
 def run(config: Config) -> None:

@@ -38,6 +38,7 @@ from flowkd_jax import methods
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import limits
+from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
@@ -53,48 +54,71 @@ class Config(settings.AdamSettings, settings.CacheSettings):
 
   dataset: str = fields.setting(
     "digits_rotated",
-    f"{', '.join(ROTATED)}, or a set of tensorflow-datasets whose splits are domains: "
-    "pacs, ...",
+    f"Data set: {', '.join(ROTATED)}, or a set of tensorflow-datasets whose "
+    "splits are domains, such as pacs.",
   )
   held_out: str = fields.setting(
     "60", "Domain to test on: an angle of --rotations, or a split."
   )
   rotations: tuple[str, ...] = fields.setting(
-    ("0", "15", "30", "45", "60"), "Domains of a rotated set, in degrees."
+    ("0", "15", "30", "45", "60"), "Domains of a rotated data set: angles in degrees."
   )
   domain_images: int = fields.setting(
     200,
-    "Training images of each domain of a rotated set, those to validate included.",
+    "Number of training images of each domain of a rotated data set, "
+    "validation images included.",
     least=10,
   )
-  train_split: str = fields.setting("", "Default: 90 % of all domains but --held_out.")
-  validation_split: str | None = fields.setting(None, "Default: the rest of them.")
-  test_split: str = fields.setting("", "Default: the domain --held_out.")
-  stages: tuple[str, ...] = fields.setting(STAGES, "Stages to run.", choices=STAGES)
-  teacher_network: str = fields.setting(
-    "cnn1:32", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
+  train_split: str = fields.setting(
+    "", "Images to train on. Without the flag: 90 % of every domain except --held_out."
   )
-  student_network: str = fields.setting("cnn1:8", "As above.")
+  validation_split: str | None = fields.setting(
+    None,
+    "Images whose accuracy can choose settings. Without the flag: 10 % of "
+    "every domain except --held_out.",
+  )
+  test_split: str = fields.setting(
+    "",
+    "Images on which final accuracy is measured. Without the flag: the domain"
+    " --held_out.",
+  )
+  stages: tuple[str, ...] = fields.setting(
+    STAGES, "Stages to run, in this order.", choices=STAGES
+  )
+  teacher_network: str = fields.setting("cnn1:32", f"Teacher: {networks.DESCRIPTION}.")
+  student_network: str = fields.setting("cnn1:8", f"Student: {networks.DESCRIPTION}.")
   teacher_epochs: str = fields.setting(
-    "30@1e-3", "Epochs@learning rate of Adam, one phase after the other."
+    "30@1e-3",
+    "Epochs and learning rates of Adam, phase after phase, in the stage "
+    "teacher: EPOCHS@RATE,EPOCHS@RATE,...",
   )
-  student_epochs: str = fields.setting("30@1e-3", "As above, of every student.")
-  temperature: float = fields.setting(5.0, "Of the softened logits.", above=0)
+  student_epochs: str = fields.setting(
+    "30@1e-3",
+    "Epochs and learning rates of Adam, phase after phase, in every stage of "
+    "a student: EPOCHS@RATE,EPOCHS@RATE,...",
+  )
+  temperature: float = fields.setting(
+    5.0, "Temperature of the softened logits.", above=0
+  )
   label_weight: float = fields.setting(
     0.5,
-    "Weight of the labels; that of the softened logits is 1 less this.",
+    "Weight of the cross-entropy with the labels; the softened logits have "
+    "the weight 1 - label_weight.",
     least=0,
     most=1,
   )
   confidence: float = fields.setting(
-    0.9, "Probability at which kd_confident stops.", least=0, most=1
+    0.9,
+    "Probability of the right class at which kd_confident blocks the gradient.",
+    least=0,
+    most=1,
   )
   smallest: float = fields.setting(
-    0.01, "Size of entries that kd_small passes.", above=0
+    0.01, "Absolute value from which kd_small passes entries of the gradient.", above=0
   )
   matched_filter: str = fields.setting(
     "saturated",
-    f"Filter whose share kd_random passes: {', '.join(FILTERS)}.",
+    "Filter whose share of passed rows kd_random draws.",
     choices=FILTERS,
   )
 

@@ -39,6 +39,7 @@ from flowkd_jax import report
 from flowkd_jax import train
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
@@ -56,60 +57,83 @@ TITLES = {
 class Config(settings.AdamSettings):
   """Settings. Learning rates are those tuned for the preset of mnist."""
 
-  stages: tuple[str, ...] = fields.setting(ARMS, "Arms to run.", choices=ARMS)
-  network: str = fields.setting(
-    "latent_cnn", f"NAME:WIDTH, {settings.NETWORK_NAMES}; FedGen needs latent_cnn."
+  stages: tuple[str, ...] = fields.setting(
+    ARMS, "Arms to run, one stage each.", choices=ARMS
   )
-  clients: int = fields.setting(20, "Clients that share the training images.", least=1)
+  network: str = fields.setting(
+    "latent_cnn",
+    f"Network of server and clients: {networks.DESCRIPTION}. FedGen needs latent_cnn.",
+  )
+  clients: int = fields.setting(
+    20, "Number of clients that share the training images.", least=1
+  )
   alpha: float = fields.setting(
     0.1,
-    "Concentration of the Dirichlet distribution by which they do; small: uneven.",
+    "Concentration of the Dirichlet distribution of labels over clients; "
+    "small values are uneven.",
     above=0,
   )
   client_minimum: int = fields.setting(
-    10, "Images that every client has at least.", least=1
+    10, "Minimum number of images of every client.", least=1
   )
   clients_per_round: int = fields.setting(
-    10, "Clients that take part in a round.", least=1
+    10, "Number of clients that take part in a round.", least=1
   )
-  rounds: int = fields.setting(100, "Communication rounds.", least=1, most=10**6)
+  rounds: int = fields.setting(
+    100, "Number of communication rounds.", least=1, most=10**6
+  )
   local_steps: int = fields.setting(20, "SGD steps of a client in a round.", least=1)
-  batch_size: int = fields.setting(32, "Images of a client's step.", least=1)
-  fedavg_learning_rate: float = fields.setting(0.3, "Of the clients' SGD.", above=0)
-  fedprox_learning_rate: float = fields.setting(0.3, "As above.", above=0)
-  fedgen_learning_rate: float = fields.setting(0.2, "As above.", above=0)
-  fedgen_kl_learning_rate: float = fields.setting(0.05, "As above.", above=0)
-  fedgen_untrained_learning_rate: float = fields.setting(0.2, "As above.", above=0)
-  round_decay: float = fields.setting(
-    0.99, "Factor of the learning rate per round.", above=0, most=1
+  batch_size: int = fields.setting(32, "Images of a client's SGD step.", least=1)
+  fedavg_learning_rate: float = fields.setting(
+    0.3, "Learning rate of the clients' SGD in the arm fedavg.", above=0
   )
-  proximal_weight: float = fields.setting(0.01, "FedProx's mu.", least=0)
+  fedprox_learning_rate: float = fields.setting(
+    0.3, "Learning rate of the clients' SGD in the arm fedprox.", above=0
+  )
+  fedgen_learning_rate: float = fields.setting(
+    0.2, "Learning rate of the clients' SGD in the arm fedgen.", above=0
+  )
+  fedgen_kl_learning_rate: float = fields.setting(
+    0.05, "Learning rate of the clients' SGD in the arm fedgen_kl.", above=0
+  )
+  fedgen_untrained_learning_rate: float = fields.setting(
+    0.2, "Learning rate of the clients' SGD in the arm fedgen_untrained.", above=0
+  )
+  round_decay: float = fields.setting(
+    0.99, "Factor of the clients' learning rate per round.", above=0, most=1
+  )
+  proximal_weight: float = fields.setting(
+    0.01, "Weight of the proximal term in the arm fedprox; the paper's mu.", least=0
+  )
   latent_weight: float = fields.setting(
     10.0,
-    "Weight of generated latents in a client's loss, and of the KL term.",
+    "Weight of generated latents in a client's loss, and of the KL term in "
+    "the arm fedgen_kl.",
     least=0,
   )
   latent_decay: float = fields.setting(
-    0.98, "Factor of that weight per round.", above=0, most=1
+    0.98, "Factor per round of the weight of generated latents.", above=0, most=1
   )
   generator_steps: int = fields.setting(
     50, "Updates of the generator in a round.", least=1
   )
-  generator_learning_rate: float = fields.setting(3e-4, "Of its Adam.", above=0)
+  generator_learning_rate: float = fields.setting(
+    3e-4, "Learning rate of the generator's Adam.", above=0
+  )
   target_accuracy: float = fields.setting(
     0.9,
-    "Test accuracy to which rounds are counted, as a fraction of 1.",
+    "Test accuracy, as a fraction of 1, to which rounds are counted.",
     least=0,
     most=1,
   )
   averaged_rounds: int = fields.setting(
     10,
-    "Rounds at the end over which test accuracy is averaged, as far as it was measured "
-    "(--measure_every).",
+    "Number of last rounds over which test accuracy is averaged; only "
+    "measured rounds count (--measure_every).",
     least=1,
   )
   flow_examples: int = fields.setting(
-    200, "Training examples on which information flow is measured.", least=1
+    200, "Number of training examples on which information flow is measured.", least=1
   )
 
   @property

@@ -23,15 +23,24 @@ RENAMED = {
 }
 
 
-def setting(default: Any, help_text: str, **kwargs: Any) -> Any:
+def setting(
+  default: Any, help_text: str, *, required: bool = False, **kwargs: Any
+) -> Any:
   """A dataclass field with the help text of its flag, and limits of its values.
 
   Args:
     default: Its value unless the flag is given.
-    help_text: Text that `--help` shows.
+    help_text: Text that `--help` shows. It stands alone: flags are shown in another
+      order than they are written. Choices and default are shown after it.
+    required: Whether `--help` says that the flag has to be given; the function
+      `configure` of the job checks it.
     **kwargs: Fields of `limits.Limits`.
   """
-  metadata = {"help": help_text, "limits": limits.Limits(**kwargs)}
+  metadata = {
+    "help": help_text,
+    "required": required,
+    "limits": limits.Limits(**kwargs),
+  }
   return dataclasses.field(default=default, metadata=metadata)
 
 

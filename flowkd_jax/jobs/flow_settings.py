@@ -41,115 +41,154 @@ class Config(settings.AdamSettings, settings.CacheSettings):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
-    STAGES, f"Stages to run; there are also {', '.join(BASELINES)}.", choices=ORDER
+    STAGES,
+    "Stages to run, in this order. student_kd, student_hint and student_pkt "
+    "run only if they are named.",
+    choices=ORDER,
   )
   recipe: str = fields.setting(
     "paper",
-    "Settings of the student's training, further flags change them: paper; posterior, "
-    "better on CIFAR-10 and without labels too; or labelled, with them. Both crop no "
-    "images at random, in any stage, and labelled flips none: they are made for "
-    "--auxiliary_checkpoint.",
+    "Settings of the student's training; flags that are given replace them. "
+    "paper: the paper's; posterior: better on CIFAR-10, without labels; "
+    "labelled: with labels. posterior and labelled use no random crops in any"
+    " stage, and are made for --auxiliary_checkpoint.",
     choices=("paper", "posterior", "labelled"),
   )
-  teacher_network: str = fields.setting(
-    "resnet18", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
+  teacher_network: str = fields.setting("resnet18", f"Teacher: {networks.DESCRIPTION}.")
+  auxiliary_network: str = fields.setting(
+    "cnn1:16",
+    "Auxiliary teacher, usually the student's architecture with more "
+    f"channels: {networks.DESCRIPTION}.",
   )
-  auxiliary_network: str = fields.setting("cnn1:16", "As above.")
-  student_network: str = fields.setting("cnn1:8", "As above.")
+  student_network: str = fields.setting("cnn1:8", f"Student: {networks.DESCRIPTION}.")
   auxiliary_checkpoint: str | None = fields.setting(
     None,
-    "A .npz of PyTorch weights for the auxiliary, in place of the stages teacher, "
-    "auxiliary_labels and auxiliary.",
+    "File of PyTorch weights (.npz) for the auxiliary teacher; replaces the "
+    "stages teacher, auxiliary_labels and auxiliary.",
     place=places.FILE,
   )
   networks_from: str | None = fields.setting(
     None,
-    f"Work directory of another run: of its stages {', '.join(TEACHERS)} those that "
-    "are finished are taken, in place of training them here.",
+    f"Work directory of another run, whose finished stages ({', '.join(TEACHERS)}) are "
+    "taken instead of training them here.",
     place=places.FOLDER,
   )
   teacher_epochs: str = fields.setting(
-    "50@1e-3,30@1e-4", "Epochs@learning rate of Adam, one phase after the other."
+    "50@1e-3,30@1e-4",
+    "Epochs and learning rates of Adam, phase after phase, in the stage "
+    "teacher: EPOCHS@RATE,EPOCHS@RATE,...",
   )
-  student_labels_epochs: str = fields.setting("50@1e-3", "As above.")
-  auxiliary_labels_epochs: str = fields.setting("50@1e-3,30@1e-4", "As above.")
-  auxiliary_epochs: str = fields.setting("30@1e-3,10@1e-4", "As above.")
-  student_epochs: str = fields.setting("50@1e-3", "As above.")
+  student_labels_epochs: str = fields.setting(
+    "50@1e-3",
+    "Epochs and learning rates of Adam, phase after phase, in the stage "
+    "student_labels: EPOCHS@RATE,EPOCHS@RATE,...",
+  )
+  auxiliary_labels_epochs: str = fields.setting(
+    "50@1e-3,30@1e-4",
+    "Epochs and learning rates of Adam, phase after phase, in the stage "
+    "auxiliary_labels: EPOCHS@RATE,EPOCHS@RATE,...",
+  )
+  auxiliary_epochs: str = fields.setting(
+    "30@1e-3,10@1e-4",
+    "Epochs and learning rates of Adam, phase after phase, in the stage "
+    "auxiliary: EPOCHS@RATE,EPOCHS@RATE,...",
+  )
+  student_epochs: str = fields.setting(
+    "50@1e-3",
+    "Epochs and learning rates of Adam, phase after phase, in the stages "
+    "student, student_kd, student_hint and student_pkt: "
+    "EPOCHS@RATE,EPOCHS@RATE,...",
+  )
   flow_weight_init: float = fields.setting(
-    100.0, "Weight of the student's intermediate taps in the first epoch.", least=0
+    100.0, "Loss weight of the student's intermediate taps in the first epoch.", least=0
   )
   flow_weight_gamma: float = fields.setting(
-    0.7, "Factor of that weight per epoch: the paper's gamma.", above=0, most=1
+    0.7,
+    "Factor per epoch of the loss weight of intermediate taps; the paper's gamma.",
+    above=0,
+    most=1,
   )
   schedule_by_step: bool = fields.setting(
-    False, "Let that weight decay with every step instead of every epoch."
+    False,
+    "Let the loss weight of intermediate taps fall at every step instead of "
+    "every epoch.",
   )
   normalize_flow_weights: bool = fields.setting(
-    False, "Divide the weights of the student's taps by their sum, at every step."
+    False, "Divide the loss weights of the student's taps by their sum, at every step."
   )
   matching: str = fields.setting(
     "probabilities",
-    "What is matched: conditional probabilities, as the paper trains, or quadratic: "
-    "the mutual information with the labels itself.",
+    "Quantity that is matched. probabilities: conditional probabilities of "
+    "neighbours, as in the paper; quadratic: quadratic mutual information "
+    "with the labels.",
     choices=methods.MATCHINGS,
   )
   kernels: tuple[str, ...] = fields.setting(
     ("cosine", "student_t"),
-    f"Kernels, summed: {_KERNELS}.",
+    f"Kernels of the conditional probabilities, whose losses are summed: {_KERNELS}.",
     check_word=_check_kernel,
   )
   last_tap_kernels: tuple[str, ...] = fields.setting(
     (),
-    "Kernels of the student's last tap, if not the same.",
+    f"Kernels for the student's last tap: {_KERNELS}. Without the flag: the value of "
+    "--kernels.",
     check_word=_check_kernel,
   )
   divergence: str = fields.setting(
     "jeffreys",
-    f"Divergence: {', '.join(information.DIVERGENCES)}, or smoothed_kl:EPSILON.",
+    "Divergence between conditional probabilities of student and teacher: "
+    f"{', '.join(information.DIVERGENCES)}, or smoothed_kl:EPSILON.",
     check_word=information.as_divergence,
   )
   learn_from: str = fields.setting(
     "auxiliary",
-    "What the student learns from: auxiliary, the teacher itself, or recorded: the "
-    "outputs of any network, of any framework, that stand in --teacher_cache.",
+    "Teacher of the student: the auxiliary, the teacher itself, or recorded "
+    "outputs of any network of any framework in the folder --teacher_cache.",
     choices=SOURCES,
   )
   layer_map: str = fields.setting(
     "",
-    "Teacher tap of each student tap: empty (same name; if names differ, one to one, "
-    "in order), auto (most alike by linear CKA, in order), kappa (nearest information "
-    "flow), pairs a:b,c:d, or a file layer_map.json of an earlier run. Taps are "
-    "compared with the student of student_labels if that stage was run, which is "
-    "better, or an untrained one.",
+    "Teacher tap for each student tap: pairs a:b,c:d; auto (highest linear "
+    "CKA, order kept); kappa (nearest information flow); or a file "
+    "layer_map.json of an earlier run. Without the flag: the tap of the same "
+    "name; if names differ, one to one in order. auto and kappa compare the "
+    "student of the stage student_labels if that is finished, otherwise an "
+    "untrained student.",
   )
   last_tap_from: str = fields.setting(
     "tap",
-    "What the student's last tap learns from: the teacher's tap; posterior: its class "
-    "probabilities; or labelled_posterior: the mean of these and the labels.",
+    "Target of the student's last tap: the teacher's tap, the teacher's "
+    "posterior (class probabilities), or labelled_posterior (mean of "
+    "posterior and labels).",
     choices=LAST_TAP_FROM,
   )
   teacher_pooling: str | None = fields.setting(
     None,
-    "How taps with positions (tokens, maps) of what the student learns from become "
-    f"rows: {', '.join(pooling.POOLINGS)}; none compares position by position.",
+    "Pooling of teacher taps that have positions (tokens, feature maps) to "
+    "one row an image. Without the flag, positions are compared one by one.",
     choices=tuple(pooling.POOLINGS),
   )
   authors: bool = fields.setting(
-    False, "The loss exactly as in the published code: diagonal, mean, epsilons."
+    False,
+    "Compute the loss exactly as the published code: diagonal, mean and epsilons.",
   )
   label_weight: float = fields.setting(
-    0.0, "Weight of a cross-entropy added to the student's loss.", least=0
+    0.0, "Weight of a cross-entropy with the labels in the student's loss.", least=0
   )
   reset_optimizer: bool = fields.setting(
-    True, "Forget Adam's moments at every epoch of the student, as the authors' code."
+    True,
+    "Forget Adam's moments at every epoch of the student, as the authors' code does.",
   )
   average: float = fields.setting(
     0.0,
-    "Average the student's weights over updates: the share kept, such as 0.999.",
+    "Decay of a moving average of the student's weights, such as 0.999; 0 for"
+    " no average.",
     least=0,
     below=1,
   )
-  kd_temperature: float = fields.setting(2.0, "Temperature of student_kd.", above=0)
+  kd_temperature: float = fields.setting(
+    2.0, "Temperature of the softened logits in the stage student_kd.", above=0
+  )
 
   @property
   def used_networks(self) -> tuple[str, ...]:

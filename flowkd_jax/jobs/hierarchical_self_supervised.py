@@ -62,30 +62,44 @@ class Config(settings.CacheSettings):
 
   stages: tuple[str, ...] = fields.setting(
     STAGES,
-    "Stages to run; there are also teacher_labels and teacher_frozen.",
+    "Stages to run, in this order. teacher_labels and teacher_frozen run only"
+    " if they are named.",
     choices=ORDER,
   )
   teacher_network: str = fields.setting(
-    "resnet56", "NAME:WIDTH of resnet8, resnet20, resnet110, ..."
+    "resnet56",
+    "Teacher: resnetDEPTH or resnetDEPTH:WIDTH with a depth of 6n + 2, such "
+    "as resnet8, resnet20, resnet110.",
   )
-  student_network: str = fields.setting("resnet20", "As above.")
+  student_network: str = fields.setting(
+    "resnet20",
+    "Student: resnetDEPTH or resnetDEPTH:WIDTH with a depth of 6n + 2, such "
+    "as resnet8, resnet20, resnet110.",
+  )
   teacher: str = fields.setting(
     "teacher",
-    f"Stage that students learn from: {' or '.join(TEACHERS)}.",
+    "Stage whose network the students learn from.",
     choices=TEACHERS,
   )
   batch_size: int = fields.setting(
-    64, "Images of a step, over all devices; rotations make four of each.", least=1
+    64,
+    "Images of a training step, over all devices; rotations turn each into four.",
+    least=1,
   )
   teacher_epochs: str = fields.setting(
     "150@0.05,30@5e-3,30@5e-4,30@5e-5",
-    "Epochs@learning rate of SGD, phase after phase, of teacher and teacher_labels.",
+    "Epochs and learning rates of SGD, phase after phase, in the stages "
+    "teacher and teacher_labels: EPOCHS@RATE,EPOCHS@RATE,...",
   )
   branch_epochs: str = fields.setting(
-    "30@0.05,30@5e-3,30@5e-4,10@5e-5", "The same of teacher_frozen."
+    "30@0.05,30@5e-3,30@5e-4,10@5e-5",
+    "Epochs and learning rates of SGD, phase after phase, in the stage "
+    "teacher_frozen: EPOCHS@RATE,EPOCHS@RATE,...",
   )
   student_epochs: str = fields.setting(
-    "150@0.05,30@5e-3,30@5e-4,30@5e-5", "The same of all students and of online."
+    "150@0.05,30@5e-3,30@5e-4,30@5e-5",
+    "Epochs and learning rates of SGD, phase after phase, in every stage of a"
+    " student and in the stage online: EPOCHS@RATE,EPOCHS@RATE,...",
   )
   weight_decay: float = fields.setting(5e-4, "Weight decay of SGD.", least=0)
   temperature: float = fields.setting(3.0, "Temperature of all divergences.", above=0)

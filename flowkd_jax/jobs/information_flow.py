@@ -43,10 +43,12 @@ from flowkd_jax.jobs import layer_matching
 from flowkd_jax.jobs import pretrained
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
+from flowkd_jax.jobs.flow_settings import PRESETS
+from flowkd_jax.jobs.flow_settings import RECIPES
 from flowkd_jax.jobs.flow_settings import Config
 from flowkd_jax.jobs.flow_settings import configure
 
-__all__ = ["Config", "configure", "run", "student_stage"]
+__all__ = ["PRESETS", "RECIPES", "Config", "configure", "run", "student_stage"]
 
 
 def run(config: Config) -> None:

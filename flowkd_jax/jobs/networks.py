@@ -12,7 +12,13 @@ from flowkd_jax import capture
 from flowkd_jax import models
 
 NAMES = f"one of {', '.join(models.NAMES)}"
-OTHERS = "or MODULE:FUNCTION that makes another's"
+# For help texts: what stands in place of the depths that `NAMES` spells out.
+DESCRIPTION = (
+  "NAME or NAME:WIDTH with NAME cnn1, resnet18, vit, resnetDEPTH or "
+  "strided_resnetDEPTH (DEPTH 8, 14, 20, 32, 44, 56, 110), digits_cnn, digits_resnet, "
+  "digits_vit, latent_cnn; or MODULE:FUNCTION, a function of yours that returns the "
+  "model (it is imported and called)"
+)
 
 
 def by_name(name: str, **options: Any) -> capture.AnyModel:

@@ -41,28 +41,41 @@ class Config(settings.Settings):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
-    STAGES, "Stages to run; instead of alone also alone_1, alone_2, ..."
+    STAGES,
+    "Stages to run: alone (or single students: alone_1, alone_2, ...), "
+    "shared_base, ensemble.",
   )
   network: str = fields.setting(
-    "resnet20", "NAME:WIDTH of the widest student: resnet8, resnet20, resnet110, ..."
+    "resnet20",
+    "Widest student: resnetDEPTH or resnetDEPTH:WIDTH with a depth of 6n + 2,"
+    " such as resnet8, resnet20, resnet110.",
   )
   num_students: int = fields.setting(
-    5, "Students; they shrink in equal steps.", least=1
+    5, "Number of students; their widths fall in equal steps.", least=1
   )
   epochs: str = fields.setting(
-    "175@0.1,88@0.01,87@0.001", "Epochs@learning rate of SGD, phase after phase."
+    "175@0.1,88@0.01,87@0.001",
+    "Epochs and learning rates of SGD, phase after phase, in every stage: "
+    "EPOCHS@RATE,EPOCHS@RATE,...",
   )
   weight_decay: float = fields.setting(1e-4, "Weight decay of SGD.", least=0)
   label_weight: float = fields.setting(
-    0.7, "Weight of the cross-entropy of all students, in shared_base too.", above=0
+    0.7,
+    "Weight of the cross-entropy of all students, in the stages shared_base "
+    "and ensemble.",
+    above=0,
   )
   feature_weight: float = fields.setting(
-    0.15, "Weight of the distance of their maps to those of the widest.", least=0
+    0.15,
+    "Weight of the distance between feature maps of each student and the widest one.",
+    least=0,
   )
   ensemble_weight: float = fields.setting(
-    0.15, "Weight of their divergence from the ensemble.", least=0
+    0.15, "Weight of the divergence between each student and the ensemble.", least=0
   )
-  temperature: float = fields.setting(2.0, "Temperature of that divergence.", above=0)
+  temperature: float = fields.setting(
+    2.0, "Temperature of the divergence between each student and the ensemble.", above=0
+  )
 
 
 # What differs from the paper's settings for CIFAR-10, by data set.

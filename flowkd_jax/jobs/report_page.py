@@ -22,11 +22,15 @@ class Config:
   """Settings of the page."""
 
   workdirs: tuple[str, ...] = fields.setting(
-    (), "Work directories, by commas.", place=places.FOLDER
+    (),
+    "Work directories of finished or running jobs; also without the flag: "
+    "flowkd report DIR DIR ...",
+    required=True,
+    place=places.FOLDER,
   )
   output: str = fields.setting(
     "",
-    "The page (default: report.html in the first work directory).",
+    "HTML file to write. Without the flag: report.html in the first work directory.",
     place=places.NEW_FILE,
   )
 

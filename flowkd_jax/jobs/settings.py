@@ -19,7 +19,6 @@ from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import places
 from flowkd_jax.teacher_cache import CACHE_DTYPES
 
-NETWORK_NAMES = f"{networks.NAMES}; {networks.OTHERS}"
 MEASURES = ("flow", "retrieval")
 LEARNING_RATE_DECAYS = ("constant", "cosine")
 _EPOCHS, _RATE = limits.Limits(least=1, most=10**6), limits.Limits(above=0)
@@ -31,62 +30,80 @@ class Settings:
 
   dataset: str = fields.setting(
     "digits",
-    "digits (scikit-learn's, nothing to download) or any image classification set of "
-    "tensorflow-datasets: cifar10, cifar100, mnist, stl10, caltech_birds2011, ...",
+    "Data set: digits (part of scikit-learn, no download), or an image "
+    "classification set of tensorflow-datasets, such as cifar10, cifar100, "
+    "mnist, stl10, caltech_birds2011.",
   )
   train_split: str = fields.setting(
-    "train", "Images to train on; with train[:90%] the rest can choose settings."
+    "train",
+    "Images to train on. To choose settings, train on train[:90%] and test on"
+    " train[90%:].",
   )
   test_split: str = fields.setting(
-    "test", "Images to measure on: test, or train[90%:] to choose settings."
+    "test",
+    "Images on which final accuracy and retrieval are measured, such as test,"
+    " or train[90%:] to choose settings.",
   )
   validation_split: str | None = fields.setting(
     None, "Further images on which accuracy is measured, beside the test images."
   )
   workdir: str = fields.setting(
     "",
-    "Where everything is written; resumed if it exists.",
+    "Folder for checkpoints, metrics, networks, results and pictures. If it "
+    "holds an interrupted run with the same settings, that run is resumed.",
+    required=True,
     place=places.NEW_FOLDER,
   )
   data_dir: str | None = fields.setting(
     None,
-    "Where tensorflow-datasets are prepared (default: its own default).",
+    "Folder in which tensorflow-datasets are prepared. Without the flag: the "
+    "folder that tensorflow-datasets uses by itself.",
     place=places.PERHAPS_FOLDER,
   )
-  seed: int = fields.setting(0, "Seed of weights, order and augmentation.", least=0)
+  seed: int = fields.setting(
+    0, "Seed of initial weights, order of examples and augmentation.", least=0
+  )
   image_size: int | None = fields.setting(
     None,
-    "Side to which images are resized and cropped (default: as they are).",
+    "Side in pixels to which images are resized and cropped. Without the "
+    "flag: images keep their size.",
     least=1,
   )
   image_key: str | None = fields.setting(
     None,
-    "Feature of the data set that holds the image (default: found by its type); needed "
-    "where there are several.",
+    "Feature of the data set that holds the image. Without the flag it is "
+    "found by its type; needed if there are several.",
   )
   label_key: str | None = fields.setting(
-    None, "Feature that holds the class label (default: found by its type)."
+    None,
+    "Feature of the data set that holds the class label. Without the flag it "
+    "is found by its type.",
   )
-  batch_size: int = fields.setting(128, "Rows of a step, over all devices.", least=1)
+  batch_size: int = fields.setting(
+    128, "Rows (images) of a training step, over all devices.", least=1
+  )
   learning_rate_decay: str = fields.setting(
     "constant",
-    "Within a phase of training: constant, or cosine, from the phase's rate to 0.",
+    "Learning rate within a phase of training: constant, or falling to 0 as a cosine.",
     choices=LEARNING_RATE_DECAYS,
   )
-  flip: bool = fields.setting(True, "Random horizontal flips.")
+  flip: bool = fields.setting(True, "Flip training images horizontally at random.")
   crop_padding: int = fields.setting(
-    4, "Random crops after padding by so many pixels; 0 for none.", least=0
+    4,
+    "Pixels by which training images are padded before a random crop; 0 for no crops.",
+    least=0,
   )
   mixed_precision: bool = fields.setting(
-    False, "Networks compute in bfloat16; losses stay in float32."
+    False, "Compute networks in bfloat16; losses stay in float32."
   )
   flow_examples: int = fields.setting(
-    2000, "Training examples on which information flow is measured.", least=1
+    2000, "Number of training examples on which information flow is measured.", least=1
   )
   measure: tuple[str, ...] = fields.setting(
     MEASURES,
-    "What is measured besides accuracy: flow, at epochs; at the end retrieval, and "
-    "accuracy by nearest centroids. Empty: accuracy alone.",
+    "Measurements besides accuracy. flow: information flow, at epochs; "
+    "retrieval: retrieval and nearest-centroid accuracy, at the end. Empty: "
+    "accuracy alone.",
     choices=MEASURES,
     may_be_empty=True,
   )
@@ -97,21 +114,22 @@ class Settings:
   )
   diagnostics: bool = fields.setting(
     True,
-    "At each such measurement also look at gradients by loss term, likeness of taps to "
-    "the teacher's, and dead units.",
+    "At measured epochs, also record gradient norms of each loss term, "
+    "similarity of student taps to teacher taps, and dead units.",
   )
   checkpoint_seconds: float = fields.setting(
     60.0, "Seconds between checkpoints.", least=0
   )
   steps_per_call: int | None = fields.setting(
     None,
-    "Maximum number of training steps in one call of the compiled program (default: "
-    "100 on accelerators, 1 on CPU).",
+    "Maximum number of training steps in one call of the compiled program. "
+    "Without the flag: 100 on accelerators, 1 on CPU.",
     least=1,
   )
   memory_gib: float = fields.setting(
     4.0,
-    "Data sets up to so many GiB are kept on the devices; larger ones stream.",
+    "Size limit in GiB up to which data sets are kept in device memory; "
+    "larger ones are streamed from disk.",
     least=0,
   )
 
@@ -142,18 +160,20 @@ class CacheSettings(Settings):
 
   teacher_cache: str | None = fields.setting(
     None,
-    "Folder in which outputs of frozen teachers are kept, and read again by whatever "
-    "learns from the same teacher on the same images (data, seed, augmentation).",
+    "Folder of cached teacher outputs. They are read again by every run that "
+    "learns from the same teacher on the same data, with the same seed and "
+    "augmentation.",
     place=places.NEW_FOLDER,
   )
   teacher_cache_dtype: str = fields.setting(
     "float32",
-    f"Type they are stored in: {', '.join(CACHE_DTYPES)}.",
+    "Data type in which the teacher cache stores outputs.",
     choices=tuple(CACHE_DTYPES),
   )
   teacher_cache_gib: float = fields.setting(
     20.0,
-    "What each teacher may take there, in GiB; later epochs are not kept.",
+    "Size limit in GiB for the cached outputs of each teacher; later epochs "
+    "are computed and not stored.",
     above=0,
   )
 

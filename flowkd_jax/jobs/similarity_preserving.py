@@ -35,30 +35,39 @@ _PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
 class Config(settings.AdamSettings, settings.CacheSettings):
   """Settings; the weight is the paper's, networks and epochs fit two cores."""
 
-  stages: tuple[str, ...] = fields.setting(STAGES, "Stages to run.", choices=STAGES)
-  teacher_network: str = fields.setting(
-    "cnn1:32", f"NAME:WIDTH, {settings.NETWORK_NAMES}."
+  stages: tuple[str, ...] = fields.setting(
+    STAGES, "Stages to run, in this order.", choices=STAGES
   )
-  student_network: str = fields.setting("cnn1:8", "As above.")
+  teacher_network: str = fields.setting("cnn1:32", f"Teacher: {networks.DESCRIPTION}.")
+  student_network: str = fields.setting("cnn1:8", f"Student: {networks.DESCRIPTION}.")
   layer_map: str = fields.setting(
     "dense:dense",
-    "Teacher tap of each student tap, pairs a:b,c:d; empty for all, by name.",
+    "Teacher tap for each student tap, pairs a:b,c:d. Empty: all taps, by name.",
     may_be_empty=True,
   )
   teacher_epochs: str = fields.setting(
-    "30@1e-3", "Epochs@learning rate of Adam, one phase after the other."
+    "30@1e-3",
+    "Epochs and learning rates of Adam, phase after phase, in the stage "
+    "teacher: EPOCHS@RATE,EPOCHS@RATE,...",
   )
-  student_epochs: str = fields.setting("30@1e-3", "As above, of every student.")
+  student_epochs: str = fields.setting(
+    "30@1e-3",
+    "Epochs and learning rates of Adam, phase after phase, in every stage of "
+    "a student: EPOCHS@RATE,EPOCHS@RATE,...",
+  )
   weight: float = fields.setting(
     _PAPER_WEIGHT / _PAPER_BATCH,
-    "Weight of the similarities; the paper's 3000 is for a mean over all pairs of a "
-    "batch of 128, 3000 / 128 for the mean over rows.",
+    "Weight of the loss on similarities. The paper's 3000 belongs to a mean "
+    "over all pairs of a batch of 128 images; for the mean over rows used "
+    "here it is 3000 / 128.",
     least=0,
   )
   kd_weight: float = fields.setting(
-    0.9, "Weight of the softened logits in student_kd.", least=0
+    0.9, "Weight of the softened logits in the stage student_kd.", least=0
   )
-  kd_temperature: float = fields.setting(4.0, "Temperature of student_kd.", above=0)
+  kd_temperature: float = fields.setting(
+    4.0, "Temperature of the softened logits in the stage student_kd.", above=0
+  )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -27,12 +27,14 @@ from flowkd_jax.jobs import networks
 class Config:
   """Settings of the listing."""
 
-  network: str = fields.setting(
-    "cnn1:16", f"NAME:WIDTH, {networks.NAMES}; {networks.OTHERS}."
+  network: str = fields.setting("cnn1:16", f"Network: {networks.DESCRIPTION}.")
+  image_size: int = fields.setting(
+    32, "Height and width of the images, in pixels.", least=1
   )
-  image_size: int = fields.setting(32, "Height and width of the images.", least=1)
-  channels: int = fields.setting(3, "Channels of the images.", least=1)
-  batch_size: int = fields.setting(128, "Rows of a step, for the costs.", least=1)
+  channels: int = fields.setting(3, "Number of channels of the images.", least=1)
+  batch_size: int = fields.setting(
+    128, "Rows (images) of a training step, for the costs.", least=1
+  )
 
 
 def configure(**given: Any) -> Config:

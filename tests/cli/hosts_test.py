@@ -13,6 +13,7 @@ import pytest
 from absl import flags
 
 from flowkd_jax.cli import hosts
+from flowkd_jax.cli import parsing
 
 FLAGS = (
   "--dataset=digits",
@@ -174,7 +175,7 @@ def test_signal_at_one_process_ends_all_with_its_status(tmp_path, free_address):
 )
 def test_flags_that_cannot_be_right_are_refused(given, match):
   values = flags.FlagValues()
-  hosts.define_flags(values)
+  parsing.define_flags(hosts.Config, values)
   values(["program", *given])
   with pytest.raises(ValueError, match=match):
     hosts.connect(values)
@@ -182,6 +183,6 @@ def test_flags_that_cannot_be_right_are_refused(given, match):
 
 def test_one_process_needs_no_flags():
   values = flags.FlagValues()
-  hosts.define_flags(values)
+  parsing.define_flags(hosts.Config, values)
   values(["program"])
   hosts.connect(values)

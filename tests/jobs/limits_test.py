@@ -8,7 +8,7 @@ import typing
 import pytest
 from absl import flags
 
-from flowkd_jax.cli import launch
+from flowkd_jax.cli import parsing
 from flowkd_jax.jobs import limits
 from flowkd_jax.jobs import places
 from tests.cli import launchers
@@ -45,9 +45,9 @@ def _configure(launcher, arguments):
   """The configuration that a command line gives."""
   module = launchers.load(launcher)
   values = flags.FlagValues()
-  launch.define_flags(module.Config, values)
+  parsing.define_flags(module.Config, values)
   values(["program", *arguments])
-  given = launch.given_flags(module.Config, values)
+  given = parsing.given_flags(module.Config, values)
   base = {"workdir": "work"} if hasattr(module.Config, "seed") else {}
   known = {field.name for field in dataclasses.fields(module.Config)}
   base = {name: value for name, value in base.items() if name in known}

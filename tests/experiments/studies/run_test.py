@@ -20,7 +20,7 @@ from experiments.tables import run_list
 from experiments.tables import update
 from flowkd_jax import data
 from flowkd_jax import jobs
-from flowkd_jax.cli import launch
+from flowkd_jax.cli import parsing
 from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import stages
 
@@ -339,10 +339,10 @@ def resolve(monkeypatch, tmp_path):
     stages.write_json(job.folder / "teacher" / stages.RESULTS, [])
     launcher = jobs.load(job.command[4])
     values = flags.FlagValues()
-    launch.define_flags(launcher.Config, values)
+    parsing.define_flags(launcher.Config, values)
     given = [flag for flag in job.command[5:] if not flag.startswith("--verbosity")]
     values(["program", *given])
-    return launcher.configure(**launch.given_flags(launcher.Config, values))
+    return launcher.configure(**parsing.given_flags(launcher.Config, values))
 
   return resolve
 
