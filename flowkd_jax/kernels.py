@@ -32,41 +32,65 @@ from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import named_choices
 from flowkd_jax._numerics import pairwise
 from flowkd_jax._numerics import row_blocks
+from flowkd_jax._numerics.pairwise import Pairs
+from flowkd_jax._numerics.pairwise import unit_of
 
-Matrix = Float[Array, "rows columns"]
-Scalar = Float[Array, ""]  # an option that is traced, learnt or scheduled
+__all__ = [
+  "AUTHORS_KERNELS",
+  "KERNELS",
+  "Kernel",
+  "KernelLike",
+  "KernelsLike",
+  "Pairs",
+  "adaptive_rbf",
+  "as_kernel",
+  "as_kernels",
+  "authors_kernel",
+  "by_name",
+  "cauchy",
+  "cosine",
+  "flatten",
+  "rbf",
+  "student_t",
+  "unit_of",
+  "unit_rows",
+  "von_mises_fisher",
+]
+
+_Matrix = Float[Array, "rows columns"]
+_Scalar = Float[Array, ""]  # an option that is traced, learnt or scheduled
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=("parameters",),
+  data_fields=("params",),
   meta_fields=("name", "log", "bandwidth"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
   """A pairwise kernel; call it on features for the matrix of similarities.
 
-  A pytree whose leaves are the parameters, which may be traced and differentiated.
+  A pytree whose leaves are `params`, which may be traced and differentiated.
 
   Attributes:
     name: What it is called in configurations, tables and pictures.
     log: `(pairs, measured) -> [n, m]`, logarithms of the similarities; distances of
       `pairs` are in units of the batch.
-    bandwidth: `(parameters, columns [m, d], mask [m], block_size) -> measured`, what
+    bandwidth: `(params, columns [m, d], mask [m], block_size) -> measured`, what
       the kernel has to know of the whole batch, `block_size` rows at a time.
-    parameters: Numbers or arrays of shape ().
+    params: Numbers or arrays of shape ().
   """
 
   name: str
-  log: Callable[[pairwise.Pairs, Any], Matrix]
+  log: Callable[[Pairs, Any], _Matrix]
   bandwidth: Callable[[Any, Float[Array, "m d"], Array | None, int | None], Any]
-  parameters: Any = ()
+  params: Any = ()
 
   def measure(
     self, columns: Float[Array, "m d"], mask: Array | None, block_size: int | None
   ) -> Any:
     """The second argument of `log`, from the rows of the whole batch."""
-    return self.bandwidth(self.parameters, columns, mask, block_size)
+    return self.bandwidth(self.params, columns, mask, block_size)
 
   @meshes.on_any_mesh
   def __call__(
@@ -114,7 +138,7 @@ def cosine() -> Kernel:
   return Kernel("cosine", _log_cosine, _nothing)
 
 
-def student_t(degree: float | Scalar = 1.0) -> Kernel:
+def student_t(degree: float | _Scalar = 1.0) -> Kernel:
   """Student-t kernel `K = 1 / (1 + |a - b|^degree)`, the second of the paper's kernels.
 
   Passalis et al. 2020 use degree 1.
@@ -142,7 +166,7 @@ def student_t(degree: float | Scalar = 1.0) -> Kernel:
   return Kernel("student_t", log, bandwidth, degree if known is None else ())
 
 
-def rbf(bandwidth: float | Scalar = 1.0) -> Kernel:
+def rbf(bandwidth: float | _Scalar = 1.0) -> Kernel:
   """Gaussian kernel `K = exp(-|a - b|^2 / (2 bandwidth^2))`.
 
   Raises:
@@ -165,7 +189,7 @@ def adaptive_rbf() -> Kernel:
   return Kernel("adaptive_rbf", _log_gaussian, bandwidth)
 
 
-def cauchy(bandwidth: float | Scalar = 1.0) -> Kernel:
+def cauchy(bandwidth: float | _Scalar = 1.0) -> Kernel:
   """Cauchy kernel `K = 1 / (1 + |a - b|^2 / bandwidth^2)`.
 
   Raises:
@@ -180,7 +204,7 @@ def cauchy(bandwidth: float | Scalar = 1.0) -> Kernel:
   return Kernel("cauchy", log, _inverse_square, bandwidth)
 
 
-def von_mises_fisher(concentration: float | Scalar = 4.0) -> Kernel:
+def von_mises_fisher(concentration: float | _Scalar = 4.0) -> Kernel:
   """Von Mises-Fisher kernel `K = exp(concentration (cos(a, b) - 1))`.
 
   The Gaussian kernel of rows on the unit sphere, `concentration = 1 / bandwidth^2`.
@@ -279,7 +303,7 @@ def as_kernels(
   return [as_kernel(each, authors=authors, name=name) for each in given]
 
 
-def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
+def authors_kernel(name: str, epsilon: float | _Scalar = 1e-6) -> Kernel:
   """A kernel exactly as in the code published with the paper.
 
   Differs from the kernel of the same name here: distances are
@@ -347,9 +371,9 @@ def _authors_log_cosine(pairs, measured):
   return jnp.log(jnp.maximum(similarity, jnp.finfo(similarity.dtype).tiny))
 
 
-def _nothing(parameters, columns, mask, block_size):
+def _nothing(params, columns, mask, block_size):
   """Measured by kernels that need to know nothing of the batch."""
-  del parameters, columns, mask, block_size
+  del params, columns, mask, block_size
   return ()
 
 

@@ -31,6 +31,20 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
+__all__ = [
+  "AXIS",
+  "check_batch_size",
+  "finite_rows",
+  "gather_rows",
+  "global_mean",
+  "global_sum",
+  "map_step",
+  "mean_weights",
+  "place",
+  "row_positions",
+  "split_rows",
+]
+
 AXIS = "batch"  # name of the axis that `map_step` maps
 
 

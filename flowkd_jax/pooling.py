@@ -20,6 +20,13 @@ from jaxtyping import Shaped
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 
+__all__ = [
+  "POOLINGS",
+  "attention",
+  "class_token",
+  "mean",
+]
+
 
 def mean(
   tap: Float[Array, "batch *positions dim"],

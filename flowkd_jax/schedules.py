@@ -9,6 +9,13 @@ import optax
 
 from flowkd_jax._numerics import checks
 
+__all__ = [
+  "ResetState",
+  "critical_period",
+  "normalized",
+  "reset_every",
+]
+
 
 def critical_period(
   initial_weight: float | jax.Array = 100.0,

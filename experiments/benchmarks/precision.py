@@ -42,7 +42,7 @@ def _bank(student, teacher):
   return losses.crd_bank(
     student,
     teacher,
-    heads=losses.crd_init(key, student.shape, teacher.shape),
+    params=losses.crd_init(key, student.shape, teacher.shape),
     bank=losses.crd_bank_init(key, 10 * ROWS),
     indices=indices,
     negatives=losses.crd_negatives(key, indices, 10 * ROWS, number=64),
@@ -50,10 +50,8 @@ def _bank(student, teacher):
 
 
 def _reconstruction(student, teacher):
-  networks = losses.factor_transfer_init(
-    jax.random.key(0), student.shape, teacher.shape
-  )
-  return losses.factor_reconstruction(teacher, networks=networks)
+  params = losses.factor_transfer_init(jax.random.key(0), student.shape, teacher.shape)
+  return losses.factor_reconstruction(teacher, params=params)
 
 
 LOSSES = {
@@ -87,7 +85,7 @@ LOSSES = {
     lambda s, t: losses.vid(
       s,
       t,
-      parameters=jax.tree.map(
+      params=jax.tree.map(
         lambda x: x.astype(jnp.promote_types(s.dtype, jnp.float32)),
         losses.vid_init(jax.random.key(0), (1, *MAPS[0]), (1, *MAPS[1])),
       ),

@@ -23,6 +23,7 @@ from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import renamed
 from flowkd_jax._numerics import row_blocks
 
 Mask = Shaped[Array, " batch"] | None
@@ -52,21 +53,22 @@ def crd_init(
     ValueError: If `width` is not positive.
   """
   checks.check_count("width", width)
-  heads = {}
+  params = {}
   shapes = student_shape, teacher_shape
   for side, shape, side_key in zip(SIDES, shapes, jax.random.split(key), strict=True):
     initializer = jax.nn.initializers.lecun_normal()
     kernel = initializer(side_key, (int(np.prod(shape[1:])), width), jnp.float32)
-    heads[side] = {"kernel": kernel, "bias": jnp.zeros(width)}
-  return heads
+    params[side] = {"kernel": kernel, "bias": jnp.zeros(width)}
+  return params
 
 
+@renamed.renamed_arguments(heads="params")
 @meshes.on_any_mesh
 def crd(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
   *,
-  heads: Parameters | None = None,
+  params: Parameters | None = None,
   temperature: float = 0.07,
   mask: Mask = None,
   axis_name: str | None = None,
@@ -79,13 +81,13 @@ def crd(
   teacher. The objective is InfoNCE, which Tian et al. 2020 compare in their ablation;
   theirs, with a bank, is `crd_bank`. 0 or above; `2 log(batch)` where the rows are
   told apart no better than by chance; depends on no width. Invariant to a permutation
-  of rows, and without heads to the scale of each row and to a common rotation.
+  of rows, and without `params` to the scale of each row and to a common rotation.
   Negatives may share the class of a row; the paper draws them from other classes.
 
   Args:
     student: Student features; axes after the first are flattened.
     teacher: Teacher features, of any width.
-    heads: From `crd_init`; None takes the features themselves, of equal width.
+    params: From `crd_init`; None takes the features themselves, of equal width.
     temperature: The paper's tau.
     mask: Which rows are real; padding is no negative either.
     axis_name: Mapped axis over which the batch is split; negatives come from all
@@ -111,7 +113,7 @@ def crd(
     Tian, Krishnan and Isola, "Contrastive representation distillation", ICLR 2020.
   """
   checks.check_positive("temperature", temperature)
-  embedded = embeddings(student, teacher, heads, mask)
+  embedded = embeddings(student, teacher, params, mask)
   gathered = [parallel.gather_rows(side, axis_name) for side in embedded]
   real = None
   if mask is not None:
@@ -145,7 +147,7 @@ def crd(
   return parallel.global_sum(total, axis_name)
 
 
-def embeddings(student, teacher, heads, mask):
+def embeddings(student, teacher, params, mask):
   """Both sides embedded: rows of norm one, at least float32, of one width."""
   checks.check_features(student=student, teacher=teacher)
   checks.check_mask(mask, student)
@@ -153,18 +155,18 @@ def embeddings(student, teacher, heads, mask):
   for side, features in zip(SIDES, (student, teacher), strict=True):
     rows = kernels.flatten(features, mask)
     finite = parallel.finite_rows(rows)
-    if heads is not None:
-      kernel = jnp.asarray(heads[side]["kernel"]).astype(rows.dtype)
-      fitting = rows.shape[1], jnp.shape(heads[side]["bias"])[-1]
-      checks.check_shape(f"heads, {side} kernel", kernel, fitting)
-      bias = jnp.asarray(heads[side]["bias"]).astype(rows.dtype)
+    if params is not None:
+      kernel = jnp.asarray(params[side]["kernel"]).astype(rows.dtype)
+      fitting = rows.shape[1], jnp.shape(params[side]["bias"])[-1]
+      checks.check_shape(f"params, {side} kernel", kernel, fitting)
+      bias = jnp.asarray(params[side]["bias"]).astype(rows.dtype)
       rows = float32.matmul(rows, kernel) + bias[None, :]
     # An infinity times a weight of 0 may vanish in the head.
     embedded.append(jnp.where(finite[:, None], kernels.unit_rows(rows), jnp.nan))
   widths = [rows.shape[1] for rows in embedded]
   if widths[0] != widths[1]:
     raise ValueError(
-      f"student has width {widths[0]} and teacher {widths[1]}: pass heads, from "
+      f"student has width {widths[0]} and teacher {widths[1]}: pass params, from "
       "crd_init(key, student.shape, teacher.shape)"
     )
   return embedded

@@ -19,6 +19,7 @@ from flowkd_jax import kernels
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import pairwise
+from flowkd_jax._numerics import renamed
 from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
@@ -26,12 +27,13 @@ Parameters = dict[str, Any]
 Maps = Float[Array, "batch height width channels"]
 
 
+@renamed.renamed_arguments(networks="params")
 @meshes.on_any_mesh
 def factor_transfer(
   student: Float[Array, "batch student_height student_width student_channels"],
   teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
   *,
-  networks: Parameters | None = None,
+  params: Parameters | None = None,
   exponent: float = 2.0,
   power: float = 1.0,
   reduction: str = "rows",
@@ -41,14 +43,14 @@ def factor_transfer(
   """Factor transfer: distance between normalised factors of the two maps.
 
   `mean_i sum_n |f_in^s - f_in^t|^q` with `f = F / |F|` (Kim et al. 2018),
-  where q is `power`. With `networks` the factors F are those of the paper: the
+  where q is `power`. With `params` the factors F are those of the paper: the
   translator's of the student's map, trained beside the student, and the paraphraser's
   of the teacher's, trained before with `factor_reconstruction` and constant here.
   Without, F is the energy `mean_c |F_c|^p` of each position, which is RepDistiller's
   form (p = 2, q = 1): attention transfer with absolute differences.
 
   Does not depend on the batch; for q = 1 grows with the square root of the number of
-  factors ("elements" falls with it). Without networks invariant to the scale of each
+  factors ("elements" falls with it). Without `params` invariant to the scale of each
   example, to rotation (p = 2) and permutation of channels, and to a permutation of
   positions common to both. The authors' code and the ports take the mean over all
   elements, `reduction="elements"`; the paper writes the norm, the q-th root.
@@ -56,7 +58,7 @@ def factor_transfer(
   Args:
     student: Student maps.
     teacher: Teacher maps; the larger map is average-pooled to the smaller.
-    networks: From `factor_transfer_init`; None for the energies.
+    params: From `factor_transfer_init`; None for the energies.
     exponent: p, the exponent of the energies (RepDistiller's p1).
     power: q, 1 or 2 in the paper (RepDistiller's p2).
     reduction: "rows", the mean over rows of the sum over factors; or "elements", the
@@ -75,10 +77,10 @@ def factor_transfer(
     >>> student, teacher = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 8, 8, 6))
     >>> round(float(factor_transfer(student, 5 * teacher)), 6)
     0.0
-    >>> networks = factor_transfer_init(
+    >>> params = factor_transfer_init(
     ...   jax.random.key(0), student.shape, teacher.shape
     ... )
-    >>> factor_transfer(student, teacher, networks=networks).shape
+    >>> factor_transfer(student, teacher, params=params).shape
     ()
 
   References:
@@ -88,12 +90,12 @@ def factor_transfer(
   checks.check_positive("exponent", exponent)
   checks.check_positive("power", power)
   maps = _spatial.paired_maps(student, teacher, mask)
-  if networks is None:
+  if params is None:
     factors = [_spatial.attention_maps(side, exponent) for side in maps]
   else:
-    paraphraser = lax.stop_gradient(networks["paraphraser"]["encoder"])
+    paraphraser = lax.stop_gradient(params["paraphraser"]["encoder"])
     factors = [
-      _unit_factors(_convolve("translator", maps[0], networks["translator"])),
+      _unit_factors(_convolve("translator", maps[0], params["translator"])),
       _unit_factors(_convolve("paraphraser", maps[1], paraphraser)),
     ]
   gaps = factors[0] - factors[1]
@@ -143,11 +145,12 @@ def factor_transfer_init(
   }
 
 
+@renamed.renamed_arguments(networks="params")
 @meshes.on_any_mesh
 def factor_reconstruction(
   teacher: Float[Array, "batch height width channels"],
   *,
-  networks: Parameters,
+  params: Parameters,
   reduction: str = "rows",
   mask: Mask = None,
   axis_name: str | None = None,
@@ -160,7 +163,7 @@ def factor_reconstruction(
 
   Args:
     teacher: Teacher maps.
-    networks: From `factor_transfer_init`; the translator plays no part.
+    params: From `factor_transfer_init`; the translator plays no part.
     reduction: "rows" or "elements", as in `factor_transfer`.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
@@ -174,13 +177,13 @@ def factor_reconstruction(
     >>> import jax
     >>> import jax.numpy as jnp
     >>> teacher = jnp.zeros((2, 4, 4, 6))
-    >>> networks = factor_transfer_init(jax.random.key(0), (2, 4, 4, 3), teacher.shape)
-    >>> float(factor_reconstruction(teacher, networks=networks))
+    >>> params = factor_transfer_init(jax.random.key(0), (2, 4, 4, 3), teacher.shape)
+    >>> float(factor_reconstruction(teacher, params=params))
     0.0
   """
   maps, _ = _spatial.paired_maps(teacher, teacher, mask)
-  factors = _convolve("paraphraser", maps, networks["paraphraser"]["encoder"])
-  restored = _convolve("paraphraser", factors, networks["paraphraser"]["decoder"])
+  factors = _convolve("paraphraser", maps, params["paraphraser"]["encoder"])
+  restored = _convolve("paraphraser", factors, params["paraphraser"]["decoder"])
   return _spatial.reduced((maps - restored) ** 2, reduction, mask, axis_name, teacher)
 
 

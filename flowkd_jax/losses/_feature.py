@@ -19,6 +19,7 @@ from jaxtyping import Shaped
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import renamed
 from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
@@ -46,12 +47,13 @@ def hint_init(
   return {"kernel": kernel, "bias": jnp.zeros(shape[1])}
 
 
+@renamed.renamed_arguments(projection="params")
 @meshes.on_any_mesh
 def hint(
   student: Float[Array, "batch ... student_channels"],
   teacher: Float[Array, "batch ... teacher_channels"],
   *,
-  projection: Parameters | None = None,
+  params: Parameters | None = None,
   reduction: str = "rows",
   mask: Mask = None,
   axis_name: str | None = None,
@@ -61,7 +63,7 @@ def hint(
   `mean_i |t_i - r(s_i)|^2` (Romero et al. 2015, without its factor 1/2), where
   the regressor r is linear in the channels: on maps a convolution of 1 x 1. Does not
   depend on the batch; grows with the width ("elements" does not) and with the square
-  of the scale. Without projection invariant to a rotation or shift of both sides and
+  of the scale. Without `params` invariant to a rotation or shift of both sides and
   to a permutation of rows.
 
   Differs from the paper: there the regressor is a larger convolution that also
@@ -73,7 +75,7 @@ def hint(
   Args:
     student: Student features: vectors, tokens or maps.
     teacher: Teacher features of the same rank; of maps the size may differ.
-    projection: From `hint_init`, trained beside the student; or fixed, any
+    params: From `hint_init`, trained beside the student; or fixed, any
       `{"kernel": ...}` with or without a bias, under `stop_gradient`. None compares
       the features as they are.
     reduction: "rows", the mean over rows of the sum over the other axes; or
@@ -90,8 +92,8 @@ def hint(
     >>> import jax
     >>> import jax.numpy as jnp
     >>> student, teacher = jnp.ones((4, 2)), jnp.ones((4, 3))
-    >>> projection = hint_init(jax.random.key(0), student.shape, teacher.shape)
-    >>> hint(student, teacher, projection=projection).shape
+    >>> params = hint_init(jax.random.key(0), student.shape, teacher.shape)
+    >>> hint(student, teacher, params=params).shape
     ()
     >>> float(hint(2 * teacher, teacher))
     3.0
@@ -101,13 +103,13 @@ def hint(
   """
   features = student, teacher
   student, teacher = _paired_features(student, teacher, mask)
-  if projection is not None:
-    _check_kernel("projection", projection["kernel"], student, teacher)
-    student = _linear(student, projection)
+  if params is not None:
+    _check_kernel("params", params["kernel"], student, teacher)
+    student = _linear(student, params)
   elif student.shape != teacher.shape:
     raise ValueError(
       f"student has {student.shape[-1]} channels and teacher {teacher.shape[-1]}: pass "
-      "a projection, from hint_init(key, student.shape, teacher.shape)"
+      "params, from hint_init(key, student.shape, teacher.shape)"
     )
   terms = (student - teacher) ** 2
   return _spatial.reduced(terms, reduction, mask, axis_name, *features)
@@ -153,12 +155,13 @@ def vid_init(
   return {"kernels": kernels, "variance": jnp.full(widths[-1], raw_variance, "float32")}
 
 
+@renamed.renamed_arguments(parameters="params")
 @meshes.on_any_mesh
 def vid(
   student: Float[Array, "batch ... student_channels"],
   teacher: Float[Array, "batch ... teacher_channels"],
   *,
-  parameters: Parameters,
+  params: Parameters,
   epsilon: float = 1e-5,
   reduction: str = "rows",
   mask: Mask = None,
@@ -182,7 +185,7 @@ def vid(
   Args:
     student: Student features: vectors, tokens or maps.
     teacher: Teacher features of the same rank; of maps the size may differ.
-    parameters: From `vid_init`, trained beside the student.
+    params: From `vid_init`, trained beside the student.
     epsilon: Least variance.
     reduction: "rows", the mean over rows of the sum over the other axes; or
       "elements", the mean over all.
@@ -198,8 +201,8 @@ def vid(
     >>> import jax
     >>> import jax.numpy as jnp
     >>> student, teacher = jnp.ones((4, 2)), jnp.zeros((4, 3))
-    >>> parameters = vid_init(jax.random.key(0), student.shape, teacher.shape)
-    >>> round(float(vid(0 * student, teacher, parameters=parameters)), 4)
+    >>> params = vid_init(jax.random.key(0), student.shape, teacher.shape)
+    >>> round(float(vid(0 * student, teacher, params=params)), 4)
     2.4142
 
   References:
@@ -209,14 +212,14 @@ def vid(
   checks.check_positive("epsilon", epsilon)
   features = student, teacher
   student, teacher = _paired_features(student, teacher, mask)
-  first, *others = parameters["kernels"]
+  first, *others = params["kernels"]
   last = others[-1] if others else first
-  _check_kernel("parameters", first, student, None)
-  _check_kernel("parameters", last, None, teacher)
+  _check_kernel("params", first, student, None)
+  _check_kernel("params", last, None, teacher)
   mean = _linear(student, {"kernel": first})
   for kernel in others:
     mean = _linear(jax.nn.relu(mean), {"kernel": kernel})
-  raw_variance = jnp.asarray(parameters["variance"]).astype(mean.dtype)
+  raw_variance = jnp.asarray(params["variance"]).astype(mean.dtype)
   variance = jax.nn.softplus(raw_variance) + float32.like(epsilon, mean)
   variance = jnp.broadcast_to(variance, mean.shape)
   terms = (teacher - mean) ** 2 / (2 * variance) + jnp.log(variance) / 2
@@ -237,11 +240,11 @@ def _paired_features(student, teacher, mask):
   return _spatial.real_rows(student, mask), _spatial.real_rows(teacher, mask)
 
 
-def _linear(features, parameters):
+def _linear(features, params):
   """Features times a matrix over their last axis, plus a bias if there is one."""
-  kernel = jnp.asarray(parameters["kernel"]).astype(features.dtype)
+  kernel = jnp.asarray(params["kernel"]).astype(features.dtype)
   product = jnp.tensordot(features, kernel, 1, precision=lax.Precision.HIGHEST)
-  bias = parameters.get("bias")
+  bias = params.get("bias")
   if bias is None:
     return product
   return product + jnp.broadcast_to(bias.astype(product.dtype), product.shape)

@@ -2,11 +2,11 @@
 
 The bank is an explicit pytree, updated in the step that evaluates the loss:
 
-    heads = crd_init(key, student.shape, teacher.shape)
+    params = crd_init(key, student.shape, teacher.shape)
     bank = crd_bank_init(key, len(data_set))
     negatives = crd_negatives(step_key, indices, len(data_set))
-    loss = crd_bank(student, teacher, heads=heads, bank=bank, indices=indices, ...)
-    bank = crd_bank_update(student, teacher, heads=heads, bank=bank, ...)
+    loss = crd_bank(student, teacher, params=params, bank=bank, indices=indices, ...)
+    bank = crd_bank_update(student, teacher, params=params, bank=bank, ...)
 """
 
 from typing import Any
@@ -26,6 +26,7 @@ from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import renamed
 from flowkd_jax.losses import _contrastive
 from flowkd_jax.losses._contrastive import SIDES
 
@@ -98,12 +99,13 @@ def crd_negatives(
   return jax.vmap(draw)(positions, indices)
 
 
+@renamed.renamed_arguments(heads="params")
 @meshes.on_any_mesh
 def crd_bank(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
   *,
-  heads: Parameters | None,
+  params: Parameters | None,
   bank: Bank,
   indices: Int[Array, " batch"],
   negatives: Int[Array, "batch number"],
@@ -128,7 +130,7 @@ def crd_bank(
   Args:
     student: Student features; axes after the first are flattened.
     teacher: Teacher features, of any width.
-    heads: From `crd_init`; None takes the features themselves, as wide as the bank.
+    params: From `crd_init`; None takes the features themselves, as wide as the bank.
     bank: From `crd_bank_init`, the same on all devices.
     indices: Row of the data set that each row of the batch is.
     negatives: From `crd_negatives`, or other rows of the data set.
@@ -146,9 +148,9 @@ def crd_bank(
     >>> import jax.numpy as jnp
     >>> key, rows, indices = jax.random.key(0), jnp.eye(4), jnp.arange(4)
     >>> from flowkd_jax import losses
-    >>> heads = losses.crd_init(key, rows.shape, rows.shape, width=8)
+    >>> params = losses.crd_init(key, rows.shape, rows.shape, width=8)
     >>> bank = crd_bank_init(key, 100, width=8)
-    >>> options = {"heads": heads, "bank": bank, "indices": indices}
+    >>> options = {"params": params, "bank": bank, "indices": indices}
     >>> options["negatives"] = crd_negatives(key, indices, 100, number=16)
     >>> crd_bank(rows, rows, **options).shape
     ()
@@ -158,7 +160,7 @@ def crd_bank(
     Tian, Krishnan and Isola, "Contrastive representation distillation", ICLR 2020.
   """
   _, logits = _bank_logits(
-    student, teacher, heads, bank, indices, negatives, temperature, mask
+    student, teacher, params, bank, indices, negatives, temperature, mask
   )
   log_normalizers = _log_normalizers(bank, logits, mask, axis_name)
   log_normalizers = jnp.where(jnp.isfinite(log_normalizers), log_normalizers, 0)
@@ -175,12 +177,13 @@ def crd_bank(
   return parallel.global_mean(rows, mask, axis_name, student, teacher)
 
 
+@renamed.renamed_arguments(heads="params")
 @meshes.on_any_mesh
 def crd_bank_update(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
   *,
-  heads: Parameters | None,
+  params: Parameters | None,
   bank: Bank,
   indices: Int[Array, " batch"],
   negatives: Int[Array, "batch number"],
@@ -195,7 +198,7 @@ def crd_bank_update(
   other arguments and errors as in `crd_bank`. No gradient flows into the bank.
   """
   embeddings, logits = _bank_logits(
-    student, teacher, heads, bank, indices, negatives, temperature, mask
+    student, teacher, params, bank, indices, negatives, temperature, mask
   )
   # A masked row has an index beyond the bank, where a scatter drops it.
   size = bank["student"].shape[0]
@@ -215,10 +218,10 @@ def crd_bank_update(
   }
 
 
-def _bank_logits(student, teacher, heads, bank, indices, negatives, temperature, mask):
+def _bank_logits(student, teacher, params, bank, indices, negatives, temperature, mask):
   """Embeddings, and for each side as anchor `[batch, 1 + number]` logits."""
   checks.check_positive("temperature", temperature)
-  embeddings = _contrastive.embeddings(student, teacher, heads, mask)
+  embeddings = _contrastive.embeddings(student, teacher, params, mask)
   checks.check_integer("indices", indices)
   checks.check_integer("negatives", negatives)
   checks.check_shape("indices", indices, student.shape[:1])

@@ -26,7 +26,7 @@ from flowkd_jax import _extra
 _extra.require("methods")
 
 from flowkd_jax.methods._averaged import averaged
-from flowkd_jax.methods._distillation import Learnt
+from flowkd_jax.methods._distillation import LossParams
 from flowkd_jax.methods._distillation import Outputs
 from flowkd_jax.methods._distillation import distillation
 from flowkd_jax.methods._domain_generalization import GRADIENT_FILTERS
@@ -65,7 +65,7 @@ __all__ = [
   "POSTERIORS",
   "FederatedState",
   "GeneratorOptions",
-  "Learnt",
+  "LossParams",
   "Method",
   "Metrics",
   "Network",

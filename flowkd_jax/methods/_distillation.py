@@ -27,6 +27,7 @@ from jaxtyping import Key
 
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax._numerics import renamed
 from flowkd_jax.methods import _diagnostics
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
@@ -54,16 +55,16 @@ class Terms(Protocol):
     student: Outputs,
     teacher: Outputs,
     batch: _method.Batch,
-    learnt: _method.PyTree,
+    params: _method.PyTree,
   ) -> dict[str, Float[Array, ""]]:
-    """`learnt` are the parameters that `Learnt.init` made.
+    """`params` are the learnt parameters that `LossParams.init` made.
 
     What has no weight is no term of the loss, and only recorded.
     """
     ...
 
 
-class Learnt(NamedTuple):
+class LossParams(NamedTuple):
   """Parameters that the loss terms learn beside the student.
 
   Attributes:
@@ -76,6 +77,7 @@ class Learnt(NamedTuple):
   optimizer: optax.GradientTransformation | None = None
 
 
+@renamed.renamed_arguments(learnt="params")
 def distillation(
   student: capture.AnyModel,
   teacher: _method.Network,
@@ -85,7 +87,7 @@ def distillation(
   weights: Mapping[str, optax.Schedule | float],
   taps: tuple[Sequence[str], Sequence[str]] = ((), ()),
   label_weight: float = 0.0,
-  learnt: Learnt | None = None,
+  params: LossParams | None = None,
   initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
 ) -> _method.Method:
@@ -100,8 +102,8 @@ def distillation(
     weights: Weight of each term, a number or a schedule of the step.
     taps: Taps of the student and of the teacher that the terms read.
     label_weight: Weight of a cross-entropy on the labels.
-    learnt: Parameters that the terms learn, such as a projection; thrown away after
-      training.
+    params: How the parameters are made and updated that the terms learn, such as a
+      projection; they are thrown away after training.
     initial: Variables of the student to start from; fresh ones by default.
     axis_name: Mapped axis over which the batch is split.
 
@@ -116,14 +118,15 @@ def distillation(
     fresh = capture.init(student, key, images) if initial is None else initial
     variables = dict(fresh)
     beside = {}
-    if learnt is not None:
+    if params is not None:
       shapes = (
         capture.tap_shapes(student, variables, images, taps=student_taps),
         capture.tap_shapes(*teacher, images, taps=teacher_taps),
       )
-      beside = learnt.init(jax.random.fold_in(key, 2), *shapes)
-    params = {"student": variables.pop("params"), "learnt": beside}
-    return {"params": params, **variables}
+      beside = params.init(jax.random.fold_in(key, 2), *shapes)
+    # Checkpoints of version 0.1 have these two names.
+    trained = {"student": variables.pop("params"), "learnt": beside}
+    return {"params": trained, **variables}
 
   def outputs(variables, batch, constants, key):
     frozen = jax.tree.map(
@@ -175,7 +178,7 @@ def distillation(
     init_variables=init_variables,
     loss=loss,
     optimizer=_optimizers.PerTree(
-      {"student": optimizer, "learnt": (learnt and learnt.optimizer) or optimizer}
+      {"student": optimizer, "learnt": (params and params.optimizer) or optimizer}
     ),
     export=lambda variables: {
       "network": _method.Network(student, _of_student(variables))

@@ -101,8 +101,8 @@ def filtered_distillation(
       threshold=threshold,
     )
 
-  def terms(student, teacher, batch, learnt):
-    del learnt
+  def terms(student, teacher, batch, params):
+    del params
     passes = passing(student, teacher, batch)
     value = losses.knowledge_distillation(
       filter_gradient(student.logits, passes),

@@ -38,6 +38,7 @@ from jax import lax
 from flowkd_jax import capture
 from flowkd_jax import models
 from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import renamed
 from flowkd_jax.methods import _distillation
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
@@ -45,13 +46,14 @@ from flowkd_jax.methods import _optimizers
 from flowkd_jax.methods import _rotations
 
 
+@renamed.renamed_arguments(learnt_optimizer="params_optimizer")
 def hierarchical_teacher(
   network: models.CifarResNet,
   optimizer: optax.GradientTransformation,
   *,
   backbone: _method.Variables | None = None,
   keep_branches: bool = True,
-  learnt_optimizer: optax.GradientTransformation | None = None,
+  params_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """A network and its branches on labels and joint labels.
@@ -64,7 +66,7 @@ def hierarchical_teacher(
       from scratch.
     keep_branches: Whether the exported network has its branches, as a teacher needs
       them. Without, this is the control experiment: joint labels without a teacher.
-    learnt_optimizer: Updates the branches; by default the same transformation as for
+    params_optimizer: Updates the branches; by default the same transformation as for
       the backbone, with a state of its own.
     axis_name: Mapped axis over which the batch is split.
 
@@ -103,7 +105,7 @@ def hierarchical_teacher(
   method = _method.gradient_method(
     init_variables=init_variables,
     loss=loss,
-    optimizer=_by_branches(optimizer, learnt_optimizer),
+    optimizer=_by_branches(optimizer, params_optimizer),
     export=export,
     constants=constants,
     check=_heads.labels_fit("network", network.num_classes),
@@ -112,6 +114,7 @@ def hierarchical_teacher(
   return _rotations.on_rotations(method)
 
 
+@renamed.renamed_arguments(learnt_optimizer="params_optimizer")
 def hierarchical_student(
   student: models.CifarResNet,
   teacher: _method.Network,
@@ -119,7 +122,7 @@ def hierarchical_student(
   *,
   temperature: float = 3.0,
   branches: bool = True,
-  learnt_optimizer: optax.GradientTransformation | None = None,
+  params_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Distillation from the teacher's logits and its branches, in four rotations.
@@ -133,7 +136,7 @@ def hierarchical_student(
     temperature: T.
     branches: Whether the branches teach. Without, neither network needs any: the
       control experiment, knowledge distillation on the same images.
-    learnt_optimizer: Updates the branches; by default the same transformation as for
+    params_optimizer: Updates the branches; by default the same transformation as for
       the student, with a state of its own.
     axis_name: Mapped axis over which the batch is split.
 
@@ -150,8 +153,8 @@ def hierarchical_student(
     model = _branched(student)
     taps = model.branches, _check_branches("teacher", teacher.model, model)
 
-  def terms(student, teacher, batch, learnt):
-    del learnt
+  def terms(student, teacher, batch, params):
+    del params
     labels = _rotations.upright_cross_entropy(student.logits, batch, axis_name)
     options = {"temperature": temperature, "axis_name": axis_name}
     return {
@@ -162,7 +165,7 @@ def hierarchical_student(
   method = _distillation.distillation(
     model,
     teacher,
-    _by_branches(optimizer, learnt_optimizer),
+    _by_branches(optimizer, params_optimizer),
     terms=terms,
     weights=weights,
     taps=taps,
@@ -179,12 +182,13 @@ def hierarchical_student(
   return _rotations.on_rotations(method._replace(export=export) if branches else method)
 
 
+@renamed.renamed_arguments(learnt_optimizer="params_optimizer")
 def hierarchical_mutual(
   networks: Sequence[models.CifarResNet],
   optimizer: optax.GradientTransformation,
   *,
   temperature: float = 3.0,
-  learnt_optimizer: optax.GradientTransformation | None = None,
+  params_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Two networks that teach each other, from scratch, by logits and branches.
@@ -197,7 +201,7 @@ def hierarchical_mutual(
     optimizer: Updates both, each with a state of its own. It sees the network's own
       parameters, without branches.
     temperature: T.
-    learnt_optimizer: Updates the branches; by default the same transformation, with a
+    params_optimizer: Updates the branches; by default the same transformation, with a
       state of its own.
     axis_name: Mapped axis over which the batch is split.
 
@@ -249,7 +253,7 @@ def hierarchical_mutual(
     init_variables=init_variables,
     loss=loss,
     optimizer=_optimizers.PerTree(
-      dict.fromkeys(pair, _by_branches(optimizer, learnt_optimizer))
+      dict.fromkeys(pair, _by_branches(optimizer, params_optimizer))
     ),
     export=export,
     check=_heads.labels_fit("networks", networks[0].num_classes),
@@ -263,7 +267,7 @@ def _branched(network, **options):
   return models.with_branches(network, joint_classes, **options)
 
 
-def _by_branches(optimizer, learnt_optimizer):
+def _by_branches(optimizer, params_optimizer):
   """The optimizers of a backbone and of its branches."""
 
   def split(params):
@@ -273,7 +277,7 @@ def _by_branches(optimizer, learnt_optimizer):
     return trees
 
   return _optimizers.PerTree(
-    {"network": optimizer, "branches": learnt_optimizer or optimizer},
+    {"network": optimizer, "branches": params_optimizer or optimizer},
     split=split,
     join=lambda trees: {**trees["network"], **trees["branches"]},
   )

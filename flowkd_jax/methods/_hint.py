@@ -17,10 +17,12 @@ import optax
 from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax._numerics import renamed
 from flowkd_jax.methods import _distillation
 from flowkd_jax.methods import _method
 
 
+@renamed.renamed_arguments(learnt_optimizer="params_optimizer")
 def hint(
   student: capture.AnyModel,
   teacher: _method.Network,
@@ -30,7 +32,7 @@ def hint(
   weight: optax.Schedule | float = 1.0,
   reduction: str = "rows",
   label_weight: float = 0.0,
-  learnt_optimizer: optax.GradientTransformation | None = None,
+  params_optimizer: optax.GradientTransformation | None = None,
   initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
 ) -> _method.Method:
@@ -44,7 +46,7 @@ def hint(
     weight: Weight of every tap, a number or a schedule of the step.
     reduction: Of `losses.hint`: "rows" or "elements".
     label_weight: Weight of a cross-entropy on the labels.
-    learnt_optimizer: Updates the linear maps; by default the same transformation as
+    params_optimizer: Updates the linear maps; by default the same transformation as
       for the student, with a state of its own.
     initial: Variables of the student to start from; fresh ones by default.
     axis_name: Mapped axis over which the batch is split.
@@ -55,7 +57,7 @@ def hint(
   """
   _taps.check_pairs(pairs)
 
-  def init_learnt(key, student_shapes, teacher_shapes):
+  def init_params(key, student_shapes, teacher_shapes):
     # Keys by name: the order of `pairs` then changes nothing.
     keys = zip(sorted(pairs, key=str), jax.random.split(key, len(pairs)), strict=True)
     return {
@@ -63,12 +65,12 @@ def hint(
       for tap, tap_key in keys
     }
 
-  def terms(student, teacher, batch, learnt):
+  def terms(student, teacher, batch, params):
     return {
       tap: losses.hint(
         student.taps[tap],
         teacher.taps[teacher_tap],
-        projection=learnt[tap],
+        params=params[tap],
         reduction=reduction,
         mask=batch["mask"],
         axis_name=axis_name,
@@ -84,7 +86,7 @@ def hint(
     weights=dict.fromkeys(pairs, weight),
     taps=(tuple(pairs), tuple(pairs.values())),
     label_weight=label_weight,
-    learnt=_distillation.Learnt(init_learnt, learnt_optimizer),
+    params=_distillation.LossParams(init_params, params_optimizer),
     initial=initial,
     axis_name=axis_name,
   )

@@ -102,8 +102,8 @@ def information_flow(
 
   teacher_taps = tuple(name for name in pairs.values() if name not in POSTERIORS)
 
-  def terms(student, teacher, batch, learnt):
-    del learnt
+  def terms(student, teacher, batch, params):
+    del params
     shared = {"mask": batch["mask"], "axis_name": axis_name, **options}
     if matching == "quadratic":
       shared |= {"labels": batch["label"]}

@@ -45,8 +45,8 @@ def knowledge_distillation(
   """
   checks.check_positive("temperature", temperature)
 
-  def terms(student, teacher, batch, learnt):
-    del learnt
+  def terms(student, teacher, batch, params):
+    del params
     value = losses.knowledge_distillation(
       student.logits,
       teacher.logits,

@@ -27,12 +27,14 @@ from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax import models
 from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import renamed
 from flowkd_jax.methods import _distillation
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
 from flowkd_jax.methods import _optimizers
 
 
+@renamed.renamed_arguments(learnt_optimizer="params_optimizer")
 def online_ensemble(
   network: models.CifarResNet,
   optimizer: optax.GradientTransformation,
@@ -42,7 +44,7 @@ def online_ensemble(
   feature_weight: float = 0.15,
   ensemble_weight: float = 0.15,
   temperature: float = 2.0,
-  learnt_optimizer: optax.GradientTransformation | None = None,
+  params_optimizer: optax.GradientTransformation | None = None,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Several widths of a network, trained together, each of use alone.
@@ -62,7 +64,7 @@ def online_ensemble(
       for CIFAR-10 give all three weight 1. With b and g 0 the students share nothing
       but the base: the control experiment.
     temperature: T.
-    learnt_optimizer: Updates the 1x1 convolutions; by default the same transformation
+    params_optimizer: Updates the 1x1 convolutions; by default the same transformation
       as for the students, with a state of its own.
     axis_name: Mapped axis over which the batch is split.
 
@@ -127,7 +129,7 @@ def online_ensemble(
     init_variables=init_variables,
     loss=loss,
     optimizer=_optimizers.PerTree(
-      {"ensemble": optimizer, "adapters": learnt_optimizer or optimizer}
+      {"ensemble": optimizer, "adapters": params_optimizer or optimizer}
     ),
     export=export,
     check=_heads.labels_fit("network", network.num_classes),
@@ -153,7 +155,7 @@ def _distances(ensemble, taps, adapters, options):
     losses.hint(
       taps[tap],
       lax.stop_gradient(taps[target]),
-      projection=adapters[tap],
+      params=adapters[tap],
       reduction="elements",
       **options,
     )

@@ -58,8 +58,8 @@ def similarity_preserving(
   """
   _taps.check_pairs(pairs)
 
-  def terms(student, teacher, batch, learnt):
-    del learnt
+  def terms(student, teacher, batch, params):
+    del params
     mask = batch["mask"]
 
     def similarity(tap, teacher_tap):

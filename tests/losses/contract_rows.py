@@ -71,7 +71,7 @@ def _flow_of_solution(student, teacher, ids, **options):
 
 def _bank(student, teacher, ids, **options):
   state = {
-    "heads": losses.crd_init(KEY, (1, 5), (1, 7), width=4),
+    "params": losses.crd_init(KEY, (1, 5), (1, 7), width=4),
     "bank": losses.crd_bank_init(KEY, 3 * BATCH, width=4),
   }
   negatives = (ids[:, None] + 1 + jnp.arange(8, dtype=ids.dtype)[None]) % (3 * BATCH)
@@ -105,7 +105,7 @@ ROWS = {
   "correlation_congruence, authors": _rowwise(
     losses.correlation_congruence, (5,), (5,), authors=True
   )._replace(exempt={"permutation": "multiplies neighbours in the batch"}),
-  "crd": _pairwise(losses.crd, heads=losses.crd_init(KEY, (1, 5), (1, 7), width=4)),
+  "crd": _pairwise(losses.crd, params=losses.crd_init(KEY, (1, 5), (1, 7), width=4)),
   "crd_bank": Row(
     _bank, exempt={"traced": "Z of a first batch is a constant; see contrastive_test"}
   ),
@@ -119,25 +119,25 @@ ROWS = {
   "dist": _logits(losses.dist),
   "factor_reconstruction": Row(
     lambda s, t, ids, **options: losses.factor_reconstruction(
-      s, **_in_dtype_of(s, {"networks": FACTORS}), **options
+      s, **_in_dtype_of(s, {"params": FACTORS}), **options
     ),
     student=MAPS[1][1:],
     teacher=MAPS[1][1:],
     exempt={"both sides": "takes the teacher only, here as the student"},
   ),
   "factor_transfer": _rowwise(losses.factor_transfer),
-  "factor_transfer, networks": _rowwise(
-    losses.factor_transfer, MAPS[0][1:], MAPS[1][1:], networks=FACTORS
+  "factor_transfer, params": _rowwise(
+    losses.factor_transfer, MAPS[0][1:], MAPS[1][1:], params=FACTORS
   )._replace(
     teacher_constant=True,
     exempt={
       "both sides": "the paraphraser's factors are constants",
-      "exponent": "plays no part with networks",
+      "exponent": "plays no part with params",
     },
   ),
   "fsp": Row(_flow_of_solution, student=(4, 4, 5), teacher=(4, 4, 5)),
   "hint": _rowwise(
-    losses.hint, (5,), (7,), projection=losses.hint_init(KEY, (1, 5), (1, 7))
+    losses.hint, (5,), (7,), params=losses.hint_init(KEY, (1, 5), (1, 7))
   ),
   "information_flow": _taps(losses.information_flow),
   "information_flow, authors": _taps(losses.information_flow, authors=True)._replace(
@@ -154,7 +154,7 @@ ROWS = {
   "rkd_distance": _pairwise(losses.rkd_distance),
   "similarity_preserving": _pairwise(losses.similarity_preserving),
   "vid": _rowwise(
-    losses.vid, MAPS[0][1:], MAPS[1][1:], parameters=losses.vid_init(KEY, *MAPS)
+    losses.vid, MAPS[0][1:], MAPS[1][1:], params=losses.vid_init(KEY, *MAPS)
   ),
 }
 

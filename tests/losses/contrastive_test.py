@@ -25,7 +25,7 @@ def _heads(student, teacher):
 def _bank_options(student, teacher, rows, size=SIZE):
   indices = jnp.arange(rows, dtype=jnp.int32) * 2
   return {
-    "heads": _heads(student, teacher),
+    "params": _heads(student, teacher),
     "bank": losses.crd_bank_init(jax.random.key(2), size, width=4),
     "indices": indices,
     "negatives": losses.crd_negatives(jax.random.key(3), indices, size, number=NUMBER),
@@ -33,7 +33,7 @@ def _bank_options(student, teacher, rows, size=SIZE):
 
 
 def _crd(student, teacher, **options):
-  return losses.crd(student, teacher, heads=_heads(student, teacher), **options)
+  return losses.crd(student, teacher, params=_heads(student, teacher), **options)
 
 
 def _crd_bank(student, teacher):
@@ -53,8 +53,8 @@ def _embed(features, head):
 @pytest.mark.parametrize("block_size", [None, 4])
 def test_crd_is_infonce_of_both_sides(block_size):
   student, teacher = _features()
-  heads = _heads(student, teacher)
-  u, v = _embed(student, heads["student"]), _embed(teacher, heads["teacher"])
+  params = _heads(student, teacher)
+  u, v = _embed(student, params["student"]), _embed(teacher, params["teacher"])
   similarity = np.exp(u @ v.T / 0.07)
   matched = np.diagonal(similarity)
   expected = -np.log(matched / similarity.sum(1)) - np.log(matched / similarity.sum(0))
@@ -70,8 +70,8 @@ def _authors_step(student, teacher, options, normalizers=None):
   bank = {k: np.asarray(x, np.float64) for k, x in options["bank"].items()}
   drawn = np.concatenate([options["indices"][:, None], options["negatives"]], axis=1)
   sides = {
-    "student": _embed(student, options["heads"]["student"]),
-    "teacher": _embed(teacher, options["heads"]["teacher"]),
+    "student": _embed(student, options["params"]["student"]),
+    "teacher": _embed(teacher, options["params"]["teacher"]),
   }
   total, found, new = 0.0, [], {}
   for position, (side, other) in enumerate(
@@ -118,7 +118,7 @@ def test_crd_bank_update_of_eight_devices_skips_padding():
   student, teacher = _features(16)
   mask = jnp.arange(16) < 13
   options = _bank_options(student, teacher, 16)
-  constants = {name: options.pop(name) for name in ("heads", "bank")}
+  constants = {name: options.pop(name) for name in ("params", "bank")}
   expected = jax.jit(losses.crd_bank_update)(
     student, teacher, **options, **constants, mask=mask
   )
@@ -221,7 +221,7 @@ def test_gradient_steps_reduce_the_loss(loss):
 def test_bad_input_is_refused():
   student, teacher = _features()
   options = _bank_options(student, teacher, 6)
-  with pytest.raises(ValueError, match="student has width 5 and teacher 7: pass heads"):
+  with pytest.raises(ValueError, match="student has width 5 .* 7: pass params"):
     losses.crd(student, teacher)
   with pytest.raises(ValueError, match="temperature: expected a number above 0"):
     _crd(student, teacher, temperature=-1.0)
@@ -229,8 +229,8 @@ def test_bad_input_is_refused():
     _crd(student, teacher[1:])
   with pytest.raises(TypeError, match="student: expected a floating-point array"):
     losses.crd(student.astype(jnp.int32), teacher)
-  with pytest.raises(ValueError, match="heads, student kernel: expected shape"):
-    losses.crd(teacher, teacher, heads=options["heads"])
+  with pytest.raises(ValueError, match="params, student kernel: expected shape"):
+    losses.crd(teacher, teacher, params=options["params"])
   with pytest.raises(ValueError, match=r"mask: expected shape \(6,\), got \(3,\)"):
     _crd(student, teacher, mask=jnp.ones(3, bool))
   bank = losses.crd_bank_init(jax.random.key(0), 40, width=3)

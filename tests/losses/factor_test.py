@@ -1,4 +1,4 @@
-"""Factor transfer with the paper's networks; its plain form is in spatial_test."""
+"""Factor transfer with the paper's params; its plain form is in spatial_test."""
 
 import functools
 
@@ -17,10 +17,8 @@ def _maps():
 
 
 def _networks(student, teacher):
-  networks = losses.factor_transfer_init(
-    jax.random.key(0), student.shape, teacher.shape
-  )
-  return jax.tree.map(lambda p: p + 0.05, networks)
+  params = losses.factor_transfer_init(jax.random.key(0), student.shape, teacher.shape)
+  return jax.tree.map(lambda p: p + 0.05, params)
 
 
 def _convolve(maps, layers):
@@ -39,26 +37,26 @@ def _convolve(maps, layers):
 @pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
 def test_factor_transfer_equals_its_definition(power):
   student, teacher = _maps()
-  networks = _networks(student, teacher)
+  params = _networks(student, teacher)
   factors = [
-    _convolve(student, networks["translator"]).reshape(3, -1),
-    _convolve(teacher, networks["paraphraser"]["encoder"]).reshape(3, -1),
+    _convolve(student, params["translator"]).reshape(3, -1),
+    _convolve(teacher, params["paraphraser"]["encoder"]).reshape(3, -1),
   ]
   assert factors[0].shape == (3, 4 * 4 * 3)
   units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in factors]
   expected = (abs(units[0] - units[1]) ** power).sum(1).mean()
   loss = jax.jit(functools.partial(losses.factor_transfer, power=power))
-  actual = loss(student, teacher, networks=networks)
+  actual = loss(student, teacher, params=params)
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_factor_reconstruction_equals_its_definition():
   student, teacher = _maps()
-  networks = _networks(student, teacher)
-  layers = networks["paraphraser"]["encoder"] + networks["paraphraser"]["decoder"]
+  params = _networks(student, teacher)
+  layers = params["paraphraser"]["encoder"] + params["paraphraser"]["decoder"]
   restored = _convolve(teacher, layers)
   expected = ((restored - np.asarray(teacher)) ** 2).sum((1, 2, 3)).mean()
-  actual = jax.jit(losses.factor_reconstruction)(teacher, networks=networks)
+  actual = jax.jit(losses.factor_reconstruction)(teacher, params=params)
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
@@ -67,8 +65,8 @@ def test_only_the_translator_is_trained_with_the_student():
 
   @jax.jit
   @jax.grad
-  def gradients(networks):
-    return losses.factor_transfer(student, teacher, networks=networks)
+  def gradients(params):
+    return losses.factor_transfer(student, teacher, params=params)
 
   gradient = gradients(_networks(student, teacher))
   norms = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradient)
@@ -78,28 +76,28 @@ def test_only_the_translator_is_trained_with_the_student():
 
 def test_the_paraphraser_learns_to_reconstruct():
   student, teacher = _maps()
-  networks = _networks(student, teacher)
+  params = _networks(student, teacher)
   step = jax.jit(
     jax.value_and_grad(
-      lambda networks: losses.factor_reconstruction(
-        teacher, networks=networks, reduction="elements"
+      lambda params: losses.factor_reconstruction(
+        teacher, params=params, reduction="elements"
       )
     )
   )
-  first, _ = step(networks)
+  first, _ = step(params)
   for _ in range(50):
-    _, gradient = step(networks)
-    networks = jax.tree.map(lambda p, g: p - 0.05 * g, networks, gradient)
-  assert step(networks)[0] < 0.9 * first
+    _, gradient = step(params)
+    params = jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
+  assert step(params)[0] < 0.9 * first
 
 
 def test_bad_input_is_refused():
   student, teacher = _maps()
-  networks = _networks(student, teacher)
+  params = _networks(student, teacher)
   with pytest.raises(ValueError, match="translator kernel: expected shape"):
-    losses.factor_transfer(teacher, teacher, networks=networks)
+    losses.factor_transfer(teacher, teacher, params=params)
   with pytest.raises(ValueError, match="paraphraser kernel: expected shape"):
-    losses.factor_reconstruction(student, networks=networks)
+    losses.factor_reconstruction(student, params=params)
   with pytest.raises(ValueError, match="power: expected a number above 0, got 0"):
     losses.factor_transfer(student, teacher, power=0)
   with pytest.raises(

@@ -18,13 +18,13 @@ def _features(rows=6, student=(5,), teacher=(7,), seed=0):
 
 
 def _projected_hint(student, teacher, **options):
-  projection = losses.hint_init(jax.random.key(0), student.shape, teacher.shape)
-  return losses.hint(student, teacher, projection=projection, **options)
+  params = losses.hint_init(jax.random.key(0), student.shape, teacher.shape)
+  return losses.hint(student, teacher, params=params, **options)
 
 
 def _vid(student, teacher, **options):
-  parameters = losses.vid_init(jax.random.key(0), student.shape, teacher.shape)
-  return losses.vid(student, teacher, parameters=parameters, **options)
+  params = losses.vid_init(jax.random.key(0), student.shape, teacher.shape)
+  return losses.vid(student, teacher, params=params, **options)
 
 
 every_loss = pytest.mark.parametrize("loss", [_projected_hint, _vid])
@@ -41,29 +41,27 @@ def test_authors_hint_and_gradient_are_reproduced(path, x64):
 
 def test_hint_is_the_mean_over_rows_of_the_squared_distance():
   student, teacher = _features()
-  projection = losses.hint_init(jax.random.key(1), (5,), (7,))
-  projection["bias"] += 0.5
-  mapped = np.asarray(student) @ np.asarray(projection["kernel"]) + 0.5
+  params = losses.hint_init(jax.random.key(1), (5,), (7,))
+  params["bias"] += 0.5
+  mapped = np.asarray(student) @ np.asarray(params["kernel"]) + 0.5
   expected = ((mapped - np.asarray(teacher)) ** 2).sum(1).mean()
-  actual = losses.hint(student, teacher, projection=projection)
+  actual = losses.hint(student, teacher, params=params)
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
-  without_bias = losses.hint(
-    student, teacher, projection={"kernel": projection["kernel"]}
-  )
+  without_bias = losses.hint(student, teacher, params={"kernel": params["kernel"]})
   assert without_bias != actual
 
 
 def test_hint_projects_maps_by_a_convolution_and_pools_the_larger():
   student, teacher = _features(2, (4, 4, 3), (6, 2, 5))
-  projection = losses.hint_init(jax.random.key(1), student.shape, teacher.shape)
+  params = losses.hint_init(jax.random.key(1), student.shape, teacher.shape)
   small = np.asarray(student).reshape(2, 4, 2, 2, 3).mean(3)
-  mapped = np.einsum("bhwi,io->bhwo", small, projection["kernel"])
+  mapped = np.einsum("bhwi,io->bhwo", small, params["kernel"])
   target = np.asarray(teacher)
   target = np.stack(
     [target[:, i * 6 // 4 : -(-(i + 1) * 6 // 4)].mean(1) for i in range(4)], axis=1
   )
   expected = ((mapped - target) ** 2).sum((1, 2, 3)).mean()
-  actual = losses.hint(student, teacher, projection=projection)
+  actual = losses.hint(student, teacher, params=params)
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
@@ -84,16 +82,16 @@ def test_hint_is_invariant_to_rotation_shift_and_permutation():
 @pytest.mark.parametrize("reduction", ["rows", "elements"])
 def test_vid_equals_its_definition(reduction):
   student, teacher = _features(4, (4, 4, 3), (4, 4, 5))
-  parameters = losses.vid_init(jax.random.key(3), (3,), (5,), hidden=6)
-  parameters["variance"] += jnp.arange(5.0)
+  params = losses.vid_init(jax.random.key(3), (3,), (5,), hidden=6)
+  params["variance"] += jnp.arange(5.0)
   mean = np.asarray(student, np.float64)
-  for layer, kernel in enumerate(parameters["kernels"]):
+  for layer, kernel in enumerate(params["kernels"]):
     mean = (np.maximum(mean, 0) if layer else mean) @ np.asarray(kernel, np.float64)
-  variance = np.log1p(np.exp(np.asarray(parameters["variance"], np.float64))) + 1e-5
+  variance = np.log1p(np.exp(np.asarray(params["variance"], np.float64))) + 1e-5
   terms = ((mean - np.asarray(teacher)) ** 2 / variance + np.log(variance)) / 2
   expected = terms.mean() if reduction == "elements" else terms.sum((1, 2, 3)).mean()
   loss = jax.jit(functools.partial(losses.vid, reduction=reduction))
-  actual = loss(student, teacher, parameters=parameters)
+  actual = loss(student, teacher, params=params)
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
@@ -109,16 +107,16 @@ def test_loss_does_not_depend_on_the_batch_size(loss):
 def test_losses_grow_with_the_width_of_the_teacher(reduction, factor):
   student, teacher = _features()
   wide = jnp.tile(teacher, 3)
-  parameters = losses.vid_init(jax.random.key(0), student.shape, teacher.shape)
-  *first, last = parameters["kernels"]
+  params = losses.vid_init(jax.random.key(0), student.shape, teacher.shape)
+  *first, last = params["kernels"]
   widened = {
     "kernels": [*first, jnp.tile(last, 3)],
-    "variance": jnp.tile(parameters["variance"], 3),
+    "variance": jnp.tile(params["variance"], 3),
   }
   vid = jax.jit(functools.partial(losses.vid, reduction=reduction))
   np.testing.assert_allclose(
-    vid(student, wide, parameters=widened),
-    factor * vid(student, teacher, parameters=parameters),
+    vid(student, wide, params=widened),
+    factor * vid(student, teacher, params=params),
     rtol=1e-5,
   )
   hint = jax.jit(functools.partial(losses.hint, reduction=reduction))
@@ -129,8 +127,8 @@ def test_losses_grow_with_the_width_of_the_teacher(reduction, factor):
 
 @pytest.mark.parametrize("variance", [1e-3, 1.0, 5.0])
 def test_vid_init_sets_the_variance(variance):
-  parameters = losses.vid_init(jax.random.key(0), (2,), (3,), variance=variance)
-  actual = jax.nn.softplus(parameters["variance"]) + 1e-5
+  params = losses.vid_init(jax.random.key(0), (2,), (3,), variance=variance)
+  actual = jax.nn.softplus(params["variance"]) + 1e-5
   np.testing.assert_allclose(actual, np.full(3, variance), rtol=1e-5)
 
 
@@ -148,22 +146,22 @@ def test_what_is_learnt_learns():
   student, teacher = _features(rows=32)
   teacher = jnp.tanh(student @ jnp.ones((5, 7)) / 3) + 0.01 * teacher
   for init, loss, name in (
-    (losses.hint_init, losses.hint, "projection"),
-    (losses.vid_init, losses.vid, "parameters"),
+    (losses.hint_init, losses.hint, "params"),
+    (losses.vid_init, losses.vid, "params"),
   ):
-    parameters = init(jax.random.key(0), student.shape, teacher.shape)
+    params = init(jax.random.key(0), student.shape, teacher.shape)
     step = jax.jit(
       jax.value_and_grad(
-        lambda parameters, loss=loss, name=name: loss(
-          student, teacher, reduction="elements", **{name: parameters}
+        lambda params, loss=loss, name=name: loss(
+          student, teacher, reduction="elements", **{name: params}
         )
       )
     )
-    first, _ = step(parameters)
+    first, _ = step(params)
     for _ in range(50):
-      _, gradient = step(parameters)
-      parameters = jax.tree.map(lambda p, g: p - 0.3 * g, parameters, gradient)
-    assert step(parameters)[0] < 0.97 * first
+      _, gradient = step(params)
+      params = jax.tree.map(lambda p, g: p - 0.3 * g, params, gradient)
+    assert step(params)[0] < 0.97 * first
 
 
 def test_bad_input_is_refused():
@@ -174,11 +172,11 @@ def test_bad_input_is_refused():
     _projected_hint(student, teacher[1:])
   with pytest.raises(TypeError, match="student: expected a floating-point array"):
     _vid(student.astype(jnp.int32), teacher)
-  with pytest.raises(ValueError, match=r"projection kernel: expected shape \(5, 7\)"):
-    losses.hint(student, teacher, projection={"kernel": jnp.ones((7, 5))})
-  parameters = losses.vid_init(jax.random.key(0), (5,), (7,))
-  with pytest.raises(ValueError, match=r"parameters kernel: expected shape \(7, 6\)"):
-    losses.vid(student, teacher[:, 1:], parameters=parameters)
+  with pytest.raises(ValueError, match=r"params kernel: expected shape \(5, 7\)"):
+    losses.hint(student, teacher, params={"kernel": jnp.ones((7, 5))})
+  params = losses.vid_init(jax.random.key(0), (5,), (7,))
+  with pytest.raises(ValueError, match=r"params kernel: expected shape \(7, 6\)"):
+    losses.vid(student, teacher[:, 1:], params=params)
   with pytest.raises(ValueError, match="to agree in all axes but the last"):
     losses.hint(student[:, None], teacher)
   with pytest.raises(ValueError, match="reduction: expected one of 'rows', 'elements'"):

@@ -20,10 +20,10 @@ def _two_maps(student, teacher, **options):
 
 
 def _learnt_factors(student, teacher, **options):
-  networks = losses.factor_transfer_init(
+  params = losses.factor_transfer_init(
     jax.random.key(0), student.shape, teacher.shape, rate=0.7
   )
-  return losses.factor_transfer(student, teacher, networks=networks, **options)
+  return losses.factor_transfer(student, teacher, params=params, **options)
 
 
 LOSSES = {

@@ -179,8 +179,8 @@ def test_impossible_settings_are_refused(network, teacher, make, options, match)
 
 
 def test_methods_of_a_callers_own_terms(network, teacher, batches):
-  def terms(student, teacher, batch, learnt):
-    del learnt
+  def terms(student, teacher, batch, params):
+    del params
     return {
       "cka": losses.linear_cka(
         student.taps["dense"], teacher.taps["block_2"], mask=batch["mask"]

@@ -104,7 +104,7 @@ def test_learnt_parameters_have_an_optimizer_by_option():
     methods.Network(CNN, _variables(CNN)),
     optax.adam(1e-3),
     pairs={"dense": "dense"},
-    learnt_optimizer=_spy(seen, optax.sgd(0.1)),
+    params_optimizer=_spy(seen, optax.sgd(0.1)),
   )
   state = jax.eval_shape(method.init, jax.random.key(0), IMAGES)
   assert list(seen[0]) == ["dense"]
