@@ -15,6 +15,13 @@ from flowkd_jax.cli import groups
 from flowkd_jax.cli import parsing
 from flowkd_jax.jobs import places
 
+__all__ = [
+  "ASKS",
+  "Presets",
+  "is_asked",
+  "show",
+]
+
 # Presets of a command: settings by name, for each flag that chooses them.
 Presets = Mapping[str, Mapping[str, Any]]
 

@@ -7,6 +7,11 @@ most come first. The flags of other commands and scripts are shown as one group.
 import dataclasses
 from collections.abc import Iterable
 
+__all__ = [
+  "GROUPS",
+  "grouped",
+]
+
 GROUPS = {
   "Required and common": (
     *("workdir", "dataset", "data_dir", "stages", "recipe", "seed"),

@@ -17,6 +17,12 @@ from absl import flags
 
 from flowkd_jax.jobs import fields
 
+__all__ = [
+  "AUTO",
+  "Config",
+  "connect",
+]
+
 AUTO = "auto"
 
 

@@ -21,6 +21,10 @@ from flowkd_jax.cli import hosts
 from flowkd_jax.cli import parsing
 from flowkd_jax.jobs import places
 
+__all__ = [
+  "launch",
+]
+
 # Whatever else is raised is a fault of the program, and shown with its traceback.
 _EXPECTED = (
   train.Interrupted,

@@ -4,6 +4,11 @@ import shutil
 import textwrap
 from collections.abc import Mapping
 
+__all__ = [
+  "show_commands",
+  "show_jobs",
+]
+
 
 def show_commands(commands: Mapping[str, str], version: str) -> None:
   """Prints what `flowkd` can do.

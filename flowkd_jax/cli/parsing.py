@@ -11,6 +11,13 @@ from absl import flags
 
 from flowkd_jax.jobs import fields
 
+__all__ = [
+  "define_flags",
+  "flag_kinds",
+  "given_flags",
+  "with_new_names",
+]
+
 
 def define_flags(config_class: type, values: flags.FlagValues) -> None:
   """Defines one flag per field of the dataclass."""

@@ -32,6 +32,25 @@ from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
+__all__ = [
+  "PRESETS",
+  "RECIPES",
+  "Config",
+  "Finding",
+  "Level",
+  "batch_scope",
+  "classifier",
+  "configure",
+  "evaluation_mode",
+  "examine",
+  "first_step",
+  "gradients",
+  "magnitudes",
+  "memory",
+  "run",
+  "taps",
+]
+
 _DEAD = 0.5  # share of units that never move, from which a tap is suspect
 _WIDE = 2**17  # entries of a row, from which comparing rows takes the time
 _GAP = 0.5  # relative change of the last tap, from which statistics are suspect

@@ -42,6 +42,17 @@ from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
+__all__ = [
+  "FILTERS",
+  "PRESETS",
+  "ROTATED",
+  "STAGES",
+  "Config",
+  "configure",
+  "run",
+  "summarize",
+]
+
 FILTERS = ("saturated", "confident", "small")
 STAGES = ("teacher", "erm", "kd", *(f"kd_{name}" for name in FILTERS), "kd_random")
 ROTATED = {"mnist_rotated": "mnist", "digits_rotated": "digits"}

@@ -11,6 +11,12 @@ from typing import Any
 
 import jax
 
+__all__ = [
+  "CPU_INFO",
+  "device_bytes",
+  "environment",
+]
+
 CPU_INFO = Path("/proc/cpuinfo")  # where Linux tells, others have no such file
 
 

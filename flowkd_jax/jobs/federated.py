@@ -43,6 +43,17 @@ from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
+__all__ = [
+  "ARMS",
+  "PRESETS",
+  "TITLES",
+  "Config",
+  "configure",
+  "describe",
+  "run",
+  "summarize",
+]
+
 ARMS = ("fedavg", "fedprox", "fedgen", "fedgen_kl", "fedgen_untrained")
 TITLES = {
   "fedavg": "FedAvg",

@@ -10,6 +10,14 @@ from typing import TypeVar
 
 from flowkd_jax.jobs import limits
 
+__all__ = [
+  "RENAMED",
+  "ConfigT",
+  "configured",
+  "setting",
+  "with_new_names",
+]
+
 ConfigT = TypeVar("ConfigT")
 
 # Names of version 0.1 and what they are called now. Flags by the old names work in

@@ -18,6 +18,20 @@ from flowkd_jax.jobs import places
 from flowkd_jax.jobs import pretrained
 from flowkd_jax.jobs import settings
 
+__all__ = [
+  "BASELINES",
+  "LAST_TAP_FROM",
+  "ORDER",
+  "PRESETS",
+  "RECIPES",
+  "RECORDED",
+  "SOURCES",
+  "STAGES",
+  "TEACHERS",
+  "Config",
+  "configure",
+]
+
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
 # Stages whose networks others learn from.
 TEACHERS = ("teacher", "auxiliary_labels", "auxiliary")

@@ -40,6 +40,16 @@ from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
+__all__ = [
+  "ORDER",
+  "PRESETS",
+  "STAGES",
+  "TEACHERS",
+  "Config",
+  "configure",
+  "run",
+]
+
 STAGES = (
   "student_labels",
   "teacher",

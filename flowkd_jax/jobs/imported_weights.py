@@ -9,6 +9,12 @@ import numpy as np
 from flowkd_jax import models
 from flowkd_jax.jobs import networks
 
+__all__ = [
+  "check",
+  "read",
+  "variables",
+]
+
 # Classifiers of the networks that can be imported: their rows are the classes.
 _CLASSIFIERS = ("fc2.bias", "linear.bias")
 

@@ -24,6 +24,19 @@ from flowkd_jax.jobs import stages
 from flowkd_jax.jobs.settings import CacheSettings
 from flowkd_jax.jobs.settings import Settings
 
+__all__ = [
+  "CONFIG",
+  "RUN_ONLY",
+  "check_config",
+  "conclude",
+  "has_begun",
+  "open_datasets",
+  "read_config",
+  "remember",
+  "run_stages",
+  "stage_runner",
+]
+
 # Settings that do not change what comes out: they may differ when a run is resumed.
 RUN_ONLY = (
   "workdir",

@@ -19,6 +19,14 @@ from flowkd_jax import report
 from flowkd_jax import train
 from flowkd_jax.jobs import stages
 
+__all__ = [
+  "FILE",
+  "FOUND",
+  "LayerMap",
+  "found_layers",
+  "given_layers",
+]
+
 LayerMap = dict[str, str]
 FOUND = ("auto", "kappa")
 FILE = "layer_map.json"

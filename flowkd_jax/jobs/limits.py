@@ -13,6 +13,16 @@ from typing import NamedTuple
 
 from flowkd_jax.jobs import places
 
+__all__ = [
+  "LARGEST",
+  "LARGEST_INTEGER",
+  "SMALLEST",
+  "Limits",
+  "check",
+  "check_choice",
+  "check_number",
+]
+
 LARGEST_INTEGER = 2**31 - 1  # JAX counts in 32 bits
 # Beyond these a device, which computes in 32 bits, has infinity and zero.
 LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38

@@ -11,6 +11,16 @@ import jax.numpy as jnp
 from flowkd_jax import capture
 from flowkd_jax import models
 
+__all__ = [
+  "DESCRIPTION",
+  "NAMES",
+  "by_name",
+  "check_applies",
+  "check_declares_taps",
+  "of_flag",
+  "parameter_bytes",
+]
+
 NAMES = f"one of {', '.join(models.NAMES)}"
 # For help texts: what stands in place of the depths that `NAMES` spells out.
 DESCRIPTION = (

@@ -33,6 +33,15 @@ from flowkd_jax.jobs import limits
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
+__all__ = [
+  "PRESETS",
+  "STAGES",
+  "Config",
+  "alone",
+  "configure",
+  "run",
+]
+
 STAGES = ("alone", "shared_base", "ensemble")
 
 

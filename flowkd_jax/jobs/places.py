@@ -4,6 +4,17 @@ import errno
 import os
 from pathlib import Path
 
+__all__ = [
+  "FILE",
+  "FOLDER",
+  "KINDS",
+  "NEW_FILE",
+  "NEW_FOLDER",
+  "PERHAPS_FOLDER",
+  "check",
+  "message",
+]
+
 NEW_FOLDER, NEW_FILE = "folder to write to", "file to write to"
 FOLDER, FILE = "folder to read", "file to read"
 # Where a folder need not exist, as nothing may have to be read from it.

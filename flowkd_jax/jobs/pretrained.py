@@ -12,6 +12,11 @@ from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
+__all__ = [
+  "check",
+  "imported",
+]
+
 # What has to be the same for a network to see what it was trained on.
 _SAME = ("dataset", "image_size", "image_key", "label_key")
 

@@ -16,6 +16,12 @@ from flowkd_jax import report
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import places
 
+__all__ = [
+  "Config",
+  "configure",
+  "run",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -19,6 +19,22 @@ from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import places
 from flowkd_jax.teacher_cache import CACHE_DTYPES
 
+__all__ = [
+  "LEARNING_RATE_DECAYS",
+  "MEASURES",
+  "AdamSettings",
+  "CacheSettings",
+  "Settings",
+  "adam",
+  "check_settings",
+  "learning_rate",
+  "network",
+  "number_of_epochs",
+  "phases",
+  "sgd",
+  "staged_network",
+]
+
 MEASURES = ("flow", "retrieval")
 LEARNING_RATE_DECAYS = ("constant", "cosine")
 _EPOCHS, _RATE = limits.Limits(least=1, most=10**6), limits.Limits(above=0)

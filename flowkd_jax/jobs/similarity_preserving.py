@@ -27,6 +27,14 @@ from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
+__all__ = [
+  "PRESETS",
+  "STAGES",
+  "Config",
+  "configure",
+  "run",
+]
+
 STAGES = ("teacher", "student_labels", "student_kd", "student", "student_unrelated")
 _PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
 

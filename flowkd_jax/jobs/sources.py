@@ -14,6 +14,14 @@ from flowkd_jax.jobs import environment
 from flowkd_jax.jobs import networks
 from flowkd_jax.jobs.settings import Settings
 
+__all__ = [
+  "check_disjoint",
+  "check_networks",
+  "open_sources",
+  "splits_of",
+  "where",
+]
+
 # Arguments of `data.open_source` that errors name, and their flags.
 _FLAGS = {"name": "dataset", "image_size": "", "image_key": "", "label_key": ""}
 

@@ -29,6 +29,20 @@ from flowkd_jax import teacher_cache
 from flowkd_jax import train
 from flowkd_jax.jobs import environment
 
+__all__ = [
+  "EVALUATION_BATCH",
+  "RESULTS",
+  "CacheOptions",
+  "Datasets",
+  "Imported",
+  "Metrics",
+  "Stage",
+  "StageRunner",
+  "is_done",
+  "read_results",
+  "write_json",
+]
+
 RESULTS = "results.json"
 EVALUATION_BATCH = 512
 

@@ -22,6 +22,13 @@ from flowkd_jax import capture
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import networks
 
+__all__ = [
+  "Config",
+  "configure",
+  "run",
+  "tap_table",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
