@@ -26,7 +26,7 @@ INCLUDED = {
   "changelog.md": "CHANGELOG.md",
   "contributing.md": ".github/CONTRIBUTING.md",
 }
-GUIDES = ("bring_your_model.md", "several_hosts.md", "from_pytorch.md")
+GUIDES = ("bring_your_model.md", "extend.md", "several_hosts.md", "from_pytorch.md")
 PAGES_OF_THEIR_OWN = ("losses", "methods")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 

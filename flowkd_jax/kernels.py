@@ -33,6 +33,7 @@ from flowkd_jax._numerics import named_choices
 from flowkd_jax._numerics import pairwise
 from flowkd_jax._numerics import row_blocks
 from flowkd_jax._numerics.pairwise import Pairs
+from flowkd_jax._numerics.pairwise import safe_power
 from flowkd_jax._numerics.pairwise import unit_of
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
   "cosine",
   "flatten",
   "rbf",
+  "safe_power",
   "student_t",
   "unit_of",
   "unit_rows",
@@ -74,10 +76,12 @@ class Kernel:
 
   Attributes:
     name: What it is called in configurations, tables and pictures.
-    log: `(pairs, measured) -> [n, m]`, logarithms of the similarities; distances of
-      `pairs` are in units of the batch.
+    log: `(pairs, measured) -> [n, m]`, logarithms of the similarities of some rows with
+      all rows, 0 for a row with itself; `pairs` is a `Pairs`, whose distances are in
+      units of `unit_of(columns)`.
     bandwidth: `(params, columns [m, d], mask [m], block_size) -> measured`, what
-      the kernel has to know of the whole batch, `block_size` rows at a time.
+      the kernel has to know of the whole batch, `block_size` rows at a time. `columns`
+      are the rows of all devices, masked ones zero; `mask`, `block_size` may be None.
     params: Numbers or arrays of shape ().
   """
 

@@ -17,6 +17,9 @@ and its variables:
     model, variables = capture.from_nnx(vit, taps=["blocks/*"])
     logits, taps = capture.apply_with_taps(model, variables, images)
 
+A model of no framework is any object with the members of `Model`, whose `apply` marks
+activations by `tag`.
+
 A model that returns more than its logits is told which output they are:
 `with_logits(model, 0)`, or `with_logits(model, "logits")`.
 
@@ -41,11 +44,15 @@ from flowkd_jax.capture._apply import pooled
 from flowkd_jax.capture._apply import tap_shapes
 from flowkd_jax.capture._apply import with_logits
 from flowkd_jax.capture._apply import with_taps
+from flowkd_jax.capture._model import IsWanted
+from flowkd_jax.capture._model import Model
+from flowkd_jax.capture._model import Pool
 from flowkd_jax.capture._model import Variables
 from flowkd_jax.capture._names import Tap
 from flowkd_jax.capture._names import Taps
 from flowkd_jax.capture._shapes import row_shapes
 from flowkd_jax.capture._statistics import statistics_over
+from flowkd_jax.capture._tags import tag
 
 if TYPE_CHECKING:
   from flowkd_jax.capture._equinox import from_equinox
@@ -66,6 +73,9 @@ def __getattr__(name: str):
 
 __all__ = [
   "AnyModel",
+  "IsWanted",
+  "Model",
+  "Pool",
   "Tap",
   "Taps",
   "Variables",
@@ -80,6 +90,7 @@ __all__ = [
   "pooled",
   "row_shapes",
   "statistics_over",
+  "tag",
   "tap_shapes",
   "with_logits",
   "with_taps",

@@ -22,6 +22,7 @@ from flowkd_jax.capture._linen import Linen
 from flowkd_jax.capture._model import Variables
 
 AnyModel = nn.Module | _model.Model
+_MEMBERS = ("name", "taps", "pool", "init", "apply")
 
 
 def apply_with_taps(
@@ -92,8 +93,14 @@ def adapt(model: AnyModel) -> _model.Model:
   """
   if isinstance(model, nn.Module):
     return Linen(model, getattr(model, "taps", None))
-  if hasattr(model, "apply") and hasattr(model, "taps"):
+  lacking = [name for name in _MEMBERS if not hasattr(model, name)]
+  if not lacking:
     return model
+  if "apply" not in lacking:
+    raise TypeError(
+      f"model: expected the members of capture.Model, {type(model).__name__} lacks "
+      f"{', '.join(lacking)}"
+    )
   raise TypeError(
     "model: expected a flax.linen.Module, or what capture.from_nnx(model) or "
     f"capture.from_equinox(model) return first, got a {type(model).__name__}"
@@ -135,8 +142,19 @@ def with_taps(model: AnyModel, taps: Sequence[str]) -> _model.Model:
   Raises:
     TypeError: as `apply_with_taps`.
   """
+  return _replaced(model, taps=_names.checked(taps))
+
+
+def _replaced(model, **fields) -> _model.Model:
+  """The model with another field."""
   adapted: Any = adapt(model)
-  return dataclasses.replace(adapted, taps=_names.checked(taps))
+  try:
+    return dataclasses.replace(adapted, **fields)
+  except TypeError:
+    raise TypeError(
+      f"model: expected a dataclass with the field {', '.join(fields)}, got a "
+      f"{type(adapted).__name__}"
+    ) from None
 
 
 def with_logits(model: AnyModel, logits: _logits.LogitsChoice) -> _model.Model:
@@ -154,8 +172,7 @@ def with_logits(model: AnyModel, logits: _logits.LogitsChoice) -> _model.Model:
   Raises:
     TypeError: as `apply_with_taps`, or if `logits` is none of the three.
   """
-  adapted: Any = adapt(model)
-  return dataclasses.replace(adapted, logits=_logits.chooser(logits))
+  return _replaced(model, logits=_logits.chooser(logits))
 
 
 def check_logits(model: AnyModel, output: Any) -> None:
@@ -181,8 +198,7 @@ def pooled(model: AnyModel, pool: _model.Pool) -> _model.Model:
   Raises:
     TypeError: as `apply_with_taps`.
   """
-  adapted: Any = adapt(model)
-  return dataclasses.replace(adapted, pool=pool)
+  return _replaced(model, pool=pool)
 
 
 def check_evaluation(

@@ -26,7 +26,8 @@ class Model(Protocol):
       leaves them as they are.
 
   A model may also have `logits`, a function that chooses the logits among what `apply`
-  returns.
+  returns. `with_taps`, `pooled` and `with_logits` set `taps`, `pool` and `logits`: they
+  take a model that is a dataclass with that field.
   """
 
   @property
@@ -53,7 +54,19 @@ class Model(Protocol):
     rngs: Mapping[str, Array] | None,
     mutable: Sequence[str],
   ) -> tuple[Any, dict[str, Any]]:
-    """Returns `(output, {collection: its new values})` of those in `mutable`."""
+    """Returns `(output, {collection: its new values})` of those in `mutable`.
+
+    Args:
+      variables: The variables by collection; "params" is what is trained.
+      images: The batch.
+      is_wanted: `(path, sown) -> bool`. If it is true, `apply` passes the activation
+        through `tag` with the same two. `sown` says whether the model sows it, as
+        opposed to the output of one of its modules.
+      train: Whether the model is in training.
+      mask: Rows that are valid, or None.
+      rngs: Keys by name, "dropout" in training, or None.
+      mutable: Collections that may be updated: all but "params" in training.
+    """
     ...
 
 

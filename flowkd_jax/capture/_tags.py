@@ -67,7 +67,15 @@ batching.primitive_batchers[_mark_p] = _batch
 
 
 def tag(value: PyTree, name: str, *, sown: bool = False) -> PyTree:
-  """The same value, its arrays marked."""
+  """The same value, its arrays marked for those who ask for them by name.
+
+  An identity of value and gradient, for the `apply` of a `Model`: use what it returns.
+
+  Args:
+    value: An array, or a pytree whose arrays are numbered if they are several.
+    name: Path of the activation.
+    sown: Whether the model sows it; else it is the output of a module.
+  """
   leaves, structure = jax.tree.flatten(value)
   several = sum(isinstance(leaf, jax.Array) for leaf in leaves) > 1
   for part, leaf in enumerate(leaves):

@@ -19,6 +19,8 @@ of the path of its parameters.
 
 A method of your own is a `Method`: `gradient_method` makes one from a loss and an
 optimizer, `distillation` one from loss terms between a student and a frozen teacher.
+`LossFunction` and `Terms` say what they call; `forward` and `weighted_loss` are for use
+in a loss. The guide "Extend it" has an example of each.
 """
 
 from flowkd_jax import _extra
@@ -28,6 +30,7 @@ _extra.require("methods")
 from flowkd_jax.methods._averaged import averaged
 from flowkd_jax.methods._distillation import LossParams
 from flowkd_jax.methods._distillation import Outputs
+from flowkd_jax.methods._distillation import Terms
 from flowkd_jax.methods._distillation import distillation
 from flowkd_jax.methods._domain_generalization import GRADIENT_FILTERS
 from flowkd_jax.methods._domain_generalization import filtered_distillation
@@ -44,11 +47,15 @@ from flowkd_jax.methods._information_flow import POSTERIORS
 from flowkd_jax.methods._information_flow import information_flow
 from flowkd_jax.methods._knowledge_distillation import knowledge_distillation
 from flowkd_jax.methods._latent_generator import GeneratorOptions
+from flowkd_jax.methods._method import Batch
+from flowkd_jax.methods._method import LossFunction
 from flowkd_jax.methods._method import Method
 from flowkd_jax.methods._method import Metrics
 from flowkd_jax.methods._method import TrainState
 from flowkd_jax.methods._method import Variables
+from flowkd_jax.methods._method import forward
 from flowkd_jax.methods._method import gradient_method
+from flowkd_jax.methods._method import weighted_loss
 from flowkd_jax.methods._online_ensemble import online_ensemble
 from flowkd_jax.methods._optimizers import PerTree
 from flowkd_jax.methods._similarity_preserving import similarity_preserving
@@ -63,8 +70,10 @@ __all__ = [
   "MATCHINGS",
   "POSTERIOR",
   "POSTERIORS",
+  "Batch",
   "FederatedState",
   "GeneratorOptions",
+  "LossFunction",
   "LossParams",
   "Method",
   "Metrics",
@@ -72,12 +81,14 @@ __all__ = [
   "Outputs",
   "PerTree",
   "Teacher",
+  "Terms",
   "TrainState",
   "Variables",
   "averaged",
   "distillation",
   "federated_averaging",
   "filtered_distillation",
+  "forward",
   "gradient_method",
   "hierarchical_mutual",
   "hierarchical_student",
@@ -88,5 +99,6 @@ __all__ = [
   "online_ensemble",
   "similarity_preserving",
   "supervised",
+  "weighted_loss",
   "with_trajectory",
 ]

@@ -57,9 +57,13 @@ class Terms(Protocol):
     batch: _method.Batch,
     params: _method.PyTree,
   ) -> dict[str, Float[Array, ""]]:
-    """`params` are the learnt parameters that `LossParams.init` made.
+    """Returns the terms by name; those without a weight are recorded only.
 
-    What has no weight is no term of the loss, and only recorded.
+    Args:
+      student: Outputs of the student, whose taps are in the order that was asked for.
+      teacher: Outputs of the teacher; gradients stop at them.
+      batch: Rows of this device, with "image", "label" and "mask".
+      params: Learnt parameters that `LossParams.init` made; {} if there are none.
     """
     ...
 

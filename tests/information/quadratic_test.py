@@ -1,5 +1,7 @@
 """Quadratic mutual information against its definition in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,3 +171,16 @@ def test_rows_without_a_label_change_neither_information_nor_bandwidth(name, x64
   found = measure(features, jnp.where(missing, -5, labels))
   np.testing.assert_allclose(found, expected, rtol=1e-9)
   assert np.isnan(measure(features, labels.at[3].set(CLASSES))).all()
+
+
+def test_kernel_of_ones_own_may_have_any_name():
+  kernel = kernels.rbf(2.0)
+  named = dataclasses.replace(kernel, name="cosine")
+  measure = jax.jit(
+    lambda rows, labels: [
+      information.quadratic_mutual_information(rows, labels, CLASSES, kernel=each)
+      for each in (kernel, named, "rbf:2")
+    ]
+  )
+  first, *others = measure(*_batch())
+  assert others == [first, first]
