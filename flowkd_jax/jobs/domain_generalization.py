@@ -28,7 +28,9 @@ Run the same command again after any interruption and it goes on where it was.
 """
 
 import dataclasses
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -240,7 +242,7 @@ def run(config: Config) -> None:
 
   def select(runner):
     arms = _Arms(config, runner)
-    return [arms.stage(name) for name in config.stages]
+    return [_STAGES[name](arms) for name in config.stages]
 
   job_run.run_stages(config, select, STAGES)
 
@@ -268,16 +270,17 @@ class _Arms:
       for name in (config.teacher_network, config.student_network)
     )
 
-  def stage(self, name: str) -> stages.Stage:
-    """The stage of that name."""
-    if name == "teacher":
-      return self._on_labels(name, "teacher", self.teacher_model, "teacher")
-    if name == "erm":
-      return self._on_labels(name, "ERM", self.student_model, "student")
-    if name == "kd":
-      return self._distilled(name, "KD", "none")
-    kind = name.removeprefix("kd_")
-    return self._distilled(name, f"KD, {kind} filter", kind)
+  def teacher(self) -> stages.Stage:
+    return self._on_labels("teacher", "teacher", self.teacher_model, "teacher")
+
+  def erm(self) -> stages.Stage:
+    return self._on_labels("erm", "ERM", self.student_model, "student")
+
+  def kd(self) -> stages.Stage:
+    return self._distilled("kd", "KD", "none")
+
+  def filtered(self, kind: str) -> stages.Stage:
+    return self._distilled(f"kd_{kind}", f"KD, {kind} filter", kind)
 
   def _on_labels(self, name, title, model, role):
     def make():
@@ -338,3 +341,15 @@ class _Arms:
       decay=self.config.learning_rate_decay,
       beta2=self.config.adam_beta2,
     )
+
+
+# Stages by name, in the order of the table.
+_STAGES: dict[str, Callable[[_Arms], stages.Stage]] = {
+  "teacher": _Arms.teacher,
+  "erm": _Arms.erm,
+  "kd": _Arms.kd,
+  **{
+    f"kd_{kind}": functools.partial(_Arms.filtered, kind=kind)
+    for kind in (*FILTERS, "random")
+  },
+}

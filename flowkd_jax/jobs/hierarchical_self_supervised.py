@@ -31,6 +31,7 @@ Digits are a trial run, no more: a 6 turned around is a 9.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from flowkd_jax import methods
@@ -156,51 +157,51 @@ class _Stages:
   def __init__(self, config: Config, runner: stages.StageRunner):
     self.config, self.runner = config, runner
     self.training = runner.datasets.training
-    self.teacher, self.student = (
+    self.teacher_model, self.student_model = (
       settings.staged_network(config, name, self.training.num_classes)
       for name in _NETWORKS
     )
 
   def selected(self) -> list[stages.Stage]:
-    return [getattr(self, f"_{name}")() for name in self.config.stages]
+    return [_STAGES[name](self) for name in self.config.stages]
 
-  def _student_labels(self):
+  def student_labels(self) -> stages.Stage:
     return self._of_student(
       "student_labels",
       "student on labels only",
-      lambda: methods.supervised(self.student, self._sgd("student")),
+      lambda: methods.supervised(self.student_model, self._sgd("student")),
     )
 
-  def _teacher_labels(self):
+  def teacher_labels(self) -> stages.Stage:
     return self._of_teacher(
       "teacher_labels",
       "teacher on labels only",
-      lambda: methods.supervised(self.teacher, self._sgd("teacher")),
+      lambda: methods.supervised(self.teacher_model, self._sgd("teacher")),
     )
 
-  def _teacher_frozen(self):
+  def teacher_frozen(self) -> stages.Stage:
     def make():
-      backbone = self.runner.network("teacher_labels", self.teacher).variables
+      backbone = self.runner.network("teacher_labels", self.teacher_model).variables
       return methods.hierarchical_teacher(
-        self.teacher, self._sgd("branch"), backbone=backbone
+        self.teacher_model, self._sgd("branch"), backbone=backbone
       )
 
     title = "frozen teacher with branches"
     return self._of_teacher("teacher_frozen", title, make, phases="branch")
 
-  def _teacher(self):
+  def teacher(self) -> stages.Stage:
     return self._of_teacher(
       "teacher",
       "teacher with branches",
-      lambda: methods.hierarchical_teacher(self.teacher, self._sgd("teacher")),
+      lambda: methods.hierarchical_teacher(self.teacher_model, self._sgd("teacher")),
     )
 
-  def _student_kd(self):
+  def student_kd(self) -> stages.Stage:
     return self._of_student(
       "student_kd",
       "student by softened logits",
       lambda: methods.knowledge_distillation(
-        self.student,
+        self.student_model,
         self._frozen_teacher(),
         self._sgd("student"),
         temperature=self.config.temperature,
@@ -209,29 +210,29 @@ class _Stages:
       taught=True,
     )
 
-  def _student_kd_rotations(self):
+  def student_kd_rotations(self) -> stages.Stage:
     title = "student by softened logits, rotations"
     return self._hierarchical("student_kd_rotations", title, branches=False)
 
-  def _student_joint_labels(self):
+  def student_joint_labels(self) -> stages.Stage:
     return self._of_student(
       "student_joint_labels",
       "student on joint labels",
       lambda: methods.hierarchical_teacher(
-        self.student, self._sgd("student"), keep_branches=False
+        self.student_model, self._sgd("student"), keep_branches=False
       ),
     )
 
-  def _student(self):
+  def student(self) -> stages.Stage:
     title = "student by logits and branches"
     return self._hierarchical("student", title, branches=True)
 
-  def _online(self):
+  def online(self) -> stages.Stage:
     return self._of_student(
       "online",
       "two students, each by the other",
       lambda: methods.hierarchical_mutual(
-        (self.student, self.student),
+        (self.student_model, self.student_model),
         self._sgd("student"),
         temperature=self.config.temperature,
       ),
@@ -242,7 +243,7 @@ class _Stages:
       name,
       title,
       lambda: methods.hierarchical_student(
-        self.student,
+        self.student_model,
         self._frozen_teacher(),
         self._sgd("student"),
         temperature=self.config.temperature,
@@ -253,7 +254,7 @@ class _Stages:
 
   def _frozen_teacher(self):
     joint_classes = 4 * self.training.num_classes
-    branched = models.with_branches(self.teacher, joint_classes)
+    branched = models.with_branches(self.teacher_model, joint_classes)
     return self.runner.network(self.config.teacher, branched)
 
   def _of_student(self, name, title, make, *, taught=False):
@@ -279,3 +280,17 @@ class _Stages:
       decay=self.config.learning_rate_decay,
       weight_decay=self.config.weight_decay,
     )
+
+
+# Stages by name, in the order of the table.
+_STAGES: dict[str, Callable[[_Stages], stages.Stage]] = {
+  "student_labels": _Stages.student_labels,
+  "teacher_labels": _Stages.teacher_labels,
+  "teacher_frozen": _Stages.teacher_frozen,
+  "teacher": _Stages.teacher,
+  "student_kd": _Stages.student_kd,
+  "student_kd_rotations": _Stages.student_kd_rotations,
+  "student_joint_labels": _Stages.student_joint_labels,
+  "student": _Stages.student,
+  "online": _Stages.online,
+}

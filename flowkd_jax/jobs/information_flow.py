@@ -25,6 +25,7 @@ directory holds config.json, metrics.jsonl, tensorboard/, results.json, results.
 pictures/, and for each stage its network.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ class _Stages:
     imported = self.config.auxiliary_checkpoint is not None
     skipped = ("teacher", "auxiliary_labels") if imported else ()
     chosen = [name for name in self.config.stages if name not in skipped]
-    return [self._of_earlier_run(name) or getattr(self, name)() for name in chosen]
+    return [self._of_earlier_run(name) or _STAGES[name](self) for name in chosen]
 
   def _of_earlier_run(self, name) -> stages.Imported | None:
     workdir = self.config.networks_from
@@ -317,3 +318,16 @@ class _Stages:
       beta2=self.config.adam_beta2,
       reset_each_epoch=reset,
     )
+
+
+# Stages by name, in the order of the table.
+_STAGES: dict[str, Callable[[_Stages], stages.Stage | stages.Imported]] = {
+  "teacher": _Stages.teacher,
+  "student_labels": _Stages.student_labels,
+  "auxiliary_labels": _Stages.auxiliary_labels,
+  "auxiliary": _Stages.auxiliary,
+  "student_kd": _Stages.student_kd,
+  "student_hint": _Stages.student_hint,
+  "student_pkt": _Stages.student_pkt,
+  "student": _Stages.student,
+}

@@ -23,6 +23,8 @@ the labels than a student alone has.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from flowkd_jax import methods
@@ -143,15 +145,26 @@ class _Stages:
     names = []
     for name in self.config.stages:
       names += alone(self.config) if name == "alone" else [name]
-    return [self._stage(name) for name in dict.fromkeys(names)]
+    functions = self.by_name()
+    return [functions[name]() for name in dict.fromkeys(names)]
 
-  def _stage(self, name):
-    if name == "ensemble":
-      weights = self.config.feature_weight, self.config.ensemble_weight
-      return self._together(name, "online ensemble", *weights)
-    if name == "shared_base":
-      return self._together(name, "shared base, labels only", 0.0, 0.0)
-    return self._alone(name, int(name.removeprefix("alone_")))
+  def by_name(self) -> dict[str, Callable[[], stages.Stage]]:
+    """Functions that make the stages, in the order of the table."""
+    return {
+      **{
+        name: functools.partial(self._alone, name, number)
+        for number, name in enumerate(alone(self.config), start=1)
+      },
+      "shared_base": self._shared_base,
+      "ensemble": self._ensemble,
+    }
+
+  def _shared_base(self):
+    return self._together("shared_base", "shared base, labels only", 0.0, 0.0)
+
+  def _ensemble(self):
+    weights = self.config.feature_weight, self.config.ensemble_weight
+    return self._together("ensemble", "online ensemble", *weights)
 
   def _together(self, name, title, feature_weight, ensemble_weight):
     return stages.Stage(

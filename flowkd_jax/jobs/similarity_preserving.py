@@ -16,6 +16,7 @@ Run the same command again after any interruption and it goes on where it was.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from flowkd_jax import capture
@@ -115,7 +116,7 @@ def run(config: Config) -> None:
 
   def select(runner):
     arms = _Arms(config, runner)
-    return [getattr(arms, name)() for name in config.stages]
+    return [_STAGES[name](arms) for name in config.stages]
 
   job_run.run_stages(config, select, STAGES)
 
@@ -204,3 +205,13 @@ class _Arms:
       decay=self.config.learning_rate_decay,
       beta2=self.config.adam_beta2,
     )
+
+
+# Stages by name, in the order of the table.
+_STAGES: dict[str, Callable[[_Arms], stages.Stage]] = {
+  "teacher": _Arms.teacher,
+  "student_labels": _Arms.student_labels,
+  "student_kd": _Arms.student_kd,
+  "student": _Arms.student,
+  "student_unrelated": _Arms.student_unrelated,
+}
