@@ -49,7 +49,15 @@ from flowkd_jax.jobs.flow_settings import RECIPES
 from flowkd_jax.jobs.flow_settings import Config
 from flowkd_jax.jobs.flow_settings import configure
 
-__all__ = ["PRESETS", "RECIPES", "Config", "configure", "run", "student_stage"]
+__all__ = [
+  "PRESETS",
+  "RECIPES",
+  "Config",
+  "configure",
+  "run",
+  "student_stage",
+  "trained_teacher",
+]
 
 
 def run(config: Config) -> None:
@@ -59,6 +67,31 @@ def run(config: Config) -> None:
     lambda runner: _Stages(config, runner).selected(),
     flow_settings.ORDER,
   )
+
+
+def trained_teacher(
+  config: Config, runner: stages.StageRunner
+) -> methods.Network | None:
+  """The network that the student learns from, if there is one already.
+
+  It is that of a finished stage, or comes from `networks_from` or
+  `auxiliary_checkpoint`. Nothing is computed or written.
+
+  Raises:
+    ValueError: If the network is that of another model.
+  """
+  name = config.learn_from
+  found = _Stages(config, runner)
+  if runner.is_done(name):
+    return runner.network(name, found.model(name))
+  if name == "auxiliary" and config.auxiliary_checkpoint is not None:
+    source = found.imported_auxiliary()
+  else:
+    source = found.of_earlier_run(name)
+  if source is None:
+    return None
+  network = source.network
+  return network._replace(model=train.for_evaluation(network.model))
 
 
 def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:
@@ -78,13 +111,13 @@ class _Stages:
     imported = self.config.auxiliary_checkpoint is not None
     skipped = ("teacher", "auxiliary_labels") if imported else ()
     chosen = [name for name in self.config.stages if name not in skipped]
-    return [self._of_earlier_run(name) or _STAGES[name](self) for name in chosen]
+    return [self.of_earlier_run(name) or _STAGES[name](self) for name in chosen]
 
-  def _of_earlier_run(self, name) -> stages.Imported | None:
+  def of_earlier_run(self, name) -> stages.Imported | None:
     workdir = self.config.networks_from
     if workdir is None or name not in flow_settings.TEACHERS:
       return None
-    model = self._model(name.removesuffix("_labels"))
+    model = self.model(name.removesuffix("_labels"))
     return pretrained.imported(workdir, name, model, self.training.image_shape)
 
   def teacher(self):
@@ -97,17 +130,10 @@ class _Stages:
     return self._on_labels("auxiliary_labels", "auxiliary on labels", "auxiliary")
 
   def auxiliary(self):
-    model = self._model("auxiliary")
+    model = self.model("auxiliary")
     if self.config.auxiliary_checkpoint is not None:
-      variables = imported_weights.variables(
-        "--auxiliary_checkpoint",
-        self.config.auxiliary_checkpoint,
-        "--auxiliary_network",
-        model,
-      )
-      imported = methods.Network(model, variables)
-      return stages.Imported("auxiliary", "auxiliary, imported", imported)
-    teacher = self._model("teacher")
+      return self.imported_auxiliary()
+    teacher = self.model("teacher")
     last = {model.taps[-1]: teacher.taps[-1]}
 
     def make():
@@ -131,8 +157,20 @@ class _Stages:
       classifies=False,
     )
 
+  def imported_auxiliary(self) -> stages.Imported:
+    """The auxiliary whose weights are in the file `auxiliary_checkpoint`."""
+    model = self.model("auxiliary")
+    variables = imported_weights.variables(
+      "--auxiliary_checkpoint",
+      self.config.auxiliary_checkpoint or "",
+      "--auxiliary_network",
+      model,
+    )
+    network = methods.Network(model, variables)
+    return stages.Imported("auxiliary", "auxiliary, imported", network)
+
   def student(self):
-    model = self._model("student")
+    model = self.model("student")
     if self.config.layer_map not in layer_matching.FOUND:
       taps = self._source_model(self.config.learn_from).taps
       layer_matching.given_layers(self.config.layer_map, model.taps, taps)
@@ -187,7 +225,10 @@ class _Stages:
       for network in (self._compared_student(model), teacher)
     ]
     pairs = layer_matching.found_layers(
-      self.config.layer_map, *features, num_classes=self.num_classes, folder=folder
+      self.config.layer_map,
+      *features,
+      num_classes=self.num_classes,
+      folder=folder if self.runner.writes else None,
     )
     shown = ", ".join(f"{tap} from {other}" for tap, other in pairs.items())
     self.runner.progress.say(f"layer map, {self.config.layer_map}: {shown}")
@@ -244,13 +285,13 @@ class _Stages:
     self, name, title, make, *, learn_from="auxiliary", classifies=False
   ):
     """A student from scratch; `make` gets it and the network it learns from."""
-    model = self._model("student")
+    model = self.model("student")
     recorded = learn_from == flow_settings.RECORDED
 
     def make_method():
       if recorded:
         return make(model, self._recorded())
-      teacher = self.runner.network(learn_from, self._model(learn_from))
+      teacher = self.runner.network(learn_from, self.model(learn_from))
       if self.config.teacher_pooling is not None:
         pool = pooling.POOLINGS[self.config.teacher_pooling]
         teacher = teacher._replace(model=capture.pooled(teacher.model, pool))
@@ -273,10 +314,10 @@ class _Stages:
 
   def _source_model(self, learn_from):
     recorded = learn_from == flow_settings.RECORDED
-    return self._recorded().model if recorded else self._model(learn_from)
+    return self._recorded().model if recorded else self.model(learn_from)
 
   def _on_labels(self, name, title, role):
-    model = self._model(role)
+    model = self.model(role)
     return stages.Stage(
       name,
       title,
@@ -303,7 +344,7 @@ class _Stages:
       **options,
     )
 
-  def _model(self, role):
+  def model(self, role):
     name = getattr(self.config, f"{role}_network")
     return settings.network(self.config, name, self.num_classes)
 

@@ -112,9 +112,10 @@ def stage_runner(
   datasets: stages.Datasets,
   progress: train.Progress,
   should_stop: Callable[[], str | None] = lambda: None,
+  runner_class: type[stages.StageRunner] = stages.StageRunner,
 ) -> stages.StageRunner:
-  """What runs the stages of an experiment with these settings."""
-  return stages.StageRunner(
+  """Runner of the stages of an experiment with these settings."""
+  return runner_class(
     Path(settings.workdir).absolute(),
     datasets,
     seed=settings.seed,

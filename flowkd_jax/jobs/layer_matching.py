@@ -112,7 +112,7 @@ def found_layers(
   teacher: train.Features,
   *,
   num_classes: int,
-  folder: Path,
+  folder: Path | None,
 ) -> LayerMap:
   """The map that the activations of both networks suggest, saved and drawn.
 
@@ -121,7 +121,7 @@ def found_layers(
     student: Taps of the student, on some examples.
     teacher: Taps of the teacher, on the same examples.
     num_classes: Number of classes.
-    folder: Where `layer_map.json` and `layer_map.png` are written.
+    folder: Where `layer_map.json` and `layer_map.png` are written; None for nowhere.
   """
   # Features keep the order of the network; no compiled function is between.
   taps = [*student.taps.items()], [*teacher.taps.items()]
@@ -132,6 +132,8 @@ def found_layers(
   )
   chosen = flow.monotone_layers(cka) if how == "auto" else _nearest(distance)
   layer_map = {tap: names[1][j] for tap, j in zip(names[0], chosen, strict=True)}
+  if folder is None:
+    return layer_map
   stages.write_json(
     folder / FILE,
     {

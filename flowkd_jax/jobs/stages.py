@@ -127,7 +127,13 @@ class CacheOptions(NamedTuple):
 
 
 class StageRunner:
-  """Runs stages in a work directory."""
+  """Runs stages in a work directory.
+
+  Attributes:
+    writes: Whether what stages find before they run, such as a layer map, is written.
+  """
+
+  writes = True
 
   def __init__(
     self,

@@ -1,0 +1,150 @@
+"""Checks of a student's training step: memory, time, losses and gradients."""
+
+import functools
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowkd_jax import data
+from flowkd_jax import methods
+from flowkd_jax import train
+from flowkd_jax.jobs.finding import Finding
+from flowkd_jax.jobs.finding import Level
+
+__all__ = ["Rehearsal", "gradients", "magnitudes", "memory", "step_time"]
+
+_RATIO = 1e4  # between two weighted losses, from which one drowns the other
+_GRADIENT_RATIO = 100  # between the gradients of labels and teacher, likewise
+_TIMED_STEPS, _TIMED_SECONDS = 20, 2.0
+
+
+class Rehearsal:
+  """The first steps of a method, taken on the devices and thrown away."""
+
+  def __init__(self, method: methods.Method, training: data.Batches):
+    """Makes the initial state; compiles nothing.
+
+    Args:
+      method: The method.
+      training: Its training batches.
+    """
+    self._method, self._training = method, training
+    self._step = train.DeviceStep(method, training.prepare, training.resident)
+    self._batch = next(training.epoch(0))
+
+  @functools.cached_property
+  def _initial(self):
+    """The initial state; its compilation takes longer than everything after it."""
+    images = jnp.zeros((2, *self._training.image_shape))
+    return self._method.init(jax.random.key(0), images)
+
+  def _state(self):
+    """A copy of the initial state, which a step may donate."""
+    return train.replicate(self._initial, self._step.devices)
+
+  def needed_bytes(self) -> int:
+    """Memory of a step on each device."""
+    return self._step.needed_bytes(self._state(), self._batch)
+
+  def first_metrics(self) -> dict[str, float]:
+    """Metrics of the first step."""
+    _, metrics = self._step(self._state(), self._batch)
+    return {name: float(value) for name, value in metrics.items()}
+
+  def step_seconds(self) -> float:
+    """Time of a step, without compilation, as a mean over some steps."""
+    state, metrics = self._step(self._state(), self._batch)
+    jax.block_until_ready(metrics)
+    began, taken = time.monotonic(), 0
+    while taken < _TIMED_STEPS and time.monotonic() - began < _TIMED_SECONDS:
+      state, metrics = self._step(state, self._batch)
+      jax.block_until_ready(metrics)
+      taken += 1
+    return (time.monotonic() - began) / taken
+
+  def gradient_norms(self) -> dict[str, float]:
+    """Norms of the gradients of each loss term, as the method's diagnostics say."""
+    return train.Diagnostics(self._method, self._training)(self._state())
+
+
+def memory(needed_bytes: int, limit_bytes: int | None) -> Finding:
+  """Memory of a step against that of the device, if that is known."""
+  text = (
+    f"A step needs {_size(needed_bytes)} on each device, parameters and data included"
+  )
+  if limit_bytes is None:
+    return Finding(Level.FINE, f"{text}; this device does not tell what it has.")
+  text = f"{text}; there are {_size(limit_bytes)}."
+  if needed_bytes > limit_bytes:
+    hint = "Lower the batch size, or let the data stream: --memory_gib=0."
+    return Finding(Level.WRONG, f"{text} {hint}")
+  return Finding(Level.FINE, text)
+
+
+def _size(num_bytes: int) -> str:
+  """A size in GiB, or in MiB where that would be next to nothing."""
+  if num_bytes < 2**30 / 10:
+    return f"{num_bytes / 2**20:.1f} MiB"
+  return f"{num_bytes / 2**30:.2f} GiB"
+
+
+def step_time(seconds: float, steps_per_epoch: int, epochs: int) -> Finding:
+  """Time of a step, and of the stage of the student without its measurements."""
+  return Finding(
+    Level.FINE,
+    f"A step of the student takes {_duration(seconds)}, an epoch of {steps_per_epoch} "
+    f"steps {_duration(seconds * steps_per_epoch)}, all {epochs} epochs "
+    f"{_duration(seconds * steps_per_epoch * epochs)}; compilation and measurements "
+    "come on top.",
+  )
+
+
+def _duration(seconds: float) -> str:
+  """A time in a unit that suits it."""
+  for limit, unit, name in ((1, 1e-3, "ms"), (120, 1, "s"), (7200, 60, "minutes")):
+    if seconds < limit:
+      return f"{seconds / unit:.3g} {name}"
+  return f"{seconds / 3600:.3g} hours"
+
+
+def magnitudes(metrics: Mapping[str, float]) -> Finding:
+  """Weighted losses of the first step: finite, and of one order of magnitude."""
+  names = [name[5:] for name in metrics if name.startswith("loss/")]
+  shares = {name: metrics[f"loss/{name}"] * metrics[f"weight/{name}"] for name in names}
+  shown = ", ".join(f"{name} {share:.3g}" for name, share in shares.items())
+  norm = metrics["gradient_norm"]
+  text = f"First step: weighted losses {shown}; norm of the gradient {norm:.3g}."
+  if not np.isfinite([norm, *shares.values()]).all():
+    return Finding(Level.WRONG, f"{text} Something is not finite.")
+  if max(shares.values()) > _RATIO * max(min(shares.values()), 1e-30):
+    return Finding(Level.WARNING, f"{text} The largest drowns the smallest.")
+  return Finding(Level.FINE, text)
+
+
+def gradients(observed: Mapping[str, float]) -> Finding:
+  """Gradient norms of the loss terms: finite, and none negligible beside another."""
+  norms = {
+    name.removeprefix("gradient/"): value
+    for name, value in observed.items()
+    if name.startswith("gradient/")
+  }
+  shown = ", ".join(f"{name} {norm:.3g}" for name, norm in norms.items())
+  text = f"First step: norms of the gradients of the weighted losses {shown}."
+  ratio = observed.get("gradient_ratio")
+  if ratio is not None:
+    text = f"{text} The teacher's pull is {ratio:.3g} times that of the labels."
+  if not np.isfinite([*norms.values()]).all():
+    return Finding(Level.WRONG, f"{text} Something is not finite.")
+  if not any(norms.values()):
+    return Finding(Level.WRONG, f"{text} Nothing would be learnt.")
+  if ratio is not None and not 1 / _GRADIENT_RATIO <= ratio <= _GRADIENT_RATIO:
+    drowned = "labels" if ratio > 1 else "teacher"
+    hint = f"The {drowned} would hardly be heard: change the weight of the labels."
+    return Finding(Level.WARNING, f"{text} {hint}")
+  still = [name for name, norm in norms.items() if norm * _RATIO < max(norms.values())]
+  if still:
+    return Finding(Level.WARNING, f"{text} {', '.join(still)} would hardly be heard.")
+  return Finding(Level.FINE, text)
