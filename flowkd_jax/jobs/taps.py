@@ -1,6 +1,7 @@
-"""Lists what a network offers to distillation: every tap, its shape and its cost.
+"""Lists the activations of a network that can be distilled, with shapes and costs.
 
     flowkd taps --network=cnn1:16
+    flowkd taps --network=resnet18 --format=csv
     flowkd taps --network=mine.models:make_vit --image_size=224
 
 Nothing is computed. A network is one of ours by name, or `MODULE:FUNCTION`, where the
@@ -8,13 +9,19 @@ function makes a Linen module that is called with images and `train`, or returns
 `capture.from_nnx` or `capture.from_equinox` return.
 """
 
+import csv
 import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from rich import box
 from rich import console as rich_console
+from rich import padding as rich_padding
 from rich import table as rich_table
 from rich import text as rich_text
 
@@ -23,11 +30,17 @@ from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import networks
 
 __all__ = [
+  "FORMATS",
   "Config",
   "configure",
+  "rows",
   "run",
+  "show_table",
   "tap_table",
+  "write_csv",
 ]
+
+FORMATS = ("table", "csv", "json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +55,12 @@ class Config:
   batch_size: int = fields.setting(
     128, "Rows (images) of a training step, for the costs.", least=1
   )
+  format: str = fields.setting(
+    "table",
+    "Format of the listing: table, for people; csv or json, for programs, with exact "
+    "numbers.",
+    choices=FORMATS,
+  )
 
 
 def configure(**given: Any) -> Config:
@@ -54,7 +73,7 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Prints the table."""
+  """Prints the taps in the format that the settings name."""
   size = config.image_size
   images = jax.ShapeDtypeStruct(
     (config.batch_size, size, size, config.channels), jnp.float32
@@ -68,41 +87,113 @@ def run(config: Config) -> None:
   variables = jax.eval_shape(
     lambda key, x: capture.init(model, key, x), jax.random.key(0), images
   )
-  table = tap_table(config, capture.list_taps(model, variables, images))
-  console = rich_console.Console(highlight=False)
-  if not console.is_terminal:  # In a file or a pipe no name is broken.
-    wide = console.options.update(max_width=1000)
-    console.width = max(console.width, console.measure(table, options=wide).maximum)
-  console.print(table)
+  taps = capture.list_taps(model, variables, images)
+  if config.format == "csv":
+    write_csv(taps, config.batch_size)
+  elif config.format == "json":
+    about = dataclasses.asdict(config)
+    del about["format"]
+    print(json.dumps({**about, "taps": rows(taps, config.batch_size)}, indent=2))
+  else:
+    show_table(config, taps, rich_console.Console(highlight=False))
 
 
-def tap_table(config: Config, taps: list[capture.Tap]) -> rich_table.Table:
+def rows(taps: Sequence[capture.Tap], batch_size: int) -> list[dict[str, Any]]:
+  """Taps as plain numbers.
+
+  Returns:
+    For each tap "tap" (its name), "kind" ("sown" or "module"), "shape" (of a row),
+    "dtype", and of a step of `batch_size` rows "flops" (operations of the forward pass
+    up to the tap), "bytes" (memory of the tap) and "pair_flops" (operations of its
+    matrix of inner products).
+  """
+  return [
+    {
+      "tap": tap.name,
+      "kind": "sown" if tap.sown else "module",
+      "shape": list(tap.shape[1:]),
+      "dtype": str(tap.dtype),
+      "flops": tap.row_flops * batch_size,
+      "bytes": tap.row_bytes * batch_size,
+      "pair_flops": tap.pair_flops * batch_size**2,
+    }
+    for tap in taps
+  ]
+
+
+def write_csv(taps: Sequence[capture.Tap], batch_size: int) -> None:
+  """Prints `rows` as comma-separated values, a shape as 8x8x16."""
+  writer = csv.writer(sys.stdout, lineterminator="\n")
+  writer.writerow(("tap", "kind", "shape", "dtype", "flops", "bytes", "pair_flops"))
+  for row in rows(taps, batch_size):
+    writer.writerow({**row, "shape": "x".join(map(str, row["shape"]))}.values())
+
+
+def show_table(
+  config: Config, taps: Sequence[capture.Tap], console: rich_console.Console
+) -> None:
+  """Prints a table; no name is ever cut.
+
+  In a file or a pipe every tap is one line, however long. On a terminal that is too
+  narrow for the table, every name has a line of its own, which the terminal wraps.
+  """
+  table = tap_table(config, taps)
+  unlimited = console.options.update(max_width=10**6)
+  needed = console.measure(table, options=unlimited).maximum
+  if not console.is_terminal:
+    console.width = max(console.width, needed)
+  if needed <= console.width:
+    console.print(table)
+    return
+  console.print(rich_text.Text(_title(config)))
+  for row in rows(taps, config.batch_size):
+    console.print(rich_text.Text(row["tap"], style="bold"), soft_wrap=True)
+    kind, shape, dtype, *costs = _cells(row)
+    names = ("MFLOP to it", "MiB", "MFLOP of pairs")
+    shown = [f"{cost} {name}" for cost, name in zip(costs, names, strict=True)]
+    text = rich_text.Text(", ".join([kind, shape, dtype, *shown]))
+    console.print(rich_padding.Padding(text, (0, 0, 0, 4), expand=False))
+  console.print(rich_text.Text(_caption(config), style="italic"))
+
+
+def tap_table(config: Config, taps: Sequence[capture.Tap]) -> rich_table.Table:
   """One row per tap: name, kind, shape of a row, dtype, memory and operations."""
-  rows = config.batch_size
   table = rich_table.Table(
     # Names of networks and taps are the user's, and no markup.
-    title=rich_text.Text(
-      f"Taps of {config.network}, images {config.image_size} x {config.image_size} x "
-      f"{config.channels}"
-    ),
-    caption=f"Costs of a step of {rows} rows: operations of the forward pass up to the "
-    "tap, memory of the tap, and operations of its matrix of inner products.",
+    title=rich_text.Text(_title(config)),
+    caption=_caption(config),
     box=box.SIMPLE_HEAD,
     title_justify="left",
     caption_justify="left",
   )
-  table.add_column("tap", overflow="fold")  # a name that is cut cannot be copied
-  table.add_column("kind", no_wrap=True)
-  for heading in ("row", "dtype", "MFLOP to it", "MiB", "MFLOP of pairs"):
+  for heading in ("tap", "kind"):
+    table.add_column(heading, no_wrap=True)
+  for heading in ("row", "dtype", "MFLOP\nto it", "MiB", "MFLOP\nof pairs"):
     table.add_column(heading, justify="right", no_wrap=True)
-  for tap in taps:
-    table.add_row(
-      rich_text.Text(tap.name),
-      "sown" if tap.sown else "module",
-      " x ".join(map(str, tap.shape[1:])),
-      str(tap.dtype),
-      f"{tap.row_flops * rows / 1e6:,.1f}",
-      f"{tap.row_bytes * rows / 2**20:.2f}",
-      f"{tap.pair_flops * rows**2 / 1e6:,.1f}",
-    )
+  for row in rows(taps, config.batch_size):
+    table.add_row(rich_text.Text(row["tap"]), *_cells(row))
   return table
+
+
+def _title(config: Config) -> str:
+  size = config.image_size
+  return f"Taps of {config.network}, images {size} x {size} x {config.channels}"
+
+
+def _caption(config: Config) -> str:
+  return (
+    f"Costs of a step of {config.batch_size} rows: operations of the forward pass up "
+    "to the tap, memory of the tap, and operations of its matrix of inner products."
+  )
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+  """Everything but the name of a tap, for people."""
+  return (
+    row["kind"],
+    " x ".join(map(str, row["shape"])),
+    row["dtype"],
+    f"{row['flops'] / 1e6:,.1f}",
+    f"{row['bytes'] / 2**20:.2f}",
+    f"{row['pair_flops'] / 1e6:,.1f}",
+  )
