@@ -8,6 +8,7 @@ processes each has its devices and its rows of the batch; collectives span them 
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ PyTree = Any
 HostBatch = Mapping[str, np.ndarray]
 
 _MOST_BYTES = 2**27  # of the batches of one call
+_MOST_OF_BLOCK = 32  # steps; with more the wait between blocks hardly matters
 
 
 class DeviceStep:
@@ -36,7 +38,9 @@ class DeviceStep:
   copies, so nothing that the state was made from is deleted.
 
   `run` takes several steps in one call of a second program, a loop around the same
-  step. The devices do not wait for the host between these steps.
+  step. It takes whole blocks of steps: within a block the number of steps is known when
+  the program is compiled. A GPU waits for its host before each round of a loop whose
+  number of rounds is not known: 0.09 ms a step on an H100, 13 % of a small network's.
   """
 
   def __init__(
@@ -47,6 +51,7 @@ class DeviceStep:
     *,
     devices: Sequence[Any] | None = None,
     steps_per_call: int = 1,
+    steps_per_epoch: int = 1,
   ):
     """Puts constants and resident data on every device and compiles on first call.
 
@@ -57,9 +62,10 @@ class DeviceStep:
       resident: Arrays that every device keeps.
       devices: Devices of this process alone; by default all, of all processes.
       steps_per_call: Maximum number of steps in one `run`.
+      steps_per_epoch: Number of steps of an epoch, which is made of whole blocks.
     """
     self.devices = list(devices or jax.local_devices())
-    self._steps_per_call = steps_per_call
+    self._steps_per_call, self._steps_per_epoch = steps_per_call, steps_per_epoch
     self._constants = parallel.place(method.constants, self.devices)
     self._resident = parallel.place(resident, self.devices)
 
@@ -67,8 +73,11 @@ class DeviceStep:
 
     def step(state, constants, resident, batch):
       axis = parallel.AXIS
+      # Otherwise XLA for GPUs computes augmentation anew for every pixel of the
+      # overlapping windows of the first convolution, in student and teacher.
+      prepared = lax.optimization_barrier(prepare(resident, batch))
       with capture.statistics_over(axis) if several else contextlib.nullcontext():
-        return method.update(state, prepare(resident, batch), constants)
+        return method.update(state, prepared, constants)
 
     mapped_over = self.devices if devices or jax.process_count() == 1 else None
     self._step = parallel.map_step(
@@ -78,12 +87,14 @@ class DeviceStep:
       donate=(0,),
       devices=mapped_over,
     )
-    self._steps = parallel.map_step(
-      _repeated(step),
-      in_axes=(None, None, None, 1, None),
-      out_axes=None,
-      donate=(0,),
-      devices=mapped_over,
+    self._blocks = functools.cache(
+      lambda block: parallel.map_step(
+        _repeated(step, block),
+        in_axes=(None, None, None, 1, None),
+        out_axes=None,
+        donate=(0,),
+        devices=mapped_over,
+      )
     )
 
   def __call__(self, state: PyTree, batch: HostBatch) -> tuple[PyTree, PyTree]:
@@ -99,30 +110,45 @@ class DeviceStep:
   def run(self, state: PyTree, batches: Sequence[HostBatch]) -> tuple[PyTree, PyTree]:
     """Returns `(state, metrics)` after one update for each batch.
 
-    Compiled once: the number of batches is an argument of the program.
+    Compiled once: the number of blocks is an argument of the program.
 
     Args:
       state: As in a call.
-      batches: Up to `most_steps` of them.
+      batches: A multiple of `block_size`, up to `most_steps`.
 
     Returns:
       The state, and arrays of metrics with one number for each of `most_steps` steps;
       those of steps that were not taken are 0.
 
     Raises:
-      ValueError: As a call, or if there are more batches, or none.
+      ValueError: As a call, or if there are more batches, none or no whole blocks.
     """
-    most = self.most_steps(batches[0]) if batches else 0
-    if not 1 <= len(batches) <= most:
-      raise ValueError(f"batches: expected 1 to {most} of them, got {len(batches)}")
+    if not batches:
+      raise ValueError("batches: expected one or more, got none")
+    block, most = self.block_size(batches[0]), self.most_steps(batches[0])
+    blocks, rest = divmod(len(batches), block)
+    if rest or len(batches) > most:
+      raise ValueError(
+        f"batches: expected a multiple of {block}, {most} at most, got {len(batches)}"
+      )
     rows = _stacked(batches, most, len(self.devices))
-    count = np.int32(len(batches))
-    return self._steps(state, self._constants, self._resident, rows, count)
+    several_steps = self._blocks(block)
+    return several_steps(state, self._constants, self._resident, rows, np.int32(blocks))
+
+  def block_size(self, batch: HostBatch) -> int:
+    """Number of steps of which a `run` takes a multiple; an epoch is one, too."""
+    largest = min(_MOST_OF_BLOCK, self._fitting(batch))
+    sizes = range(1, largest + 1)
+    return max(size for size in sizes if self._steps_per_epoch % size == 0)
 
   def most_steps(self, batch: HostBatch) -> int:
     """Maximum number of steps in one `run`: its batches are bounded in bytes."""
-    size = sum(array.nbytes for array in batch.values())
-    return max(1, min(self._steps_per_call, _MOST_BYTES // max(size, 1)))
+    block = self.block_size(batch)
+    return self._fitting(batch) // block * block
+
+  def _fitting(self, batch: HostBatch) -> int:
+    fitting = _MOST_BYTES // max(batch_bytes(batch), 1)
+    return max(1, min(self._steps_per_call, fitting))
 
   def needed_bytes(self, state: PyTree, batch: HostBatch) -> int:
     """Memory of a step on every device, its arguments and results included.
@@ -137,37 +163,45 @@ class DeviceStep:
     return sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + results
 
 
-def _repeated(step: Callable[..., tuple[PyTree, PyTree]]) -> Callable[..., Any]:
-  """The step, repeated: `(state, constants, resident, batches, count)`."""
+def batch_bytes(batch: HostBatch) -> int:
+  """Size of the arrays of a host batch."""
+  return sum(array.nbytes for array in batch.values())
+
+
+def _repeated(
+  step: Callable[..., tuple[PyTree, PyTree]], block: int
+) -> Callable[..., Any]:
+  """The step, repeated: `(state, constants, resident, batches, blocks)`."""
   # Traced once, although it is called twice below.
   traced_step = jax.jit(step, inline=True)
 
-  def steps(state, constants, resident, batches, count):
-    def one(number, state):
-      batch = jax.tree.map(
-        lambda rows: lax.dynamic_index_in_dim(rows, number, keepdims=False), batches
-      )
+  def steps(state, constants, resident, batches, blocks):
+    def one(state, batch):
       return traced_step(state, constants, resident, batch)
 
-    def body(number, carried):
+    def one_block(number, carried):
       state, collected = carried
-      state, metrics = one(number, state)
+      first = number * block
+      rows = jax.tree.map(
+        lambda all_rows: lax.dynamic_slice_in_dim(all_rows, first, block), batches
+      )
+      state, metrics = lax.scan(one, state, rows)
       collected = jax.tree.map(
-        lambda all_steps, value: lax.dynamic_update_index_in_dim(
-          all_steps, value, number, 0
+        lambda all_steps, values: lax.dynamic_update_slice_in_dim(
+          all_steps, values, first, 0
         ),
         collected,
         metrics,
       )
       return state, collected
 
-    zero = jnp.zeros((), jnp.int32)
-    _, shapes = jax.eval_shape(one, zero, state)
+    _, shapes = jax.eval_shape(one, state, jax.tree.map(lambda rows: rows[0], batches))
     most = jax.tree.leaves(batches)[0].shape[0]
     collected = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
-    # A loop whose number of rounds is known when the program runs: fewer steps do not
+    # The number of rounds is known only when the program runs: fewer steps do not
     # compile another program.
-    return lax.fori_loop(zero, count, body, (state, collected))
+    zero = jnp.zeros((), jnp.int32)
+    return lax.fori_loop(zero, blocks, one_block, (state, collected))
 
   return steps
 

@@ -101,7 +101,7 @@ class _Run:
     self.began = time.monotonic()
     self.saved_at = self._shown_at = time.monotonic()
     self._latest: dict[str, float] = {}  # metrics beside the bar
-    self._last: tuple[Any, bool] | None = None  # batch, whether many steps a call
+    self._last: tuple[Any, bool] | None = None  # batches to try a state on
     most = options.most_steps_per_call
     self._pace = _pace.Pace(max(most, options.check_every))
     self._in_flight = _pace.InFlight(self._pace, options.check_every)
@@ -117,6 +117,7 @@ class _Run:
       self.batches.resident,
       devices=self.options.devices,
       steps_per_call=self.options.most_steps_per_call,
+      steps_per_epoch=per_epoch,
     )
     with self._bar(self.epochs * per_epoch):
       if self.step == 0:
@@ -136,44 +137,55 @@ class _Run:
 
   def _train_epoch(self, state, epoch):
     began = time.monotonic() - self.seconds
-    with self._batches_of(epoch) as (batches, most):
-      while chunk := list(itertools.islice(batches, self._steps_of_call(most))):
-        state = self._call(state, chunk, many=most > 1)
+    with self._batches_of(epoch) as (batches, block, most):
+      while True:
+        steps, many = self._next_call(block, most)
+        chunk = list(itertools.islice(batches, steps))
+        if not chunk:
+          return state
+        state = self._call(state, chunk, many)
         self.seconds = time.monotonic() - began
         if self.step % self._per_epoch:
           self._save_or_stop(state)
-    return state
 
   @contextlib.contextmanager
   def _batches_of(self, epoch):
-    """The batches of an epoch that are left, and the number of them in one call."""
+    """The batches of an epoch that are left, and steps of a block and of a call."""
     batches = iter(self.batches.epoch(epoch, self.step - epoch * self._per_epoch))
     cached = isinstance(self.batches, teacher_cache.CachedBatches)
     with contextlib.ExitStack() as stack:
       first = next(batches, None)
       if first is None or (cached and not self.batches.is_complete(epoch)):
-        most = 1
+        block = most = 1
       else:
+        block = self._device_step.block_size(first)
         most = self._device_step.most_steps(first)
-        if most > 1 and _pace.batch_bytes(first) > _STREAMED:
+        if most > 1 and _devices.batch_bytes(first) > _STREAMED:
           reading = _prefetch.reading_ahead(batches, most)
           batches = stack.enter_context(reading)
-      yield itertools.chain([] if first is None else [first], batches), most
+      yield itertools.chain([] if first is None else [first], batches), block, most
 
-  def _steps_of_call(self, most):
-    steps = min(most, self._pace.steps)
-    if jax.process_count() > 1:  # As agreed: a call ends where they exchange.
-      steps = max(1, min(steps, self._exchange_at - self.step))
-    return steps
+  def _next_call(self, block, most):
+    """Number of steps of the next call, and whether it takes blocks of steps.
 
-  def _call(self, state, chunk, *, many):
+    It depends only on what several processes have agreed on.
+    """
+    left = self._per_epoch - self.step % self._per_epoch
+    steps = min(most, max(self._pace.steps, block), left) // block * block
+    slow = block > 1 and self._pace.is_slow(block)
+    return (steps, True) if most > 1 and steps and not slow else (1, False)
+
+  def _call(self, state, chunk, many):
     """The state after the steps of some batches, dispatched."""
-    began = time.monotonic() if many in self._compiled else None
-    self._compiled.add(many)
+    began = time.monotonic()
     state, metrics = self._dispatch(state, chunk, many)
+    if many not in self._compiled:  # Dispatching has compiled a program.
+      began = time.monotonic()
+    self._compiled.add(many)
     self._in_flight.add(self.step, len(chunk), metrics, began)
     self.step += len(chunk)
-    self._last = chunk[-1], many
+    last = chunk[-(self._device_step.block_size(chunk[0]) if many else 1) :]
+    self._last = last, many
     self._collect(self._in_flight.overdue())
     return state
 
@@ -290,8 +302,7 @@ class _Run:
     self._check_arrays(state)
     if self._last is not None:
       copy = _devices.replicate(state, self.devices)
-      batch, many = self._last
-      _, metrics = self._dispatch(copy, [batch], many)
+      _, metrics = self._dispatch(copy, *self._last)
       _, bad = _finite.first_non_finite(_pace.read_metrics([(metrics, 1)]))
       self._raise_if_bad(bad, f"after step {self.step - 1}", self.step - 1)
 

@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -34,22 +33,31 @@ class Pace:
     """`most` is the largest number of steps."""
     self.steps = 1
     self._most = most
-    self._seconds = 0.0
+    self._agreed = 0
+    self._seconds: collections.deque[float] = collections.deque(maxlen=2)
 
   def measured(self, steps: int, seconds: float) -> None:
     """Records the time that steps took."""
-    self._seconds = seconds / steps
+    self._seconds.append(seconds / steps)
 
   @property
   def microseconds(self) -> int:
-    """Time of a step by the last measurement, 0 if there is none."""
-    return min(round(1e6 * self._seconds), 2**31 - 1)
+    """Time of a step, 0 if there is no measurement.
+
+    It is the shorter of the last two, so that one pause of the machine says nothing.
+    """
+    return min(round(1e6 * min(self._seconds, default=0.0)), 2**31 - 1)
 
   def agree(self, microseconds: int) -> None:
     """Adapts the number of steps to the time of a step; 0 keeps it."""
+    self._agreed = microseconds
     if microseconds:
       fitting = int(1e6 * _SECONDS / microseconds)
       self.steps = max(1, min(fitting, 2 * self.steps, self._most))
+
+  def is_slow(self, steps: int) -> bool:
+    """Whether so many steps would take more than twice the time that is meant."""
+    return self._agreed * steps > 2e6 * _SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +67,7 @@ class _Call:
   first: int
   steps: int
   metrics: methods.Metrics
-  began: float | None
+  began: float
 
 
 class InFlight:
@@ -72,17 +80,14 @@ class InFlight:
     self._steps = 0
     self._ready_at = 0.0
 
-  def add(
-    self, first: int, steps: int, metrics: methods.Metrics, began: float | None
-  ) -> None:
+  def add(self, first: int, steps: int, metrics: methods.Metrics, began: float) -> None:
     """Adds a call.
 
     Args:
       first: Number of its first step.
       steps: Number of its steps.
       metrics: Metrics on the devices, a number each, or an array of `steps` or more.
-      began: Time just before the dispatch; None if the call compiled a program, so that
-        its time says nothing about later ones.
+      began: Time just before the dispatch; after it, if it compiled a program.
     """
     self._calls.append(_Call(first, steps, metrics, began))
     self._steps += steps
@@ -119,9 +124,7 @@ class InFlight:
     now = time.monotonic()
     steps = sum(call.steps for call in calls)
     self._steps -= steps
-    began = calls[0].began
-    if began is not None:
-      self._pace.measured(steps, now - max(began, self._ready_at))
+    self._pace.measured(steps, now - max(calls[0].began, self._ready_at))
     self._ready_at = now
     return calls[0].first, metrics
 
@@ -138,8 +141,3 @@ def read_metrics(calls: Sequence[tuple[methods.Metrics, int]]) -> HostMetrics:
     for name, values in metrics.items():
       read.setdefault(name, []).extend(np.reshape(values, -1)[:steps].tolist())
   return read
-
-
-def batch_bytes(batch: Mapping[str, Any]) -> int:
-  """Size of the arrays of a host batch."""
-  return sum(array.nbytes for array in batch.values())

@@ -1,6 +1,6 @@
 """Many steps in one call: the results of single steps, bit for bit when resumed."""
 
-import itertools
+import dataclasses
 import json
 import time
 
@@ -114,13 +114,37 @@ def test_fewer_steps_do_not_compile_again(toy, batches):
   assert len(traced) == 1
 
 
-def test_run_refuses_more_batches_than_it_was_made_for(toy, batches):
-  step = train.DeviceStep(toy(), batches.prepare, batches.resident, steps_per_call=2)
-  rows = list(batches.epoch(0))
-  with pytest.raises(ValueError, match="batches: expected 1 to 2 of them, got 3"):
-    step.run(None, rows)
-  with pytest.raises(ValueError, match="got 0"):
+def test_run_refuses_batches_that_make_no_whole_blocks(toy, batches):
+  step = train.DeviceStep(
+    toy(), batches.prepare, batches.resident, steps_per_call=5, steps_per_epoch=8
+  )
+  rows = 2 * list(batches.epoch(0))
+  for wrong in (rows[:3], rows):
+    message = f"batches: expected a multiple of 4, 4 at most, got {len(wrong)}"
+    with pytest.raises(ValueError, match=message):
+      step.run(None, wrong)
+  with pytest.raises(ValueError, match="batches: expected one or more, got none"):
     step.run(None, [])
+
+
+@pytest.mark.parametrize(
+  ("steps_per_epoch", "steps_per_call", "block", "most"),
+  [(391, 100, 23, 92), (390, 100, 30, 90), (389, 100, 1, 100), (12, 100, 12, 96)]
+  + [(391, 20, 17, 17), (391, 1, 1, 1)],
+)
+def test_an_epoch_is_made_of_whole_blocks(
+  steps_per_epoch, steps_per_call, block, most, toy, batches
+):
+  step = train.DeviceStep(
+    toy(),
+    batches.prepare,
+    {},
+    steps_per_call=steps_per_call,
+    steps_per_epoch=steps_per_epoch,
+  )
+  batch = {"index": np.zeros(128, np.int32)}
+  assert step.block_size(batch) == block
+  assert step.most_steps(batch) == most
 
 
 def test_batches_of_a_call_are_bounded_in_bytes(toy, batches):
@@ -149,15 +173,17 @@ def test_fit_with_many_steps_a_call_equals_single_steps(
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("stops", [[1], [2, 1], [3, 4]])
+@pytest.mark.parametrize("stops", [[1], [3, 2]])
 def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
-  stops, streamed, method, batches, split, fast_pace, tmp_path, monkeypatch
+  stops, streamed, method, batches, split, calls, fast_pace, tmp_path, monkeypatch
 ):
+  batches = dataclasses.replace(batches, batch_size=8)  # six steps: two calls
   if streamed:
     monkeypatch.setattr(_loop, "_STREAMED", 0)
     given = {f: getattr(batches, f) for f in ("mean", "std", "augmentation")}
-    batches = data.StreamBatches(split, batch_size=16, seed=0, **given)
+    batches = data.StreamBatches(split, batch_size=8, seed=0, **given)
   expected = _fit(method, batches, steps_per_call=4)
+  assert set(calls) == {3}
   for asked in stops:
     answers = iter([None] * (asked - 1) + ["SIGTERM"])
     with (
@@ -203,19 +229,43 @@ def test_calls_grow_with_measured_time_and_are_asked_after_each(
   asked = []
   _fit(
     toy(),
-    _Repeated(batches, 40),
+    _Repeated(batches, 48),  # 144 steps: blocks of 24
     epochs=1,
-    steps_per_call=16,
+    steps_per_call=72,
     should_stop=lambda: asked.append(len(calls)),
   )
   *steps, again = calls  # the last proves that training can go on
-  assert again == 1
-  assert sum(steps) == 120
-  assert steps[:2] == [1, 1]
-  assert max(steps) == 16
-  assert all(later <= 2 * step for step, later in itertools.pairwise(steps))
+  assert again == 24
+  assert sum(steps) == 144
+  assert steps[0] == 24
+  assert max(steps) <= 72
   # The last call ends the epoch, after which the question is asked once more.
   assert asked == [*range(1, len(steps) + 1)][:-1] + [len(calls)]
+
+
+def test_slow_steps_are_taken_alone(toy, batches, calls, monkeypatch):
+  monkeypatch.setattr(_pace, "_SECONDS", 1e-6)
+  expected = _fit(toy(), _Repeated(batches, 8), epochs=1)
+  calls.clear()
+  state = _fit(toy(), _Repeated(batches, 8), epochs=1, steps_per_call=8)
+  assert calls[0] == 8
+  assert calls.count("one") >= 8
+  np.testing.assert_allclose(state.params["x"], expected.params["x"], rtol=1e-6)
+
+
+def test_run_goes_on_with_another_number_of_steps_a_call(
+  method, batches, calls, fast_pace, tmp_path
+):
+  expected = _fit(method, batches)
+  answers = iter([None] * 3 + ["SIGTERM"])
+  with train.Checkpoints(tmp_path) as checkpoints:
+    options = {"checkpoints": checkpoints}
+    with pytest.raises(train.Interrupted):
+      _fit(method, batches, should_stop=lambda: next(answers), **options)
+    calls.clear()
+    actual = _fit(method, batches, steps_per_call=4, **options)
+  assert calls == ["one", "one", 3, 3]  # step 4 is within a block
+  _assert_equal(actual, expected, rtol=0, atol=1e-6)
 
 
 def test_host_does_not_run_far_ahead_of_slow_steps(toy, batches):

@@ -39,9 +39,9 @@ def _in_flight(ahead, check_every=50):
 def test_host_waits_for_the_oldest_and_leaves_the_newest():
   calls = _in_flight(ahead=4)
   for step in range(4):
-    calls.add(step, 1, {"loss": np.float32(step)}, None)
+    calls.add(step, 1, {"loss": np.float32(step)}, 0.0)
     assert calls.overdue() is None
-  calls.add(4, 1, {"loss": np.float32(4)}, None)
+  calls.add(4, 1, {"loss": np.float32(4)}, 0.0)
   assert calls.overdue() == (0, {"loss": [0, 1, 2]})
   assert calls.all() == (3, {"loss": [3, 4]})
   assert calls.all() is None
@@ -49,14 +49,14 @@ def test_host_waits_for_the_oldest_and_leaves_the_newest():
 
 def test_steps_of_a_call_are_read_without_those_not_taken():
   calls = _in_flight(ahead=1)
-  calls.add(7, 3, {"loss": np.arange(5.0), "other": np.ones(5)}, None)
+  calls.add(7, 3, {"loss": np.arange(5.0), "other": np.ones(5)}, 0.0)
   assert calls.overdue() is None
-  calls.add(10, 2, {"loss": np.arange(5.0), "other": np.ones(5)}, None)
+  calls.add(10, 2, {"loss": np.arange(5.0), "other": np.ones(5)}, 0.0)
   assert calls.overdue() == (7, {"loss": [0, 1, 2], "other": [1, 1, 1]})
 
 
 def test_check_every_bounds_the_steps_ahead():
   calls = _in_flight(ahead=100, check_every=2)
   for step in range(3):
-    calls.add(step, 1, {"loss": np.float32(step)}, None)
+    calls.add(step, 1, {"loss": np.float32(step)}, 0.0)
   assert calls.overdue() == (0, {"loss": [0, 1]})
