@@ -24,13 +24,17 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
 # What several tests compile is compiled once. One cache a process: entries are not
 # written at once, so two processes would read each other's halves.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Storing a program costs a quarter of compiling it: small ones are compiled again.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+# Seconds after which a process hangs; far above what it takes on a busy machine.
+HANGS = 800
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes many objects that stay: looking for garbage took a tenth of the time.
@@ -95,7 +99,7 @@ def _run_in_processes(arguments_of, processes, devices):
     )
     for number in range(processes)
   ]
-  said = [process.communicate(timeout=250) for process in running]
+  said = [process.communicate(timeout=HANGS) for process in running]
   assert [process.returncode for process in running] == [0] * processes, said
   return [out for out, _ in said]
 

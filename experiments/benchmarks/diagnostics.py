@@ -30,12 +30,16 @@ from flowkd_jax import models
 from flowkd_jax import train
 from flowkd_jax.cli import launch
 from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import networks
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Settings of the benchmark."""
 
+  teacher_network: str = fields.setting("cnn1:16", "Teacher, untrained: NAME:WIDTH.")
+  student_network: str = fields.setting("cnn1:8", "Student: NAME:WIDTH.")
+  image_size: int = fields.setting(32, "Height and width of the images.", least=1)
   batch_size: int = fields.setting(128, "Rows of a step.", least=1)
   steps: int = fields.setting(20, "Steps that are timed in a turn.", least=1)
   steps_per_epoch: int = fields.setting(391, "Steps of an epoch.", least=1)
@@ -47,19 +51,22 @@ def configure(**given: Any) -> Config:
   """Settings, with those that are given.
 
   Raises:
-    ValueError: If a count is below 1.
+    ValueError: If a count is below 1, or a network cannot be made.
   """
-  return fields.configured(Config, given)
+  config = fields.configured(Config, given)
+  for name in ("teacher_network", "student_network"):
+    networks.of_flag(name, getattr(config, name))
+  return config
 
 
 def run(config: Config) -> None:
   """Measures and prints."""
-  split = _images(max(config.batch_size * 4, config.probe))
+  split = _images(max(config.batch_size * 4, config.probe), config.image_size)
   mean, std = data.normalization("cifar10", split)
   batches = data.training_batches(
     split, batch_size=config.batch_size, seed=0, mean=mean, std=std
   )
-  method = flow_method(batches)
+  method = flow_method(config, batches)
   step = train.DeviceStep(method, batches.prepare, batches.resident)
   diagnostics = train.Diagnostics(method, batches)
   first = method.init(jax.random.key(0), jnp.zeros((2, *batches.image_shape)))
@@ -94,10 +101,13 @@ def run(config: Config) -> None:
     )
 
 
-def flow_method(batches: data.Batches) -> methods.Method:
+def flow_method(config: Config, batches: data.Batches) -> methods.Method:
   """The paper's student stage, with a label term."""
-  student = models.CNN(axis_name="batch")
-  model = models.CNN(width=16)
+  classes = batches.num_classes
+  student = models.by_name(
+    config.student_network, num_classes=classes, axis_name="batch"
+  )
+  model = models.by_name(config.teacher_network, num_classes=classes)
   images = jnp.zeros((2, *batches.image_shape))
   teacher = methods.Network(model, capture.init(model, jax.random.key(1), images))
   return methods.information_flow(
@@ -110,12 +120,12 @@ def flow_method(batches: data.Batches) -> methods.Method:
   )
 
 
-def _images(count: int) -> data.Split:
+def _images(count: int, size: int) -> data.Split:
   rng = np.random.default_rng(0)
   return data.Split(
     name="cifar10",
     split="train",
-    images=rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
+    images=rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
     labels=rng.integers(0, 10, count).astype(np.int32),
     class_names=tuple("0123456789"),
   )

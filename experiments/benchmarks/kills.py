@@ -37,7 +37,6 @@ FLAGS = (
   "--dataset=digits",
   f"--stages={STAGE}",
   f"--student_network={NETWORK}",
-  f"--{STAGE}_epochs=120@1e-3",
   "--batch_size=200",
   "--flow_examples=200",
   "--measure=flow",
@@ -56,6 +55,7 @@ class Config:
     "Signals to choose from at random.",
     choices=SIGNALS,
   )
+  epochs: int = fields.setting(120, "Epochs of the training.", least=1)
   checkpoint_seconds: float = fields.setting(
     0.2, "Seconds between checkpoints of the training.", least=0
   )
@@ -166,6 +166,7 @@ def _start(config, workdir):
   command += FLAGS
   command += [
     f"--workdir={workdir}",
+    f"--{STAGE}_epochs={config.epochs}@1e-3",
     f"--checkpoint_seconds={config.checkpoint_seconds}",
   ]
   # What an earlier run has compiled is not compiled again.

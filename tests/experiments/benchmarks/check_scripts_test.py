@@ -26,7 +26,7 @@ def test_accepted_changes_are_counted(tmp_path):
 
 @pytest.mark.slow
 def test_killed_training_ends_like_a_whole_one(capsys):
-  kills.run(kills.configure(kills=1))
+  kills.run(kills.configure(kills=1, epochs=8, checkpoint_seconds=0))
   assert "1 processes were stopped in 1 runs; 0 runs ended" in capsys.readouterr().out
 
 
@@ -35,6 +35,7 @@ def test_killed_training_ends_like_a_whole_one(capsys):
   [
     (bit_flips, {"flips": 0}, "--flips: expected 1 or more"),
     (kills, {"kills": 0}, "--kills: expected 1 or more"),
+    (kills, {"epochs": 0}, "--epochs: expected 1 or more"),
     (kills, {"signals": ("SIGSEGV",)}, "--signals: expected one of SIGKILL, "),
     (kills, {"checkpoint_seconds": float("nan")}, "--checkpoint_seconds: expect"),
   ],
