@@ -11,7 +11,7 @@ WORKDIR ?= runs/digits
 
 # What has to pass with the core dependencies alone.
 CORE_TESTS := tests/losses tests/information tests/kernels_test.py \
-  tests/flow_test.py tests/schedules_test.py tests/import_test.py
+  tests/flow_test.py tests/schedules_test.py tests/import_test.py tests/extra_test.py
 WHEEL := build/wheel
 
 .PHONY: demo test wheel-test check format bench docs clean help

@@ -46,6 +46,6 @@ def __getattr__(name: str) -> typing.Any:
 
 
 def __dir__() -> list[str]:
-  """Every name that can be used: rooms of the extra only where it is installed."""
+  """Every name that can be used: rooms of the extra only where they are installed."""
   rooms = [room for room in _extra.ROOMS if not _extra.missing(_extra.ROOMS[room])]
-  return sorted({*globals(), *__all__, *rooms})
+  return sorted({*globals(), *__all__, *rooms, "jobs"})

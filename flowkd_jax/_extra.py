@@ -1,6 +1,7 @@
 """Packages of the extra `flowkd_jax[train]`, without which the core is installed."""
 
 import importlib.util
+from collections.abc import Sequence
 
 # Packages that a room imports when it is itself imported, or cannot do without.
 ROOMS = {
@@ -32,11 +33,21 @@ def require(user: str, packages: tuple[str, ...] | None = None) -> None:
   """
   lacking = missing(ROOMS[user] if packages is None else packages)
   if lacking:
-    raise ModuleNotFoundError(
-      f"flowkd_jax.{user} needs {', '.join(lacking)}, which the core installation "
-      'leaves out; install the extra: pip install "flowkd_jax[train]"',
-      name=lacking[0],
-    )
+    raise ModuleNotFoundError(advice(f"flowkd_jax.{user}", lacking), name=lacking[0])
+
+
+def advice(user: str, lacking: Sequence[str]) -> str:
+  """A sentence about packages that are missing and what to install.
+
+  Args:
+    user: Module or command that needs them.
+    lacking: The packages.
+  """
+  others = " and others" if len(lacking) > 3 else ""
+  return (
+    f"{user} needs {', '.join(lacking[:3])}{others}, which the core installation "
+    'leaves out; install the extra: pip install "flowkd_jax[train]"'
+  )
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:

@@ -13,6 +13,9 @@ import pytest
 import flowkd_jax
 from flowkd_jax import _extra
 
+needs_extra = pytest.mark.skipif(
+  bool(_extra.missing(_extra.COMMANDS)), reason="the extra is not installed"
+)
 ROOT = pathlib.Path(__file__).parents[1]
 # Packages of the extra that others need and this package does not import by itself.
 NOT_IMPORTED = {"importlib-resources", "array-record", "chex"}
@@ -77,8 +80,9 @@ def test_core_needs_none_of_the_extra():
   assert set(found.values()) == {"done"}, found
 
 
+@needs_extra
 def test_rooms_are_listed_and_unknown_names_refused():
-  assert {*flowkd_jax.__all__, *_extra.ROOMS} <= {*dir(flowkd_jax)}
+  assert {*flowkd_jax.__all__, *_extra.ROOMS, "jobs"} <= {*dir(flowkd_jax)}
   with pytest.raises(AttributeError, match="no attribute 'loses'"):
     flowkd_jax.loses  # noqa: B018
 
@@ -90,7 +94,7 @@ def test_required_packages_are_named():
     "nothing_such",
     "nothing_such.inside",
   ]
-  _extra.require("methods")
+  _extra.require("data")
 
 
 @pytest.mark.parametrize("room", _extra.ROOMS)
@@ -109,6 +113,7 @@ def test_rooms_require_what_their_modules_import(room):
   assert imported - core - sys.stdlib_module_names <= required
 
 
+@needs_extra
 def test_commands_need_the_whole_extra():
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
   extra = {

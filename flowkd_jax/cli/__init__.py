@@ -61,10 +61,7 @@ def _run(arguments: Sequence[str]) -> None:
     print(f"flowkd_jax {__version__}")
     return
   if lacking := _extra.missing(_extra.COMMANDS):
-    _refuse(
-      f"flowkd needs {', '.join(lacking)}, which the core installation leaves out; "
-      'install the extra: pip install "flowkd_jax[train]"'
-    )
+    _refuse(_extra.advice("flowkd", lacking))
   while command == "help":  # `flowkd help train JOB` is `flowkd train JOB --help`.
     command, *rest = [*rest, "--help"]
   if command in _HELP:

@@ -1,7 +1,7 @@
 """One HTML page of finished or running jobs, to look at and to compare.
 
-    flowkd report --workdirs=runs/digits
-    flowkd report --workdirs=runs/a,runs/b --output=comparison.html
+    flowkd report runs/digits
+    flowkd report runs/a runs/b --output=comparison.html
 
 The page is a single file without scripts: tables, settings that differ, and the
 pictures of every run side by side.

@@ -1,5 +1,6 @@
 """The start of a command."""
 
+import dataclasses
 import errno
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from experiments.benchmarks import training_step
 from flowkd_jax.cli import launch
+from tests.cli import launchers
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,35 @@ def test_benchmarked_programs_run():
   programs = training_step.jax_programs(images, np.zeros(4, np.int32), taps)
   for program in programs.values():
     program()
+
+
+def test_arguments_without_dashes_are_the_setting_that_takes_them():
+  assert launch._by_position(["a", "b,c"], "workdirs", {}) == {"workdirs": ("a", "b,c")}
+  assert launch._by_position([], None, {"workdirs": ("a",)}) == {}
+  with pytest.raises(ValueError, match="--workdirs: expected without b, got both"):
+    launch._by_position(["b"], "workdirs", {"workdirs": ("a",)})
+  with pytest.raises(ValueError, match="expected flags only, got b"):
+    launch._by_position(["b"], None, {})
+
+
+def test_report_takes_folders_and_then_flags(tmp_path):
+  arguments = [str(tmp_path), f"--output={tmp_path / 'page.html'}"]
+  done = subprocess.run(
+    [sys.executable, "-m", "flowkd_jax", "report", *arguments],
+    capture_output=True,
+    text=True,
+  )
+  # Both were understood: the folder is looked at, and it holds no run.
+  assert done.returncode == 2
+  assert done.stderr.startswith(f"error: {tmp_path / 'metrics.jsonl'}: expected the")
+
+
+@pytest.mark.parametrize("launcher", launchers.LAUNCHERS)
+def test_help_of_every_launcher_names_its_flags(launcher, capsys):
+  module = launchers.load(launcher)
+  launch.launch(module.Config, module.configure, module.run, arguments=["--help"])
+  text = capsys.readouterr().out
+  assert text.startswith("usage: ")
+  assert module.__doc__.splitlines()[0].split()[0] in text
+  for field in dataclasses.fields(module.Config):
+    assert f"\n  --{field.name}" in text
