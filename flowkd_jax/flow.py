@@ -42,6 +42,7 @@ __all__ = [
   "map_by_shape",
   "monotone_layers",
   "nearest_layers",
+  "nearest_of_distances",
   "pair_taps",
   "resolve_layer_map",
 ]
@@ -179,9 +180,19 @@ def nearest_layers(
     ValueError: If a flow is not a non-empty vector.
   """
   student_flow, teacher_flow = _flow_vectors(student_flow, teacher_flow)
-  distances = (student_flow[:, None] - teacher_flow[None, :]) ** 2
+  return nearest_of_distances(jnp.abs(student_flow[:, None] - teacher_flow[None, :]))
+
+
+def nearest_of_distances(
+  distances: Float[Array, "student_taps teacher_taps"],
+) -> Int[Array, " student_taps"]:
+  """For each student tap the nearest teacher tap; last goes to last.
+
+  Args:
+    distances: Distances of the flow of two taps, `evaluation.flow_distance_matrix`.
+  """
   nearest = jnp.argmin(distances, axis=1).astype(jnp.int32)
-  return nearest.at[-1].set(teacher_flow.shape[0] - 1)
+  return nearest.at[-1].set(distances.shape[1] - 1)
 
 
 def monotone_layers(

@@ -41,6 +41,7 @@ __all__ = [
   "map_step",
   "mean_weights",
   "place",
+  "real_rows",
   "row_positions",
   "split_rows",
 ]
@@ -170,7 +171,7 @@ def global_mean(
   """
   if features:
     rows = jnp.where(finite_rows(*features), rows, jnp.nan)
-  valid = jnp.ones(rows.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
+  valid = real_rows(rows, mask)
   total = global_sum(jnp.where(valid, rows, 0).sum(), axis_name)
   count = global_sum(valid.sum(dtype=rows.dtype), axis_name)
   return total / jnp.maximum(count, 1)
@@ -186,11 +187,19 @@ def mean_weights(
   NaN where a valid row of the `features` holds a NaN or an infinity, so that no loss is
   finite then, even if nothing is compared with that row.
   """
-  batch, dtype = features[0].shape[0], features[0].dtype
-  real = jnp.ones(batch, bool) if mask is None else jnp.asarray(mask).astype(bool)
-  valid = real.astype(dtype)
+  real = real_rows(features[0], mask)
+  valid = real.astype(features[0].dtype)
   weights = valid / jnp.maximum(global_sum(valid.sum(), axis_name), 1)
   return jnp.where(finite_rows(*features) | ~real, weights, jnp.nan)
+
+
+def real_rows(
+  features: Float[Array, "batch ..."], mask: Shaped[Array, " batch"] | None
+) -> Bool[Array, " batch"]:
+  """Rows that the mask says are real; all without one."""
+  if mask is None:
+    return jnp.ones(features.shape[:1], bool)
+  return jnp.asarray(mask).astype(bool)
 
 
 def finite_rows(*features: Float[Array, "batch ..."]) -> Bool[Array, " batch"]:

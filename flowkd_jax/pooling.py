@@ -13,6 +13,8 @@ from collections.abc import Callable
 from collections.abc import Mapping
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Shaped
@@ -23,6 +25,7 @@ from flowkd_jax._numerics import float32
 __all__ = [
   "POOLINGS",
   "attention",
+  "average_pool",
   "class_token",
   "mean",
 ]
@@ -129,6 +132,40 @@ POOLINGS: Mapping[str, Callable[..., Float[Array, "batch dim"]]] = {
   "mean": mean,
   "class_token": class_token,
 }
+
+
+def average_pool(
+  maps: Float[Array, "batch height width channels"], height: int, width: int
+) -> Float[Array, "batch new_height new_width channels"]:
+  """Adaptive average pooling: cell i averages rows `floor(i n / m)` on.
+
+  Up to `ceil((i + 1) n / m)`, as PyTorch's `adaptive_avg_pool2d`, so that cells
+  overlap where the target does not divide the size. The dtype stays.
+
+  Args:
+    maps: Maps of a convolutional network.
+    height: Height of the result.
+    width: Width of the result.
+  """
+  for axis, size in ((1, height), (2, width)):
+    maps = _averaged(maps, axis, size)
+  return maps
+
+
+def _averaged(maps, axis, size):
+  side = maps.shape[axis]
+  if side == size:
+    return maps
+  if side % size == 0:
+    windows = (*maps.shape[:axis], size, side // size, *maps.shape[axis + 1 :])
+    return maps.reshape(windows).mean(axis + 1)
+  starts = np.arange(size) * side // size
+  ends = -(-np.arange(1, size + 1) * side // size)
+  positions = np.arange(side)[None, :]
+  inside = (positions >= starts[:, None]) & (positions < ends[:, None])
+  shares = jnp.asarray(inside / inside.sum(1, keepdims=True), maps.dtype)
+  axes = "yh,bhwc->bywc" if axis == 1 else "xw,bhwc->bhxc"
+  return jnp.einsum(axes, shares, maps, precision=lax.Precision.HIGHEST)
 
 
 def _check_tap(tap) -> None:

@@ -134,3 +134,15 @@ def test_gradient_of_the_weights_is_that_of_the_quotient():
 def test_bad_input_is_refused(call, error, match):
   with pytest.raises(error, match=match):
     call()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (7, 2), (7, 5)])
+def test_average_pool_averages_from_floor_to_ceiling(size):
+  maps = np.random.default_rng(0).standard_normal((2, 7, 10, 3))
+  expected = np.zeros((2, *size, 3))
+  for row, column in np.ndindex(size):
+    top, bottom = row * 7 // size[0], math.ceil((row + 1) * 7 / size[0])
+    left, right = column * 10 // size[1], math.ceil((column + 1) * 10 / size[1])
+    expected[:, row, column] = maps[:, top:bottom, left:right].mean((1, 2))
+  actual = pooling.average_pool(jnp.asarray(maps, jnp.float32), *size)
+  np.testing.assert_allclose(actual, expected, atol=1e-6)

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 
 from flowkd_jax import data
 from flowkd_jax import methods
+from flowkd_jax import report
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import limits
@@ -247,7 +248,7 @@ def run(config: Config) -> None:
   job_run.run_stages(config, select, STAGES)
 
 
-def summarize(metrics: stages.Metrics) -> dict[str, float]:
+def summarize(metrics: report.MetricLog) -> dict[str, float]:
   """Of a student: the path of its parameters up to the last epoch, the share kept."""
   trained = [entry for entry in metrics if entry["epoch"] >= 0]
   last = {

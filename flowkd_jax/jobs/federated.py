@@ -225,7 +225,7 @@ def describe(result: Mapping[str, Any], config: Config) -> str:
   )
 
 
-def summarize(metrics: stages.Metrics, config: Config) -> dict[str, Any]:
+def summarize(metrics: report.MetricLog, config: Config) -> dict[str, Any]:
   """Mean test accuracy of the last rounds of an arm, and rounds to the target accuracy.
 
   Returns:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import jax.numpy as jnp
 
 from flowkd_jax import _files
 from flowkd_jax import evaluation
@@ -130,7 +130,10 @@ def found_layers(
   distance = evaluation.flow_distance_matrix(
     *taps, labels=student.labels, num_classes=num_classes
   )
-  chosen = flow.monotone_layers(cka) if how == "auto" else _nearest(distance)
+  if how == "auto":
+    chosen = flow.monotone_layers(cka)
+  else:
+    chosen = flow.nearest_of_distances(jnp.asarray(distance)).tolist()
   layer_map = {tap: names[1][j] for tap, j in zip(names[0], chosen, strict=True)}
   if folder is None:
     return layer_map
@@ -150,9 +153,3 @@ def found_layers(
     figure = report.layer_picture(matrices, *names, layer_map)
     report.save_figure(figure, folder / "layer_map.png")
   return layer_map
-
-
-def _nearest(distance: np.ndarray) -> list[int]:
-  """The paper's kappa: each student tap to the nearest flow, last to last."""
-  nearest = distance.argmin(axis=1).tolist()
-  return [*nearest[:-1], distance.shape[1] - 1]

@@ -35,7 +35,6 @@ __all__ = [
   "CacheOptions",
   "Datasets",
   "Imported",
-  "Metrics",
   "Stage",
   "StageRunner",
   "is_done",
@@ -45,8 +44,6 @@ __all__ = [
 
 RESULTS = "results.json"
 EVALUATION_BATCH = 512
-
-Metrics = Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Stage:
   classifies: bool = True
   init_name: str | None = None
   training: data.Batches | None = None
-  summarize: Callable[[Metrics], Mapping[str, Any]] | None = None
+  summarize: Callable[[report.MetricLog], Mapping[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

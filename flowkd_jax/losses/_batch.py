@@ -35,11 +35,6 @@ class Batch(NamedTuple):
   real: Bool[Array, " global"]
   number: Float[Array, ""]
 
-  def others(self, positions: Int[Array, " rows"]) -> Bool[Array, "rows global"]:
-    """Which columns are real and not the row itself."""
-    everyone = jnp.arange(self.real.shape[0], dtype=positions.dtype)
-    return self.real[None, :] & (positions[:, None] != everyone[None, :])
-
 
 def gathered_batch(
   student: Float[Array, "batch ..."],
@@ -50,9 +45,7 @@ def gathered_batch(
   """Checks the arguments of a pairwise loss and gathers its columns."""
   checks.check_features(student=student, teacher=teacher)
   checks.check_mask(mask, student)
-  real = jnp.ones(student.shape[:1], bool)
-  if mask is not None:
-    real = jnp.asarray(mask).astype(bool)
+  real = parallel.real_rows(student, mask)
   rows = kernels.flatten(student, mask), kernels.flatten(teacher, mask)
   finite = parallel.finite_rows(*rows)
   counted = jnp.where(finite, real.astype(rows[0].dtype), jnp.nan)

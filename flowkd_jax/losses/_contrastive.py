@@ -117,7 +117,7 @@ def crd(
   gathered = [parallel.gather_rows(side, axis_name) for side in embedded]
   real = None
   if mask is not None:
-    real = parallel.gather_rows(real_rows(mask, student), axis_name)
+    real = parallel.gather_rows(parallel.real_rows(student, mask), axis_name)
 
   def row_terms(shared, block):
     columns, real, sharpness = shared
@@ -170,10 +170,3 @@ def embeddings(student, teacher, params, mask):
       "crd_init(key, student.shape, teacher.shape)"
     )
   return embedded
-
-
-def real_rows(mask, features):
-  """Which rows are real: the mask, or all."""
-  if mask is None:
-    return jnp.ones(features.shape[:1], bool)
-  return jnp.asarray(mask).astype(bool)

@@ -237,7 +237,7 @@ def _paired_features(student, teacher, mask):
       "expected student and teacher to agree in all axes but the last (maps may differ "
       f"in size), but student has shape {student.shape} and teacher {teacher.shape}"
     )
-  return _spatial.real_rows(student, mask), _spatial.real_rows(teacher, mask)
+  return _spatial.zero_masked(student, mask), _spatial.zero_masked(teacher, mask)
 
 
 def _linear(features, params):

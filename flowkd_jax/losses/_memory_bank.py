@@ -202,7 +202,7 @@ def crd_bank_update(
   )
   # A masked row has an index beyond the bank, where a scatter drops it.
   size = bank["student"].shape[0]
-  rows = jnp.where(_contrastive.real_rows(mask, student), indices, size)
+  rows = jnp.where(parallel.real_rows(student, mask), indices, size)
   rows = parallel.gather_rows(rows, axis_name)
   updated = {}
   for side, embedding in zip(SIDES, embeddings, strict=True):
@@ -250,7 +250,7 @@ def _inner_products(anchors, rows, drawn):
 
 def _log_normalizers(bank, logits, mask, axis_name):
   """Log Z of both sides: the bank's, or that of this batch if it has none yet."""
-  real = parallel.gather_rows(_contrastive.real_rows(mask, logits[0]), axis_name)
+  real = parallel.gather_rows(parallel.real_rows(logits[0], mask), axis_name)
   size, entries = bank["student"].shape[0], logits[0].shape[1]
   estimates = []
   for side in logits:

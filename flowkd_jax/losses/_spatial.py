@@ -11,7 +11,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
@@ -19,6 +18,7 @@ from jaxtyping import Shaped
 
 from flowkd_jax import kernels
 from flowkd_jax import parallel
+from flowkd_jax import pooling
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
@@ -212,33 +212,17 @@ def paired_maps(student: Maps, teacher: Maps, mask: Mask) -> tuple[Maps, Maps]:
   checks.check_mask(mask, student)
   height, width = (min(student.shape[axis], teacher.shape[axis]) for axis in (1, 2))
   student, teacher = (
-    average_pool(real_rows(maps, mask), height, width) for maps in (student, teacher)
+    pooling.average_pool(zero_masked(maps, mask), height, width)
+    for maps in (student, teacher)
   )
   return student, teacher
 
 
-def real_rows(
+def zero_masked(
   features: Float[Array, "batch ..."], mask: Mask
 ) -> Float[Array, "batch ..."]:
   """Features in at least float32; masked rows become zeros."""
   return kernels.flatten(features, mask).reshape(features.shape)
-
-
-def average_pool(maps: Maps, height: int, width: int) -> Maps:
-  """Adaptive average pooling: cell i averages rows `floor(i n / m)` on.
-
-  Up to `ceil((i + 1) n / m)`, as PyTorch's `adaptive_avg_pool2d`, so that cells
-  overlap where the target does not divide the size.
-  """
-  if maps.shape[1:3] == (height, width):
-    return maps
-  return jnp.einsum(
-    "yh,xw,bhwc->byxc",
-    _pooling_matrix(maps.shape[1], height, maps.dtype),
-    _pooling_matrix(maps.shape[2], width, maps.dtype),
-    maps,
-    precision=lax.Precision.HIGHEST,
-  )
 
 
 def attention_maps(
@@ -267,13 +251,6 @@ def reduced(
   rows = terms.reshape(terms.shape[0], -1)
   rows = rows.sum(1) if reduction == "rows" else rows.mean(1)
   return parallel.global_mean(rows, mask, axis_name, *features)
-
-
-def _pooling_matrix(size, target, dtype):
-  cells, positions = np.arange(target)[:, None], np.arange(size)[None, :]
-  starts, ends = cells * size // target, -(-(cells + 1) * size // target)
-  inside = (positions >= starts) & (positions < ends)
-  return jnp.asarray(inside / inside.sum(1, keepdims=True), dtype)
 
 
 def _rescaled(rows):

@@ -18,8 +18,7 @@ from jaxtyping import Float
 
 from flowkd_jax.models._batch_norm import BatchNorm
 from flowkd_jax.models._building_blocks import prepare_images
-from flowkd_jax.models._resnet import TAP_SIZE
-from flowkd_jax.models._resnet import average_to
+from flowkd_jax.models._resnet import small_map
 
 Maps = Float[Array, "batch height width channels"]
 
@@ -220,7 +219,7 @@ class CifarResNet(nn.Module):
   def sow_taps(self, maps: Sequence[Maps]) -> None:
     """Sows the taps of the body that gave these maps."""
     for i, x in enumerate(maps, start=1):
-      self.sow("intermediates", f"stage_{i}", average_to(x, TAP_SIZE))
+      self.sow("intermediates", f"stage_{i}", small_map(x))
     self.sow("intermediates", "pooled", pooled(maps[-1]))
 
 

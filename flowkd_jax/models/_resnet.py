@@ -2,12 +2,12 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
+from flowkd_jax import pooling
 from flowkd_jax.models._batch_norm import BatchNorm
 from flowkd_jax.models._building_blocks import convolution
 from flowkd_jax.models._building_blocks import dense
@@ -131,7 +131,7 @@ class PreActResNet(nn.Module):
           name=f"stage_{i + 1}_block_{j + 1}",
           **options,
         )(x, train, mask)
-      self.sow("intermediates", f"stage_{i + 1}", average_to(x, TAP_SIZE))
+      self.sow("intermediates", f"stage_{i + 1}", small_map(x))
     x = x.mean((1, 2))
     self.sow("intermediates", "pooled", x)
     return dense(
@@ -152,23 +152,8 @@ def resnet18(
   return PreActResNet(num_classes=num_classes, dtype=dtype, axis_name=axis_name)
 
 
-def average_to(
-  x: Float[Array, "batch height width channels"], size: int
+def small_map(
+  x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch new_height new_width channels"]:
-  """Averages maps down to `size` x `size`; a side not above `size` stays.
-
-  Windows are equal where `size` divides the side; otherwise they overlap by one
-  row, as in PyTorch's adaptive pooling.
-  """
-  for axis in (1, 2):
-    side = x.shape[axis]
-    if side <= size:
-      continue
-    starts = [i * side // size for i in range(size)]
-    ends = [-(-i * side // size) for i in range(1, size + 1)]
-    windows = [
-      lax.slice_in_dim(x, start, end, axis=axis)
-      for start, end in zip(starts, ends, strict=True)
-    ]
-    x = jnp.stack([window.mean(axis) for window in windows], axis)
-  return x
+  """A map averaged down to `TAP_SIZE`, as a tap; a side not above that stays."""
+  return pooling.average_pool(x, *(min(side, TAP_SIZE) for side in x.shape[1:3]))

@@ -26,6 +26,8 @@ from flowkd_jax.report._page import report_page
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
+from flowkd_jax.report._read import MetricLog
+from flowkd_jax.report._read import Results
 from flowkd_jax.report._read import read_metrics
 from flowkd_jax.report._read import read_results
 from flowkd_jax.report._save import save_pictures
@@ -34,7 +36,9 @@ from flowkd_jax.report._table import network_table
 
 __all__ = [
   "Curves",
+  "MetricLog",
   "NothingToDrawError",
+  "Results",
   "comparison_picture",
   "flow_picture",
   "layer_picture",

@@ -6,7 +6,7 @@ import numpy as np
 
 from flowkd_jax.report import _canvas
 from flowkd_jax.report import _series
-from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _ROWS = {
 }
 
 
-def diagnostics_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+def diagnostics_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
   """Gradient of each loss term, likeness and dead units of each tap, over the epochs.
 
   A column per network that was trained with several terms or from a teacher; if there
@@ -68,7 +68,7 @@ def diagnostics_picture(metrics: Metrics, results: Results = ()) -> "Figure":
   return figure
 
 
-def _draw(axes: "Axes", metrics: Metrics, stage: str, prefix: str) -> None:
+def _draw(axes: "Axes", metrics: MetricLog, stage: str, prefix: str) -> None:
   names = _series.endings(metrics, stage, prefix)
   shades = _canvas.tap_colours(names)
   for name in names:

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowkd_jax.report import _canvas
 from flowkd_jax.report import _series
-from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class _Flow(NamedTuple):
     colours: Of each network.
   """
 
-  metrics: Metrics
+  metrics: MetricLog
   kernels: list[str]
   taps: dict[str, list[str]]
   teachers: dict[str, str]
@@ -55,7 +55,7 @@ class _Flow(NamedTuple):
 
 
 def flow_picture(
-  metrics: Metrics, results: Results = (), *, focus: str | None = None
+  metrics: MetricLog, results: Results = (), *, focus: str | None = None
 ) -> "Figure":
   """What each tap knows about the labels over the epochs, in every network.
 
@@ -137,7 +137,7 @@ def _few(names: list[str]) -> str:
 
 
 def _measured_flow(
-  metrics: Metrics, results: Results, colours: dict[str, str], focus: str | None
+  metrics: MetricLog, results: Results, colours: dict[str, str], focus: str | None
 ) -> _Flow:
   pairs = {
     stage: [key.split("/", 1) for key in _series.endings(metrics, stage, "qmi/")]

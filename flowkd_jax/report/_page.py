@@ -20,7 +20,7 @@ from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
 from flowkd_jax.report._pictures import training_picture
-from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 from flowkd_jax.report._read import read_run
 from flowkd_jax.report._table import network_cells
@@ -40,7 +40,7 @@ th:first-child, td:first-child { text-align: left; }
 .runs > figure { flex: 1 0 32rem; margin: 0; } figure img { max-width: 100%; }
 figcaption { color: #6f6f6f; overflow-wrap: anywhere; }
 """
-_PICTURES: dict[str, Callable[[Metrics, Results], "Figure"]] = {
+_PICTURES: dict[str, Callable[[MetricLog, Results], "Figure"]] = {
   "Training": training_picture,
   "Information flow": flow_picture,
   "Matching": loss_picture,
@@ -88,7 +88,7 @@ def _short_names(paths: Sequence[Path]) -> dict[str, Path]:
   return {str(path.relative_to(shared)): path for path in absolute}
 
 
-def _table(runs: Mapping[str, tuple[Metrics, Results]]) -> str:
+def _table(runs: Mapping[str, tuple[MetricLog, Results]]) -> str:
   """One row per network of each run, compared over all runs."""
   networks, rows = [], []
   for name, (_, results) in runs.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowkd_jax.report import _canvas
 from flowkd_jax.report import _series
-from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _DISTANCES = {"euclidean": "Euclidean distance", "cosine": "Cosine distance"}
 
 
-def loss_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+def loss_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
   """Loss and weight of each tap over the epochs, a column per network.
 
   Args:
@@ -58,7 +58,7 @@ def loss_picture(metrics: Metrics, results: Results = ()) -> "Figure":
   return figure
 
 
-def _draw_taps(axes: "Axes", metrics: Metrics, stage: str, quantity: str) -> None:
+def _draw_taps(axes: "Axes", metrics: MetricLog, stage: str, quantity: str) -> None:
   """A line per tap; taps whose lines are the same share one."""
   taps = _series.endings(metrics, stage, "loss/")
   shades = _canvas.tap_colours(taps)
@@ -150,7 +150,7 @@ def _draw_retrieval(
   _canvas.legend_inside(axes, title="mean average precision", low=free_below)
 
 
-def training_picture(metrics: Metrics, results: Results = ()) -> "Figure":
+def training_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
   """Test accuracy and training loss over the epochs of every network.
 
   Args:

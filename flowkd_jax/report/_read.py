@@ -16,7 +16,7 @@ METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
 
 # One entry per stage and epoch, one per network: what the two files hold.
-Metrics = Sequence[Mapping[str, Any]]
+MetricLog = Sequence[Mapping[str, Any]]
 Results = Sequence[Mapping[str, Any]]
 
 # What is measured of each network of a stage that trains several.
@@ -83,7 +83,7 @@ def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   return networks
 
 
-def read_run(path: str | os.PathLike[str]) -> tuple[Metrics, Results]:
+def read_run(path: str | os.PathLike[str]) -> tuple[MetricLog, Results]:
   """Metrics and results as far as a job has come; of either there may be none yet.
 
   Raises:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from flowkd_jax.report._read import Metrics
+from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 
 # Whom a network learns from where the results do not say: the first that is there.
@@ -19,13 +19,13 @@ class Series(NamedTuple):
   y: Float[np.ndarray, " points"]
 
 
-def stages_with(metrics: Metrics, prefix: str) -> list[str]:
+def stages_with(metrics: MetricLog, prefix: str) -> list[str]:
   """Stages that have a key which begins with `prefix`, in order of training."""
   stages = dict.fromkeys(entry["stage"] for entry in metrics)
   return [stage for stage in stages if endings(metrics, stage, prefix)]
 
 
-def endings(metrics: Metrics, stage: str, prefix: str) -> list[str]:
+def endings(metrics: MetricLog, stage: str, prefix: str) -> list[str]:
   """What follows `prefix` in the keys of a stage: taps from input to output."""
   keys = dict.fromkeys(
     key for entry in metrics if entry["stage"] == stage for key in entry
@@ -38,7 +38,7 @@ def endings(metrics: Metrics, stage: str, prefix: str) -> list[str]:
   return sorted(found, key=lambda name: depths.get(name, len(depths)))
 
 
-def series(metrics: Metrics, stage: str, key: str) -> Series:
+def series(metrics: MetricLog, stage: str, key: str) -> Series:
   """The values of `key` in a stage over epochs trained; 0 is before training."""
   entries = [entry for entry in metrics if entry["stage"] == stage and key in entry]
   entries.sort(key=lambda entry: entry["epoch"])
@@ -53,7 +53,7 @@ def last(line: Series) -> float:
   return float(finite[-1]) if finite.size else np.nan
 
 
-def network_titles(metrics: Metrics, results: Results) -> dict[str, str]:
+def network_titles(metrics: MetricLog, results: Results) -> dict[str, str]:
   """What to call each network, by name; results come with titles."""
   names = [entry["stage"] for entry in metrics]
   titles = {name: name.replace("_", " ") for name in names}
@@ -62,7 +62,7 @@ def network_titles(metrics: Metrics, results: Results) -> dict[str, str]:
   return titles
 
 
-def teachers_of(metrics: Metrics, results: Results) -> dict[str, str]:
+def teachers_of(metrics: MetricLog, results: Results) -> dict[str, str]:
   """For each network that learns from another, the name of that one."""
   stages = {entry["stage"] for entry in metrics}
   teachers = {}

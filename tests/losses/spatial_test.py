@@ -1,7 +1,6 @@
 """Losses on maps: the authors' values, invariances, pooling, degenerate maps."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 
 from flowkd_jax import losses
-from flowkd_jax.losses import _spatial
 from tests.losses import golden_files
 
 
@@ -74,18 +72,6 @@ def test_authors_values_and_gradients_are_reproduced(path, index, x64):
   sides = [golden_files.maps(golden, side, index) for side in ("student", "teacher")]
   for name, results in _authors_values(*sides).items():
     golden_files.assert_reproduced(golden, f"{name}__map{index}", *results)
-
-
-@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (7, 2)])
-def test_average_pool_averages_from_floor_to_ceiling(size):
-  maps = np.random.default_rng(0).standard_normal((2, 7, 10, 3))
-  expected = np.zeros((2, *size, 3))
-  for row, column in np.ndindex(size):
-    top, bottom = row * 7 // size[0], math.ceil((row + 1) * 7 / size[0])
-    left, right = column * 10 // size[1], math.ceil((column + 1) * 10 / size[1])
-    expected[:, row, column] = maps[:, top:bottom, left:right].mean((1, 2))
-  actual = _spatial.average_pool(jnp.asarray(maps, jnp.float32), *size)
-  np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "linear"])

@@ -5,7 +5,7 @@ import pytest
 
 from flowkd_jax.models import PreActResNet
 from flowkd_jax.models import resnet18
-from flowkd_jax.models._resnet import average_to
+from flowkd_jax.models._resnet import small_map
 
 TINY = PreActResNet(stage_sizes=(1, 1), width=2, num_classes=3)
 
@@ -107,15 +107,12 @@ def test_resnet_rejects_bad_input():
     TINY.init(jax.random.key(0), images_of((8, 8, 1)))
 
 
-def test_average_to_averages_equal_windows():
+def test_taps_are_averaged_down_and_never_up():
   x = images_of((2, 8, 12, 3))
   expected = x.reshape(2, 4, 2, 4, 3, 3).mean((2, 4))
-  np.testing.assert_allclose(average_to(x, 4), expected, atol=1e-6)
-
-
-def test_average_to_overlaps_windows_where_it_must():
+  np.testing.assert_allclose(small_map(x), expected, atol=1e-6)
   x = images_of((2, 6, 3, 1))
   expected = jnp.stack(
     [x[:, i:j].mean(1) for i, j in ((0, 2), (1, 3), (3, 5), (4, 6))], 1
   )
-  np.testing.assert_allclose(average_to(x, 4), expected, atol=1e-6)
+  np.testing.assert_allclose(small_map(x), expected, atol=1e-6)
