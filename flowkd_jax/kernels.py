@@ -1,9 +1,10 @@
 """Pairwise kernels: how similar each row is to each other row, on a log scale.
 
 A kernel turns features `[batch, ...]` (anything after the batch axis is flattened)
-into similarities in (0, 1], with exactly 1 between a row and itself. Everything that
-is built on kernels here works with logarithms, so that a similarity too small for
-float32 still has a value and a gradient.
+into similarities in (0, 1], with exactly 1 between a row and itself. Every kernel gives
+logarithms of similarities, so that one too small for float32 still has a value and a
+gradient. Kernels without such similarities (cosine, Student-t, Cauchy) give them
+directly too, which is faster.
 
 All arithmetic is float32 (float64 stays float64) at the highest matmul precision,
 whatever the dtype of the features. Values and gradients are finite and meaningful for
@@ -66,7 +67,7 @@ _Scalar = Float[Array, ""]  # an option that is traced, learnt or scheduled
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=("params",),
-  meta_fields=("name", "log", "bandwidth"),
+  meta_fields=("name", "log", "bandwidth", "direct"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
@@ -83,12 +84,15 @@ class Kernel:
       the kernel has to know of the whole batch, `block_size` rows at a time. `columns`
       are the rows of all devices, masked ones zero; `mask`, `block_size` may be None.
     params: Numbers or arrays of shape ().
+    direct: `(pairs, measured, means) -> similarities` without logarithms, which is
+      faster; see `cauchy`. None if a similarity may be too small for float32.
   """
 
   name: str
   log: Callable[[Pairs, Any], _Matrix]
   bandwidth: Callable[[Any, Float[Array, "m d"], Array | None, int | None], Any]
   params: Any = ()
+  direct: Callable[[Pairs, Any, pairwise.Means], pairwise.Similarities] | None = None
 
   def measure(
     self, columns: Float[Array, "m d"], mask: Array | None, block_size: int | None
@@ -139,7 +143,7 @@ def cosine() -> Kernel:
   A zero row has cosine 0 with every other row. Similarities are floored at the machine
   epsilon, below which they are rounding noise.
   """
-  return Kernel("cosine", _log_cosine, _nothing)
+  return Kernel("cosine", _log_cosine, _nothing, direct=_direct_cosine)
 
 
 def student_t(degree: float | _Scalar = 1.0) -> Kernel:
@@ -167,7 +171,16 @@ def student_t(degree: float | _Scalar = 1.0) -> Kernel:
     exponent = (degree if known is None else known) / 2
     return -jnp.log1p(factor * pairwise.safe_power(pairs.squared_distances, exponent))
 
-  return Kernel("student_t", log, bandwidth, degree if known is None else ())
+  def direct(pairs, measured, means):
+    factor, degree = measured
+    exponent = (degree if known is None else known) / 2
+    powers, typical = (
+      pairwise.safe_power(each.squared_distances, exponent) for each in (pairs, means)
+    )
+    return _reciprocals(factor * powers, factor * typical)
+
+  params = degree if known is None else ()
+  return Kernel("student_t", log, bandwidth, params, direct)
 
 
 def rbf(bandwidth: float | _Scalar = 1.0) -> Kernel:
@@ -205,7 +218,12 @@ def cauchy(bandwidth: float | _Scalar = 1.0) -> Kernel:
   def log(pairs, factor):
     return -jnp.log1p(factor * pairs.squared_distances)
 
-  return Kernel("cauchy", log, _inverse_square, bandwidth)
+  def direct(pairs, factor, means):
+    return _reciprocals(
+      factor * pairs.squared_distances, factor * means.squared_distances
+    )
+
+  return Kernel("cauchy", log, _inverse_square, bandwidth, direct)
 
 
 def von_mises_fisher(concentration: float | _Scalar = 4.0) -> Kernel:
@@ -382,9 +400,35 @@ def _nothing(params, columns, mask, block_size):
 
 
 def _log_cosine(pairs, _):
-  gaps = pairs.cosine_gaps
+  return jnp.log1p(-_floored(pairs.cosine_gaps))
+
+
+def _direct_cosine(pairs, _, means):
+  gaps = _floored(pairs.cosine_gaps)
+  values = 1 - gaps
+  # Not above 0.9: the excess over a minute similarity has no digits.
+  typical = jnp.clip(means.cosine_gaps, 0, 0.9)[:, None]
+  factors = 1 / (1 - typical)
+  return pairwise.Similarities(
+    values, factors, (typical - gaps) * factors, gaps, -1 / values
+  )
+
+
+def _floored(gaps):
+  """Gaps at which similarities are at least the machine epsilon."""
   ceiling = 1 - jnp.finfo(gaps.dtype).eps
-  return jnp.log1p(-jnp.where(gaps >= ceiling, ceiling, gaps))
+  return jnp.where(gaps >= ceiling, ceiling, gaps)
+
+
+def _reciprocals(distances, typical):
+  """Similarities `1 / (1 + distance)`."""
+  # Below the largest number by what sums and quotients need.
+  largest = float(jnp.finfo(distances.dtype).max) ** 0.93
+  distances = jnp.where(distances > largest, largest, distances)
+  values = 1 / (1 + distances)
+  typical = lax.stop_gradient(jnp.minimum(typical, largest))[:, None]
+  excesses = (typical - distances) * values
+  return pairwise.Similarities(values, 1 + typical, excesses, distances, -values)
 
 
 def _log_gaussian(pairs, factor):

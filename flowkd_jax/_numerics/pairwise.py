@@ -60,6 +60,18 @@ class Columns(NamedTuple):
   zero: Bool[Array, " m"]
 
 
+class Means(NamedTuple):
+  """Means over the columns, for each row; constants to the gradient.
+
+  Attributes:
+    cosine_gaps: Mean of `Pairs.cosine_gaps`, up to rounding.
+    squared_distances: Mean of `Pairs.squared_distances`, up to rounding.
+  """
+
+  cosine_gaps: Float[Array, " n"]
+  squared_distances: Float[Array, " n"]
+
+
 class Pairs(NamedTuple):
   """Geometry of n rows against m columns.
 
@@ -78,6 +90,25 @@ class Pairs(NamedTuple):
   norm_products: Float[Array, "n m"]
   norm_sums: Float[Array, "n m"]
   same: Bool[Array, "n m"]
+
+
+class Similarities(NamedTuple):
+  """Similarities that can't underflow, without logarithms.
+
+  Attributes:
+    values: The similarities K, to relative accuracy.
+    factors: `1 / C`, C a similarity typical of the row.
+    excesses: `K / C - 1`. Where all similarities of a row are nearly equal, these keep
+      the digits of the differences.
+    coordinates: What K is a function of.
+    slopes: Derivative of `log K` in the coordinates.
+  """
+
+  values: Float[Array, "n m"]
+  factors: Float[Array, "n 1"]
+  excesses: Float[Array, "n m"]
+  coordinates: Float[Array, "n m"]
+  slopes: Float[Array, "n m"]
 
 
 def pair_points(rows: Float[Array, "n dim"], columns: Float[Array, "m dim"]) -> Points:
@@ -135,6 +166,36 @@ def rows_and_columns(
   if row_blocks.one_block(rows.shape[0], block_size):
     return points, points
   return points, pair_columns(points)
+
+
+def pair_means(
+  rows: Points, columns: Columns | Points, real: Bool[Array, " m"] | None
+) -> Means:
+  """Mean geometry of each row against the real columns, in O(N D).
+
+  A row is among its own columns, and zero rows count as rows of the mean direction:
+  these are points to measure differences from, not results.
+  """
+  rows, columns = lax.stop_gradient((rows, columns))
+  ones = jnp.ones_like(columns.squares)
+  shares = ones if real is None else real.astype(ones.dtype)
+  shares = shares / jnp.maximum(shares.sum(), 1)
+  scaled = shares * columns.scales
+  weights = jnp.stack([shares, scaled, shares * columns.norms])
+  products = float32.matmul(_doubled_products(weights[:2], columns), rows.vectors.T)
+  others = float32.matmul(weights, jnp.stack([ones, columns.squares, columns.norms], 1))
+  (one, square, norm), (scale, scaled_square, scaled_norm), _ = others
+  gaps = one * rows.squares + square + products[0]
+  squared = rows.scales * (scale * rows.squares + scaled_square + products[1])
+  squared += rows.norms * (rows.scales - scale) - rows.scales * norm + scaled_norm
+  return Means(jnp.where(rows.zero, 0.5, gaps / 4), jnp.maximum(squared, 0))
+
+
+def _doubled_products(weights, columns):
+  """`-2 weights @ vectors`."""
+  if isinstance(columns, Columns):
+    return float32.matmul(weights, columns.factors.T)
+  return -2 * float32.matmul(weights, columns.vectors)
 
 
 def pair_geometry(
@@ -216,8 +277,53 @@ def _clean(sums, doubled, same):
 
 
 def _squared_distances(gaps, rows, columns):
-  scales = rows.scales[:, None] * columns.scales[None, :]
-  differences = rows.scales[:, None] - columns.scales[None, :]
-  stretched = rows.norms[:, None] - columns.norms[None, :]
+  return _distances_from_gaps(
+    gaps, (rows.scales, rows.norms), (columns.scales, columns.norms)
+  )
+
+
+@jax.custom_jvp
+def _distances_from_gaps(gaps, rows, columns):
+  (row_scales, row_norms), (column_scales, column_norms) = rows, columns
+  scales = row_scales[:, None] * column_scales[None, :]
+  differences = row_scales[:, None] - column_scales[None, :]
+  stretched = row_norms[:, None] - column_norms[None, :]
   squared = scales * gaps + differences * stretched
   return jnp.where(squared <= 0, 0, squared)
+
+
+@_distances_from_gaps.defjvp
+def _distances_from_gaps_jvp(primals, tangents):
+  """Changes of scales and norms as outer products.
+
+  Transposed, these are products with vectors; sums over broadcast factors would each
+  write a matrix of all pairs.
+  """
+  gaps, *sides = primals
+  # Without what all have in common, which cancels and would take digits with it.
+  (row_scales, row_norms), (scales, norms) = (
+    tuple(each - common.mean() for each, common in zip(side, sides[1], strict=True))
+    for side in sides
+  )
+  change, (row_scales_change, row_norms_change), (scales_change, norms_change) = (
+    tangents
+  )
+  squared = _distances_from_gaps(*primals)
+
+  def outer(left, right):
+    return float32.matmul(jnp.stack(left, 1), jnp.stack(right))
+
+  one, row_one = jnp.ones_like(scales), jnp.ones_like(row_scales)
+  row_products = row_scales * row_norms_change + row_norms * row_scales_change
+  products = scales * norms_change + norms * scales_change
+  stretched = outer((row_scales_change,), (sides[1][0],))
+  stretched += outer((sides[0][0],), (scales_change,))
+  differences = outer(
+    (row_products, -row_scales_change, -row_norms_change), (one, norms, scales)
+  )
+  differences += outer(
+    (row_one, -row_scales, -row_norms), (products, norms_change, scales_change)
+  )
+  change = sides[0][0][:, None] * sides[1][0][None, :] * change
+  change += stretched * gaps + differences
+  return squared, jnp.where(squared <= 0, 0, change)
