@@ -139,14 +139,29 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 }
 
 
-def program(name: str, student: np.ndarray, teacher: np.ndarray) -> Callable[[], None]:
-  """A function that runs the loss forward and backward, on all cores."""
+def program(
+  name: str, student: np.ndarray, teacher: np.ndarray, *, compiled: bool = False
+) -> Callable[[], None]:
+  """A function that runs the loss forward and backward, on all cores.
+
+  Args:
+    name: One of `LOSSES`.
+    student: Student features.
+    teacher: Teacher features.
+    compiled: Run it by `torch.compile` instead of eagerly.
+  """
   torch.set_num_threads(os.cpu_count() or 1)
   rows, targets = torch.tensor(student, requires_grad=True), torch.tensor(teacher)
+  loss: Callable[..., torch.Tensor] = LOSSES[name]
+  if compiled:
+    # Each size gets a program of its own, as in ours.
+    loss = torch.compile(loss, dynamic=False)
 
   def step():
-    torch.autograd.grad(LOSSES[name](rows, targets), rows)
+    torch.autograd.grad(loss(rows, targets), rows)
 
+  if compiled:
+    step()  # compiles
   return step
 
 
