@@ -1,5 +1,7 @@
 """Pooling of tokens and maps, against NumPy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
