@@ -28,19 +28,16 @@ def table(study: spec.Study, found: paired_arms.Found) -> list[str]:
   headings = [*columns]
   if study.baseline:
     headings.append(f"{study.compared} − {study.baseline}")
-  lines = [
-    f"| {study.title} | seeds | {' | '.join(headings)} | minutes |",
-    f"|---|---|{'---:|' * (len(headings) + 1)}",
-  ]
+  rows = []
   for title, values in study.published:
     cells = [_percent([values.get(name)]) for name in headings]
-    lines.append(f"| *{title}* | | {' | '.join(cells)} | |")
+    rows.append([f"*{title}*", "", *cells, ""])
   compared = columns[study.compared]
   baseline = [each for each in study.runs if each.name == study.baseline]
   for each in study.runs:
     networks = _networks(each, found)
     if not networks:
-      lines.append(f"| {each.title} | not run | {' | '.join('' for _ in headings)} | |")
+      rows.append([each.title, "not run", *("" for _ in headings), ""])
       continue
     cells = [
       _percent([_scaled(column(network)) for network in networks.values()])
@@ -49,9 +46,9 @@ def table(study: spec.Study, found: paired_arms.Found) -> list[str]:
     for other in baseline:
       cells.append("" if other is each else _gap(each, other, compared, found))
     minutes = statistics.mean(network["seconds"] for network in networks.values()) / 60
-    seeds = ", ".join(networks)
-    lines.append(f"| {each.title} | {seeds} | {' | '.join(cells)} | {minutes:.0f} |")
-  return lines
+    rows.append([each.title, ", ".join(networks), *cells, f"{minutes:.0f}"])
+  headings = [study.title, "seeds", *headings, "minutes"]
+  return report.markdown_table(headings, rows, left=2).splitlines()
 
 
 def _gap(each, other, column, found):

@@ -47,18 +47,16 @@ def table(study: spec.Study, found: Found) -> list[str]:
   for column in comparison.columns:
     against = comparison.baselines if column.paired else ()
     headings += [column.heading, *(f"− {name}" for name in against)]
-  lines = [
-    f"| {study.title} | seeds | {' | '.join(headings)} |",
-    f"|---|---|{'---:|' * len(headings)}",
-  ]
+  rows = []
   for arm in comparison.arms:
     cells = [
       cell
       for column in comparison.columns
       for cell in _cells(column, arm, found, len(comparison.baselines))
     ]
-    lines.append(f"| {arm.title} | {_seeds(arm, found)} | {' | '.join(cells)} |")
-  return lines
+    rows.append([arm.title, _seeds(arm, found), *cells])
+  headings = [study.title, "seeds", *headings]
+  return report.markdown_table(headings, rows, left=2).splitlines()
 
 
 def _seeds(arm, found):

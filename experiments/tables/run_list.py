@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.studies import spec
 from experiments.tables import paired_arms
+from flowkd_jax import report
 
 PAGE = "README.md"  # beside the runs of a study, where it is shown with the folder
 
@@ -41,14 +42,14 @@ def page(name: str, study: spec.Study, found: paired_arms.Found) -> str:
     "measurements, without what was taken from earlier runs; commits with a + had "
     "changes that were not committed.",
     "",
-    "| run | seed | commit | machine | versions | minutes |",
-    "|---|---:|---|---|---|---:|",
   ]
-  for each in study.launches:
-    for seed, networks in sorted(
-      found[each.name].items(), key=lambda item: int(item[0])
-    ):
-      lines.append(f"| {each.name} | {seed} | {_origin(each, study, networks)} |")
+  rows = [
+    [each.name, seed, *_origin(each, study, found[each.name][seed])]
+    for each in study.launches
+    for seed in sorted(found[each.name], key=int)
+  ]
+  headings = ["run", "seed", "commit", "machine", "versions", "minutes"]
+  lines.append(report.markdown_table(headings, rows, left=5))
   lines += ["", "## Commands", ""]
   lines.append(
     f"All: `python -m experiments.studies.run --study={name} --workdir=W ...`; some "
@@ -59,7 +60,7 @@ def page(name: str, study: spec.Study, found: paired_arms.Found) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _origin(each, study, networks) -> str:
+def _origin(each, study, networks) -> list[str]:
   """Commit, machine, versions and minutes of what the table shows of a launch."""
   if not study.comparison:
     shown = {run.result for run in study.runs if run.folder == each.folder}
@@ -71,7 +72,7 @@ def _origin(each, study, networks) -> str:
     _joined(_versions(entry) for entry in made),
   ]
   minutes = paired_arms.launch_minutes({each.name: {"": networks}})
-  return " | ".join([*cells, f"{minutes:.1f}"])
+  return [*cells, f"{minutes:.1f}"]
 
 
 def _command(name: str, each: spec.Run) -> str:

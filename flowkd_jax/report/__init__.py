@@ -22,6 +22,7 @@ from flowkd_jax.report._diagnostics import diagnostics_picture
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._images import retrieval_picture
 from flowkd_jax.report._layer_picture import layer_picture
+from flowkd_jax.report._markdown import markdown_table
 from flowkd_jax.report._page import report_page
 from flowkd_jax.report._pictures import loss_picture
 from flowkd_jax.report._pictures import precision_recall_picture
@@ -43,6 +44,7 @@ __all__ = [
   "flow_picture",
   "layer_picture",
   "loss_picture",
+  "markdown_table",
   "network_markdown",
   "network_table",
   "precision_recall_picture",

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from flowkd_jax.report import _markdown
 from flowkd_jax.report._read import Results
 
 _DASH = "–"
@@ -84,11 +85,8 @@ def network_cells(
 def network_markdown(results: Results, *, authors: bool = False) -> str:
   """The table of `network_table` in GitHub's Markdown, with its notes below."""
   headings, cells, notes = network_cells(results, authors=authors)
-  rows = [headings, ["---", *("---:" for _ in headings[1:])]]
-  for (name, _), *others in cells:
-    texts = [f"**{text}**" if best else text for text, best in others]
-    rows.append([name.replace("|", r"\|"), *texts])
-  table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+  rows = [[f"**{text}**" if best else text for text, best in row] for row in cells]
+  table = _markdown.markdown_table(headings, rows)
   return "\n\n".join([f"{_title(authors)}:", table, *notes]) + "\n"
 
 
