@@ -14,7 +14,7 @@ def markdown_table(
     left: Columns, from the first, that are aligned to the left; the others hold
       numbers and are aligned to the right.
   """
-  import tabulate
+  import tabulate  # here, as nothing else of this room needs it
 
   cells = [[cell.replace("|", r"\|") for cell in row] for row in (headings, *rows)]
   right = len(headings) - left

@@ -1,7 +1,7 @@
 """One self-contained HTML page of one or several work directories, side by side."""
 
 import base64
-import html
+import importlib.resources
 import io
 import json
 import logging
@@ -30,16 +30,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _CONFIG_FILE = "config.json"
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #262626; margin: 2rem; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
-th:first-child, td:first-child { text-align: left; }
-.runs { display: flex; gap: 2rem; overflow-x: auto; align-items: flex-start; }
-.runs > figure { flex: 1 0 32rem; margin: 0; } figure img { max-width: 100%; }
-figcaption { color: #6f6f6f; overflow-wrap: anywhere; }
-"""
+_TEMPLATE = "page.html"
 _PICTURES: dict[str, Callable[[MetricLog, Results], "Figure"]] = {
   "Training": training_picture,
   "Information flow": flow_picture,
@@ -63,22 +54,29 @@ def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
   """
   if not workdirs:
     raise ValueError("workdirs: expected at least one work directory, got none")
+  import jinja2  # here, as nothing else of this room needs it
+
   names = _short_names([Path(path) for path in workdirs])
   runs = {name: read_run(path) for name, path in names.items()}
-  sections = [_section("Networks", _table(runs))]
-  if len(runs) > 1:
-    sections.append(_section("Settings that differ", _settings(names)))
-  for title, draw in _PICTURES.items():
-    figures = [_figure(name, title, draw, *run) for name, run in runs.items()]
-    shown = "".join(filter(None, figures))
-    if shown:
-      sections.append(_section(title, f'<div class="runs">{shown}</div>'))
-  title = html.escape(", ".join(names))
-  return (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    f"<title>{title}</title><style>{_STYLE}</style></head>\n"
-    f"<body><h1>{title}</h1>\n{''.join(sections)}</body></html>\n"
+  headings, networks, notes = _table(runs)
+  environment = jinja2.Environment(
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined,
   )
+  template = importlib.resources.files("flowkd_jax.report") / _TEMPLATE
+  page = environment.from_string(template.read_text(encoding="utf-8"))
+  return page.render(
+    title=", ".join(names),
+    runs=list(names),
+    headings=headings,
+    networks=networks,
+    notes=notes,
+    settings=_settings(names),
+    pictures=_drawn(runs),
+  ).lstrip()
 
 
 def _short_names(paths: Sequence[Path]) -> dict[str, Path]:
@@ -88,42 +86,30 @@ def _short_names(paths: Sequence[Path]) -> dict[str, Path]:
   return {str(path.relative_to(shared)): path for path in absolute}
 
 
-def _table(runs: Mapping[str, tuple[MetricLog, Results]]) -> str:
-  """One row per network of each run, compared over all runs."""
+def _table(runs: Mapping[str, tuple[MetricLog, Results]]):
+  """Headings, cells and notes: one row per network of each run, compared over all."""
   networks, rows = [], []
   for name, (_, results) in runs.items():
     for network in results:
       networks.append(network)
       rows.append(name)
   headings, cells, notes = network_cells(networks)
-  several = len(runs) > 1
-  if several:
+  if len(runs) > 1:
     headings = ["run", *headings]
     cells = [[(name, False), *row] for name, row in zip(rows, cells, strict=True)]
-  body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in cells)
-  head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
-  below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-  return f"<table><tr>{head}</tr>\n{body}</table>{below}"
+  return headings, cells, notes
 
 
-def _cell(cell: tuple[str, bool]) -> str:
-  text, best = html.escape(cell[0]), cell[1]
-  return f"<td><b>{text}</b></td>" if best else f"<td>{text}</td>"
-
-
-def _settings(names: Mapping[str, Path]) -> str:
-  """A column per run; settings that are equal in all are left out."""
+def _settings(names: Mapping[str, Path]) -> list[list[tuple[str, bool]]]:
+  """Cells with a column per run; settings that are equal in all are left out."""
   configs = {name: _config(path) for name, path in names.items()}
   keys = dict.fromkeys(key for config in configs.values() for key in config)
-  head = "".join(f"<th>{html.escape(name)}</th>" for name in ["setting", *configs])
   rows = []
   for key in keys:
     values = [json.dumps(config.get(key)) for config in configs.values()]
     if key != "workdir" and len(set(values)) > 1:
-      rows.append("".join(_cell((text, False)) for text in [key, *values]))
-  if not rows:
-    return "<p>None.</p>"
-  return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+      rows.append([(text, False) for text in [key, *values]])
+  return rows
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -133,21 +119,23 @@ def _config(path: Path) -> dict[str, Any]:
   return _files.read_json(file, "restore a copy, or delete it to leave settings out")
 
 
-def _figure(name, title, draw, metrics, results) -> str:
+def _drawn(runs: Mapping[str, tuple[MetricLog, Results]]) -> dict[str, dict[str, str]]:
+  """For each title the pictures of the runs that have one, as text in base 64."""
+  pictures = {}
+  for title, draw in _PICTURES.items():
+    drawn = {name: _picture(name, title, draw, *run) for name, run in runs.items()}
+    shown = {name: png for name, png in drawn.items() if png is not None}
+    if shown:
+      pictures[title] = shown
+  return pictures
+
+
+def _picture(name, title, draw, metrics, results) -> str | None:
   try:
     figure = draw(metrics, results)
   except _canvas.NothingToDrawError as error:
     _LOG.info("%s: left out %s: %s", name, title, error)
-    return ""
+    return None
   png = io.BytesIO()
   figure.savefig(png, format="png", dpi=100)
-  data = base64.b64encode(png.getvalue()).decode()
-  caption = html.escape(name)
-  return (
-    f'<figure><img alt="{html.escape(title)} of {caption}" '
-    f'src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>\n'
-  )
-
-
-def _section(title: str, content: str) -> str:
-  return f"<h2>{html.escape(title)}</h2>\n{content}\n"
+  return base64.b64encode(png.getvalue()).decode()
