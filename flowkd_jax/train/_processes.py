@@ -13,7 +13,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-_COMPARED_VERSIONS = ("flowkd_jax", "jax", "jaxlib")
+import flowkd_jax
+
+_COMPARED_VERSIONS = ("jax", "jaxlib")
 
 
 def is_first_process() -> bool:
@@ -68,6 +70,8 @@ def check_same_settings(settings: Mapping[str, Any], *, prefix: str = "") -> Non
     ValueError: If settings differ; names each with the value of two processes.
   """
   mine = {f"{prefix}{name}": value for name, value in settings.items()}
+  # Of the files themselves: a copy that was not installed has no metadata.
+  mine["version of flowkd_jax"] = flowkd_jax.__version__
   mine |= {
     f"version of {name}": importlib.metadata.version(name)
     for name in _COMPARED_VERSIONS

@@ -1,4 +1,6 @@
-"""One process waits for none; for two see tests/experiments/hosts_test.py."""
+"""One process waits for none; for two see tests/cli/hosts_test.py."""
+
+import importlib.metadata
 
 import pytest
 from rich import console as rich_console
@@ -13,6 +15,18 @@ def test_one_process_is_the_first_and_waits_for_none():
   assert _processes.any_process(True, False) == [True, False]
   assert _processes.largest_of_processes(3, 0) == [3, 0]
   assert _processes.of_all_processes({"a": [1]}) == [{"a": [1]}]
+  train.check_same_settings({"seed": 0})
+
+
+def test_a_copy_that_was_not_installed_has_a_version(monkeypatch):
+  version = importlib.metadata.version
+
+  def of_others(name):
+    if name == "flowkd_jax":
+      raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+
+  monkeypatch.setattr(importlib.metadata, "version", of_others)
   train.check_same_settings({"seed": 0})
 
 
