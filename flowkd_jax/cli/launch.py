@@ -147,7 +147,8 @@ def _parse(arguments: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(arguments)
   except flags.Error as error:
-    _say(f"error: {error}")
+    unknown = isinstance(error, flags.UnrecognizedFlagError)
+    _say(f"error: {error}{'; --help lists the flags' if unknown else ''}")
     sys.exit(2)
 
 

@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def environment() -> dict[str, Any]:
   device = jax.local_devices()[0]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
   return {
-    "command": shlex.join(["python", *sys.argv]),
+    "command": _command(sys.argv),
     "commit": _commit(),
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
@@ -42,6 +43,16 @@ def device_bytes() -> int | None:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return machine // len(devices)
   return (devices[0].memory_stats() or {}).get("bytes_limit")
+
+
+def _command(arguments: Sequence[str]) -> str:
+  """The command as it is typed: `flowkd ...`, or `python FILE ...`."""
+  path = Path(arguments[0])
+  installed = path.stem == "flowkd"
+  as_module = path.name == "__main__.py" and path.parent.name == "flowkd_jax"
+  if installed or as_module:
+    return shlex.join(["flowkd", *arguments[1:]])
+  return shlex.join(["python", *arguments])
 
 
 def _processor() -> str:

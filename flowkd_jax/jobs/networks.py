@@ -73,7 +73,7 @@ def check_declares_taps(model: capture.AnyModel) -> None:
     found = "none" if not taps else ", ".join(taps)
     raise ValueError(
       f"taps: expected a network that names each of its taps, got {found}; list them "
-      "with flowkd_jax.jobs.taps and name them in capture.with_taps(model, [...])"
+      "with flowkd taps --network=... and name them in capture.with_taps(model, [...])"
     )
 
 

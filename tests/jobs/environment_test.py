@@ -4,6 +4,7 @@ import platform
 import sys
 
 import jax
+import pytest
 
 from flowkd_jax.jobs import environment
 
@@ -23,3 +24,19 @@ def test_processor_is_named_as_it_names_itself(monkeypatch, tmp_path):
   assert environment.environment()["processor"] == platform.processor()
   told.write_text("processor\t: 0\nmodel name\t: Abacus 3: fast\nprocessor\t: 1\n")
   assert environment.environment()["processor"] == "Abacus 3: fast"
+
+
+@pytest.mark.parametrize(
+  ("arguments", "command"),
+  [
+    (["/env/bin/flowkd", "train", "federated", "--x=a b"], "flowkd train federated"),
+    (["C:/env/flowkd.exe", "train", "federated", "--x=a b"], "flowkd train federated"),
+    (["/a/flowkd_jax/__main__.py", "train", "federated", "--x=a b"], "flowkd train fe"),
+    (["/a/other/__main__.py", "--x=a b"], "python /a/other/__main__.py"),
+    (["experiments/federated.py", "--x=a b"], "python experiments/federated.py"),
+  ],
+)
+def test_command_is_the_one_that_is_typed(arguments, command):
+  found = environment._command(arguments)
+  assert found.startswith(command)
+  assert found.endswith(" '--x=a b'")
