@@ -12,11 +12,12 @@ ROOMS = {
   "teacher_cache": ("flax",),
   "methods": ("flax",),
   "train": ("flax", "filelock", "orbax.checkpoint", "rich", "tensorboardX"),
-  "report": ("rich", "matplotlib"),
+  "report": ("rich", "matplotlib", "jinja2", "tabulate"),
 }
 COMMANDS = (
-  *("absl", "filelock", "flax", "grain", "matplotlib", "orbax.checkpoint", "PIL"),
-  *("rich", "scipy", "sklearn", "tensorboardX", "tensorflow_datasets"),
+  *("absl", "filelock", "flax", "grain", "jinja2", "matplotlib", "orbax.checkpoint"),
+  *("PIL", "rich", "scipy", "sklearn", "tabulate", "tensorboardX"),
+  "tensorflow_datasets",
 )
 
 

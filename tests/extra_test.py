@@ -18,7 +18,7 @@ needs_extra = pytest.mark.skipif(
 )
 ROOT = pathlib.Path(__file__).parents[1]
 # Packages of the extra that others need and this package does not import by itself.
-NOT_IMPORTED = {"importlib-resources", "array-record", "chex"}
+NOT_IMPORTED = {"importlib-resources", "array-record"}
 
 # Packages of the extra are made absent; each statement is tried on its own.
 PROGRAM = """

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,3 +196,22 @@ def test_old_names_of_arguments_work_with_a_warning():
     loss(divergence_name="kl")
   with pytest.raises(TypeError, match="expected kernels alone, got kernel_names too"):
     loss(kernel_names=("cosine",), kernels=("cosine",))
+
+
+def test_information_flow_is_traced_once_for_kernels_of_other_parameters():
+  chex.clear_trace_counter()
+
+  @jax.jit
+  @chex.assert_max_traces(n=1)
+  def value_and_grad(student, teacher, kernel, mask):
+    loss = functools.partial(losses.information_flow, teacher=teacher, kernels=kernel)
+    return jax.value_and_grad(loss)(student, mask=mask)
+
+  student, teacher = _taps(0, (6,)), _taps(1, (8,))
+  kernel, values = kernels.rbf(jnp.float32(1.0)), []
+  for bandwidth, rows in ((1.0, 10), (2.0, 10), (2.0, 7)):
+    chosen = jax.tree.map(lambda _, width=bandwidth: jnp.float32(width), kernel)
+    mask = jnp.arange(10) < rows
+    values.append(value_and_grad(student, teacher, chosen, mask))
+  chex.assert_tree_all_finite(values)
+  assert len({float(value) for value, _ in values}) == 3
