@@ -1,9 +1,12 @@
 """A tiny network and batch, for methods and the training loop."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowkd_jax import capture
+from flowkd_jax import methods
 from flowkd_jax import models
 
 
@@ -27,3 +30,10 @@ def batches():
     }
     for valid in (16, 16, 11)
   ]
+
+
+@pytest.fixture
+def teacher(network):
+  model = network(width=4)
+  variables = capture.init(model, jax.random.key(7), jnp.zeros((2, 8, 8, 1)))
+  return methods.Network(model, variables)
