@@ -14,11 +14,12 @@ CORE_TESTS := tests/losses tests/information tests/kernels_test.py \
   tests/flow_test.py tests/schedules_test.py tests/import_test.py tests/extra_test.py
 WHEEL := build/wheel
 
-.PHONY: demo test wheel-test check format bench docs clean help
+.PHONY: demo test test-fast wheel-test check format bench docs clean help
 
 help:
 	@echo "make demo        run the whole method on handwritten digits, into $(WORKDIR)"
 	@echo "make test        everything that has to pass: linters, types, layers, tests"
+	@echo "make test-fast   the quick tests only, for daily work: pytest -m 'not slow'"
 	@echo "make wheel-test  tests of the losses against the wheel in a bare environment"
 	@echo "make docs        the documentation as a site, in build/site"
 	@echo "make check       linters, types and layers only"
@@ -31,6 +32,10 @@ demo: $(INSTALLED)
 
 test: check
 	$(RUN) -m pytest -n auto --dist loadfile --quiet --durations=10
+
+# For daily work; `make test` is what has to pass.
+test-fast: $(INSTALLED)-dev
+	$(RUN) -m pytest -n auto --dist loadfile --quiet -m "not slow"
 
 # Tests and settings are copied to where the sources are not.
 wheel-test: need-python

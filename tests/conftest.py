@@ -45,6 +45,13 @@ def pytest_unconfigure():
   shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
+def pytest_collection_modifyitems(items):
+  """Examples in docstrings compile what the tests of the losses compile too."""
+  for item in items:
+    if isinstance(item, pytest.DoctestItem):
+      item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
   """No file keeps the programs of the one before.

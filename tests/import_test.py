@@ -28,6 +28,7 @@ def _loaded(*modules):
   return {name.split(".")[0] for name in finished.stdout.split()}
 
 
+@pytest.mark.slow
 def test_import_loads_only_the_core():
   core = _loaded("jax", "jaxtyping", "optax")  # optax itself loads absl
   package = _loaded("flowkd_jax", "flowkd_jax.losses")
@@ -37,6 +38,7 @@ def test_import_loads_only_the_core():
   assert not {name for name in beyond if not name.startswith("_")}, beyond
 
 
+@pytest.mark.slow
 def test_capture_loads_other_frameworks_only_when_asked():
   pytest.importorskip("flax")
   assert "equinox" not in _loaded("flowkd_jax.capture")

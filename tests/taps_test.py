@@ -171,6 +171,7 @@ def _network(name, key, images):
   return model, capture.init(model, jax.random.key(key), images)
 
 
+@pytest.mark.slow
 def test_networks_of_other_architectures_are_paired_by_name():
   images = jnp.asarray(np.random.default_rng(0).uniform(size=(6, 8, 8, 1)), jnp.float32)
   student, teacher = (

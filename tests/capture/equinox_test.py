@@ -77,6 +77,7 @@ def _expected(stranger, images):
   return taps
 
 
+@pytest.mark.slow
 def test_every_tap_of_a_module_is_what_it_computes(stranger):
   model, variables = capture.from_equinox(stranger)
   listed = capture.list_taps(model, variables, IMAGES)

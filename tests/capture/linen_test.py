@@ -62,6 +62,7 @@ def prepared(model):
   return capture.init(model, jax.random.key(0), IMAGES)
 
 
+@pytest.mark.slow
 def test_apply_with_taps_returns_all_in_order():
   variables = prepared(STUDENT)
   logits, taps = capture.apply_with_taps(STUDENT, variables, IMAGES)

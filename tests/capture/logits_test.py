@@ -152,6 +152,7 @@ def _train(method):
   return jax.eval_shape(method.update, state, batch, method.constants)
 
 
+@pytest.mark.slow
 @pytest.mark.optimizer
 def test_methods_name_a_student_or_teacher_of_several_outputs():
   optimizer = optax.sgd(0.1)

@@ -74,6 +74,7 @@ def _expected(stranger, images):
   return taps
 
 
+@pytest.mark.slow
 def test_every_tap_of_a_module_is_what_it_computes(stranger):
   model, variables = capture.from_nnx(stranger)
   names = {tap.name for tap in capture.list_taps(model, variables, IMAGES)}

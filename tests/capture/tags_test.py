@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 from flowkd_jax.capture import _names
@@ -66,6 +67,7 @@ def test_mapped_axes_come_first_and_reverse_loops_keep_their_places():
   np.testing.assert_allclose(kept[:, 0], products.sum(1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_marks_in_branches_change_nothing():
   def function(x):
     branches = (lambda x: _tags.tag(2 * x, "two"), lambda x: x)

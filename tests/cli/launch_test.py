@@ -11,6 +11,7 @@ from flowkd_jax.cli import launch
 from tests.cli import launchers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [

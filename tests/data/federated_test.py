@@ -84,6 +84,7 @@ def test_rounds_are_a_function_of_seed_and_number_and_can_be_resumed(split, clie
   assert whole[0]["index"][0, 0].tolist() == [6, 20, 25, 41]
 
 
+@pytest.mark.slow
 def test_prepare_is_that_of_the_images(split, clients):
   batches = make(split, clients, clients_per_round=4)
   (step,) = batches.epoch(2)

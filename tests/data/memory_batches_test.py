@@ -112,6 +112,7 @@ def test_prepare_augments_an_example_alike_in_any_batch(split):
   np.testing.assert_array_equal(images(50), images(9))
 
 
+@pytest.mark.slow
 def test_prepare_of_another_seed_is_the_same_program(split):
   augmentation = data.Augmentation(flip=True, padding=2)
   programs, images = [], []

@@ -18,6 +18,7 @@ def loss():
   return names["loss"]
 
 
+@pytest.mark.slow
 def test_first_example_is_zero_for_a_student_equal_to_its_teacher(loss):
   rng = np.random.default_rng(0)
   taps = {
@@ -27,6 +28,7 @@ def test_first_example_is_zero_for_a_student_equal_to_its_teacher(loss):
   assert loss(taps, dict(reversed(taps.items()))) == 0
 
 
+@pytest.mark.slow
 def test_first_example_refuses_other_names(loss):
   taps = {"stem": jnp.eye(4)}, {"input": jnp.eye(4)}
   with pytest.raises(ValueError, match=r"pass pairs=\{'stem': 'TEACHER_TAP'\}"):

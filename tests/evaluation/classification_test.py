@@ -33,6 +33,7 @@ def test_accuracy_gives_ties_to_the_lower_index():
   assert accuracy(equal, labels, top_k=3) == 0.75
 
 
+@pytest.mark.slow
 def test_accuracy_leaves_out_rows_without_a_label():
   labels = jnp.array([0, -1, -100, 2])
   assert accuracy(LOGITS, labels) == accuracy(LOGITS[::3], labels[::3]) == 0.5

@@ -29,6 +29,7 @@ def _definition(similarities, labels):
   return within, everything, between
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", kernels.KERNELS)
 @pytest.mark.parametrize("block_size", [None, 7])
 def test_information_equals_its_definition(name, block_size, x64):

@@ -51,6 +51,7 @@ def finished(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_all_stages_leave_their_results(finished):
   results = json.loads((finished / "results.json").read_text())["networks"]
   assert [result["name"] for result in results] == list(STAGES)
@@ -76,6 +77,7 @@ def test_all_stages_leave_their_results(finished):
   assert list((finished / "tensorboard" / "student").glob("events*"))
 
 
+@pytest.mark.slow
 def test_finished_stages_are_not_repeated(finished, capsys):
   before = (finished / "metrics.jsonl").read_text()
   _run(finished)
@@ -92,6 +94,7 @@ def test_work_directory_of_other_settings_is_refused(finished):
     _run(finished, seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "options",
   [
@@ -108,6 +111,7 @@ def test_stages_can_be_named_and_options_work(options, finished, tmp_path):
   assert (results[-1]["accuracy"] is not None) == ("label_weight" in options)
 
 
+@pytest.mark.slow
 def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   shutil.copytree(finished / "auxiliary", tmp_path / "auxiliary")
   _run(tmp_path, stages=flow_settings.BASELINES, learning_rate_decay="cosine")
@@ -121,6 +125,7 @@ def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   assert len({r["parameters"] for r in results[1:]}) == 1
 
 
+@pytest.mark.slow
 def test_networks_of_an_earlier_run_are_taken(finished, tmp_path):
   chosen = ("teacher", "auxiliary", "student")
   earlier = {"networks_from": str(finished)}
@@ -155,6 +160,7 @@ def test_earlier_runs_of_no_use_are_refused(options, match, finished, tmp_path):
     _run(tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_student_from_the_teacher_cache_is_the_same(finished, tmp_path, capsys):
   cache = tmp_path / "cache"
   runs = {
@@ -210,6 +216,7 @@ def test_impossible_caches_are_refused(options, match, tmp_path):
     information_flow.configure(workdir=str(tmp_path), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer_map", ["auto", "kappa", "block_2:stage_1,dense:pooled"])
 def test_student_learns_from_the_teacher_itself(layer_map, finished, tmp_path):
   for stage in ("teacher", "student_labels"):
@@ -231,6 +238,7 @@ def test_student_learns_from_the_teacher_itself(layer_map, finished, tmp_path):
   assert layer_matching.given_layers(str(saved), *taps) == found["layer_map"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "class_token"])
 def test_student_learns_from_a_transformer(pooling, tmp_path):
   options = {"teacher_network": "digits_vit:4", "learn_from": "teacher"}
@@ -276,6 +284,7 @@ def make_tapless():
   return capture.from_nnx(Theirs(nnx.Rngs(0)), taps=["layers/*"])
 
 
+@pytest.mark.slow
 def test_student_learns_from_a_network_of_another_framework(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "theirs", sys.modules[__name__])
   _run(

@@ -65,6 +65,7 @@ def test_methods_of_all_stages_are_checked_before_the_first_runs(
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_stages_that_need_others_are_checked_as_if_these_had_run(ran, tmp_path):
   _run(tmp_path / "sp", stages=("teacher", "student_kd", "student"))
   options = {"auxiliary_network": "digits_cnn:2", "layer_map": "auto"}
@@ -74,6 +75,7 @@ def test_stages_that_need_others_are_checked_as_if_these_had_run(ran, tmp_path):
   assert not (tmp_path / "flow" / "student").exists()
 
 
+@pytest.mark.slow
 def test_refused_run_has_no_claim_on_its_work_directory(ran, tmp_path):
   _run(tmp_path, batch_size=80)
   (tmp_path / "teacher" / "checkpoints").mkdir(parents=True)

@@ -50,6 +50,7 @@ def make_published():
   return equimo_vit.make()
 
 
+@pytest.mark.slow
 def test_published_model_of_another_framework_has_the_taps_it_declares(monkeypatch):
   monkeypatch.setitem(sys.modules, "published", sys.modules[__name__])
   model = networks.by_name("published:make_published")

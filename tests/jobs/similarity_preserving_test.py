@@ -20,6 +20,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_all_arms_leave_their_results(tmp_path):
   config = similarity_preserving.configure(**TINY, workdir=str(tmp_path))
   similarity_preserving.run(config)
@@ -35,6 +36,7 @@ def test_all_arms_leave_their_results(tmp_path):
   assert student["weight/labels"] == 1
 
 
+@pytest.mark.slow
 def test_accuracy_alone_is_measured_where_no_more_is_wanted(tmp_path):
   config = similarity_preserving.configure(
     **TINY,

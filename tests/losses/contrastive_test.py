@@ -245,6 +245,7 @@ def test_bad_input_is_refused():
     losses.crd_negatives(jax.random.key(0), jnp.arange(3), 9, number=0)
 
 
+@pytest.mark.slow
 def test_crd_bank_differentiates_in_its_temperature():
   student, teacher = _features()
   options = _bank_options(student, teacher, student.shape[0])

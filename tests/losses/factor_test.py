@@ -34,6 +34,7 @@ def _convolve(maps, layers):
   return maps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
 def test_factor_transfer_equals_its_definition(power):
   student, teacher = _maps()
@@ -60,6 +61,7 @@ def test_factor_reconstruction_equals_its_definition():
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_the_translator_is_trained_with_the_student():
   student, teacher = _maps()
 
@@ -74,6 +76,7 @@ def test_only_the_translator_is_trained_with_the_student():
   assert min(jax.tree.leaves(norms["translator"])) > 0
 
 
+@pytest.mark.slow
 def test_the_paraphraser_learns_to_reconstruct():
   student, teacher = _maps()
   params = _networks(student, teacher)

@@ -24,6 +24,7 @@ def _taps(seed, widths=(6, 4, 4)):
   }
 
 
+@pytest.mark.slow
 def test_information_flow_is_the_weighted_sum_of_its_terms():
   student, teacher = _taps(0), _taps(1, (8, 8, 9))
   terms = jax.jit(losses.information_flow_terms)(student, teacher)
@@ -59,6 +60,7 @@ def test_layer_map_pairs_taps_of_networks_of_different_depth():
     losses.information_flow(student, teacher, layer_map=(0, 3))
 
 
+@pytest.mark.slow
 def test_quadratic_flow_is_the_relative_flow_divergence():
   student, teacher = (
     list(taps.values()) for taps in (_taps(0), _taps(1, (8, 8, 9, 5)))

@@ -127,6 +127,7 @@ def test_label_as_the_only_possible_class_of_the_teacher(x64):
     assert np.isfinite(of_teacher).all()
 
 
+@pytest.mark.slow
 def test_class_that_the_student_alone_rules_out_is_infinitely_wrong(x64):
   student, teacher = _logits()
   student[2, 3] = -np.inf

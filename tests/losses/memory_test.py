@@ -50,6 +50,7 @@ def _temporary_bytes(loss, block_size):
   return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_blocks_bound_the_memory_of_value_and_gradient(name):
   dense, blocked, chosen = (

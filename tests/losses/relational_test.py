@@ -248,6 +248,7 @@ def test_alignment_with_rows_all_alike(loss):
   assert jax.jit(loss)(alike, 2 * alike) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.linear_cka, losses.rkd_angle])
 def test_wide_features_of_the_global_batch(loss):
   student, teacher = _features(8, 9, 20)
@@ -297,6 +298,7 @@ def test_bad_input_is_refused():
     losses.correlation_congruence(student, teacher, authors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.rbf_cka, losses.linear_cka])
 def test_alignment_of_kernels_refuses_second_derivatives(loss):
   rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ def _run(method, batches):
   return states
 
 
+@pytest.mark.slow
 def test_exported_network_is_the_moving_average_of_the_trained_one(network, batches):
   plain = methods.supervised(network(), optax.sgd(0.1), axis_name=None)
   method = methods.averaged(plain, decay=0.25)
@@ -43,6 +44,7 @@ def test_exported_network_is_the_moving_average_of_the_trained_one(network, batc
   assert set(exported) == {"params", "batch_stats"}
 
 
+@pytest.mark.slow
 def test_averaging_does_not_change_the_training(network, batches):
   plain = methods.supervised(network(), optax.sgd(0.1), axis_name=None)
   expected = _run(plain, batches)[-1]

@@ -38,6 +38,7 @@ def _observed(method, batch):
   return state, jax.jit(method.observe)(state, batch, method.constants)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_weighted_terms(network, teacher, batches):
   batch = batches[2]
   method = _flow(network, teacher, label_weight=0.5)
@@ -75,6 +76,7 @@ def test_gradients_are_those_of_the_weighted_terms(network, teacher, batches):
   np.testing.assert_allclose(found["gradient_ratio"], ratio, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_likeness_is_one_to_itself_and_of_numpy_else(network, teacher, batches):
   batch = batches[0]
   _, found = _observed(_flow(network, teacher), batch)
@@ -118,6 +120,7 @@ def test_logits_are_compared_where_no_taps_are(network, teacher, batches):
   }
 
 
+@pytest.mark.slow
 def test_wrapped_methods_are_observed_the_same(network, teacher, batches):
   plain = _flow(network, teacher)
   _, expected = _observed(plain, batches[2])
@@ -127,6 +130,7 @@ def test_wrapped_methods_are_observed_the_same(network, teacher, batches):
   assert methods.averaged(plain._replace(observe=None)).observe is None
 
 
+@pytest.mark.slow
 def test_methods_that_draw_rows_are_observed(network, teacher, batches):
   method = methods.filtered_distillation(
     network(), teacher, optax.sgd(0.1), gradient_filter="random", axis_name=None
@@ -135,6 +139,7 @@ def test_methods_that_draw_rows_are_observed(network, teacher, batches):
   assert found["gradient_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_rotations_are_observed_without_mutual_information(batches):
   from flowkd_jax import models
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.optimizer
 LAST = {"dense": "dense"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("make", "options"),
   [
@@ -75,6 +76,7 @@ def test_impossible_settings_are_refused(network, teacher, make, options, match)
     make(network(), teacher, optax.sgd(0.1), axis_name=None, **options)
 
 
+@pytest.mark.slow
 def test_methods_of_a_callers_own_terms(network, teacher, batches):
   def terms(student, teacher, batch, params):
     del params

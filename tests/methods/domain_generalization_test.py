@@ -119,6 +119,7 @@ def _make(make, network, teacher, **options):
   return make(network(), teacher, optax.sgd(0.1), axis_name=None, **options)
 
 
+@pytest.mark.slow
 def test_without_a_filter_it_is_knowledge_distillation(network, teacher, batches):
   plain = _make(
     methods.knowledge_distillation,
@@ -141,6 +142,7 @@ def test_without_a_filter_it_is_knowledge_distillation(network, teacher, batches
   assert [float(metrics["kept"]) for metrics in history] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_closed_filter_leaves_the_labels_alone(network, teacher, batches):
   closed = _make(
     methods.filtered_distillation,
@@ -162,6 +164,7 @@ def test_closed_filter_leaves_the_labels_alone(network, teacher, batches):
   assert history[0]["kept"] == 0
 
 
+@pytest.mark.slow
 def test_kept_is_the_share_of_real_rows_that_pass(network, teacher, batches):
   method = _make(
     methods.filtered_distillation,
@@ -183,6 +186,7 @@ def test_kept_is_the_share_of_real_rows_that_pass(network, teacher, batches):
   np.testing.assert_allclose(history[0]["kept"], rows[:11].mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_random_rows_are_new_in_every_step_at_the_rate_of_its_schedule(
   network, teacher, batches
 ):

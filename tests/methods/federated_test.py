@@ -156,6 +156,7 @@ def test_learning_rate_is_a_schedule_of_the_round():
   np.testing.assert_allclose(rates, [0.4, 0.2, 0.1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_export_is_the_global_network():
   method = make(generator=generator())
   state, _ = after(method, round_of())
@@ -181,6 +182,7 @@ def test_generator_changes_nothing_in_the_first_round_and_then_the_classifier():
   assert gap("classifier") > 1e-2
 
 
+@pytest.mark.slow
 def test_kl_term_is_off_by_default_and_reaches_the_encoder():
   assert generator().kl_weight == 0
   rounds = round_of(steps=1), round_of(steps=1, seed=1)
@@ -197,6 +199,7 @@ def test_generator_is_left_as_it_was_with_no_steps():
   assert set(metrics) == {"loss", "learning_rate"}
 
 
+@pytest.mark.slow
 def test_clients_draw_by_their_number_whatever_their_place():
   fedgen = make(generator=generator(kl_weight=1.0))
   first, second = round_of(4), round_of(4, seed=1)
@@ -206,6 +209,7 @@ def test_clients_draw_by_their_number_whatever_their_place():
   assert largest_gap(actual.params, expected.params) < 1e-6
 
 
+@pytest.mark.slow
 def test_training_reduces_the_losses():
   fedgen = make(generator=generator(optimizer=optax.adam(0.05), steps=20))
   batch = round_of(4, steps=4, rows=8)
@@ -219,6 +223,7 @@ def test_training_reduces_the_losses():
   assert history[-1]["loss"] < 0.9 * history[1]["loss"]
 
 
+@pytest.mark.slow
 def test_one_device_eight_devices_and_plain_jit_agree():
   options = {"proximal_weight": 0.5, "generator": generator(kl_weight=1.0)}
   rounds = [round_of(8, seed=seed) for seed in range(2)]
@@ -264,6 +269,7 @@ def rounds():
   )
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(rounds, tmp_path):
   method = make("batch", generator=generator())
   devices = jax.local_devices()[:2]

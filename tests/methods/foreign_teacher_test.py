@@ -64,6 +64,7 @@ TEACHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", TEACHERS)
 def test_student_learns_from_the_teacher_in_evaluation_mode(
   framework, network, batches

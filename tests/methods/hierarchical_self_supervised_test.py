@@ -156,6 +156,7 @@ def test_images_that_are_not_square_are_refused():
 # Teachers -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_teacher_from_scratch_is_trained_on_labels_and_joint_labels(batch):
   method = methods.hierarchical_teacher(_network(), optax.sgd(0.1), axis_name=None)
   model = models.with_branches(_network(), 12)
@@ -230,6 +231,7 @@ def test_backbone_of_another_network_is_refused(batch):
 # Students -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_student_learns_from_logits_and_branches(batch, teacher):
   method = methods.hierarchical_student(
     _network(), teacher, optax.sgd(0.1), temperature=2.0, axis_name=None
@@ -272,6 +274,7 @@ def test_rotations_without_branches_are_the_control(batch, teacher):
   assert method.export(after)["network"].model == _network()
 
 
+@pytest.mark.slow
 def test_two_networks_teach_each_other(batch):
   method = methods.hierarchical_mutual(
     (_network(), _network(width=3)), optax.sgd(0.1), axis_name=None

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.optimizer
 LAST = {"dense": "dense"}
 
 
+@pytest.mark.slow
 def test_hint_learns_its_projection_and_does_not_export_it(network, teacher, batches):
   method, state, after, metrics = first_step(
     methods.hint, network, teacher, batches[0], pairs=LAST

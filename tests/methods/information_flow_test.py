@@ -36,6 +36,7 @@ def _method(network, teacher, **options):
   )
 
 
+@pytest.mark.slow
 def test_loss_is_the_weighted_sum_over_taps(network, teacher, batches):
   method = _method(network, teacher)
   batch = batches[2]
@@ -64,6 +65,7 @@ def test_loss_is_the_weighted_sum_over_taps(network, teacher, batches):
   np.testing.assert_allclose(sum(parts), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_teacher_is_frozen_and_gets_no_gradient(network, teacher, batches):
   method = _method(network, teacher)
   state = method.init(jax.random.key(0), batches[0]["image"])
@@ -80,6 +82,7 @@ def test_teacher_is_frozen_and_gets_no_gradient(network, teacher, batches):
   jax.tree.map(np.testing.assert_array_equal, method.constants, dict(teacher.variables))
 
 
+@pytest.mark.slow
 def test_weights_follow_their_schedule(network, teacher, batches):
   schedule = schedules.critical_period(100.0, 0.7, steps_per_epoch=2)
   weights = {"block_1": schedule, "block_2": schedule, "dense": 1.0}
@@ -94,6 +97,7 @@ def test_weights_follow_their_schedule(network, teacher, batches):
   assert metrics["weight/dense"] == 1
 
 
+@pytest.mark.slow
 def test_two_student_taps_may_share_a_teacher_tap(network, teacher, batches):
   pairs = {"block_1": "block_1", "block_2": "block_1", "dense": "dense"}
   method = _method(network, teacher, pairs=pairs)
@@ -123,6 +127,7 @@ def test_wrong_kernels_are_refused_before_a_step(network, teacher):
       _method(network, teacher, matching_options=options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", methods.POSTERIORS)
 def test_last_tap_may_learn_from_class_probabilities(name, network, teacher, batches):
   sharp = {"kernels": ("von_mises_fisher",)}

@@ -11,6 +11,7 @@ from tests.methods.first_step import student_outputs
 pytestmark = pytest.mark.optimizer
 
 
+@pytest.mark.slow
 def test_knowledge_distillation_is_its_loss_beside_the_labels(
   network, teacher, batches
 ):

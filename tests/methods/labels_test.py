@@ -37,6 +37,7 @@ def test_labelled_posterior_is_the_posterior_without_a_label():
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.optimizer
 def test_labelled_posterior_of_a_label_beyond_the_classes_makes_the_loss_nan(
   network, batches
@@ -112,6 +113,7 @@ def test_ensemble_cross_entropy_leaves_out_rows_without_a_label():
   assert np.isnan(loss(logits, np.array([0, 1, 2, 3], np.int32), counts))
 
 
+@pytest.mark.slow
 def test_generator_makes_no_latent_of_a_label_that_is_no_class():
   model = models.LatentGenerator(latent=2, num_classes=3, hidden=4)
   noise = jnp.ones((4, 2))

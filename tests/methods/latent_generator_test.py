@@ -81,6 +81,7 @@ def test_latents_are_weighed_from_the_second_round_on():
   assert weights == [(0, 0), (4, 3), (2, 3)]
 
 
+@pytest.mark.slow
 def test_clients_learn_that_latents_of_a_label_are_of_that_label():
   fedgen = fedgen_of(batch_size=20_000)
   params = without_noise(fedgen.init(jax.random.key(0)))
@@ -94,6 +95,7 @@ def test_clients_learn_that_latents_of_a_label_are_of_that_label():
   np.testing.assert_allclose(actual, -2 * np.diag(logs).mean(), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_kl_term_draws_examples_to_latents_of_their_label():
   fedgen = fedgen_of(latent_weight=0.0, kl_weight=3.0)
   params = without_noise(fedgen.init(jax.random.key(0)))
@@ -133,6 +135,7 @@ def test_server_trains_on_labels_that_were_drawn_only():
   assert set(metrics) == {"generator/labels", "generator/diversity"}
 
 
+@pytest.mark.slow
 def test_trained_generator_makes_what_the_clients_recognise():
   fedgen = fedgen_of(optimizer=optax.adam(0.05), steps=150)
   params = fedgen.init(jax.random.key(0))

@@ -63,6 +63,7 @@ def _log_softmax(x):
   return x - np.log(np.exp(x).sum(1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_loss_is_that_of_the_paper(trained):
   method, state, batch, _, metrics = trained
   ensemble = method.export(state)["ensemble"].model
@@ -114,6 +115,7 @@ def test_everything_is_trained_and_adapters_are_not_exported(trained):
   }
 
 
+@pytest.mark.slow
 def test_exported_students_alone_are_those_within_the_ensemble(trained):
   method, _, batch, after, _ = trained
   exported = method.export(after)

@@ -112,6 +112,7 @@ def test_learnt_parameters_have_an_optimizer_by_option():
   assert set(state.opt_state) == {"student", "learnt"}
 
 
+@pytest.mark.slow
 def test_norms_are_those_of_one_tree(batches):
   """A projection with a large gradient does not slow down the student."""
   clipped = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
@@ -284,6 +285,7 @@ def test_averaging_refuses_optimizers_that_train_other_parameters(optimizer, mat
     method.init(jax.random.key(0), IMAGES)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_loss_on_several_devices_is_the_global_one():
   """Function that line searches differentiate."""
   rows = jnp.arange(4.0).reshape(4, 1)

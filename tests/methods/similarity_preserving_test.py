@@ -14,6 +14,7 @@ pytestmark = pytest.mark.optimizer
 LAST = {"dense": "dense"}
 
 
+@pytest.mark.slow
 def test_similarity_preserving_is_its_loss_on_every_pair(network, teacher, batches):
   batch = batches[2]
   pairs = {"block_1": "block_2", "dense": "dense"}
@@ -32,6 +33,7 @@ def test_similarity_preserving_is_its_loss_on_every_pair(network, teacher, batch
   np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_unrelated_similarities_are_those_of_the_neighbours(network, teacher, batches):
   batch = batches[0]
   options = {"pairs": LAST, "unrelated": True}

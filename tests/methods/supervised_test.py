@@ -11,6 +11,7 @@ from flowkd_jax import losses
 from flowkd_jax import methods
 
 
+@pytest.mark.slow
 @pytest.mark.optimizer
 def test_supervised_leaves_out_rows_without_a_label(network, batches):
   model = network()

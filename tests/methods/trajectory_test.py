@@ -73,6 +73,7 @@ def test_straight_paths_and_paths_that_cancel(steps, straightness, variation):
   assert found["variation"] == pytest.approx(variation, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_training_is_not_changed(network, batches):
   def run(method):
     state = method.init(jax.random.key(0), batches[0]["image"])

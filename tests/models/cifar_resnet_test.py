@@ -51,6 +51,7 @@ def test_resnet110_has_the_size_of_the_ensemble_paper():
   assert parameters_of(models.cifar_resnet(110, num_classes=100)) == 1_736_564
 
 
+@pytest.mark.slow
 def test_stem_may_halve_the_map():
   images = images_of((2, 64, 64, 3))
   whole, strided = (models.cifar_resnet(8, width=2, stem_stride=n) for n in (1, 2))
@@ -77,6 +78,7 @@ def test_taps_are_the_stages_and_the_representation():
   }
 
 
+@pytest.mark.slow
 def test_block_is_two_convolutions_and_a_projected_shortcut():
   images = images_of()
   variables = variables_of(TINY, images)
@@ -161,6 +163,7 @@ def test_images_of_another_rank_are_refused():
 # The ensemble -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_students_have_the_shares_of_the_paper():
   # Walawalkar et al., Table 1, ResNet-110 on CIFAR-10.
   ensemble = models.shrinking_ensemble(models.cifar_resnet(110), 5)
@@ -190,6 +193,7 @@ def test_students_share_the_stem_and_sow_what_trains_them():
   }
 
 
+@pytest.mark.slow
 def test_ensemble_gives_the_mean_of_its_students_each_with_the_stem():
   ensemble, images = models.shrinking_ensemble(TINY, 2), images_of()
   variables = variables_of(ensemble, images)
@@ -252,6 +256,7 @@ def test_branches_leave_the_backbone_as_it_is():
   jax.tree.map(np.testing.assert_array_equal, taps, expected_taps)
 
 
+@pytest.mark.slow
 def test_backbone_starts_from_the_same_weights_with_branches_and_without():
   images = images_of()
   alone = capture.init(TINY, jax.random.key(3), images)

@@ -49,6 +49,7 @@ def test_latent_cnn_has_the_sizes_of_the_paper():
   }
 
 
+@pytest.mark.slow
 def test_classify_makes_logits_of_latents_with_the_classifier_alone(model):
   images = random_array((3, 8, 8, 1))
   variables = capture.init(model, jax.random.key(0), images)
@@ -59,6 +60,7 @@ def test_classify_makes_logits_of_latents_with_the_classifier_alone(model):
   np.testing.assert_array_equal(classified, logits)
 
 
+@pytest.mark.slow
 def test_masked_images_cannot_reach_a_gradient(model):
   images = random_array((3, 8, 8, 1)).at[1].set(jnp.nan)
   mask = jnp.array([True, False, True])

@@ -64,6 +64,7 @@ def _expected(params):
   return taps["class_token"] @ classifier["kernel"] + classifier["bias"], taps
 
 
+@pytest.mark.slow
 def test_network_is_that_of_the_paper(variables):
   logits, taps = jax.jit(lambda v, x: capture.apply_with_taps(TINY, v, x))(
     variables, IMAGES
@@ -75,6 +76,7 @@ def test_network_is_that_of_the_paper(variables):
   np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.optimizer  # Flax's LayerNorm too promotes dtypes silently.
 def test_masked_images_change_nothing_else_and_bfloat16_is_kept(variables):
   half = TINY.clone(dtype=jnp.bfloat16)

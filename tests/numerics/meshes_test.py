@@ -60,6 +60,7 @@ def test_explicit_meshes_change_nothing(measure):
   )
 
 
+@pytest.mark.slow
 def test_explicit_axes_beside_manual_ones():
   mesh = jax.make_mesh((4, 2), ("batch", "model"))
   rows = jax.device_put(ROWS, NamedSharding(mesh, PartitionSpec("batch", "model")))

@@ -45,6 +45,7 @@ def test_blocks_change_neither_value_nor_gradient(block_size, x64):
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_forward_mode_and_second_derivatives_are_exact(x64):
   rows, columns, weights = _problem()
 
@@ -65,6 +66,7 @@ def test_forward_mode_and_second_derivatives_are_exact(x64):
   np.testing.assert_allclose(*tangents, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_blocks_work_under_vmap_and_checkpoint(x64):
   rows, columns, weights = _problem()
   many = jnp.stack([rows, 2 * rows])

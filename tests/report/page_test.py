@@ -36,6 +36,7 @@ class _Reader(html.parser.HTMLParser):
       self.rows[-1].append(data)
 
 
+@pytest.mark.slow
 def test_page_shows_every_network_and_picture_in_one_file(workdir):
   page = _Reader(report.report_page([workdir]))
   assert page.open == []
@@ -54,6 +55,7 @@ def test_page_shows_every_network_and_picture_in_one_file(workdir):
   assert all(source.startswith("data:image/png;base64,") for source in page.sources)
 
 
+@pytest.mark.slow
 def test_page_compares_runs_side_by_side(workdir, tmp_path):
   other = tmp_path / "other <run>"
   shutil.copytree(workdir, other)
@@ -69,6 +71,7 @@ def test_page_compares_runs_side_by_side(workdir, tmp_path):
   assert len(page.sources) == 10
 
 
+@pytest.mark.slow
 def test_page_of_a_running_job_leaves_out_what_is_not_there(workdir, tmp_path):
   running = tmp_path / "running"
   running.mkdir()
@@ -86,6 +89,7 @@ def test_page_needs_work_directories(tmp_path):
     report.report_page([tmp_path / "empty"])
 
 
+@pytest.mark.slow
 def test_launcher_writes_the_page(workdir, tmp_path, capsys):
   output = tmp_path / "page.html"
   config = report_launcher.configure(workdirs=(str(workdir),), output=str(output))

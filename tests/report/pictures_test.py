@@ -232,6 +232,7 @@ def test_pictures_survive_one_epoch_and_diverged_losses(tmp_path):
   assert len(report.save_pictures(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_save_pictures_writes_pngs(workdir):
   paths = report.save_pictures(workdir)
   names = ["training", "flow", "loss", "diagnostics", "precision_recall"]
@@ -243,6 +244,7 @@ def test_save_pictures_writes_pngs(workdir):
     assert 0.01 < (pixels < 230).mean() < 0.2
 
 
+@pytest.mark.slow
 def test_save_pictures_of_running_job_skips_what_is_not_there(
   tmp_path, metrics, caplog
 ):

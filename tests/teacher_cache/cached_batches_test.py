@@ -58,6 +58,7 @@ def filled(tmp_path_factory):
   return tmp_path_factory.mktemp("caches")
 
 
+@pytest.mark.slow
 def test_cached_training_is_training_to_the_bit(batches, filled, monkeypatch):
   method = _flow(_teacher())
   expected = _trained(method, batches)
@@ -73,6 +74,7 @@ def test_cached_training_is_training_to_the_bit(batches, filled, monkeypatch):
     np.testing.assert_array_equal(ours, plain)
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_the_augmented_images(batches, filled):
   method = _flow(_teacher())
   cached, _ = _opened(filled, batches, method)
@@ -87,6 +89,7 @@ def test_outputs_are_those_of_the_augmented_images(batches, filled):
     )
 
 
+@pytest.mark.slow
 def test_other_methods_and_batch_sizes_read_what_is_there(
   split, batches, filled, monkeypatch
 ):
@@ -123,6 +126,7 @@ def _pooled(teacher, weight):
   )
 
 
+@pytest.mark.slow
 def test_teachers_that_differ_in_a_function_share_no_cache(batches):
   weights = jnp.ones(()), 2 * jnp.ones(()), 3.0
   teachers = [_pooled(_teacher(), weight) for weight in weights]
@@ -146,6 +150,7 @@ def test_without_augmentation_one_epoch_serves_all(batches, tmp_path, monkeypatc
   assert len([*tmp_path.glob("*/logits/*.npy")]) == 2
 
 
+@pytest.mark.slow
 def test_interrupted_filling_goes_on(batches, tmp_path):
   method = _flow(_teacher())
   expected = _trained(method, batches)
@@ -206,6 +211,7 @@ def test_full_disk_is_said_once_and_survived(batches, tmp_path, monkeypatch):
   assert "cannot grow ([Errno 28] No space left" in said[1]
 
 
+@pytest.mark.slow
 def test_teacher_of_another_framework_is_recorded_and_taught_from(batches, tmp_path):
   weights = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
 

@@ -57,6 +57,7 @@ def _copy(tree):
 
 
 # All devices donate alike; the first is where the caller's arrays lie.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "devices"),
   [*((name, 2) for name in ROWS), ("supervised", 1), ("knowledge_distillation", 1)],
@@ -72,6 +73,7 @@ def test_fit_leaves_start_teacher_and_key_alive(name, devices, few, rounds):
   assert _unchanged(kept, given)
 
 
+@pytest.mark.slow
 def test_second_fit_from_the_same_start_gives_the_same(few):
   start = capture.init(CNN, jax.random.key(1), IMAGES)
   method = methods.supervised(CNN, optax.adam(0.01), initial=start)

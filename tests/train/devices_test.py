@@ -15,6 +15,7 @@ pytestmark = pytest.mark.optimizer
 SGD = optax.sgd(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_step_gives_the_same_on_any_number_of_devices(devices, method, batches):
   chosen = jax.local_devices()[:devices]

@@ -28,6 +28,7 @@ def flow():
   )
 
 
+@pytest.mark.slow
 def test_diagnostics_is_the_same_on_any_number_of_devices(flow, batches):
   found = []
   for count in (1, 8):
@@ -47,6 +48,7 @@ def test_diagnostics_is_the_same_on_any_number_of_devices(flow, batches):
     np.testing.assert_allclose(found[1][name], value, rtol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_training_with_diagnostics_is_the_same_to_the_bit(flow, batches):
   def parameters(on_epoch):
     options = train.FitOptions(on_epoch=on_epoch)

@@ -41,6 +41,7 @@ def _authors():
   return _information_flow(matching_options={"authors": True})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [_supervised, _information_flow, _authors])
 def test_training_step_lowers_for_tpu_and_cuda(make, batches):
   method = make()

@@ -66,6 +66,7 @@ def test_missing_tap_is_an_error(split):
     train.FeatureExtractor(model, batches, taps=("conv",))(variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_fewer_images_than_devices_are_evaluated(count, split):
   few = dataclasses.replace(

@@ -39,6 +39,7 @@ def _pages_fetched_again():
   return map(int, run.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's setting")
 def test_freed_memory_is_not_fetched_again():
   left, kept = _pages_fetched_again()

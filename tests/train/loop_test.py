@@ -45,6 +45,7 @@ def _records(workdir):
   return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [[1], [3], [4, 1, 2]])
 def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
   stops, method, batches, tmp_path
@@ -64,6 +65,7 @@ def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
   jax.tree.map(equal, actual.opt_state, expected.opt_state)
 
 
+@pytest.mark.slow
 def test_metrics_of_an_epoch_do_not_depend_on_interruptions(method, batches, tmp_path):
   with train.MetricsWriter(tmp_path / "whole", "stage") as metrics:
     _fit(method, batches, metrics=metrics)

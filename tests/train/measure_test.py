@@ -37,6 +37,7 @@ def _applied(network, split):
   return capture.apply_with_taps(model, network.variables, images)
 
 
+@pytest.mark.slow
 def test_epoch_measures_are_those_of_the_examples(split, clean, network):
   measure = train.EpochMeasures(clean, accuracies={"test_accuracy": clean})
   measured = measure.of({"network": network})
@@ -80,6 +81,7 @@ def test_epoch_measures_skip_epochs_but_not_the_last(clean, network):
     train.EpochMeasures(clean, every=-1)
 
 
+@pytest.mark.slow
 def test_evaluate_network_measures_the_last_tap(split, clean, network):
   others = dataclasses.replace(split, images=split.images[:, ::-1].copy())
   database = data.evaluation_batches(others, batch_size=16, mean=(128,), std=(64,))
@@ -101,6 +103,7 @@ def test_evaluate_network_measures_the_last_tap(split, clean, network):
     train.evaluate_network(network, clean, clean)
 
 
+@pytest.mark.slow
 def test_epoch_measures_serve_networks_of_several_kinds(clean, network):
   model = models.by_name("digits_cnn:1", num_classes=3)
   images = jnp.zeros((2, 8, 8, 1))
@@ -130,6 +133,7 @@ class Plain(nn.Module):
     return nn.Dense(3, name="classifier")(x)
 
 
+@pytest.mark.slow
 def test_models_from_elsewhere_are_measured_too(tmp_path, clean):
   model = Plain()
   variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))

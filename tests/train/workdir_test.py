@@ -22,6 +22,7 @@ from flowkd_jax.train import _record
 pytestmark = pytest.mark.optimizer
 
 
+@pytest.mark.slow
 def test_fit_in_workdir_records_resumes_and_keeps(
   tmp_path, method, batches, split, key
 ):
@@ -143,6 +144,7 @@ with train.lock_workdir(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_work_directory_of_a_living_run_is_refused(tmp_path, toy, batches):
   holder = subprocess.Popen(
     [sys.executable, "-c", _HOLD, str(tmp_path)],

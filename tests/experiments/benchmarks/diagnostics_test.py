@@ -7,6 +7,7 @@ from experiments.benchmarks import diagnostics
 pytestmark = pytest.mark.optimizer
 
 
+@pytest.mark.slow
 def test_benchmark_measures_steps_and_looks(capsys):
   config = diagnostics.configure(
     teacher_network="digits_cnn:4",

@@ -11,6 +11,7 @@ from flowkd_jax import losses
 QUICK = {"rounds": 1, "turn_seconds": 0.0}
 
 
+@pytest.mark.slow
 def test_memory_table_has_both_ways_and_says_what_is_not_run(tmp_path, capsys):
   output = tmp_path / "table.md"
   settings = {"memory_sizes": ("24", "48"), "memory_width": 4, "block_size": 4}

@@ -2,6 +2,8 @@
 
 import pathlib
 
+import pytest
+
 from experiments.benchmarks import precision
 from flowkd_jax import losses
 from tests.losses.contract_rows import NOT_LOSSES
@@ -17,6 +19,7 @@ def test_table_has_a_row_for_every_public_loss():
     assert f"\n| {name} | " in table
 
 
+@pytest.mark.slow
 def test_errors_are_relative_to_float64():
   value, gradient = precision.errors(*precision.LOSSES["hint"], 0.0)
   assert 0 <= value < 1e-6

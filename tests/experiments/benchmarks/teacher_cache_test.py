@@ -7,6 +7,7 @@ from experiments.benchmarks import teacher_cache
 pytestmark = pytest.mark.optimizer
 
 
+@pytest.mark.slow
 def test_benchmark_fills_measures_and_compares(tmp_path, capsys):
   config = teacher_cache.configure(
     dataset="digits",
