@@ -23,6 +23,7 @@ INCLUDED = {
   "index.md": "README.md",
   "results.md": "experiments/RESULTS.md",
   "measured_losses.md": "experiments/LOSSES.md",
+  "measured_loop.md": "experiments/LOOP.md",
   "changelog.md": "CHANGELOG.md",
   "contributing.md": ".github/CONTRIBUTING.md",
 }
@@ -37,7 +38,7 @@ def on_config(config):
     {"Overview": "index.md"},
     {"Notebooks": [f"notebooks/{path.stem}.md" for path in _notebooks()]},
     {"Guides": list(GUIDES)},
-    {"Results": ["results.md", "measured_losses.md"]},
+    {"Results": ["results.md", "measured_losses.md", "measured_loop.md"]},
     {"Losses": ["losses/index.md", *(f"losses/{page}.md" for page in _loss_pages())]},
     {"Methods": ["methods/index.md", *(f"methods/{name}.md" for name in _methods())]},
     {"Reference": [f"reference/{room}.md" for room in _rooms()]},
