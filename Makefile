@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 WORKDIR ?= runs/digits
 
 # What has to pass with the core dependencies alone.
-CORE_TESTS := tests/losses tests/information tests/kernels_test.py \
+CORE_TESTS := tests/losses tests/information tests/kernels \
   tests/flow_test.py tests/schedules_test.py tests/import_test.py tests/extra_test.py
 WHEEL := build/wheel
 

@@ -65,17 +65,6 @@ def test_von_mises_fisher_is_the_gaussian_of_unit_rows():
     kernels.von_mises_fisher(0.0)
 
 
-def test_authors_have_kernels_of_their_own():
-  with pytest.raises(ValueError, match="expected one of .*cauchy.*von_mises_fisher"):
-    kernels.authors_kernel("von_mises_fisher")
-
-
-def test_kernel_flattens_everything_after_the_batch_axis():
-  maps = jnp.asarray(_features(shape=(5, 4, 4, 3)), jnp.float32)
-  kernel = jax.jit(kernels.student_t())
-  np.testing.assert_array_equal(kernel(maps), kernel(maps.reshape(5, -1)))
-
-
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_kernel_works_under_vmap_over_taps(name):
   stacked = jnp.asarray(_features(shape=(3, 6, 5)), jnp.float32)
@@ -187,12 +176,6 @@ def test_kernel_and_gradient_are_finite_at_degenerate_rows(make, name, degenerat
     assert np.isfinite(gradient).all(), case
 
 
-def test_unit_rows_leave_zero_rows_at_zero():
-  rows = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-  np.testing.assert_allclose(kernels.unit_rows(rows), [[0.6, 0.8], [0, 0]])
-  assert np.isfinite(jax.jit(jax.jacobian(kernels.unit_rows))(rows)).all()
-
-
 def test_bad_input_is_refused_with_what_was_expected():
   with pytest.raises(TypeError, match="expected a floating-point array, got .*int32"):
     kernels.cosine()(jnp.ones((2, 3), jnp.int32))
@@ -239,13 +222,6 @@ def test_parameters_may_be_traced_and_differentiated(name, x64):
     np.testing.assert_allclose(value, known, rtol=1e-9)
     np.testing.assert_allclose(slopes[1], (high - low) / 2e-5, rtol=1e-5)
     assert slopes[1] != 0
-
-
-def test_kernel_is_a_pytree_of_its_learnt_parameters():
-  kernel = jax.tree.map(lambda x: 2 * x, kernels.rbf(jnp.float32(1.0)))
-  rows = jnp.asarray(_features(), jnp.float32)
-  np.testing.assert_allclose(kernel(rows), kernels.rbf(2.0)(rows), rtol=1e-6)
-  assert not jax.tree.leaves(kernels.student_t(2.0))
 
 
 @pytest.mark.parametrize("name", [*kernels.KERNELS, *LEARNT])
