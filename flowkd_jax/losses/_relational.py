@@ -44,10 +44,6 @@ def similarity_preserving(
   grow with the batch. Some ports normalise before the product, and torchdistill
   divides rows by their L1 norm, which is another and much smaller loss.
 
-  Costs O(N D^2) where both widths are below the global batch size, else O(N^2 D) with
-  O(N block_size) memory. From features, the value has an absolute error of about 1e-7,
-  which only a loss below 1e-4 can notice; the gradient keeps its digits.
-
   Args:
     student: Student features; axes after the first are flattened.
     teacher: Teacher features, of any width.
@@ -55,8 +51,8 @@ def similarity_preserving(
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split; the loss is that of the
       global batch, on every device.
-    block_size: Rows evaluated at a time, in the backward pass too, where the widths
-      are not below the batch size. None chooses what is fast.
+    block_size: Rows evaluated at a time, in the backward pass too; memory is
+      O(batch x block_size). None chooses what is fast.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -73,14 +69,25 @@ def similarity_preserving(
     Tung and Mori, "Similarity-preserving knowledge distillation", ICCV 2019.
   """
   checks.check_choice("reduction", reduction, ("rows", "matrix"))
-  if block_size is not None:
-    checks.check_count("block_size", block_size)
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
-  weights = parallel.mean_weights(mask, axis_name, *batch.rows)
-  if max(side.shape[1] for side in batch.rows) < batch.real.shape[0]:
-    total = (weights * _differences_from_features(batch, axis_name)).sum()
-  else:
-    total = _total_difference(batch, weights, block_size)
+  # The norm of a row itself cancels; without it no product overflows.
+  rows = [kernels.unit_rows(side) for side in batch.rows]
+  columns = [_scaled(side).T for side in batch.columns]
+
+  def row_terms(columns, rows):
+    student, teacher = (
+      products * pairwise.safe_power((products**2).sum(1, keepdims=True), -0.5)
+      for products in map(float32.matmul, rows, columns)
+    )
+    return ((student - teacher) ** 2).sum(1)
+
+  total = row_blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    columns,
+    rows,
+    parallel.mean_weights(mask, axis_name, *batch.rows),
+  )
   loss = parallel.global_sum(total, axis_name)
   return loss / jnp.maximum(batch.number, 1) if reduction == "matrix" else loss
 
@@ -173,66 +180,6 @@ def correlation_congruence(
   count = batch.number
   divisors = {"mean": count - 1, "rows": jnp.ones_like(count), "matrix": count}
   return loss / jnp.maximum(divisors[reduction], 1)
-
-
-def _total_difference(batch, weights, block_size):
-  """Weighted sum of `|g^t_i - g^s_i|^2` over the rows of this device."""
-  # The norm of a row itself cancels; without it no product overflows.
-  rows = [kernels.unit_rows(side) for side in batch.rows]
-  columns = [_scaled(side).T for side in batch.columns]
-
-  def row_terms(columns, rows):
-    student, teacher = (
-      products * pairwise.safe_power((products**2).sum(1, keepdims=True), -0.5)
-      for products in map(float32.matmul, rows, columns)
-    )
-    return ((student - teacher) ** 2).sum(1)
-
-  return row_blocks.sum_over_rows(row_terms, block_size, columns, rows, weights)
-
-
-def _differences_from_features(batch, axis_name):
-  """`|g^t_i - g^s_i|^2` of every row from covariances, in O(N D^2).
-
-  With m and c the mean and the covariance of the columns, a row `Q q_i` of inner
-  products has the mean `m q_i` and the variance `q_i' c q_i`, and its covariance with
-  the teacher's row comes from that of the columns of both. What a large common mean
-  adds to both rows alike is in the means, so that the rest keeps its digits.
-  """
-  count = jnp.maximum(batch.number, 1)
-  real = batch.real[batch.positions][:, None]
-  rows = [kernels.unit_rows(side) for side in batch.rows]
-  scaled = [
-    side / pairwise.unit_of(everyone)
-    for side, everyone in zip(batch.rows, batch.columns, strict=True)
-  ]
-  means = [parallel.global_sum(side.sum(0), axis_name) / count for side in scaled]
-  centred = [
-    jnp.where(real, side - mean[None, :], 0)
-    for side, mean in zip(scaled, means, strict=True)
-  ]
-
-  def covariances(one, other):
-    products = float32.matmul(centred[one].T, centred[other])
-    products = parallel.global_sum(products, axis_name) / count
-    return (float32.matmul(rows[one], products) * rows[other]).sum(1)
-
-  row_means = [
-    float32.matmul(side, mean[:, None])[:, 0]
-    for side, mean in zip(rows, means, strict=True)
-  ]
-  variances = [jnp.maximum(covariances(side, side), 0) for side in (0, 1)]
-  factors = [
-    pairwise.safe_power(mean**2 + variance, -0.5)
-    for mean, variance in zip(row_means, variances, strict=True)
-  ]
-  student, teacher = (
-    mean * factor for mean, factor in zip(row_means, factors, strict=True)
-  )
-  apart = sum(v * f**2 for v, f in zip(variances, factors, strict=True))
-  apart -= 2 * covariances(0, 1) * factors[0] * factors[1]
-  # Not a maximum, which may lose a NaN.
-  return (student - teacher) ** 2 + jnp.where(apart < 0, 0, apart)
 
 
 def _scaled(columns):

@@ -35,6 +35,7 @@ LOSSES = {
   "information_flow, adaptive": _flow("adaptive_rbf"),
   "pkt": losses.pkt,
   "quadratic_flow": _quadratic_flow,
+  "similarity_preserving": losses.similarity_preserving,
   "rkd_distance": losses.rkd_distance,
   "correlation_congruence": losses.correlation_congruence,
   "rbf_cka": losses.rbf_cka,
@@ -63,7 +64,3 @@ def test_blocks_bound_the_memory_of_value_and_gradient(name, monkeypatch):
   assert dense > one_matrix
   assert blocked < dense / 4
   assert chosen < dense / 4
-
-
-def test_similarity_preserving_of_narrow_features_needs_no_matrix():
-  assert _temporary_bytes(losses.similarity_preserving, ROWS) < 4 * ROWS**2 / 8
