@@ -5,9 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowkd_jax import capture
-from flowkd_jax import methods
-from flowkd_jax import models
 from flowkd_jax import train
 
 pytestmark = pytest.mark.optimizer
@@ -86,19 +83,3 @@ def test_nothing_is_deleted_when_no_checkpoint_can_be_read(state, tmp_path):
   ):
     checkpoints.restore(state)
   assert (tmp_path / "1").exists()
-
-
-def test_network_is_saved_and_loaded(tmp_path):
-  model = models.by_name("digits_cnn:2", num_classes=3)
-  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
-  train.save_network(tmp_path / "network", methods.Network(model, variables))
-  blank = jax.tree.map(np.zeros_like, variables)
-  template = methods.Network(model, blank)
-  loaded = train.load_network(tmp_path / "network", template)
-  jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
-  with pytest.raises(FileNotFoundError, match="expected a saved network in"):
-    train.load_network(tmp_path / "nothing", template)
-  wider = models.by_name("digits_cnn:4", num_classes=3)
-  variables = capture.init(wider, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
-  with pytest.raises(ValueError, match=r"another model: \S+ is float32\["):
-    train.load_network(tmp_path / "network", methods.Network(wider, variables))

@@ -331,18 +331,6 @@ def test_steps_that_fill_a_teacher_cache_are_single_calls(
   _assert_equal(reading, filling, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  ("given", "error", "match"),
-  [
-    (0, ValueError, "steps_per_call: expected a number above 0, got 0"),
-    (1.5, TypeError, "steps_per_call: expected"),
-  ],
-)
-def test_steps_per_call_that_are_no_number_are_refused(given, error, match):
-  with pytest.raises(error, match=match):
-    train.FitOptions(steps_per_call=given)
-
-
 def test_cpu_takes_one_step_a_call_unless_told(toy, batches, calls):
   assert train.FitOptions().most_steps_per_call == 1
   assert train.FitOptions(steps_per_call=7).most_steps_per_call == 7

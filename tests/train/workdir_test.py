@@ -16,8 +16,6 @@ from flowkd_jax import data
 from flowkd_jax import models
 from flowkd_jax import report
 from flowkd_jax import train
-from flowkd_jax.train import _lock
-from flowkd_jax.train import _record
 
 pytestmark = pytest.mark.optimizer
 
@@ -86,36 +84,6 @@ def test_fit_in_workdir_refuses_another_run_under_the_name(
   assert len(report.read_metrics(tmp_path)) == 2
 
 
-def test_record_tells_batch_sizes_apart_and_not_where_images_are(batches, split, key):
-  now = _record.describe_run(batches, key)
-  small = dataclasses.replace(batches, batch_size=15)
-  assert small.steps_per_epoch == batches.steps_per_epoch
-  assert _record.describe_run(small, key)["batch_size"] == 15
-  streamed = data.StreamBatches(
-    split,
-    batch_size=16,
-    seed=0,
-    mean=(128,),
-    std=(64,),
-    augmentation=data.Augmentation(flip=True, padding=1),
-  )
-  assert _record.describe_run(streamed, key) == now
-
-
-def test_record_of_other_batches_is_of_their_first_rows(batches, key):
-  class Own:
-    def __getattr__(self, name):
-      return getattr(batches, name)
-
-  class Shifted(Own):
-    def epoch(self, epoch, start_step=0):
-      return batches.epoch(epoch + 1, start_step)
-
-  one, same, other = (_record.describe_run(b, key) for b in (Own(), Own(), Shifted()))
-  assert one == same
-  assert one["first batch"] != other["first batch"]
-
-
 def test_fit_in_workdir_goes_on_after_a_refusal(tmp_path, toy, batches):
   with pytest.raises(ValueError, match="8 devices cannot share 12 rows"):
     _fit_toy(tmp_path, toy, dataclasses.replace(batches, batch_size=12))
@@ -163,25 +131,3 @@ def test_work_directory_of_a_living_run_is_refused(tmp_path, toy, batches):
     holder.kill()
     holder.communicate()
   _fit_toy(tmp_path, toy, batches)
-
-
-def test_lock_can_be_taken_again_in_a_process_and_ends_with_the_last(tmp_path):
-  with train.lock_workdir(tmp_path / "run"):
-    with train.lock_workdir(tmp_path / "run"):
-      pass
-    assert "process" in (tmp_path / "run" / _lock.LOCK_FILE).read_text()
-  with train.lock_workdir(tmp_path / "new", only_existing=True):
-    assert not (tmp_path / "new").exists()
-
-
-def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
-  import errno
-  import fcntl
-
-  def flock(*args):
-    raise OSError(errno.ENOLCK, "No locks available")
-
-  monkeypatch.setattr(fcntl, "flock", flock)
-  with train.lock_workdir(tmp_path):
-    pass
-  assert "has no file locks" in caplog.text
