@@ -16,11 +16,9 @@ from flax import nnx
 
 from flowkd_jax import capture
 from flowkd_jax import data
-from flowkd_jax import methods
 from flowkd_jax.jobs import flow_settings
 from flowkd_jax.jobs import information_flow
 from flowkd_jax.jobs import layer_matching
-from flowkd_jax.jobs import settings
 
 pytestmark = pytest.mark.optimizer
 
@@ -304,61 +302,6 @@ def test_student_learns_from_a_network_of_another_framework(tmp_path, monkeypatc
     information_flow.configure(workdir="x", teacher_network="theirs:make_tapless")
 
 
-@pytest.mark.parametrize(
-  "content", ["[1]", '{"layer_map": {"dense": 1}}', '{"dense": "dense"}', "{}", "3"]
-)
-def test_layer_maps_of_another_form_are_refused(content, tmp_path):
-  path = tmp_path / "map.json"
-  path.write_text(content)
-  with pytest.raises(ValueError, match="--layer_map: expected a layer_map.json of an"):
-    flow_settings.configure(workdir=str(tmp_path), layer_map=str(path))
-
-
-@pytest.mark.parametrize("text", ["block1:block1", "a:b:c", "nowhere.json", "x" * 5000])
-def test_layer_maps_are_checked_with_the_other_settings(text, tmp_path):
-  with pytest.raises(ValueError, match="--layer_map: "):
-    flow_settings.configure(workdir=str(tmp_path), layer_map=text)
-
-
-@pytest.mark.parametrize(
-  ("options", "match"),
-  [
-    ({"matching": "quadratic", "divergence": "kl"}, "--divergence: expected with"),
-    ({"teacher_cache_dtype": "float16"}, "--teacher_cache_dtype: expected with --tea"),
-    ({"teacher_cache_gib": 1.0}, "--teacher_cache_gib: expected with --teacher_cache"),
-  ],
-)
-def test_flags_that_others_leave_unread_are_refused(options, match):
-  with pytest.raises(ValueError, match=match):
-    flow_settings.configure(workdir="W", **options)
-
-
-def test_layer_maps_that_do_not_fit_are_refused():
-  taps = ("block_1", "dense"), ("stage_1", "stage_2", "pooled")
-  for text, match in {
-    "": "--layer_map: the student has the taps block_1, dense, its teacher stage_1",
-    "block_1:stage_9": "--layer_map: no tap stage_9; there are stage_1, stage_2",
-    "dens:pooled": "--layer_map: no tap dens; there are block_1, dense",
-    "nothing.json": "--layer_map: expected auto, kappa, pairs such as dense:pooled",
-    "block_1:stage_1,block_1:stage_2": "--layer_map: expected pairs .* each student",
-    "block_1:stage_1,dense": "--layer_map: expected pairs student_tap:teacher_tap",
-    "block_1:": "--layer_map: expected pairs student_tap:teacher_tap",
-  }.items():
-    with pytest.raises(ValueError, match=match):
-      layer_matching.given_layers(text, *taps)
-  ordered = layer_matching.given_layers("dense:pooled,block_1:stage_2", *taps)
-  assert list(ordered.items()) == [("block_1", "stage_2"), ("dense", "pooled")]
-
-
-def test_empty_layer_map_pairs_taps_of_the_same_name():
-  pairs = layer_matching.given_layers("", ("stem", "end"), ("end", "middle", "stem"))
-  assert pairs == {"stem": "stem", "end": "end"}
-  in_order = layer_matching.given_layers("", ("stem", "end"), ("first", "end"))
-  assert in_order == {"stem": "first", "end": "end"}
-  with pytest.raises(ValueError, match="expected the same names or as many others"):
-    layer_matching.given_layers("", ("stem", "end"), ("end", "last"))
-
-
 def test_stage_whose_teacher_is_missing_says_what_to_do(tmp_path):
   with pytest.raises(ValueError, match="stage auxiliary has not been run.*--stages"):
     _run(tmp_path, stages=("student",))
@@ -391,71 +334,9 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
   assert not (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize(
-  ("options", "match"),
-  [
-    ({"workdir": ""}, "--workdir: expected a folder"),
-    ({"stages": ("studnet",)}, "--stages: expected one of teacher, .* got 'studnet'"),
-    ({"matching": "qmi"}, "--matching: expected one of probabilities, quadratic"),
-    ({"kernels": ("cosin",)}, "--kernels: expected one of cosine"),
-    ({"last_tap_kernels": ("vmf",)}, "--last_tap_kernels: expected one of cosine"),
-    (
-      {"authors": True, "kernels": ("von_mises_fisher",)},
-      "--kernels: expected one of cosine, student_t, rbf, adaptive_rbf, cauchy, got",
-    ),
-    (
-      {"kernels": ("von_mises_fisher:-8",)},
-      "--kernels: expected von_mises_fisher:CONCENTRATION, the concentration a number",
-    ),
-    ({"last_tap_kernels": ("cosine:2",)}, "--last_tap_kernels: .* has no parameter"),
-    ({"divergence": "smoothed_kl:0"}, "--divergence: expected smoothed_kl:EPSILON"),
-    ({"divergence": "js"}, "--divergence: expected one of jeffreys"),
-    ({"student_network": "vgg"}, "--student_network: network: expected one of cnn1"),
-    ({"student_network": "cnn1:x"}, "--student_network: .*WIDTH with a positive"),
-    ({"teacher_epochs": "50x1e-3"}, "--teacher_epochs: expected EPOCHS@LEARNING_RATE"),
-    ({"student_epochs": "0@1e-3"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
-    ({"batch_size": 0}, "--batch_size: expected 1 or more, got 0"),
-    ({"kd_temperature": 0.0}, "--kd_temperature: expected above 0, got 0.0"),
-    ({"label_weight": -1.0}, "--label_weight: expected 0 or above, got -1.0"),
-    ({"learning_rate_decay": "step"}, "--learning_rate_decay: expected one of const"),
-    ({"learn_from": "student"}, "--learn_from: expected one of auxiliary, teacher"),
-    ({"teacher_pooling": "max"}, "--teacher_pooling: expected one of mean, class_tok"),
-    ({"average": 1.0}, r"--average: expected a number in \[0, 1\), got 1.0"),
-    ({"adam_beta2": 1.0}, r"--adam_beta2: expected a number in \[0, 1\), got 1.0"),
-    ({"recipe": "best"}, "--recipe: expected one of paper, posterior, labelled, got"),
-    ({"last_tap_from": "labels"}, "--last_tap_from: expected one of tap, posterior"),
-    ({"seed": -1}, "--seed: expected 0 or above, got -1"),
-    ({"flow_weight_gamma": 2.0}, "--flow_weight_gamma: expected a number in"),
-    ({"authors": True, "matching": "quadratic"}, "--authors: the authors' code"),
-  ],
-)
-def test_impossible_settings_are_refused(options, match):
-  with pytest.raises(ValueError, match=match):
-    information_flow.configure(**{"workdir": "x", **options})
-
-
 def test_devices_that_cannot_share_a_batch_refuse_before_any_work(tmp_path):
   with pytest.raises(ValueError, match="8 devices cannot share 100 rows"):
     _run(tmp_path, batch_size=100)
-
-
-def test_settings_are_the_papers_unless_the_data_set_has_others():
-  paper = information_flow.configure(dataset="cifar10", workdir="x")
-  assert (paper.batch_size, paper.flow_weight_init) == (128, 100.0)
-  assert settings.phases(paper.teacher_epochs, "") == [(50, 1e-3), (30, 1e-4)]
-  digits = information_flow.configure(dataset="digits", workdir="x", batch_size=8)
-  assert digits.batch_size == 8
-  assert not digits.flip
-
-
-def test_recipe_gives_way_to_the_data_set_and_to_flags():
-  options = {"dataset": "cifar10", "recipe": "posterior", "workdir": "x"}
-  recipe = information_flow.configure(**options)
-  assert recipe.last_tap_from == methods.POSTERIOR
-  assert (recipe.crop_padding, recipe.student_epochs) == (0, "50@1e-2")
-  assert information_flow.configure(**options, crop_padding=2).crop_padding == 2
-  digits = information_flow.configure(**{**options, "dataset": "digits"})
-  assert digits.student_epochs == "40@1e-3"
 
 
 # From the command line -------------------------------------------------------
