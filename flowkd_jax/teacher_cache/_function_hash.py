@@ -8,8 +8,10 @@ cache of outputs.
 import dataclasses
 import functools
 import hashlib
+import re
 import types
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,6 +19,8 @@ import numpy as np
 
 # Deeper nesting of captured functions is not followed.
 _DEPTH = 5
+# Where a representation says at which place in memory a value is.
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def hash_functions(model: Any) -> str:
@@ -40,41 +44,68 @@ def _parts(value: Any, depth: int) -> Iterator[bytes]:
   """Bytes that tell the functions within a value apart."""
   if depth == 0:
     return
-  if isinstance(value, functools.partial):
+  if isinstance(value, tuple | list):
+    for each in value:
+      yield from _parts(each, depth - 1)
+  elif isinstance(value, Mapping):
+    yield from _parts([*value.values()], depth)
+  elif isinstance(value, functools.partial):
     yield from _parts(value.func, depth - 1)
-    for each in (*value.args, *value.keywords.values()):
-      yield from _captured(each, depth - 1)
-  elif isinstance(value, types.FunctionType) and "<" in value.__qualname__:
-    yield from _code(value.__code__)
-    cells = [cell.cell_contents for cell in value.__closure__ or () if _is_set(cell)]
-    for each in (*cells, *(value.__defaults__ or ())):
-      yield from _captured(each, depth - 1)
+    yield from _captured((value.args, value.keywords), depth - 1)
+  elif isinstance(value, types.MethodType):
+    yield from _parts(value.__func__, depth - 1)
+    yield from _captured(value.__self__, depth - 1)
+  elif isinstance(value, types.FunctionType):
+    yield from _function(value, depth) if _is_local(value) else ()
+  elif hasattr(value, "__wrapped__"):  # by `jax.jit`
+    yield from _parts(value.__wrapped__, depth - 1)
 
 
-def _code(code: types.CodeType) -> Iterator[bytes]:
+def _function(function: types.FunctionType, depth: int) -> Iterator[bytes]:
+  yield from _code(function.__code__, depth)
+  cells = function.__closure__ or ()
+  captured = [cell.cell_contents for cell in cells if _is_set(cell)]
+  defaults = function.__defaults__ or (), function.__kwdefaults__ or {}
+  for each in (*captured, *defaults[0], *defaults[1].values()):
+    yield from _captured(each, depth - 1)
+
+
+def _code(code: types.CodeType, depth: int) -> Iterator[bytes]:
   yield code.co_code
   yield repr(code.co_names).encode()
   for constant in code.co_consts:
     if isinstance(constant, types.CodeType):
-      yield from _code(constant)
+      yield from _code(constant, depth)
     else:
-      yield repr(constant).encode()
+      yield from _captured(constant, depth)
 
 
 def _captured(value: Any, depth: int) -> Iterator[bytes]:
+  """Bytes that tell values apart, the same in every process."""
   if isinstance(value, jax.Array | np.ndarray):
     array = np.asarray(value)
     yield f"{array.dtype} {array.shape}".encode()
     yield array.tobytes()
-  elif isinstance(value, int | float | str | bytes | bool | None):
-    yield repr(value).encode()
   elif isinstance(value, tuple | list):
     for each in value:
       yield from _captured(each, depth)
-  elif isinstance(value, types.FunctionType) and "<" not in value.__qualname__:
-    yield f"{value.__module__}.{value.__qualname__}".encode()
-  else:
+  elif isinstance(value, Mapping):
+    yield from _captured([*value.items()], depth)
+  elif isinstance(value, set | frozenset):  # Their order differs between processes.
+    yield repr(sorted(map(repr, value))).encode()
+  elif isinstance(value, functools.partial) or _is_local(value):
     yield from _parts(value, depth)
+  elif hasattr(value, "__qualname__"):  # a function of a module, or a type
+    yield f"{value.__module__}.{value.__qualname__}".encode()
+    yield from _captured(getattr(value, "__self__", None), depth)
+  else:
+    yield _ADDRESS.sub("", repr(value)).encode()
+
+
+def _is_local(value: Any) -> bool:
+  """Whether it is a lambda, or a function inside a function."""
+  is_type = isinstance(value, type)
+  return not is_type and "<" in getattr(value, "__qualname__", "")
 
 
 def _is_set(cell: types.CellType) -> bool:
