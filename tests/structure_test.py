@@ -28,16 +28,9 @@ TESTED_ELSEWHERE = {
   "flowkd_jax/capture/_names.py",
   "flowkd_jax/capture/_shapes.py",
   "flowkd_jax/capture/_sowing.py",
-  "flowkd_jax/cli/overview.py",
   "flowkd_jax/data/_batches.py",
   "flowkd_jax/data/_prepared.py",
   "flowkd_jax/data/_shared_examples.py",
-  "flowkd_jax/jobs/fields.py",
-  "flowkd_jax/jobs/finding.py",
-  "flowkd_jax/jobs/places.py",
-  "flowkd_jax/jobs/pretrained.py",
-  "flowkd_jax/jobs/report_page.py",
-  "flowkd_jax/jobs/stages.py",
   "flowkd_jax/losses/_alignment.py",
   "flowkd_jax/losses/_batch.py",
   "flowkd_jax/losses/_memory_bank.py",
@@ -47,8 +40,6 @@ TESTED_ELSEWHERE = {
   "flowkd_jax/models/_branched.py",
   "flowkd_jax/models/_building_blocks.py",
   "flowkd_jax/models/_ensemble.py",
-  "flowkd_jax/teacher_cache/_function_hash.py",
-  "flowkd_jax/teacher_cache/_teacher.py",
 }
 
 

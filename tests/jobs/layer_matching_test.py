@@ -1,7 +1,11 @@
 """Teacher taps of student taps: given, read, found."""
 
+import json
+
+import numpy as np
 import pytest
 
+from flowkd_jax import train
 from flowkd_jax.jobs import layer_matching
 
 
@@ -29,3 +33,26 @@ def test_empty_layer_map_pairs_taps_of_the_same_name():
   assert in_order == {"stem": "first", "end": "end"}
   with pytest.raises(ValueError, match="expected the same names or as many others"):
     layer_matching.given_layers("", ("stem", "end"), ("end", "last"))
+
+
+def _features(**taps):
+  labels = np.arange(6, dtype=np.int32) % 2
+  return train.Features(np.zeros((6, 2), np.float32), taps, labels)
+
+
+def test_found_layers_are_those_most_alike_and_are_written(tmp_path):
+  rng = np.random.default_rng(0)
+  first, second, other = rng.normal(size=(3, 6, 4)).astype(np.float32)
+  student = _features(low=first, high=second)
+  teacher = _features(a=2 * first, b=other, c=second)
+  found = layer_matching.found_layers(
+    "auto", student, teacher, num_classes=2, folder=tmp_path
+  )
+  assert found == {"low": "a", "high": "c"}
+  written = json.loads((tmp_path / layer_matching.FILE).read_text())
+  assert (written["how"], written["layer_map"]) == ("auto", found)
+  np.testing.assert_allclose(written["cka"][0][0], 1, rtol=1e-5)
+  assert (tmp_path / "layer_map.png").exists()
+  path = str(tmp_path / layer_matching.FILE)
+  read = layer_matching.given_layers(path, tuple(student.taps), tuple(teacher.taps))
+  assert read == found

@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 from flowkd_jax import report
-from flowkd_jax.jobs import report_page as report_launcher
 
 
 class _Reader(html.parser.HTMLParser):
@@ -87,16 +86,3 @@ def test_page_needs_work_directories(tmp_path):
     report.report_page([])
   with pytest.raises(FileNotFoundError, match=r"expected the file metrics.jsonl"):
     report.report_page([tmp_path / "empty"])
-
-
-@pytest.mark.slow
-def test_launcher_writes_the_page(workdir, tmp_path, capsys):
-  output = tmp_path / "page.html"
-  config = report_launcher.configure(workdirs=(str(workdir),), output=str(output))
-  report_launcher.run(config)
-  assert output.read_text().startswith("<!doctype html>")
-  assert str(output) in capsys.readouterr().out
-  with pytest.raises(ValueError, match="--workdirs: expected at least one"):
-    report_launcher.configure()
-  with pytest.raises(ValueError, match="--workdirs: expected a folder"):
-    report_launcher.configure(workdirs=("nowhere",))
