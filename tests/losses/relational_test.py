@@ -237,17 +237,6 @@ def test_near_rows_keep_their_digits():
     np.testing.assert_allclose(actual, expected, rtol=1e-3, err_msg=loss.__name__)
 
 
-@pytest.mark.parametrize("loss", [losses.linear_cka, losses.rbf_cka])
-def test_alignment_with_rows_all_alike(loss):
-  student, teacher = _features(9, 3, 20)
-  alike = jnp.broadcast_to(student[:1], student.shape)
-  for pair, side in (((alike, teacher), 0), ((teacher, alike), 1)):
-    value, gradient = jax.jit(jax.value_and_grad(loss, argnums=side))(*pair)
-    np.testing.assert_allclose(value, 1, rtol=1e-6)
-    assert not gradient.any()
-  assert jax.jit(loss)(alike, 2 * alike) == 0
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.linear_cka, losses.rkd_angle])
 def test_wide_features_of_the_global_batch(loss):
@@ -288,22 +277,9 @@ def test_bad_input_is_refused():
   student, teacher = _features()
   with pytest.raises(ValueError, match="gamma: expected a number above 0, got -1"):
     losses.correlation_congruence(student, teacher, gamma=-1)
-  with pytest.raises(ValueError, match="bandwidth: expected a number above 0, got 0"):
-    losses.rbf_cka(student, teacher, bandwidth=0)
   with pytest.raises(ValueError, match="reduction: expected one of 'mean', 'rows'"):
     losses.rkd_angle(student, teacher, reduction="sum")
   with pytest.raises(
     ValueError, match="teacher's width with authors=True, got 5 and 7"
   ):
     losses.correlation_congruence(student, teacher, authors=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loss", [losses.rbf_cka, losses.linear_cka])
-def test_alignment_of_kernels_refuses_second_derivatives(loss):
-  rng = np.random.default_rng(0)
-  wide, other = jnp.asarray(rng.standard_normal((2, 4, 6)), jnp.float32)
-  gradient = jax.jit(jax.grad(jax.checkpoint(loss)))(wide, other)
-  assert np.isfinite(gradient).all()
-  with pytest.raises(TypeError, match="first derivatives only"):
-    jax.hessian(loss)(wide, other)

@@ -1,4 +1,4 @@
-"""Residual networks for small images, in the widths of an ensemble, with branches."""
+"""Residual networks for small images: sizes, taps, devices, refusals."""
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,6 @@ def parameters_of(model, size=32):
 def sown_shapes(model, images, taps=None):
   shapes = jax.eval_shape(model.init, jax.random.key(0), images)
   return capture.tap_shapes(model, shapes, images, taps=taps)
-
-
-# The network ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -158,131 +155,3 @@ def test_depths_that_do_not_exist_are_refused(depth):
 def test_images_of_another_rank_are_refused():
   with pytest.raises(ValueError, match="images: expected a non-empty array"):
     TINY.init(jax.random.key(0), images_of((8, 8, 1)))
-
-
-# The ensemble -----------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_students_have_the_shares_of_the_paper():
-  # Walawalkar et al., Table 1, ResNet-110 on CIFAR-10.
-  ensemble = models.shrinking_ensemble(models.cifar_resnet(110), 5)
-  assert ensemble.student_widths[4] == (3, 6, 12)
-  first, *others = (
-    parameters_of(models.student_network(ensemble, number)) for number in range(1, 6)
-  )
-  shares = [round(100 * count / first, 2) for count in others]
-  assert shares == [62.79, 35.26, 15.15, 3.64]
-
-
-def test_students_share_the_stem_and_sow_what_trains_them():
-  ensemble = models.shrinking_ensemble(TINY, 2)
-  assert models.student_network(ensemble, 1) == TINY
-  thin = models.student_network(ensemble, 2)
-  assert (thin.widths, thin.stem_width) == ((1, 1), 2)
-  total = parameters_of(TINY) + parameters_of(thin)
-  stem = 9 * 3 * 2 + 2 * 2
-  assert parameters_of(ensemble) == total - stem
-  assert sown_shapes(ensemble, images_of()) == {"pooled": (4, 3 + 1)}
-  taps = (*ensemble.student_logits, *ensemble.student_maps[1])
-  assert sown_shapes(ensemble, images_of(), taps) == {
-    "student_1_logits": (4, 3),
-    "student_2_logits": (4, 3),
-    "student_2_stage_1": (4, 8, 8, 1),
-    "student_2_stage_2": (4, 4, 4, 1),
-  }
-
-
-@pytest.mark.slow
-def test_ensemble_gives_the_mean_of_its_students_each_with_the_stem():
-  ensemble, images = models.shrinking_ensemble(TINY, 2), images_of()
-  variables = variables_of(ensemble, images)
-  alone = [
-    models.student_network(ensemble, number).apply(
-      models.student_variables(variables, number), images
-    )
-    for number in (1, 2)
-  ]
-  np.testing.assert_allclose(
-    ensemble.apply(variables, images), (alone[0] + alone[1]) / 2, rtol=1e-5
-  )
-
-
-def test_impossible_ensembles_are_refused():
-  with pytest.raises(ValueError, match="num_students: expected 2 or more, got 1"):
-    models.shrinking_ensemble(TINY, 1)
-  with pytest.raises(ValueError, match=r"3 students need at least 3 channels"):
-    models.shrinking_ensemble(TINY, 3)
-  with pytest.raises(TypeError, match="network: expected a CifarResNet.*got CNN"):
-    models.shrinking_ensemble(models.CNN(), 2)
-
-
-# Branches ---------------------------------------------------------------------
-
-
-def test_branches_are_copies_of_the_remaining_stages():
-  backbone = models.cifar_resnet(14, width=2)
-  branched = models.with_branches(backbone, 40)
-  images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float32)
-  shapes = jax.eval_shape(branched.init, jax.random.key(0), images)["params"]
-  own = shapes["body"]
-  for branch, copied in (("branch_1_body", (2, 3)), ("branch_2_body", (3,))):
-    assert set(shapes[branch]) == {"classifier"} | {
-      f"stage_{i}_block_{j}" for i in range(1, len(copied) + 1) for j in (1, 2)
-    }
-    for i, stage in enumerate(copied, start=1):
-      for j in (1, 2):
-        copy = shapes[branch][f"stage_{i}_block_{j}"]
-        assert copy == own[f"stage_{stage}_block_{j}"]
-  # One more stage, of the last width.
-  extra = shapes["branch_3_body"]["stage_1_block_1"]
-  assert extra == own["stage_3_block_2"]
-  for branch in ("branch_1_body", "branch_2_body", "branch_3_body"):
-    assert shapes[branch]["classifier"]["kernel"].shape == (8, 40)
-  assert sown_shapes(branched, images, branched.branches) == dict.fromkeys(
-    ("branch_1", "branch_2", "branch_3"), (4, 40)
-  )
-
-
-def test_branches_leave_the_backbone_as_it_is():
-  branched, images = models.with_branches(TINY, 12), images_of()
-  assert models.backbone(branched) == TINY
-  variables = variables_of(branched, images)
-  logits, taps = capture.apply_with_taps(branched, variables, images)
-  expected, expected_taps = capture.apply_with_taps(
-    TINY, models.backbone_variables(variables), images
-  )
-  np.testing.assert_array_equal(logits, expected)
-  jax.tree.map(np.testing.assert_array_equal, taps, expected_taps)
-
-
-@pytest.mark.slow
-def test_backbone_starts_from_the_same_weights_with_branches_and_without():
-  images = images_of()
-  alone = capture.init(TINY, jax.random.key(3), images)
-  branched = capture.init(models.with_branches(TINY, 12), jax.random.key(3), images)
-  jax.tree.map(
-    np.testing.assert_array_equal, models.backbone_variables(branched), alone
-  )
-
-
-def test_frozen_backbone_stays_in_evaluation_mode():
-  branched = models.with_branches(TINY, 12, frozen_backbone=True)
-  images = images_of()
-  variables = variables_of(branched, images)
-  logits, updated = branched.apply(
-    variables, images, train=True, mutable=["batch_stats"]
-  )
-  np.testing.assert_allclose(logits, branched.apply(variables, images), rtol=1e-6)
-  before, after = variables["batch_stats"], updated["batch_stats"]
-  for part in before:
-    same = jax.tree.map(
-      lambda a, b: bool((np.asarray(a) == b).all()), before[part], after[part]
-    )
-    assert all(jax.tree.leaves(same)) == (part in ("stem", "body"))
-
-
-def test_branches_on_branches_are_refused():
-  branched = models.with_branches(TINY, 12)
-  with pytest.raises(TypeError, match="without branches.*got BranchedResNet"):
-    models.with_branches(branched, 12)
