@@ -23,23 +23,6 @@ TESTED_ELSEWHERE = {
   "experiments/tables/network_rows.py",
   "experiments/tables/run_list.py",
   "experiments/tables/update.py",
-  "flowkd_jax/capture/_apply.py",
-  "flowkd_jax/capture/_arrays.py",
-  "flowkd_jax/capture/_names.py",
-  "flowkd_jax/capture/_shapes.py",
-  "flowkd_jax/capture/_sowing.py",
-  "flowkd_jax/data/_batches.py",
-  "flowkd_jax/data/_prepared.py",
-  "flowkd_jax/data/_shared_examples.py",
-  "flowkd_jax/losses/_alignment.py",
-  "flowkd_jax/losses/_batch.py",
-  "flowkd_jax/losses/_memory_bank.py",
-  "flowkd_jax/losses/_rkd.py",
-  "flowkd_jax/methods/_method.py",
-  "flowkd_jax/methods/_rotations.py",
-  "flowkd_jax/models/_branched.py",
-  "flowkd_jax/models/_building_blocks.py",
-  "flowkd_jax/models/_ensemble.py",
 }
 
 

@@ -107,7 +107,7 @@ ROWS = {
   )._replace(exempt={"permutation": "multiplies neighbours in the batch"}),
   "crd": _pairwise(losses.crd, params=losses.crd_init(KEY, (1, 5), (1, 7), width=4)),
   "crd_bank": Row(
-    _bank, exempt={"traced": "Z of a first batch is a constant; see contrastive_test"}
+    _bank, exempt={"traced": "Z of a first batch is a constant; see memory_bank_test"}
   ),
   "cross_entropy": Row(
     _cross_entropy,

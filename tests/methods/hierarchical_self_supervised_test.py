@@ -9,7 +9,6 @@ import pytest
 from flowkd_jax import capture
 from flowkd_jax import methods
 from flowkd_jax import models
-from flowkd_jax.methods import _rotations
 
 pytestmark = pytest.mark.optimizer
 BRANCHES = ("branch_1", "branch_2")
@@ -132,25 +131,6 @@ def _check(metrics, expected):
   for name, value in expected.items():
     np.testing.assert_allclose(metrics[f"loss/{name}"], value, rtol=2e-4)
   np.testing.assert_allclose(metrics["loss"], sum(expected.values()), rtol=2e-4)
-
-
-# Rotations ------------------------------------------------------------------
-
-
-def test_rotations_are_interleaved_with_joint_labels(batch):
-  rotated = _rotations.rotated_batch(batch)
-  images, labels = _rotated(batch)
-  np.testing.assert_array_equal(rotated["image"], images)
-  np.testing.assert_array_equal(rotated["label"], labels)
-  np.testing.assert_array_equal(rotated["image"][::4], batch["image"])
-  np.testing.assert_array_equal(rotated["mask"], np.repeat(batch["mask"], 4))
-  assert rotated["label"].dtype == batch["label"].dtype
-
-
-def test_images_that_are_not_square_are_refused():
-  method = methods.hierarchical_teacher(_network(), optax.sgd(0.1))
-  with pytest.raises(ValueError, match=r"images: expected square .* \(2, 8, 6, 1\)"):
-    method.init(jax.random.key(0), jnp.zeros((2, 8, 6, 1)))
 
 
 # Teachers -------------------------------------------------------------------

@@ -12,7 +12,6 @@ from flowkd_jax import models
 from flowkd_jax.methods import _domain_generalization
 from flowkd_jax.methods import _federated
 from flowkd_jax.methods import _latent_generator
-from flowkd_jax.methods import _rotations
 from flowkd_jax.methods._distillation import Outputs
 from flowkd_jax.methods._information_flow import _compared
 
@@ -61,20 +60,6 @@ def test_labelled_posterior_of_a_label_beyond_the_classes_makes_the_loss_nan(
   assert step(batch["label"].at[12].set(3))[1]["loss"] == expected
   assert np.isfinite(step(batch["label"].at[2].set(-1))[1]["loss"])
   assert np.isnan(step(batch["label"].at[2].set(3))[1]["loss"])
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64"])
-def test_joint_labels_neither_overflow_nor_label_what_has_none(dtype):
-  labels = np.array([100, -1, -128, 0]).astype(dtype)
-  batch = {
-    "image": jnp.zeros((4, 2, 2, 1)),
-    "label": jnp.asarray(labels),
-    "mask": jnp.ones(4, bool),
-  }
-  joint = np.asarray(_rotations.rotated_batch(batch)["label"]).reshape(4, 4)
-  assert joint.dtype == np.int32
-  for row, label in zip(joint, labels.tolist(), strict=True):
-    assert (row < 0).all() if label < 0 else (row == 4 * label + np.arange(4)).all()
 
 
 @pytest.mark.parametrize("name", ["saturated", "confident"])

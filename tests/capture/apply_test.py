@@ -1,4 +1,4 @@
-"""Proof of the evaluation mode, of logits and of every tap that is asked for."""
+"""Models applied with their taps, and the proof of their evaluation mode."""
 
 import flax.linen as nn
 import jax
@@ -38,6 +38,31 @@ class Clean(Net):
 @pytest.fixture(scope="module")
 def variables():
   return capture.init(Net(), jax.random.key(0), IMAGES)
+
+
+def test_apply_with_taps_gives_those_asked_for_in_their_order(variables):
+  output, taps = capture.apply_with_taps(Net(), variables, IMAGES)
+  assert [*taps] == ["clean", "by_batch"]
+  again, none = capture.apply_with_taps(Net(), variables, IMAGES, taps=())
+  assert none == {}
+  np.testing.assert_array_equal(again, output)
+  _, taps = capture.apply_with_taps(Net(), variables, IMAGES, taps=["norm", "clean"])
+  assert [*taps] == ["norm", "clean"]
+  mean = taps["clean"].mean(axis=0, keepdims=True)
+  np.testing.assert_allclose(taps["norm"], taps["clean"] - mean, atol=1e-6)
+
+
+def test_with_taps_replaces_those_that_the_model_declares(variables):
+  model = capture.with_taps(Net(), ["turned"])
+  assert capture.tap_shapes(model, variables, IMAGES) == {"turned": (4, 8)}
+  assert capture.tap_shapes(Net(), variables, IMAGES, taps=["layer"]) == {
+    "layer": (8, 4)
+  }
+
+
+def test_what_is_no_model_is_refused(variables):
+  with pytest.raises(TypeError, match="model: expected a flax.linen.Module.*got a int"):
+    capture.apply_with_taps(3, variables, IMAGES)
 
 
 def test_tap_that_depends_on_the_batch_is_refused(variables):
