@@ -1,0 +1,98 @@
+"""Tables and pictures with a row for each run."""
+
+from experiments.studies import spec
+from experiments.tables import kept_runs
+from experiments.tables import network_rows
+
+
+def _flow(teacher_level, teacher="auxiliary"):
+  """A run of one tap whose student learned from a network of that information."""
+  entry = {"qmi/cosine/tap": teacher_level, "epoch": -1, "stage": teacher}
+  entries = [entry, *({**entry, "stage": "student", "epoch": n} for n in (0, 1))]
+  student = {"name": "student", "teacher": teacher}
+  return {"1": kept_runs.KeptRun({}, [student], entries)}
+
+
+def _legend(figure):
+  return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_picture_of_rows_shows_a_shared_teacher_once(fake):
+  # The levels differ by the rounding of another launch.
+  runs = {"first": _flow(2.0), "second": _flow(2.0001)}
+  figure = network_rows.flow_picture(fake, runs)
+  goal = "auxiliary at its end: goal of first and second"
+  assert _legend(figure) == ["the first", "the second", goal]
+  figure = network_rows.flow_picture(fake._replace(pictured=("second",)), runs)
+  goal = "auxiliary at its end: goal of second"
+  assert _legend(figure) == ["the second", goal]
+
+
+def test_picture_of_rows_tells_teachers_of_one_name_apart(fake):
+  runs = {"first": _flow(2.0, "teacher"), "second": _flow(3.0), "third": _flow(4.0)}
+  three = fake._replace(runs=(*fake.runs, spec.Run("third", "the third", ())))
+  assert _legend(network_rows.flow_picture(three, runs)) == [
+    "the first",
+    "the second",
+    "the third",
+    "teacher at its end: goal of first",
+    "auxiliary at its end: goal of second",
+    "auxiliary of third at its end: goal of third",
+  ]
+
+
+def _network(level, *, accuracy=None, seconds=60, **changes):
+  """A network all of whose measures have one level."""
+  side = {"mean_average_precision": level, "precision_at": {"100": level}}
+  side |= {f"authors_{key}": value for key, value in side.items()}
+  return {
+    "name": "student",
+    "accuracy": accuracy,
+    "seconds": seconds,
+    "retrieval": {"euclidean": side, "cosine": side},
+    "centroid": {"euclidean": level, "cosine": level},
+    **changes,
+  }
+
+
+def _cells(line):
+  return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_table_has_means_deviations_and_gaps_of_the_same_seeds(fake):
+  found = {
+    "first": {
+      seed: {"student": _network(level)} for seed, level in (("0", 0.2), ("1", 0.4))
+    },
+    "second": {"1": {"student": _network(0.5, accuracy=0.25, seconds=150)}},
+  }
+  heading, _, published, first, second = map(_cells, network_rows.table(fake, found))
+  assert (heading[0], heading[-2:]) == ("A fake study", ["mAP c − first", "minutes"])
+  assert published[heading.index("mAP c")] == "12.50"
+  # 20 % and 40 %: mean 30, standard deviation sqrt(200).
+  assert first[:3] == ["the first", "0, 1", "30.00 ± 14.14"]
+  assert first[heading.index("accuracy")] == "–"
+  assert first[-2:] == ["", "1"]
+  assert second[:3] == ["the second", "1", "50.00"]
+  assert second[heading.index("accuracy")] == "25.00"
+  assert second[-2].startswith("+10.00")
+  assert second[-1] == "2"
+
+
+def test_table_shows_no_accuracy_after_a_transfer(fake):
+  network = _network(0.5, accuracy=0.1, name="auxiliary", teacher="teacher")
+  study = fake._replace(
+    runs=(spec.Run("first", "a", result="auxiliary"),), published=()
+  )
+  (heading, _, row) = map(
+    _cells, network_rows.table(study, {"first": {"0": {"auxiliary": network}}})
+  )
+  assert row[heading.index("accuracy")] == "–"
+
+
+def test_rows_without_their_network_are_not_run(fake):
+  found = {"first": {"0": {"teacher": _network(0.5)}}, "second": {}}
+  assert [_cells(line)[1] for line in network_rows.table(fake, found)[3:]] == [
+    "not run",
+    "not run",
+  ]
