@@ -22,8 +22,11 @@ class Layout(NamedTuple):
 def by_path(tree: PyTree) -> tuple[dict[str, jax.Array], Layout]:
   """The arrays of a tree by their path, and the layout of the rest."""
   leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-  arrays = {
-    jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value"): leaf
-    for path, leaf in leaves
-  }
-  return arrays, Layout(tuple(arrays), structure)
+  names = [
+    jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+    for path, _ in leaves
+  ]
+  if len(set(names)) < len(names):  # a key has a slash in it
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+  arrays = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
+  return arrays, Layout(tuple(names), structure)

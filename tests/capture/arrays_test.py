@@ -4,6 +4,7 @@ import typing
 
 import jax
 import numpy as np
+import pytest
 
 from flowkd_jax.capture import _arrays
 
@@ -36,3 +37,12 @@ def test_tree_without_arrays_comes_back():
   arrays, layout = _arrays.by_path({"a": None, "b": ()})
   assert arrays == {}
   assert layout.tree({}) == {"a": None, "b": ()}
+
+
+@pytest.mark.parametrize(
+  "tree", [{"a/b": 1, "a": {"b": 2}}, [{"0": 1}, 2, {"1/value": 3, "1": 4}]]
+)
+def test_keys_that_look_like_paths_hide_no_array(tree):
+  arrays, layout = _arrays.by_path(tree)
+  assert len(arrays) == len(jax.tree.leaves(tree))
+  assert layout.tree(arrays) == tree
