@@ -20,6 +20,7 @@ class Net(nn.Module):
     self.sow("intermediates", "map", images)
     self.sow("intermediates", "turned", x.T)
     self.sow("intermediates", "total", x.sum())
+    self.sow("intermediates", "chance", x[:, :4].T)
     logits = nn.Dense(3)(x)
     return {"right": logits, "turned": logits.T, "two": (logits, x)}[self.form]
 
@@ -46,6 +47,7 @@ def test_row_shapes_leave_out_the_batch():
   [
     ("right", ("turned",), r"tap turned of Net is not .* 4 images give shape \(5, 4\)"),
     ("right", ("total",), r"tap total of Net is not the batch.* shape \(\)"),
+    ("right", ("chance",), r"4 images give shape \(4, 4\), 7 images \(4, 7\)"),
     ("turned", (), r"of the logits of Net .* \(3, 4\), 7 images \(3, 7\)"),
     ("right", ("layr",), "taps: Net has no layr.*did you mean layer"),
     ("two", (), "Net"),

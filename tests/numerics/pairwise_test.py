@@ -49,6 +49,15 @@ def test_pair_geometry_is_that_of_numpy_at_every_scale(scale, columns_apart):
   np.testing.assert_array_equal(pairs.same, np.eye(6, dtype=bool))
 
 
+def test_pair_geometry_of_duplicates_is_exactly_zero():
+  rows = 3 + np.random.default_rng(2).standard_normal((20, 77))
+  rows = jnp.asarray(np.concatenate([rows, rows]), jnp.float32)
+  pairs = _geometry(rows)
+  for matrix in (pairs.squared_distances, pairs.cosine_gaps):
+    np.testing.assert_array_equal(np.diagonal(matrix, 20), 0)
+    assert (np.diagonal(matrix, 1) > 0).all()
+
+
 def test_pair_geometry_of_a_row_that_is_not_finite_is_nan_in_its_pairs():
   rows = jnp.asarray(_rows(), jnp.float32).at[5, 0].set(jnp.nan)
   squared = _geometry(rows).squared_distances
