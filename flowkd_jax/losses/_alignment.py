@@ -286,7 +286,7 @@ def _centred(columns, batch):
 
 
 def _mean_squared_distance(columns, batch):
-  """Over pairs of different rows, in squared units of `_pairs.unit_of`."""
+  """Over pairs of different rows, in squared units of `pairwise.unit_of`."""
   _, variance = _deviations(columns, batch)
   mean = 2 * variance * batch.number / _at_least_one(batch.number - 1)
   return jnp.where(mean == 0, 1, mean)

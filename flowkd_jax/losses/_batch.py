@@ -65,7 +65,7 @@ def gathered_batch(
 def pair_sides(
   batch: Batch, block_size: int | None
 ) -> tuple[list[pairwise.Points], list[pairwise.Columns | pairwise.Points]]:
-  """Student and teacher as rows and as columns of `_pairs.pair_geometry`."""
+  """Student and teacher as rows and as columns of `pairwise.pair_geometry`."""
   sides = [
     pairwise.rows_and_columns(*side, block_size)
     for side in zip(batch.rows, batch.columns, strict=True)
