@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # Deeper nesting of captured functions is not followed.
@@ -27,7 +28,8 @@ def hash_functions(model: Any) -> str:
   """Hex digest over code and captured values of functions in the fields of a model.
 
   Functions of a module are known by their name, which the representation of the model
-  holds, and add nothing. The result is "" if there are no other functions.
+  holds, and add nothing. The result is "" if there are no other functions. Captured are
+  variables of functions around, defaults, and globals that are read.
 
   Args:
     model: a Linen module, or a model that `capture` made.
@@ -65,9 +67,23 @@ def _function(function: types.FunctionType, depth: int) -> Iterator[bytes]:
   yield from _code(function.__code__, depth)
   cells = function.__closure__ or ()
   captured = [cell.cell_contents for cell in cells if _is_set(cell)]
-  defaults = function.__defaults__ or (), function.__kwdefaults__ or {}
-  for each in (*captured, *defaults[0], *defaults[1].values()):
+  captured += [
+    *(function.__defaults__ or ()),
+    *(function.__kwdefaults__ or {}).values(),
+  ]
+  # In a notebook, what a lambda reads is global.
+  names = dict.fromkeys(_names(function.__code__))
+  captured += [function.__globals__[x] for x in names if x in function.__globals__]
+  for each in captured:
     yield from _captured(each, depth - 1)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+  """Names of globals and attributes, also those of functions within."""
+  yield from code.co_names
+  for constant in code.co_consts:
+    if isinstance(constant, types.CodeType):
+      yield from _names(constant)
 
 
 def _code(code: types.CodeType, depth: int) -> Iterator[bytes]:
@@ -83,8 +99,9 @@ def _code(code: types.CodeType, depth: int) -> Iterator[bytes]:
 def _captured(value: Any, depth: int) -> Iterator[bytes]:
   """Bytes that tell values apart, the same in every process."""
   if isinstance(value, jax.Array | np.ndarray):
-    array = np.asarray(value)
-    yield f"{array.dtype} {array.shape}".encode()
+    is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    array = np.asarray(jax.random.key_data(value) if is_key else value)
+    yield f"{value.dtype} {array.shape}".encode()
     yield array.tobytes()
   elif isinstance(value, tuple | list):
     for each in value:
@@ -92,14 +109,30 @@ def _captured(value: Any, depth: int) -> Iterator[bytes]:
   elif isinstance(value, Mapping):
     yield from _captured([*value.items()], depth)
   elif isinstance(value, set | frozenset):  # Their order differs between processes.
-    yield repr(sorted(map(repr, value))).encode()
+    yield _ADDRESS.sub("", repr(sorted(map(repr, value)))).encode()
   elif isinstance(value, functools.partial) or _is_local(value):
     yield from _parts(value, depth)
   elif hasattr(value, "__qualname__"):  # a function of a module, or a type
     yield f"{value.__module__}.{value.__qualname__}".encode()
     yield from _captured(getattr(value, "__self__", None), depth)
   else:
-    yield _ADDRESS.sub("", repr(value)).encode()
+    yield from _object(value, depth)
+
+
+def _object(value: Any, depth: int) -> Iterator[bytes]:
+  """What it says of itself, and its attributes or leaves, which this may leave out."""
+  # The representation of a module has its folder.
+  said = value.__name__ if isinstance(value, types.ModuleType) else repr(value)
+  yield _ADDRESS.sub("", said).encode()
+  if depth == 0:
+    return
+  inside: Any = [leaf for leaf in jax.tree.leaves(value) if leaf is not value]
+  if dataclasses.is_dataclass(value):
+    fields = dataclasses.fields(value)
+    inside = {field.name: getattr(value, field.name, None) for field in fields}
+  elif _ADDRESS.search(said):
+    inside = getattr(value, "__dict__", {})
+  yield from _captured(inside, depth - 1)
 
 
 def _is_local(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from flowkd_jax.teacher_cache import _function_hash
@@ -49,6 +50,8 @@ PAIRS = {
   "arrays": (np.zeros(2, np.float32), np.ones(2, np.float32)),
   "shapes": (np.zeros(2, np.float32), np.zeros((1, 2), np.float32)),
   "device arrays": (jnp.zeros(2), jnp.ones(2)),
+  "keys": (jax.random.key(0), jax.random.key(1)),
+  "kinds of keys": (jax.random.key(0), jax.random.key_data(jax.random.key(0))),
   "tuples": ((1, 2), (2, 1)),
   "lambdas": (lambda x: x + 1, lambda x: x - 1),
   "functions of modules": (jax.nn.relu, jnp.tanh),
@@ -111,6 +114,59 @@ def test_objects_are_known_by_their_values_not_by_their_place_in_memory():
   assert capturing(2) == capturing(2)
   for one, two in zip(capturing(2), capturing(3), strict=True):
     assert one != two
+
+
+@dataclasses.dataclass
+class _Head:
+  weights: Any
+
+  def __repr__(self):
+    return "a head"
+
+
+class _Plain:
+  def __init__(self, weights):
+    self.weights = weights
+
+
+@jax.tree_util.register_pytree_node_class
+class _Tree(_Plain):
+  def __repr__(self):
+    return "a tree"
+
+  def tree_flatten(self):
+    return (self.weights,), None
+
+  @classmethod
+  def tree_unflatten(cls, _, children):
+    return cls(*children)
+
+
+@pytest.mark.parametrize("make", [_Head, _Plain, _Tree])
+def test_arrays_inside_of_objects_count_whatever_these_say_of_themselves(make):
+  weights = np.zeros(5000, np.float32)
+  other = weights.copy()
+  other[2500] = 1  # where NumPy shows dots
+  hashes = [_hash(_capturing(make(array))) for array in (weights, other, weights)]
+  assert hashes[0] != hashes[1]
+  assert hashes[0] == hashes[2]
+
+
+def test_objects_that_hold_each_other_are_followed_to_a_depth():
+  one, two = _Plain(1), _Plain(2)
+  one.other, two.other = two, one
+  assert _hash(_capturing(one)) != _hash(_capturing(two))
+
+
+@pytest.mark.parametrize("text", ["lambda x: SCALE * x", "lambda x: (lambda: SCALE)()"])
+def test_globals_that_a_lambda_reads_count(text):
+  hashes = [_hash(eval(text, {"SCALE": scale, "rest": scale})) for scale in (1, 2, 1)]
+  assert hashes[0] != hashes[1]
+  assert hashes[0] == hashes[2]
+
+
+def test_modules_are_known_by_their_name_not_by_their_folder():
+  assert [*_function_hash._captured(optax, 5)] == [b"optax"]
 
 
 def test_sets_are_hashed_in_an_order_that_processes_share():
