@@ -1,6 +1,7 @@
 """Paths that flags name."""
 
 import errno
+import os
 
 import pytest
 
@@ -48,6 +49,17 @@ def test_check_writes_nothing_where_a_path_can_be_used(name, kind, folder):
 )
 def test_check_says_what_was_expected_and_why_it_is_refused(name, kind, reason, folder):
   with pytest.raises(ValueError, match=rf"^--output: expected a {kind}, .*\({reason}"):
+    places.check("--output", str(folder / name), kind)
+
+
+@pytest.mark.parametrize(
+  ("name", "kind"), [("file", places.NEW_FILE), ("a/b", places.NEW_FOLDER)]
+)
+def test_check_refuses_what_may_not_be_written(name, kind, folder, monkeypatch):
+  # A test by root may write everywhere.
+  monkeypatch.setattr(os, "access", lambda path, access: not access & os.W_OK)
+  places.check("--page", str(folder / "file"), places.FILE)
+  with pytest.raises(ValueError, match=r"^--output: .*\(Permission denied\)"):
     places.check("--output", str(folder / name), kind)
 
 

@@ -48,3 +48,11 @@ def test_lock_of_another_process_names_its_holder(tmp_path):
       pass
   with _lock.lock_workdir(tmp_path):
     pass
+
+
+def test_lock_keeps_others_out_until_it_ends(tmp_path):
+  other = filelock.FileLock(tmp_path / _lock.LOCK_FILE, is_singleton=False)
+  with _lock.lock_workdir(tmp_path), pytest.raises(filelock.Timeout):
+    other.acquire(blocking=False)
+  other.acquire(blocking=False)
+  other.release()
