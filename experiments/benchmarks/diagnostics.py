@@ -1,4 +1,4 @@
-"""What diagnostics costs, measured beside the training that it looks at.
+"""Cost of diagnostics, measured beside the training that it looks at.
 
 The student stage on images of CIFAR-10's size (CNN1 from CNN1-A, batches of 128, four
 taps, the flow loss, a label term), an epoch of so many steps; then one look of

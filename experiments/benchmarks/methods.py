@@ -1,4 +1,4 @@
-"""What a step of each method costs, as a multiple of plain training.
+"""Cost of a step of each method, as a multiple of plain training.
 
     python -m experiments.benchmarks.methods
 

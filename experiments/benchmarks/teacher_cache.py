@@ -1,4 +1,4 @@
-"""What a cache of the teacher's outputs saves, measured side by side in one process.
+"""Time saved by a cache of teacher outputs, measured side by side in one process.
 
 The student stage on CIFAR-10 (CNN1, batches of 128, flips and crops, the flow loss)
 from a teacher, steps of one epoch with the teacher applied and with its outputs read

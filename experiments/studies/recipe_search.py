@@ -1,4 +1,4 @@
-"""What was tried for the recipes that go past the paper, one change after another.
+"""Changes tried for the recipes that go past the paper, one change after another.
 
 The full method from the authors' auxiliary, 15 epochs and one seed, measured on 5,000
 training images that are held out: the test set plays no part in the choice.

@@ -79,7 +79,7 @@ class Job(NamedTuple):
 
   @property
   def is_done(self) -> bool:
-    """Whether the run has left its results."""
+    """True if the run has left its results."""
     return (self.folder / stages.RESULTS).exists()
 
 

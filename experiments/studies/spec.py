@@ -1,4 +1,4 @@
-"""What a study is: launches, and the table that is made of them.
+"""Description of a study: launches, and the table that is made of them.
 
 A run is a launcher and its flags; a study repeats every run with several seeds. Where
 a flag depends on the machine it is a placeholder: `{data_dir}`,

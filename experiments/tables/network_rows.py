@@ -52,7 +52,7 @@ def table(study: spec.Study, found: paired_arms.Found) -> list[str]:
 
 
 def _gap(each, other, column, found):
-  """How far a row is from another in a column."""
+  """Distance of a row from another in a column."""
 
   def values(run):
     return {seed: column(network) for seed, network in _networks(run, found).items()}
@@ -101,7 +101,7 @@ def _add_teacher(metrics, networks, entry, student) -> str:
 
 
 def _is_same_flow(one, other) -> bool:
-  """Whether two entries are of one network, seen through the rounding of launches."""
+  """True if two entries are of one network, seen through the rounding of launches."""
   keys = [key for key in one if key.startswith("qmi/")]
   near = [math.isclose(one[key], other.get(key, 0), rel_tol=1e-3) for key in keys]
   return bool(near) and all(near)

@@ -60,7 +60,7 @@ def table(study: spec.Study, found: Found) -> list[str]:
 
 
 def _seeds(arm, found):
-  """How many seeds the arm was run with; the fewest of all runs that have it."""
+  """Number of seeds the arm was run with; the fewest of all runs that have it."""
   counts = [
     sum(arm.name in networks for networks in seeds.values()) for seeds in found.values()
   ]

@@ -1,4 +1,4 @@
-"""Where numbers come from: the command, commit, machine and time of every kept run."""
+"""Provenance of numbers: the command, commit, machine and time of every kept run."""
 
 import shlex
 from collections.abc import Iterable

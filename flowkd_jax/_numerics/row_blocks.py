@@ -119,7 +119,7 @@ def rows_in_blocks(
 def one_block(
   batch: int, block_size: int | None, row_entries: int | None = None
 ) -> bool:
-  """Whether one block holds all rows; ValueError if `block_size` is below 1."""
+  """True if one block holds all rows; ValueError if `block_size` is below 1."""
   if block_size is not None:
     checks.check_count("block_size", block_size)
     return block_size >= batch
@@ -184,7 +184,7 @@ def _sum_of_blocks(function):
 
 
 def _moving(tangents):
-  """Which leaves have a tangent."""
+  """Positions of the leaves that have a tangent."""
   return [
     i
     for i, tangent in enumerate(jax.tree.leaves(tangents))
