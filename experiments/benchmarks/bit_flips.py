@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import report
@@ -34,6 +35,7 @@ from flowkd_jax.cli import launch
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import layer_matching
+from flowkd_jax.jobs import normalization
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 from flowkd_jax.teacher_cache import TeacherCache
@@ -241,6 +243,21 @@ def configuration(folder: Path) -> Stored:
   return Stored("config", path, read, config)
 
 
+def kept_normalization(folder: Path) -> Stored:
+  """Mean and standard deviation that a run has measured."""
+  config = settings.Settings(workdir=str(folder), dataset="made")
+  shape, found = (1, 1, 1, 1), ((77.5,), (95.25,))
+  images, labels = np.zeros(shape, np.uint8), np.zeros(1, np.int32)
+  split = data.Split("made", "train", images, labels, ("a",))
+  normalization.keep(config, *found)
+
+  def read():
+    kept = normalization.of_run(config, split, train.Progress(), begun=True)
+    return kept, False
+
+  return Stored("normalization", folder / normalization.FILE, read, found)
+
+
 KINDS: tuple[Callable[[Path], Stored], ...] = (
   network,
   checkpoint,
@@ -249,6 +266,7 @@ KINDS: tuple[Callable[[Path], Stored], ...] = (
   run_results,
   layer_map,
   configuration,
+  kept_normalization,
 )
 
 

@@ -11,6 +11,7 @@ from flowkd_jax.data._load import load
 from flowkd_jax.data._load import open_source
 from flowkd_jax.data._load import split_names
 from flowkd_jax.data._memory_batches import MemoryBatches
+from flowkd_jax.data._normalization import known_normalization
 from flowkd_jax.data._normalization import normalization
 from flowkd_jax.data._prepared import DatasetNotPreparedError
 from flowkd_jax.data._select import evaluation_batches
@@ -33,6 +34,7 @@ __all__ = [
   "dirichlet_split",
   "evaluation_batches",
   "example_keys",
+  "known_normalization",
   "load",
   "normalization",
   "normalize",

@@ -1,6 +1,9 @@
 """The examples of one split, in memory, checked once."""
 
+import concurrent.futures
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 from typing import Protocol
 
@@ -9,8 +12,11 @@ from jaxtyping import Int
 from jaxtyping import Int32
 from jaxtyping import UInt8
 
-# Statistics are exact sums over 256 bins; a chunk bounds the temporary memory.
-_CHUNK = 1024
+from flowkd_jax.data._order import permutation
+
+# Pixels that a thread counts at a time. This bounds the memory: `bincount` makes
+# integers of 8 bytes of them.
+_CHUNK = 2**22
 
 
 class Source(Protocol):
@@ -129,26 +135,65 @@ class Split:
     return self.images[indices], self.labels[indices]
 
   def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """See `channel_statistics`."""
+    """Mean and deviation of each channel over all images: `channel_statistics`."""
     return channel_statistics(self)
 
 
 def channel_statistics(
   source: Source,
+  *,
+  examples: int | None = None,
+  progress: Callable[[int, int], None] | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation of each channel, in units of 0..255.
 
-  Exact over all pixels. A constant channel gets a deviation of 1, so that
-  dividing by it is harmless.
+  Exact over all pixels of the images that are read, and independent of the number of
+  threads that read them. A constant channel gets a deviation of 1, so that dividing by
+  it is harmless.
+
+  Args:
+    source: the images.
+    examples: maximum number of images to read, drawn at random, the same ones every
+      time; None for all.
+    progress: called with (images done, images in all) now and then.
+
+  Raises:
+    ValueError: an image cannot be read; names it.
   """
-  channels = source.image_shape[-1]
-  counts = np.zeros((channels, 256), np.int64)
-  for start in range(0, source.num_examples, _CHUNK):
-    stop = min(start + _CHUNK, source.num_examples)
-    images, _ = source.read(np.arange(start, stop))
-    for channel in range(channels):
-      pixels = images[..., channel].ravel()
-      counts[channel] += np.bincount(pixels, minlength=256)
+  indices = _drawn(source.num_examples, examples)
+  rows = max(1, _CHUNK // math.prod(source.image_shape))
+  chunks = [indices[start : start + rows] for start in range(0, len(indices), rows)]
+  counts = np.zeros((source.image_shape[-1], 256), np.int64)
+  done = 0
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    found = pool.map(lambda chunk: _level_counts(source, chunk), chunks)
+    for chunk, levels in zip(chunks, found, strict=True):
+      counts += levels
+      done += len(chunk)
+      if progress is not None:
+        progress(done, len(indices))
+  return _moments(counts)
+
+
+def _drawn(total: int, examples: int | None) -> Int32[np.ndarray, " drawn"]:
+  """Indices of the examples that are read, in order, as files are read fastest so."""
+  if examples is None or examples >= total:
+    return np.arange(total, dtype=np.int32)
+  return np.sort(permutation(0, 0, total)[:examples])
+
+
+def _level_counts(
+  source: Source, indices: Int32[np.ndarray, " rows"]
+) -> Int[np.ndarray, "channels 256"]:
+  """Number of pixels of each of the 256 levels, by channel."""
+  images, _ = source.read(indices)
+  channels = np.moveaxis(images, -1, 0)
+  return np.stack([np.bincount(pixels.ravel(), minlength=256) for pixels in channels])
+
+
+def _moments(
+  counts: Int[np.ndarray, "channels 256"],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
   weights = counts / counts.sum(axis=1, keepdims=True)
   levels = np.arange(256.0)
   mean = weights @ levels

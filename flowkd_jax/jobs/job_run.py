@@ -19,6 +19,7 @@ from flowkd_jax import data
 from flowkd_jax import report
 from flowkd_jax import train
 from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import normalization
 from flowkd_jax.jobs import sources
 from flowkd_jax.jobs import stages
 from flowkd_jax.jobs.settings import CacheSettings
@@ -90,6 +91,7 @@ def run_stages(
         if not has_begun(workdir):
           (workdir / CONFIG).unlink(missing_ok=True)  # of a run that was refused
         remember(settings, workdir / CONFIG)
+        normalization.keep(settings, datasets.mean, datasets.std)
       progress.say(_opening(settings, datasets, workdir))
       for stage in chosen:
         runner.run(stage)
@@ -178,7 +180,8 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
       for split in sources.splits_of(settings).values()
     ]
   training, test, *validation = found
-  mean, std = data.normalization(settings.dataset, training)
+  begun = has_begun(Path(settings.workdir))
+  mean, std = normalization.of_run(settings, training, progress, begun=begun)
   limit = min(settings.flow_examples, training.num_examples)
   probe = data.load(settings.dataset, settings.train_split, **where, limit=limit)
 
@@ -201,6 +204,8 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
     database=clean(training),
     queries=clean(test),
     probe=clean(probe),
+    mean=mean,
+    std=std,
     validation=clean(validation[0]) if validation else None,
   )
 

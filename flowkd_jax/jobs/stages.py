@@ -56,6 +56,8 @@ class Datasets:
     queries: The test examples.
     probe: Some training examples, clean, on which information flow is measured.
     validation: Further examples whose accuracy is measured, if any.
+    mean: Per channel, in units of 0..255: what all batches are normalised by.
+    std: Per channel, in units of 0..255.
   """
 
   training: data.Batches
@@ -63,6 +65,8 @@ class Datasets:
   queries: data.Batches
   probe: data.Batches
   validation: data.Batches | None = None
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

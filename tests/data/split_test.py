@@ -3,6 +3,7 @@ import pytest
 
 from flowkd_jax import data
 from flowkd_jax.data._split import Split
+from flowkd_jax.data._split import channel_statistics
 
 
 def make_split(**changes):
@@ -31,7 +32,7 @@ def test_read_returns_examples_in_the_order_asked_for():
 
 
 def test_statistics_match_float64_over_all_pixels(monkeypatch):
-  monkeypatch.setattr("flowkd_jax.data._split._CHUNK", 3)
+  monkeypatch.setattr("flowkd_jax.data._split._CHUNK", 3 * 5 * 4 * 3)
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (8, 5, 4, 3), np.uint8)
   labels = np.zeros(8, np.int32)
@@ -39,6 +40,25 @@ def test_statistics_match_float64_over_all_pixels(monkeypatch):
   pixels = images.astype(np.float64)
   np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(std, pixels.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_statistics_of_a_sample_are_those_of_the_same_images_every_time(monkeypatch):
+  monkeypatch.setattr("flowkd_jax.data._split._CHUNK", 1)
+  images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+  split = make_split(images=images, labels=np.zeros(40, np.int32))
+  read, seen = type(split).read, []
+  monkeypatch.setattr(
+    type(split), "read", lambda self, rows: seen.extend(rows) or read(self, rows)
+  )
+  done = []
+  found = channel_statistics(split, examples=9, progress=lambda *now: done.append(now))
+  assert done[-1] == (9, 9)
+  assert len(set(seen)) == 9
+  chosen = images[sorted(seen)]
+  np.testing.assert_allclose(found, [[chosen.mean()], [chosen.std()]])
+  # The sample is part of what a run gives; it has to stay.
+  assert sorted(seen) == [0, 1, 2, 9, 11, 17, 20, 21, 38]
+  assert channel_statistics(split, examples=40) == split.statistics()
 
 
 def test_statistics_give_a_constant_channel_a_deviation_of_one():

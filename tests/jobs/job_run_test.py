@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from flowkd_jax import data
 from flowkd_jax import train
 from flowkd_jax.jobs import information_flow
 from flowkd_jax.jobs import job_run
@@ -92,6 +93,18 @@ def test_refused_run_has_no_claim_on_its_work_directory(ran, tmp_path):
   with pytest.raises(ValueError, match=r"config.json is damaged: .*use another --work"):
     _run(tmp_path, batch_size=80)
   assert not ran
+
+
+def test_measured_normalization_is_kept_and_resumed(ran, tmp_path, monkeypatch):
+  monkeypatch.setattr("flowkd_jax.data._normalization._KNOWN", {})
+  options = {"train_split": "train[:200]", "stages": ("teacher",)}
+  _run(tmp_path, **options)
+  kept = json.loads((tmp_path / "normalization.json").read_text())
+  assert 70 < kept["mean"][0] < 85
+  (tmp_path / "teacher" / "checkpoints" / "3").mkdir(parents=True)
+  monkeypatch.setattr(data, "normalization", None)  # cannot be called
+  _run(tmp_path, **options)
+  assert json.loads((tmp_path / "normalization.json").read_text()) == kept
 
 
 def test_work_directory_that_is_locked_or_a_pattern_is_refused(
