@@ -4,7 +4,7 @@
     flowkd report runs/a runs/b --output=comparison.html
 
 The page is a single file without scripts: tables, settings that differ, and the
-pictures of every run side by side.
+pictures of every run side by side. Of more than six runs it shows means and ranges.
 """
 
 import dataclasses

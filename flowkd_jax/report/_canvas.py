@@ -154,9 +154,10 @@ def draw_line(
   label: str = "",
   bold: bool = False,
 ) -> None:
-  """A line, with a mark at each point where these are few."""
+  """A line, with a mark at each point where these are few, and its band."""
   axes.plot(
-    *line,
+    line.x,
+    line.y,
     color=colour,
     label=label,
     linewidth=2.4 if bold else 1.5,
@@ -164,6 +165,8 @@ def draw_line(
     markersize=3.5 if len(line.x) <= 20 else 0,
     zorder=3 if bold else 2,
   )
+  if line.band is not None:
+    axes.fill_between(line.x, *line.band, color=colour, alpha=0.12, linewidth=0)
 
 
 def draw_level(axes: "Axes", value: float, *, colour: str) -> None:

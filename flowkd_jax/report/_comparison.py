@@ -49,10 +49,9 @@ def comparison_picture(panels: Mapping[str, Curves], *, x: str = "") -> "Figure"
       epochs = sorted(set.intersection(*(set(seed) for seed in seeds)))
       values = 100 * np.array([[seed[epoch] for epoch in epochs] for seed in seeds])
       mean, spread = values.mean(axis=0), values.std(axis=0, ddof=len(seeds) > 1)
-      line = _series.Series(np.array(epochs, float), mean)
+      band = np.stack([mean - spread, mean + spread])
+      line = _series.Series(np.array(epochs, float), mean, band)
       _canvas.draw_line(axes, line, colour=colours[arm])
-      band = mean - spread, mean + spread
-      axes.fill_between(epochs, *band, color=colours[arm], alpha=0.12, linewidth=0)
     _canvas.whole_epochs(axes)
     first = axes is grid.flat[0]
     _canvas.name_axes(

@@ -74,7 +74,7 @@ def _draw(axes: "Axes", metrics: MetricLog, stage: str, prefix: str) -> None:
   for name in names:
     line = _series.series(metrics, stage, f"{prefix}{name}")
     if prefix == "dead/":
-      line = line._replace(y=100 * line.y)
+      line = line.times(100)
     _canvas.draw_line(axes, line, colour=shades[name], label=name)
   if prefix == "gradient/":
     _canvas.log_scale(axes)

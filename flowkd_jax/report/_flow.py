@@ -184,8 +184,7 @@ def _draw_panel(axes: "Axes", flow: _Flow, row: _Row, column: int) -> None:
 
   def line(stage):
     key = f"{row.prefix}{_tap_beside(flow, column, stage)}"
-    found = _series.series(flow.metrics, stage, key)
-    return found._replace(y=row.factor * found.y)
+    return _series.series(flow.metrics, stage, key).times(row.factor)
 
   for stage in _drawn(flow):
     colour, bold = flow.colours[stage], stage == flow.focus

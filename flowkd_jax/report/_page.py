@@ -1,4 +1,8 @@
-"""One self-contained HTML page of one or several work directories, side by side."""
+"""One self-contained HTML page of one or several work directories.
+
+Up to six runs have their pictures side by side. Of more the mean and the range are
+drawn: for runs that differ in their seed only, or else for all together.
+"""
 
 import base64
 import importlib.resources
@@ -15,6 +19,8 @@ from typing import Any
 
 from flowkd_jax import _files
 from flowkd_jax.report import _canvas
+from flowkd_jax.report._average import mean_metrics
+from flowkd_jax.report._average import mean_results
 from flowkd_jax.report._diagnostics import diagnostics_picture
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._pictures import loss_picture
@@ -31,6 +37,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _CONFIG_FILE = "config.json"
 _TEMPLATE = "page.html"
+# Pictures of more runs would be too many to compare, and take too long to draw.
+_SIDE_BY_SIDE = 6
+# Settings that do not tell runs of one experiment apart: the seed, and places.
+_OF_A_RUN = ("seed", "workdir", "data_dir", "networks_from", "teacher_cache")
 _PICTURES: dict[str, Callable[[MetricLog, Results], "Figure"]] = {
   "Training": training_picture,
   "Information flow": flow_picture,
@@ -43,7 +53,10 @@ _PICTURES: dict[str, Callable[[MetricLog, Results], "Figure"]] = {
 def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
   """The page: results in one table, settings that differ, pictures side by side.
 
-  Works while jobs still run; a picture without data is left out.
+  Above six runs the pictures show means over runs, and the range of their values as a
+  band: a picture for each group of runs that differ in their seed alone, or one for all
+  if there are more than six groups. Works while jobs still run; a picture without data
+  is left out.
 
   Args:
     workdirs: Work directories, of one experiment or of several.
@@ -58,7 +71,9 @@ def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
 
   names = _short_names([Path(path) for path in workdirs])
   runs = {name: read_run(path) for name, path in names.items()}
+  configs = {name: _config(path) for name, path in names.items()}
   headings, networks, notes = _table(runs)
+  settings_headings, settings = _settings(configs)
   environment = jinja2.Environment(
     autoescape=True,
     trim_blocks=True,
@@ -74,8 +89,9 @@ def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
     headings=headings,
     networks=networks,
     notes=notes,
-    settings=_settings(names),
-    pictures=_drawn(runs),
+    settings_headings=settings_headings,
+    settings=settings,
+    pictures=_drawn(_shown(runs, configs)),
   ).lstrip()
 
 
@@ -100,16 +116,25 @@ def _table(runs: Mapping[str, tuple[MetricLog, Results]]):
   return headings, cells, notes
 
 
-def _settings(names: Mapping[str, Path]) -> list[list[tuple[str, bool]]]:
-  """Cells with a column per run; settings that are equal in all are left out."""
-  configs = {name: _config(path) for name, path in names.items()}
+def _settings(
+  configs: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[str], list[list[tuple[str, bool]]]]:
+  """Headings and cells of the settings that are not equal in all runs.
+
+  A column per run, or a row per run if there are more than fit beside one another.
+  """
   keys = dict.fromkeys(key for config in configs.values() for key in config)
-  rows = []
+  columns = [["setting", *configs]]
   for key in keys:
     values = [json.dumps(config.get(key)) for config in configs.values()]
     if key != "workdir" and len(set(values)) > 1:
-      rows.append([(text, False) for text in [key, *values]])
-  return rows
+      columns.append([key, *values])
+  if len(columns) == 1:
+    return [], []
+  if len(configs) > _SIDE_BY_SIDE:
+    columns[0][0] = "run"
+    columns = [list(row) for row in zip(*columns, strict=True)]
+  return columns[0], [[(text, False) for text in column] for column in columns[1:]]
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -117,6 +142,34 @@ def _config(path: Path) -> dict[str, Any]:
   if not file.exists():
     return {}
   return _files.read_json(file, "restore a copy, or delete it to leave settings out")
+
+
+def _shown(
+  runs: Mapping[str, tuple[MetricLog, Results]],
+  configs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[MetricLog, Results]]:
+  """Metrics and results by caption: of each run, or means of many."""
+  if len(runs) <= _SIDE_BY_SIDE:
+    return dict(runs)
+  groups: dict[str, list[str]] = {}
+  for name, config in configs.items():
+    alike = {key: value for key, value in config.items() if key not in _OF_A_RUN}
+    groups.setdefault(json.dumps(alike, sort_keys=True), []).append(name)
+  chosen = [*groups.values()] if len(groups) <= _SIDE_BY_SIDE else [list(runs)]
+  return {_caption(group): _mean([runs[name] for name in group]) for group in chosen}
+
+
+def _caption(names: Sequence[str]) -> str:
+  if len(names) == 1:
+    return names[0]
+  return f"mean of {len(names)} runs, band from least to greatest: {', '.join(names)}"
+
+
+def _mean(runs: Sequence[tuple[MetricLog, Results]]) -> tuple[MetricLog, Results]:
+  if len(runs) == 1:
+    return runs[0]
+  metrics, results = zip(*runs, strict=True)
+  return mean_metrics(metrics), mean_results(results)
 
 
 def _drawn(runs: Mapping[str, tuple[MetricLog, Results]]) -> dict[str, dict[str, str]]:

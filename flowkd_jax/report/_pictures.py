@@ -8,6 +8,8 @@ import numpy as np
 
 from flowkd_jax.report import _canvas
 from flowkd_jax.report import _series
+from flowkd_jax.report._average import GREATEST
+from flowkd_jax.report._average import LEAST
 from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 
@@ -135,12 +137,9 @@ def _draw_retrieval(
   colours = _canvas.network_colours(titles)
   best_first = sorted(averages, key=averages.__getitem__, reverse=True)
   for name in best_first:
-    levels = [
-      100 * np.array(found[name][key]) for key in ("recall_levels", "precision")
-    ]
     _canvas.draw_line(
       axes,
-      _series.Series(*levels),
+      _recall_line(found[name]),
       colour=colours[name],
       label=f"{averages[name]:.1f} %  {titles[name]}",
       bold=name == "student",
@@ -148,6 +147,17 @@ def _draw_retrieval(
   axes.set(xlim=(0, 100), ylim=(0, 102))
   free_below = averages[best_first[0]] > 50
   _canvas.legend_inside(axes, title="mean average precision", low=free_below)
+
+
+def _recall_line(measured: Mapping[str, Any]) -> _series.Series:
+  """Precision by recall, in percent; of a mean over runs with the range."""
+  recall, precision = (
+    np.array(measured[key]) for key in ("recall_levels", "precision")
+  )
+  limits = [f"{limit}precision" for limit in (LEAST, GREATEST)]
+  known = all(limit in measured for limit in limits)
+  band = 100 * np.stack([measured[limit] for limit in limits]) if known else None
+  return _series.Series(100 * recall, 100 * precision, band)
 
 
 def training_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
@@ -198,7 +208,7 @@ def _draw_course(
   accuracy = key == "test_accuracy"
   colours = _canvas.network_colours(titles)
   for stage, line in lines.items():
-    scaled = line._replace(y=100 * line.y) if accuracy else line
+    scaled = line.times(100) if accuracy else line
     colour, bold = colours[stage], stage == "student"
     _canvas.draw_line(axes, scaled, colour=colour, bold=bold)
   if not accuracy:

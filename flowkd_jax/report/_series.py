@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from flowkd_jax.report._average import GREATEST
+from flowkd_jax.report._average import LEAST
 from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 
@@ -13,10 +15,22 @@ _USUAL_TEACHERS = {"student": ("auxiliary", "teacher"), "auxiliary": ("teacher",
 
 
 class Series(NamedTuple):
-  """Points of a line; those whose y is NaN are gaps."""
+  """Points of a line; those whose y is NaN are gaps.
+
+  Attributes:
+    x: Epochs, or another quantity.
+    y: Values.
+    band: Lower and upper limit of a band around the line, if there is one.
+  """
 
   x: Float[np.ndarray, " points"]
   y: Float[np.ndarray, " points"]
+  band: Float[np.ndarray, "2 points"] | None = None
+
+  def times(self, factor: float) -> "Series":
+    """The line and its band in another unit."""
+    band = None if self.band is None else factor * self.band
+    return Series(self.x, factor * self.y, band)
 
 
 def stages_with(metrics: MetricLog, prefix: str) -> list[str]:
@@ -44,7 +58,11 @@ def series(metrics: MetricLog, stage: str, key: str) -> Series:
   entries.sort(key=lambda entry: entry["epoch"])
   values = [np.nan if entry[key] is None else entry[key] for entry in entries]
   epochs = [entry["epoch"] + 1 for entry in entries]
-  return Series(np.array(epochs, float), np.array(values, float))
+  limits = [f"{LEAST}{key}", f"{GREATEST}{key}"]
+  band = None
+  if entries and all(limit in entry for entry in entries for limit in limits):
+    band = np.array([[entry[limit] for entry in entries] for limit in limits], float)
+  return Series(np.array(epochs, float), np.array(values, float), band)
 
 
 def last(line: Series) -> float:

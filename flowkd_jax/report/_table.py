@@ -154,20 +154,32 @@ def _count(value: float) -> str:
 
 def _cells(results: Results, columns: list[_Column]) -> list[list[_Cell]]:
   """Rows of cells; best are those that beat another network of the same size."""
+  by_column = [_column_cells(results, column) for column in columns]
+  return [list(row) for row in zip(*by_column, strict=True)]
+
+
+def _column_cells(results: Results, column: _Column) -> list[_Cell]:
+  values = [column.number(network) for network in results]
+  sizes = [network.get("parameters") for network in results]
+  rivals: dict[Any, list[float]] = {}
+  for size, value in zip(sizes, values, strict=True):
+    if value is not None:
+      rivals.setdefault(size, []).append(value)
+  # Once per size and not per cell: a report may have hundreds of networks.
+  limits = {size: (min(found), max(found)) for size, found in rivals.items()}
   return [
-    [_cell(network, results, column) for column in columns] for network in results
+    _cell(value, limits.get(size), column)
+    for size, value in zip(sizes, values, strict=True)
   ]
 
 
-def _cell(network: Mapping[str, Any], results: Results, column: _Column) -> _Cell:
-  value = column.number(network)
-  if value is None:
+def _cell(
+  value: float | None, limits: tuple[float, float] | None, column: _Column
+) -> _Cell:
+  if value is None or limits is None:
     return _Cell(_DASH, best=False)
-  equals = [
-    one for one in results if one.get("parameters") == network.get("parameters")
-  ]
-  rivals = [found for one in equals if (found := column.number(one)) is not None]
-  best = column.higher_is_better and min(rivals) < value == max(rivals)
+  least, greatest = limits
+  best = column.higher_is_better and least < value == greatest
   return _Cell(column.form(value), best)
 
 

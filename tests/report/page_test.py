@@ -70,6 +70,47 @@ def test_page_compares_runs_side_by_side(workdir, tmp_path):
   assert len(page.sources) == 10
 
 
+def _runs(tmp_path, number, **of_run):
+  """Small runs whose settings are functions of their number."""
+  for run in range(number):
+    folder = tmp_path / f"run {run}"
+    folder.mkdir()
+    entry = {"stage": "student", "epoch": 0, "loss": 1.0 + run}
+    (folder / "metrics.jsonl").write_text(json.dumps(entry))
+    config = {name: value(run) for name, value in of_run.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    yield folder
+
+
+@pytest.mark.parametrize(
+  ("rate", "pictures"),
+  [(lambda run: 0.1 * (run % 2), 2), (lambda run: 0.1 * run, 1)],
+)
+def test_page_of_many_runs_draws_means(rate, pictures, tmp_path, monkeypatch):
+  drawn = []
+
+  def draw(metrics, results):
+    drawn.append(metrics)
+    return report.training_picture(metrics, results)
+
+  monkeypatch.setattr("flowkd_jax.report._page._PICTURES", {"Training": draw})
+  folders = [*_runs(tmp_path, 8, seed=lambda run: run, rate=rate)]
+  page = _Reader(report.report_page(folders))
+  assert len(page.sources) == len(drawn) == pictures
+  if pictures == 2:  # one for each rate
+    assert [log[0]["loss"] for log in drawn] == [4.0, 5.0]
+  else:
+    assert drawn[0][0]["greatest loss"] == 8.0
+  assert ["run", "seed", "rate"][:2] == page.rows[-9][:2]  # a row per run
+  assert page.rows[-1][:2] == ["run 7", "7"]
+
+
+def test_page_of_six_runs_shows_each(tmp_path):
+  folders = [*_runs(tmp_path, 6, seed=lambda run: 0)]
+  page = _Reader(report.report_page(folders))
+  assert len(page.sources) == 6
+
+
 @pytest.mark.slow
 def test_page_of_a_running_job_leaves_out_what_is_not_there(workdir, tmp_path):
   running = tmp_path / "running"

@@ -42,7 +42,8 @@ LOG = [
 
 
 def test_series_has_epochs_trained_in_order_and_gaps():
-  x, y = _series.series(LOG, "student", "loss")
+  x, y, band = _series.series(LOG, "student", "loss")
+  assert band is None
   np.testing.assert_array_equal(x, [1, 2])
   np.testing.assert_array_equal(y, [3, np.nan])
   assert _series.last(_series.Series(x, y)) == 3
