@@ -1,26 +1,30 @@
-r"""Runs the studies behind the results page: many launches, one after the other.
+r"""Runs the studies behind the results page: many launches, one or several at a time.
 
     python -m experiments.studies.run --study=cifar10 --workdir=W --data_dir=D \
         --auxiliary_checkpoint=FILE.npz
     python -m experiments.studies.run --study=cifar10 --workdir=W ... --dry_run
+    python -m experiments.studies.run --study=cifar10 --workdir=W ... --processes=4
 
 Every run has its own folder, WORKDIR/STUDY/RUN/SEED, and its output beside it. What is
 finished is skipped and what was interrupted goes on where it was, so the same command
 serves until all is done. `experiments.tables.update` makes the page from the folders.
+
+With `--processes=N` runs share one accelerator: each gets 0.9 / N of a GPU's memory, or
+the N-th part of `XLA_PYTHON_CLIENT_MEM_FRACTION` if this is set. A run that fails does
+not stop the others.
 """
 
 import dataclasses
-import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from typing import NamedTuple
 
 from experiments.studies import catalogue
+from experiments.studies import launches
+from experiments.studies import progress_lines
 from experiments.studies import spec
 from flowkd_jax import train
 from flowkd_jax.cli import launch
@@ -28,7 +32,6 @@ from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import limits
 from flowkd_jax.jobs import places
-from flowkd_jax.jobs import stages
 
 COMMAND = (sys.executable, "-m", "flowkd_jax", "train")
 _POLL_SECONDS = 0.2
@@ -61,26 +64,15 @@ class Config:
     " their auxiliary.",
     place=places.FILE,
   )
-  jobs: int = fields.setting(
+  processes: int = fields.setting(
     1,
-    "Number of runs at the same time, each on its share of this machine's cores.",
+    "Number of runs at the same time, each with its share of this machine's cores and"
+    " of a GPU's memory.",
     least=1,
   )
   dry_run: bool = fields.setting(
     False, "Print the commands that are left to do, and run none."
   )
-
-
-class Job(NamedTuple):
-  """One launch: its folder and its command."""
-
-  folder: Path
-  command: list[str]
-
-  @property
-  def is_done(self) -> bool:
-    """True if the run has left its results."""
-    return (self.folder / stages.RESULTS).exists()
 
 
 def configure(**given: Any) -> Config:
@@ -111,45 +103,67 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Launches what is not finished; raises Interrupted when asked to stop."""
-  progress = train.Progress()
-  left = [job for job in jobs(config) if not job.is_done]
+  """Launches what is not finished.
+
+  Raises:
+    Interrupted: If it was asked to stop; every run has saved its state.
+    ValueError: If runs have failed, when all others are finished.
+  """
+  wanted = jobs(config)
+  left = [job for job in wanted if not job.is_done]
   if config.dry_run:
     for job in left:
       print(shlex.join(job.command))
     return
-  total = len(jobs(config))
-  running: dict[subprocess.Popen, tuple[Job, int]] = {}
-  free = list(range(config.jobs))
-  failed = []
-  progress.start(f"study {config.study}", total, total - len(left))
-  with train.stop_on_signals() as should_stop:
-    while (left or running) and not should_stop():
-      while left and free:
-        job, slot = left.pop(0), free.pop()
-        running[_start(job, slot, config.jobs)] = job, slot
-      time.sleep(_POLL_SECONDS)
-      for process in [process for process in running if process.poll() is not None]:
-        job, slot = running.pop(process)
-        free.append(slot)
-        if process.returncode or not job.is_done:
-          failed.append(job)
-          progress.say(f"failed: {job.folder}, see {_log(job)}")
-        progress.update(total - len(left) - len(running))
+  launches.memory_share(config.processes)  # an impossible one is refused before
+  total = len(wanted)
+  shown = progress_lines.ProgressLines(
+    f"study {config.study}", total, total - len(left)
+  )
+  with train.stop_on_signals() as should_stop, shown:
+    failed = _launch(left, config.processes, total, should_stop, shown)
     name = should_stop()
-    _stop(running)
-  progress.stop()
   if name:
-    raise train.Interrupted(name, total - len(left) - len(running))
+    raise train.Interrupted(name, sum(job.is_done for job in wanted))
   if failed:
     raise ValueError(
       f"{len(failed)} of {total} runs failed: "
       f"{', '.join(str(job.folder) for job in failed)}; see the .log beside each"
     )
-  progress.say(f"{total} runs are finished in {Path(config.workdir) / config.study}")
+  shown.say(f"{total} runs are finished in {Path(config.workdir) / config.study}")
 
 
-def jobs(config: Config) -> list[Job]:
+def _launch(
+  left: list[launches.Job],
+  processes: int,
+  total: int,
+  should_stop: Callable[[], str | None],
+  shown: progress_lines.ProgressLines,
+) -> list[launches.Job]:
+  """Runs launches, `processes` at the same time; returns those that failed."""
+  running: list[launches.Running] = []
+  free = list(range(processes))
+  failed = []
+  try:
+    while (left or running) and not should_stop():
+      while left and free:
+        running.append(launches.start(left.pop(0), free.pop(), processes))
+      time.sleep(_POLL_SECONDS)
+      for each in [each for each in running if each.process.poll() is not None]:
+        running.remove(each)
+        free.append(each.slot)
+        if each.has_failed:
+          failed.append(each.job)
+          shown.say(f"failed: {each.job.folder}, see {each.job.log}")
+      lines = {each.job.name: each.last_line for each in running}
+      shown.update(total - len(left) - len(running), lines)
+  finally:  # whatever ended the loop, no launch is left alone
+    for job in launches.stop(running):
+      shown.say(f"failed while it was stopped: {job.folder}, see {job.log}")
+  return failed
+
+
+def jobs(config: Config) -> list[launches.Job]:
   """All launches, seed by seed, so that every row has a number early."""
   places = {name: getattr(config, name) for name in spec.PLACEHOLDERS}
   root = Path(config.workdir).absolute() / config.study
@@ -163,38 +177,13 @@ def jobs(config: Config) -> list[Job]:
       flags = [flag.format(**places, seed=seed) for flag in each.flags]
       command = [*COMMAND, each.job, *flags, "--verbosity=-1"]
       command += [f"--seed={seed}", f"--workdir={folder}"]
-      result.append(Job(folder, command))
+      result.append(launches.Job(folder, command))
   return result
 
 
 def _runs(config):
   wanted = catalogue.STUDIES[config.study].launches
   return [each for each in wanted if not config.runs or each.name in config.runs]
-
-
-def _log(job):
-  return job.folder.with_suffix(".log")
-
-
-def _start(job, slot, slots):
-  """Starts a launch on its share of the cores, so that none waits for another's."""
-  job.folder.parent.mkdir(parents=True, exist_ok=True)
-  with _log(job).open("a") as log:
-    process = subprocess.Popen(
-      job.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
-  if hasattr(os, "sched_setaffinity") and slots > 1:
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(process.pid, cores[slot % len(cores) :: slots])
-  return process
-
-
-def _stop(running):
-  """Asks the launches to save and waits until they have."""
-  for process in running:
-    process.send_signal(signal.SIGTERM)
-  for process in running:
-    process.wait()
 
 
 if __name__ == "__main__":

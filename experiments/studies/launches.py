@@ -1,0 +1,123 @@
+"""Launches of a study: processes that share the cores and the accelerator."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from flowkd_jax.jobs import stages
+
+# Share of the accelerator's memory that all runs get together; the rest is for what
+# each process takes beside JAX's own memory, such as its CUDA context.
+MEMORY = 0.9
+# Names that JAX reads it by; it refuses both together. The second is deprecated.
+_FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+_TAIL = 4096  # bytes of a log in which the last line is looked for
+
+
+class Job(NamedTuple):
+  """One launch: its folder and its command."""
+
+  folder: Path
+  command: list[str]
+
+  @property
+  def is_done(self) -> bool:
+    """True if the run has left its results."""
+    return (self.folder / stages.RESULTS).exists()
+
+  @property
+  def log(self) -> Path:
+    """File of its output, beside its folder."""
+    return self.folder.with_suffix(".log")
+
+  @property
+  def name(self) -> str:
+    """Its name in the study and its seed."""
+    return f"{self.folder.parent.name}/{self.folder.name}"
+
+
+class Running(NamedTuple):
+  """A launch at work.
+
+  Attributes:
+    job: The launch.
+    process: Its process.
+    slot: Its place among those that run at the same time, from 0.
+    before: Bytes that its log had before it was started.
+  """
+
+  job: Job
+  process: subprocess.Popen
+  slot: int
+  before: int
+
+  @property
+  def has_failed(self) -> bool:
+    """True if it ended, and not with its results."""
+    return bool(self.process.returncode) or not self.job.is_done
+
+  @property
+  def last_line(self) -> str:
+    """The last line that it has written to its log."""
+    with self.job.log.open("rb") as log:
+      size = log.seek(0, os.SEEK_END)
+      log.seek(max(self.before, size - _TAIL))
+      lines = log.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "starting")
+
+
+def start(job: Job, slot: int, processes: int) -> Running:
+  """Starts a launch on its share of the cores, so that none waits for another's.
+
+  A session of its own keeps Ctrl-C from it: it is stopped by `stop` alone.
+  """
+  job.folder.parent.mkdir(parents=True, exist_ok=True)
+  with job.log.open("a") as log:
+    before = log.tell()
+    process = subprocess.Popen(
+      job.command,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
+      env={**os.environ, **memory_share(processes)},
+    )
+  if hasattr(os, "sched_setaffinity") and processes > 1:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(process.pid, cores[slot % len(cores) :: processes])
+  return Running(job, process, slot, before)
+
+
+def memory_share(processes: int) -> dict[str, str]:
+  """Environment that gives each of several processes its share of a GPU's memory.
+
+  Empty for one process. A fraction in the environment is taken for the whole study's.
+
+  Raises:
+    ValueError: If the environment has a fraction that is not a number within 0..1.
+  """
+  given = {name: text for name in _FRACTIONS if (text := os.environ.get(name))}
+  if processes == 1:
+    return {}
+  name, text = next(iter(given.items()), (_FRACTIONS[1], str(MEMORY)))
+  try:
+    fraction = float(text)
+  except ValueError:
+    fraction = -1.0
+  if not 0 < fraction <= 1:
+    raise ValueError(
+      f"{name}: expected a share of the device's memory within 0..1, got {text!r}"
+    )
+  return {name: f"{fraction / processes:.4f}"}
+
+
+def stop(running: Iterable[Running]) -> list[Job]:
+  """Asks launches to save and waits until they have; returns those that failed."""
+  running = [*running]
+  for each in running:
+    each.process.send_signal(signal.SIGTERM)
+  # One that did not handle signals yet is killed by it, and had nothing to save.
+  well = (0, -signal.SIGTERM)
+  return [each.job for each in running if each.process.wait() not in well]
