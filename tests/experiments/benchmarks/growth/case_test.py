@@ -1,0 +1,22 @@
+"""Measurement of one case at one size."""
+
+import numpy as np
+
+from experiments.benchmarks.growth import case
+
+
+def test_measurement_counts_calls_and_their_memory():
+  calls = []
+
+  def make(size):
+    def work():
+      calls.append(size)
+      return np.ones(size * 2**20, np.uint8)
+
+    return work
+
+  found = case.measure(case.Case(make, (32,), "MiB"), 32)
+  assert calls == [32, 32]
+  assert found["first"] > 0
+  assert found["again"] > 0
+  assert 30 < found["mib"] < 200
