@@ -103,21 +103,43 @@ def harvest(
 
 
 def _evaluate(program, arguments) -> tuple[list[jax.Array], list[Tagged]]:
+  """Outputs and marked values; each other value is dropped after its last use.
+
+  `arguments` is emptied, so that the caller does not keep them alive.
+  """
   jaxpr, constants = program.jaxpr, program.consts
   values = dict(zip(jaxpr.constvars, constants, strict=True))
   values |= dict(zip(jaxpr.invars, arguments, strict=True))
+  arguments.clear()
 
   def read(atom):
     return atom.val if isinstance(atom, core.Literal) else values[atom]
 
   found = []
-  for equation in jaxpr.eqns:
+  for equation, ended in zip(jaxpr.eqns, _last_uses(jaxpr), strict=True):
     inputs = [read(atom) for atom in equation.invars]
-    evaluate = _evaluation(equation)
-    outputs, marked = evaluate(equation, inputs)
+    for variable in ended:
+      values.pop(variable, None)
+    outputs, marked = _evaluation(equation)(equation, inputs)
     values |= dict(zip(equation.outvars, outputs, strict=True))
+    for variable in ended:
+      values.pop(variable, None)
     found += marked
+    # The next equation may be a long program.
+    del inputs, outputs, marked
   return [read(atom) for atom in jaxpr.outvars], found
+
+
+def _last_uses(jaxpr) -> list[set]:
+  """For each equation, its variables that are not read after it."""
+  read_later = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
+  last_uses = []
+  for equation in reversed(jaxpr.eqns):
+    atoms = *equation.invars, *equation.outvars
+    ended = {atom for atom in atoms if not isinstance(atom, core.Literal)} - read_later
+    last_uses.append(ended)
+    read_later |= ended
+  return last_uses[::-1]
 
 
 def _evaluation(equation):

@@ -85,3 +85,31 @@ def test_marks_in_branches_change_nothing():
   assert list(found) == ["after"]
   np.testing.assert_array_equal(found["after"], 2 * ROWS)
   np.testing.assert_array_equal(gradients, 2)
+
+
+@pytest.mark.parametrize("wrapped", [lambda block: block, jax.jit])
+def test_values_are_dropped_after_their_last_use(wrapped, monkeypatch):
+  shape, alive = (5, 7, 3), []
+  bind = _tags._bind
+
+  def counting(equation, inputs):
+    result = bind(equation, inputs)
+    alive.append(sum(array.shape == shape for array in jax.live_arrays()))
+    return result
+
+  @wrapped
+  def block(x):
+    for _ in range(6):
+      x, _ = jnp.sin(x), jnp.cos(x)
+    return _tags.tag(x, "block")
+
+  def function(x):
+    first = jnp.exp(x)
+    return block(block(first)).sum()
+
+  monkeypatch.setattr(_tags, "_bind", counting)
+  _, found = _tags.harvest(function, jnp.ones(shape))
+  assert len(found) == 2
+  assert len(alive) > 20
+  # The argument, an input, an output, one without a use, and the first marked value.
+  assert max(alive) <= 5
