@@ -1,4 +1,8 @@
-"""Eight virtual CPU devices and strict numerics for the whole suite."""
+"""Eight virtual CPU devices and strict numerics for the whole suite.
+
+`pytest --platform=gpu` runs on an accelerator what can run on one device, and
+`pytest --devices=1` runs the same tests on a CPU.
+"""
 
 import gc
 import importlib.metadata
@@ -39,6 +43,51 @@ HANGS = 800
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes many objects that stay: looking for garbage took a tenth of the time.
 gc.set_threshold(100_000, 20, 50)
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--platform",
+    choices=("cpu", "gpu", "tpu"),
+    default="cpu",
+    help="Devices to test on. On an accelerator one device is used.",
+  )
+  parser.addoption(
+    "--devices", type=int, default=8, help="Number of virtual devices of the CPU."
+  )
+
+
+def pytest_configure(config):
+  """Chooses the devices, here and in the processes that tests start."""
+  platform, devices = config.getoption("platform"), config.getoption("devices")
+  os.environ["JAX_NUM_CPU_DEVICES"] = str(devices)
+  jax.config.update("jax_num_cpu_devices", devices)
+  if platform == "cpu":
+    return
+  # Left to JAX: a name such as cuda is passed over without a word if there is none.
+  os.environ["JAX_PLATFORMS"] = ""
+  jax.config.update("jax_platforms", None)
+  # Tests start processes, and pytest-xdist has several: none may take all memory.
+  os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+  os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+  if jax.default_backend() != platform:
+    raise pytest.UsageError(
+      f"--platform={platform}: expected a device that JAX can use, got "
+      f"{jax.default_backend()} only; install JAX for it"
+    )
+
+
+def pytest_runtest_setup(item):
+  """Skips what cannot hold on the chosen devices, and says why."""
+  platform, devices = (
+    item.config.getoption("platform"),
+    item.config.getoption("devices"),
+  )
+  if item.get_closest_marker("eight_devices") and (platform, devices) != ("cpu", 8):
+    pytest.skip("needs eight devices")
+  only_cpu = item.get_closest_marker("cpu")
+  if only_cpu and platform != "cpu":
+    pytest.skip(f"is about the CPU: {only_cpu.args[0]}")
 
 
 def pytest_unconfigure():
@@ -99,7 +148,7 @@ def _run_in_processes(arguments_of, processes, devices):
     subprocess.Popen(
       [sys.executable, *arguments_of(address, number)],
       cwd=root,
-      env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
+      env=environment | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
