@@ -5,12 +5,14 @@ import sys
 from collections.abc import Mapping
 
 from experiments.benchmarks.growth import core
+from experiments.benchmarks.growth import runs
 from experiments.benchmarks.growth.case import Case
 from experiments.benchmarks.growth.case import measure
 
 # One line for each module of cases.
 CASES: Mapping[str, Case] = {
   **core.CASES,
+  **runs.CASES,
 }
 
 
