@@ -1,6 +1,4 @@
-"""The global batch: the rows on this device against the rows of all devices.
-
-`map_step` maps a function over devices; the other functions are called inside it.
+"""Rows, sums and means of the global batch, over the rows of all devices.
 
 A pairwise loss is a function of the whole batch, so under data parallelism each
 device holds some rows and needs the columns of all. These functions take an
@@ -13,121 +11,14 @@ axis (`lax.pmean`), as every data-parallel step does.
 """
 
 import functools
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
-
-__all__ = [
-  "AXIS",
-  "check_batch_size",
-  "finite_rows",
-  "gather_rows",
-  "global_mean",
-  "global_sum",
-  "map_step",
-  "mean_weights",
-  "place",
-  "real_rows",
-  "row_positions",
-  "split_rows",
-]
-
-AXIS = "batch"  # name of the axis that `map_step` maps
-
-
-def map_step(
-  function: Callable[..., Any],
-  in_axes: tuple[int | None, ...],
-  *,
-  out_axes: int | None = 0,
-  donate: tuple[int, ...] = (),
-  devices: Sequence[Any] | None = None,
-) -> Any:
-  """Maps a function over devices; collectives inside it use the axis `AXIS`.
-
-  The function is written for one device. It is compiled on the first call.
-
-  Args:
-    function: Called on every device with its share of the arguments.
-    in_axes: Axis of each argument that is split over the devices, of the length of
-      `devices`. None gives every device the whole argument.
-    out_axes: Axis along which results of the devices are stacked. None returns the
-      result of one device, so the results must be equal on all.
-    donate: Positions of the arguments whose memory the results may reuse; their
-      arrays are deleted.
-    devices: Devices of this process alone; by default all, of all processes.
-  """
-  return jax.pmap(
-    function,
-    axis_name=AXIS,
-    in_axes=in_axes,
-    out_axes=out_axes,
-    donate_argnums=donate,
-    devices=devices,
-  )
-
-
-def place(tree: Any, devices: Sequence[Any] | None = None) -> Any:
-  """Puts arrays that are only read on every device; may share the caller's memory.
-
-  Args:
-    tree: Arrays, random keys or numbers, on the host or on any devices.
-    devices: Devices of this process; by default all.
-  """
-  mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def split_rows(
-  batch: Mapping[str, np.ndarray], num_devices: int
-) -> dict[str, np.ndarray]:
-  """Reshapes `[rows, ...]` to `[devices, rows / devices, ...]`.
-
-  Raises:
-    ValueError: If the rows do not divide evenly.
-  """
-  rows = next(iter(batch.values())).shape[0]
-  check_batch_size(rows, num_devices)
-  share = rows // num_devices
-  return {
-    name: array.reshape(num_devices, share, *array.shape[1:])
-    for name, array in batch.items()
-  }
-
-
-def check_batch_size(
-  batch_size: int, num_devices: int, *, name: str = "batch_size", of: str = "rows"
-) -> None:
-  """Raises ValueError, naming the nearest sizes, if devices can't share a batch.
-
-  Args:
-    batch_size: Rows of a step.
-    num_devices: Devices that share them.
-    name: What the number is called in the message.
-    of: What the rows are called in the message.
-  """
-  if batch_size > 0 and batch_size % num_devices == 0:
-    return
-  below = batch_size // num_devices * num_devices
-  nearest = [size for size in (below, below + num_devices) if size > 0]
-  raise ValueError(
-    f"{name}: {num_devices} devices cannot share {batch_size} {of} evenly; "
-    f"nearest sizes that they can: {' or '.join(str(size) for size in nearest)}"
-  )
 
 
 def gather_rows(
