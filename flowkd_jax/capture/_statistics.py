@@ -7,21 +7,23 @@ from typing import Any
 
 import flax.linen as nn
 
+_UNCHECKED = ""  # no axis has this name
 _AXIS: contextvars.ContextVar[str | None] = contextvars.ContextVar(
-  "axis of the batch", default=None
+  "axis of the batch", default=_UNCHECKED
 )
 
 
 @contextlib.contextmanager
-def statistics_over(axis_name: str) -> Iterator[None]:
-  """Refuses layers that would take the statistics of one device's rows alone.
+def statistics_over(axis_name: str | None) -> Iterator[None]:
+  """Refuses layers that would not take the statistics of all rows.
 
   While a step for several devices is traced in this context, applying a Linen or NNX
   model in training raises ValueError if a BatchNorm layer normalises by the batch and
   does not bear the name of the axis that the batch is split over.
 
   Args:
-    axis_name: Mapped axis over which the batch is split.
+    axis_name: Mapped axis over which the batch is split; None if the step gets the
+      whole batch, so that no layer may name an axis.
   """
   token = _AXIS.set(axis_name)
   try:
@@ -39,8 +41,14 @@ def check_axis(layer: Any, path: str, axis_name: str | None) -> None:
     axis_name: The axis that it averages over.
   """
   expected = _AXIS.get()
-  if expected is None or axis_name == expected:
+  if expected == _UNCHECKED or axis_name == expected:
     return
+  if expected is None:
+    raise ValueError(
+      f"model: {type(layer).__name__} at {path or 'the top'}: expected axis_name=None, "
+      f"as the step gets the whole batch (mode 'jit'), got {axis_name!r}. Make the "
+      "network and its method with axis_name=None"
+    )
   raise ValueError(
     f"model: {type(layer).__name__} at {path or 'the top'} normalises by the rows of "
     f"one device: expected axis_name={expected!r}, got {axis_name!r}. Give the layer "

@@ -162,7 +162,7 @@ def federated_averaging(
     return {"network": _method.Network(model, {"params": state.params})}
 
   check = _heads.classifier_fits("model", model, None)
-  return _method.Method(init, update, export, check=check)
+  return _method.Method(init, update, export, check=check, axis_name=axis_name)
 
 
 def _sgd(loss, sent, minibatches, key):

@@ -26,6 +26,7 @@ from jaxtyping import Key
 
 from flowkd_jax import capture
 from flowkd_jax import losses
+from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax.methods import _diagnostics
 from flowkd_jax.methods import _heads
@@ -59,6 +60,8 @@ class Method(NamedTuple):
       check.
     teacher: The frozen network, if the method reads of it only its outputs on the
       images of the batch: they may be computed before and come in the batch.
+    axis_name: Name of the mapped axis that `update` and `observe` use; None if they
+      expect the whole batch, as they do on one device and in mode "jit".
   """
 
   init: Callable[[Key[Array, ""], Float[Array, "batch ..."]], PyTree]
@@ -68,6 +71,7 @@ class Method(NamedTuple):
   observe: Callable[[PyTree, Batch, PyTree], Metrics] | None = None
   check: _heads.Check | None = None
   teacher: Teacher | None = None
+  axis_name: str | None = parallel.AXIS
 
 
 @flax.struct.dataclass
@@ -203,7 +207,7 @@ def gradient_method(
     params = _optimizers.evaluated(optimizer, state.opt_state, state.params)
     return export({"params": params, **state.collections})
 
-  return Method(init, update, exported, constants, observe, check)
+  return Method(init, update, exported, constants, observe, check, axis_name=axis_name)
 
 
 def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | None:

@@ -73,6 +73,8 @@ class CachedBatches:
     max_epochs: int | None = None,
     say: Callable[[str], None] = print,
     devices: Sequence[Any] | None = None,
+    parallelism: parallel.Mode = "pmap",
+    shard: parallel.ShardRule | None = None,
   ):
     """Reads and computes nothing yet.
 
@@ -83,10 +85,16 @@ class CachedBatches:
       max_epochs: Epochs that are kept; those after them are computed.
       say: Gets a sentence if the disk is full.
       devices: This process's devices, all by default.
+      parallelism: How batches are mapped over devices: "pmap" or "jit".
+      shard: Rule by which the teacher's variables are sharded, for "jit"; their names
+        begin with "constants", as in a training step.
     """
+    parallel.check_mode(parallelism, shard, name="parallelism")
     self._batches, self._teacher, self._cache = batches, teacher, cache
     self._max_epochs, self._say = max_epochs, say
     self._devices = list(devices or jax.local_devices())
+    self._parallelism: parallel.Mode = parallelism
+    self._shard = shard
     self._dtypes = {
       name: shape.dtype for name, shape in output_shapes(teacher, batches).items()
     }
@@ -168,11 +176,14 @@ class CachedBatches:
       images = self._batches.prepare(resident, rows)["image"]
       return teacher_outputs(self._teacher, variables, images)
 
-    return parallel.map_step(apply, (None, None, 0), devices=self._devices)
+    return parallel.map_step(
+      apply, (None, None, 0), devices=self._devices, mode=self._parallelism
+    )
 
   @functools.cached_property
   def _variables(self):
-    return parallel.place(dict(self._teacher.network.variables), self._devices)
+    variables = dict(self._teacher.network.variables)
+    return parallel.place(variables, self._devices, shard=self._shard, name="constants")
 
   def _computed(self, rows) -> dict[str, np.ndarray]:
     if isinstance(self._teacher.network.model, RecordedTeacher):
@@ -205,6 +216,8 @@ def open_cache(
   stored_as: str = "float32",
   max_gib: float = 20.0,
   say: Callable[[str], None] = print,
+  parallelism: parallel.Mode = "pmap",
+  shard: parallel.ShardRule | None = None,
 ) -> CachedBatches:
   """The batches with the teacher's outputs, and a word on the disk they take.
 
@@ -219,6 +232,8 @@ def open_cache(
     stored_as: float32, float16 or bfloat16.
     max_gib: What the folder of this teacher may take, in GiB.
     say: Gets what to expect before it begins, and warnings.
+    parallelism: As for `CachedBatches`.
+    shard: As for `CachedBatches`.
 
   Raises:
     ValueError: If there is no teacher, not even one epoch fits, or the folder holds
@@ -260,7 +275,15 @@ def open_cache(
     + (f", {needed * cache.epoch_bytes / _GIB:.1f} GiB in all" if needed > 1 else "")
     + (f"; the first {kept} of {needed} epochs are kept" if kept < needed else "")
   )
-  return CachedBatches(batches, teacher, cache, max_epochs=kept, say=say)
+  return CachedBatches(
+    batches,
+    teacher,
+    cache,
+    max_epochs=kept,
+    say=say,
+    parallelism=parallelism,
+    shard=shard,
+  )
 
 
 def cache_key(batches: CacheableBatches, teacher: Teacher | str) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """One training step on all devices, with state that has no device axis.
 
-The step is written for one device with collectives over `parallel.AXIS`. State,
-constants and resident data are handed to every device as they are (`in_axes=None`).
-Only the batch is split, and what comes back is the same on all devices
-(`out_axes=None`), so a checkpoint does not know how many devices there were. Of several
-processes each has its devices and its rows of the batch; collectives span them all.
+With "pmap" the step is written for one device with collectives over `parallel.AXIS`.
+State, constants and resident data are handed to every device as they are
+(`in_axes=None`). Only the batch is split, and what comes back is the same on all
+devices (`out_axes=None`), so a checkpoint does not know how many devices there were. Of
+several processes each has its devices and its rows of the batch; collectives span them
+all. With "jit" the step is written for the whole batch, and state and constants may be
+sharded.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -19,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from flowkd_jax import capture
 from flowkd_jax import methods
 from flowkd_jax import parallel
+from flowkd_jax.train import _parallelism
 
 PyTree = Any
 HostBatch = Mapping[str, np.ndarray]
@@ -33,8 +34,8 @@ _MOST_OF_BLOCK = 32  # steps; with more the wait between blocks hardly matters
 class DeviceStep:
   """A method's update, mapped over devices, for one step or several in one call.
 
-  Call it with a state that was `replicate`d and a batch of host arrays. The state is
-  donated: its arrays are deleted, so use the state that the call returns. `replicate`
+  Call it with a state of `place_state` and a batch of host arrays. The state is
+  donated: its arrays are deleted, so use the state that the call returns. `place_state`
   copies, so nothing that the state was made from is deleted.
 
   `run` takes several steps in one call of a second program, a loop around the same
@@ -52,32 +53,48 @@ class DeviceStep:
     devices: Sequence[Any] | None = None,
     steps_per_call: int = 1,
     steps_per_epoch: int = 1,
+    parallelism: parallel.Mode = "pmap",
+    shard: parallel.ShardRule | None = None,
   ):
     """Puts constants and resident data on every device and compiles on first call.
 
     Args:
-      method: Made with `axis_name="batch"`.
+      method: Made with `axis_name="batch"` for "pmap", with None for "jit".
       prepare: `(resident, batch) -> batch`, from rows of the host's batch to what
         the update reads; runs on the device.
       resident: Arrays that every device keeps.
       devices: Devices of this process alone; by default all, of all processes.
       steps_per_call: Maximum number of steps in one `run`.
       steps_per_epoch: Number of steps of an epoch, which is made of whole blocks.
+      parallelism: How the step is mapped: "pmap" or "jit".
+      shard: Rule by which state and constants are sharded, for "jit": see
+        `parallel.fully_sharded`. Their names begin with "state" and "constants". None
+        puts them on every device as a whole.
+
+    Raises:
+      ValueError: If the method was made for another way to map it, or the devices
+        cannot share an array as the rule says.
     """
     self.devices = list(devices or jax.local_devices())
     self._steps_per_call, self._steps_per_epoch = steps_per_call, steps_per_epoch
-    self._constants = parallel.place(method.constants, self.devices)
+    self._shard = shard
+    num_devices = len(self.devices) * jax.process_count()
+    _parallelism.check_method_fits(method, parallelism, num_devices, shard=shard)
+    self.constants = parallel.place(
+      method.constants, self.devices, shard=shard, name="constants"
+    )
     self._resident = parallel.place(resident, self.devices)
 
-    several = len(self.devices) * jax.process_count() > 1
-
     def step(state, constants, resident, batch):
-      axis = parallel.AXIS
       # Otherwise XLA for GPUs computes augmentation anew for every pixel of the
       # overlapping windows of the first convolution, in student and teacher.
       prepared = lax.optimization_barrier(prepare(resident, batch))
-      with capture.statistics_over(axis) if several else contextlib.nullcontext():
-        return method.update(state, prepared, constants)
+      with _parallelism.statistics_of_all_rows(parallelism, num_devices):
+        state, metrics = method.update(state, prepared, constants)
+      if parallelism == "jit":
+        state = parallel.constrain(state, self.devices, shard=shard, name="state")
+        metrics = parallel.constrain(metrics, self.devices)
+      return state, metrics
 
     mapped_over = self.devices if devices or jax.process_count() == 1 else None
     self._step = parallel.map_step(
@@ -86,6 +103,7 @@ class DeviceStep:
       out_axes=None,
       donate=(0,),
       devices=mapped_over,
+      mode=parallelism,
     )
     self._blocks = functools.cache(
       lambda block: parallel.map_step(
@@ -94,8 +112,17 @@ class DeviceStep:
         out_axes=None,
         donate=(0,),
         devices=mapped_over,
+        mode=parallelism,
       )
     )
+
+  def place_state(self, state: PyTree) -> PyTree:
+    """A copy of a state on the devices, sharded if there is a rule, to be donated.
+
+    Args:
+      state: Arrays, random keys or numbers, on the host or on any devices.
+    """
+    return replicate(state, self.devices, shard=self._shard, name="state")
 
   def __call__(self, state: PyTree, batch: HostBatch) -> tuple[PyTree, PyTree]:
     """Returns `(state, metrics)` after one update.
@@ -105,7 +132,7 @@ class DeviceStep:
         BatchNorm layer would take the statistics of one device's rows.
     """
     rows = parallel.split_rows(batch, len(self.devices))
-    return self._step(state, self._constants, self._resident, rows)
+    return self._step(state, self.constants, self._resident, rows)
 
   def run(self, state: PyTree, batches: Sequence[HostBatch]) -> tuple[PyTree, PyTree]:
     """Returns `(state, metrics)` after one update for each batch.
@@ -133,7 +160,7 @@ class DeviceStep:
       )
     rows = _stacked(batches, most, len(self.devices))
     several_steps = self._blocks(block)
-    return several_steps(state, self._constants, self._resident, rows, np.int32(blocks))
+    return several_steps(state, self.constants, self._resident, rows, np.int32(blocks))
 
   def block_size(self, batch: HostBatch) -> int:
     """Number of steps of which a `run` takes a multiple; an epoch is one, too."""
@@ -156,7 +183,7 @@ class DeviceStep:
     Compiles the step and does not run it. Errors as in a call.
     """
     rows = parallel.split_rows(batch, len(self.devices))
-    lowered = self._step.lower(state, self._constants, self._resident, rows)
+    lowered = self._step.lower(state, self.constants, self._resident, rows)
     sizes = lowered.compile().memory_analysis()
     # What is donated is counted among the arguments already.
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
@@ -219,7 +246,13 @@ def _stacked(
   return stacked
 
 
-def replicate(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
+def replicate(
+  tree: PyTree,
+  devices: Sequence[Any] | None = None,
+  *,
+  shard: parallel.ShardRule | None = None,
+  name: str = "",
+) -> PyTree:
   """Copies arrays to every device of this process, without a device axis.
 
   The result may be donated: it shares no memory with `tree`, and no two arrays of it
@@ -229,9 +262,14 @@ def replicate(tree: PyTree, devices: Sequence[Any] | None = None) -> PyTree:
   Args:
     tree: Arrays, random keys or numbers, on the host or on any devices.
     devices: Devices of this process; by default all.
+    shard: Rule by which arrays are sharded, in place of a copy on every device.
+    name: Name of the tree, which begins the names that the rule gets.
   """
   # `device_put(may_alias=False)` still shares the buffer of the device that the array
   # is on; donating it would delete the caller's array.
   return parallel.place(
-    jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree), devices
+    jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree),
+    devices,
+    shard=shard,
+    name=name,
   )

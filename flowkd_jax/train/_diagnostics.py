@@ -10,6 +10,7 @@ import numpy as np
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import parallel
+from flowkd_jax.train import _parallelism
 
 
 class Diagnostics:
@@ -24,23 +25,33 @@ class Diagnostics:
     batches: data.Batches,
     *,
     devices: Sequence[Any] | None = None,
+    parallelism: parallel.Mode = "pmap",
+    shard: parallel.ShardRule | None = None,
   ):
     """Prepares the batch; compiles on first call.
 
     Args:
-      method: Made with `axis_name="batch"`.
+      method: As for `DeviceStep`.
       batches: Those of the training; the first of the first epoch is looked at.
       devices: This process's devices, all by default.
+      parallelism: As for `DeviceStep`.
+      shard: As for `DeviceStep`.
 
     Raises:
-      ValueError: If the devices cannot share a batch.
+      ValueError: If the devices cannot share a batch, or the method was made for
+        another parallelism.
     """
     self._observe = None
     observe = method.observe
     if observe is None:
       return
     self._devices = list(devices or jax.local_devices())
-    self._constants = parallel.place(method.constants, self._devices)
+    _parallelism.check_method_fits(
+      method, parallelism, len(self._devices) * jax.process_count(), shard=shard
+    )
+    self._constants = parallel.place(
+      method.constants, self._devices, shard=shard, name="constants"
+    )
     prepared = jax.jit(batches.prepare)(batches.resident, next(batches.epoch(0)))
     rows = {name: np.asarray(array) for name, array in prepared.items()}
     self._rows = parallel.split_rows(rows, len(self._devices))
@@ -50,10 +61,11 @@ class Diagnostics:
       in_axes=(None, 0, None),
       out_axes=None,
       devices=self._devices,
+      mode=parallelism,
     )
 
   def __call__(self, state: Any) -> dict[str, float]:
-    """The metrics of a state that is `replicate`d; none if the method has none."""
+    """The metrics of a state on the devices; none if the method has none."""
     if self._observe is None:
       return {}
     metrics, _ = jax.device_get(self._observe(state, self._rows, self._constants))

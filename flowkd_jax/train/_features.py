@@ -52,6 +52,8 @@ class FeatureExtractor:
     *,
     taps: Sequence[str] | None = None,
     devices: Sequence[Any] | None = None,
+    parallelism: parallel.Mode = "pmap",
+    shard: parallel.ShardRule | None = None,
   ):
     """Puts the data on the devices.
 
@@ -61,12 +63,17 @@ class FeatureExtractor:
       taps: Names or patterns of the taps wanted, as in `capture.apply_with_taps`;
         `()` for logits alone.
       devices: This process's devices; by default all, or as many as a batch has rows.
+      parallelism: How batches are mapped over devices: "pmap" or "jit".
+      shard: Rule by which the variables are sharded, for "jit"; their names begin with
+        "variables".
 
     Raises:
       ValueError: If the devices cannot share a batch.
     """
     self._devices = list(devices or jax.local_devices()[: batches.batch_size])
     parallel.check_batch_size(batches.batch_size, len(self._devices))
+    parallel.check_mode(parallelism, shard, name="parallelism")
+    self._shard = shard
     self._batches = batches
     self._resident = parallel.place(dict(batches.resident), self._devices)
     # A dictionary that crosses a compiled function comes back sorted.
@@ -81,7 +88,9 @@ class FeatureExtractor:
       self._names = tuple(activations)
       return logits, activations, batch["label"]
 
-    self._apply = parallel.map_step(apply, (None, None, 0), devices=self._devices)
+    self._apply = parallel.map_step(
+      apply, (None, None, 0), devices=self._devices, mode=parallelism
+    )
 
   def __call__(
     self,
@@ -93,7 +102,9 @@ class FeatureExtractor:
     Raises:
       ValueError: If the model does not sow one of the taps.
     """
-    variables = parallel.place(dict(variables), self._devices)
+    variables = parallel.place(
+      dict(variables), self._devices, shard=self._shard, name="variables"
+    )
     parts = []
     for done, batch in enumerate(self._batches.epoch(0), start=1):
       rows = parallel.split_rows(batch, len(self._devices))

@@ -36,6 +36,25 @@ def first_non_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, list[
   return first, [name for name, flags in bad.items() if flags[first]]
 
 
+def describe(bad: Sequence[str], when: str, kept: str | None) -> str:
+  """Sentence on metrics or arrays that are not finite.
+
+  Args:
+    bad: Their names.
+    when: The step.
+    kept: The last good checkpoint, None if there is none.
+  """
+  taps = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
+  where = f" at tap {', '.join(taps)}" if taps else ""
+  saved = "no checkpoint was saved before"
+  if kept is not None:
+    saved = f"last good checkpoint: {kept}"
+  return (
+    f"{', '.join(bad)} not finite {when}{where}; {saved}. Lower the learning rate or "
+    "the weights, or look at the input of that step"
+  )
+
+
 def non_finite_arrays(state: PyTree) -> list[str]:
   """Paths of the arrays that hold NaN or infinities, the optimizer's left out.
 

@@ -8,7 +8,6 @@ anywhere and resumed from a checkpoint, it ends with the same parameters.
 import contextlib
 import itertools
 import logging
-import math
 import time
 from typing import Any
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from flowkd_jax.train import _finite
 from flowkd_jax.train import _interruption
 from flowkd_jax.train import _options
 from flowkd_jax.train import _pace
+from flowkd_jax.train import _position
 from flowkd_jax.train import _prefetch
 from flowkd_jax.train import _processes
 
@@ -59,7 +59,8 @@ def fit(
   """Trains for a number of epochs.
 
   Args:
-    method: What is trained, made with `axis_name="batch"`.
+    method: What is trained, made with `axis_name="batch"`, or with None for the
+      parallelism "jit".
     batches: The data.
     epochs: Passes over the data in all, those before a resume included; 0 returns
       the initial state.
@@ -69,8 +70,9 @@ def fit(
   Raises:
     ValueError: If the devices cannot share a batch, a checkpoint does not fit, more
       epochs than these have been trained, a network does not fit the data (another
-      number of classes, a tap whose first axis is not the batch), or a BatchNorm layer
-      would take the statistics of one of several devices.
+      number of classes, a tap whose first axis is not the batch), the method was made
+      for another parallelism, or a BatchNorm layer would take the statistics of one of
+      several devices.
     NonFiniteError: If a metric or a parameter is not finite; names the step, the
       metric and the last good checkpoint. A state is good, and is saved and returned,
       if its arrays are finite and so are the metrics of a step from it, which is
@@ -109,16 +111,8 @@ class _Run:
     self._compiled: set[bool] = set()
 
   def run(self, key):
-    state = self._initial_state(key)
+    self._device_step, state = self._start(key)
     per_epoch = self._per_epoch
-    self._device_step = _devices.DeviceStep(
-      self.method,
-      self.batches.prepare,
-      self.batches.resident,
-      devices=self.options.devices,
-      steps_per_call=self.options.most_steps_per_call,
-      steps_per_epoch=per_epoch,
-    )
     with self._bar(self.epochs * per_epoch):
       if self.step == 0:
         self._measure(-1, state, {})
@@ -198,9 +192,23 @@ class _Run:
   def _total_seconds(self):
     return self.earlier_seconds + time.monotonic() - self.began
 
+  def _start(self, key):
+    """The step, and the state on the devices."""
+    options, state = self.options, self._initial_state(key)
+    step = _devices.DeviceStep(
+      self.method,
+      self.batches.prepare,
+      self.batches.resident,
+      devices=options.devices,
+      steps_per_call=options.most_steps_per_call,
+      steps_per_epoch=self._per_epoch,
+      parallelism=options.parallelism,
+      shard=options.shard,
+    )
+    return step, step.place_state(state)
+
   def _initial_state(self, key):
-    height_width_channels = self.batches.image_shape
-    example = jax.numpy.zeros((2, *height_width_channels))
+    example = jax.numpy.zeros((2, *self.batches.image_shape))
     if self.method.check is not None:
       self.method.check(example, self.batches.num_classes)
     state = self.method.init(key, example)
@@ -210,27 +218,14 @@ class _Run:
       self._warn(checkpoints.problems)
     if restored is not None:
       state, position = restored
-      self._check_position(position)
+      _position.check_position(
+        position, steps_per_epoch=self._per_epoch, epochs=self.epochs
+      )
       self.step = int(position["step"])
       self.sums = dict(position["sums"])
       self.seconds = float(position["seconds"])
       self.earlier_seconds = float(position["total_seconds"])
-    return _devices.replicate(state, self.devices)
-
-  def _check_position(self, position):
-    expected = self._per_epoch
-    if position["steps_per_epoch"] != expected:
-      raise ValueError(
-        f"the checkpoint was made with {position['steps_per_epoch']} steps an epoch, "
-        f"this run has {expected}: data set or batch size changed; use another workdir"
-      )
-    done = int(position["step"])
-    if done > self.epochs * expected:
-      raise ValueError(
-        f"epochs: expected {math.ceil(done / expected)} or more, as the checkpoint is "
-        f"of {done} steps, {expected} an epoch, got {self.epochs}; use another workdir "
-        "to train for fewer"
-      )
+    return state
 
   def _warn(self, problems):
     """Shows the problems that checkpoints had; in the log if there is no bar."""
@@ -301,7 +296,7 @@ class _Run:
     """
     self._check_arrays(state)
     if self._last is not None:
-      copy = _devices.replicate(state, self.devices)
+      copy = self._device_step.place_state(state)
       _, metrics = self._dispatch(copy, *self._last)
       _, bad = _finite.first_non_finite(_pace.read_metrics([(metrics, 1)]))
       self._raise_if_bad(bad, f"after step {self.step - 1}", self.step - 1)
@@ -312,21 +307,14 @@ class _Run:
 
   def _raise_if_bad(self, bad, when, step):
     if bad:
-      raise _finite.NonFiniteError(self._describe(bad, when, step))
-
-  def _describe(self, bad, when, step):
-    taps = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
-    where = f" at tap {', '.join(taps)}" if taps else ""
-    checkpoints = self.options.checkpoints
-    latest = None if checkpoints is None else checkpoints.latest
-    kept = "no checkpoint was saved before"
-    if checkpoints is not None and latest is not None:
-      kept = f"last good checkpoint: step {latest} in {checkpoints.directory}"
-    return (
-      f"{self.options.title}: {', '.join(bad)} not finite {when} (epoch "
-      f"{step // self._per_epoch}){where}; {kept}. Lower the learning "
-      "rate or the weights, or look at the input of that step"
-    )
+      checkpoints = self.options.checkpoints
+      latest = None if checkpoints is None else checkpoints.latest
+      kept = None
+      if checkpoints is not None and latest is not None:
+        kept = f"step {latest} in {checkpoints.directory}"
+      when = f"{when} (epoch {step // self._per_epoch})"
+      message = _finite.describe(bad, when, kept)
+      raise _finite.NonFiniteError(f"{self.options.title}: {message}")
 
   def _save(self, state):
     position = {
@@ -343,7 +331,7 @@ class _Run:
     measured = {}
     if self.options.on_epoch is not None:
       # A copy: the next step donates the state, and the hook may keep a network.
-      copy = _devices.replicate(state, self.devices)
+      copy = self._device_step.place_state(state)
       measured = self.options.on_epoch(epoch, self.method, copy)
     if self.options.metrics is not None and (means or measured):
       self.options.metrics.write(epoch, self.step, {**means, **measured})

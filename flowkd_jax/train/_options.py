@@ -9,9 +9,11 @@ from typing import Any
 import jax
 
 from flowkd_jax import methods
+from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _metrics
+from flowkd_jax.train import _parallelism
 from flowkd_jax.train import _progress
 
 PyTree = Any
@@ -44,6 +46,12 @@ class FitOptions:
       128 MiB of batches. None: 100 on accelerators, where the host would limit the
       speed otherwise; 1 on CPU, where XLA runs convolutions within loops on one
       thread. Steps whose teacher outputs are computed for a cache are single calls.
+    parallelism: How steps are mapped over devices. "pmap": a program for one device,
+      with collectives, on each; the method is made with `axis_name="batch"`. "jit": one
+      program for the whole batch; the method is made with `axis_name=None`, in one
+      process. Results are equal up to rounding, unless dropout is drawn.
+    shard: Rule by which state and constants are sharded over the devices, for "jit":
+      see `parallel.fully_sharded`. None keeps them whole on every device.
   """
 
   checkpoints: _checkpoint.Checkpoints | None = None
@@ -56,6 +64,8 @@ class FitOptions:
   check_every: int = 50
   should_stop: Callable[[], str | None] = lambda: None
   steps_per_call: int | None = None
+  parallelism: parallel.Mode = "pmap"
+  shard: parallel.ShardRule | None = None
 
   def __post_init__(self):
     # NaN would pass as a bound that no time reaches: a run without checkpoints.
@@ -67,6 +77,7 @@ class FitOptions:
     checks.check_count("check_every", self.check_every)
     if self.steps_per_call is not None:
       checks.check_count("steps_per_call", self.steps_per_call)
+    _parallelism.check_parallelism(self.parallelism, self.shard)
 
   @property
   def most_steps_per_call(self) -> int:

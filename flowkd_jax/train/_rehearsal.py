@@ -11,24 +11,33 @@ from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import parallel
 from flowkd_jax import teacher_cache
+from flowkd_jax.train import _parallelism
 
 PyTree = Any
 
 
-def check_method(method: methods.Method, batches: data.Batches) -> None:
+def check_method(
+  method: methods.Method,
+  batches: data.Batches,
+  *,
+  parallelism: parallel.Mode = "pmap",
+) -> None:
   """Traces the initialization and a step of a method, without running them.
 
   Args:
-    method: The method, made with `axis_name="batch"`. Values of its constants do not
-      matter, so that they may be those of `blank_network`.
+    method: The method. Values of its constants do not matter, so that they may be those
+      of `blank_network`.
     batches: The training batches; the first is read.
+    parallelism: How its step will be mapped.
 
   Raises:
     ValueError: As the method's functions raise it when they are traced, or if the
-      devices cannot share a batch.
+      devices cannot share a batch, or the method was made for another parallelism.
     TypeError: As the method's functions raise it when they are traced.
   """
   devices = jax.local_devices()
+  num_devices = len(devices) * jax.process_count()
+  _parallelism.check_method_fits(method, parallelism, num_devices)
   if method.check is not None:
     example = jnp.zeros((2, *batches.image_shape))
     method.check(example, batches.num_classes)
@@ -39,9 +48,12 @@ def check_method(method: methods.Method, batches: data.Batches) -> None:
   def step(state, constants, resident, rows):
     batch = batches.prepare(resident, rows)
     recorded = _recorded_outputs(method, batches, batch)
-    return method.update(state, {**batch, **recorded}, constants)
+    with _parallelism.statistics_of_all_rows(parallelism, num_devices):
+      return method.update(state, {**batch, **recorded}, constants)
 
-  mapped = parallel.map_step(step, (None, None, None, 0), devices=devices)
+  mapped = parallel.map_step(
+    step, (None, None, None, 0), out_axes=None, devices=devices, mode=parallelism
+  )
   jax.eval_shape(mapped, state, *_shapes((method.constants, batches.resident, rows)))
 
 

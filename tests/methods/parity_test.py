@@ -150,6 +150,7 @@ def _plain(make, network):
 def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
   expected, expected_losses = _run(*_plain(make, network), batches)
   mapped = make(network, "batch")
+  assert mapped.axis_name == "batch"  # which says how it may be mapped
   for devices in (1, 8):
     update = jax.pmap(
       mapped.update,
@@ -176,6 +177,7 @@ def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_training_reduces_the_loss(make, network, batches):
   method, step = _plain(make, network)
+  assert method.axis_name is None
   state = method.init(jax.random.key(0), batches[0]["image"])
   losses = []
   for _ in range(20):

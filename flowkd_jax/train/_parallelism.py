@@ -1,0 +1,73 @@
+"""Ways to spread a method's step over devices, and whether the method fits them."""
+
+import contextlib
+from typing import Any
+
+import jax
+
+from flowkd_jax import capture
+from flowkd_jax import methods
+from flowkd_jax import parallel
+
+
+def check_method_fits(
+  method: methods.Method,
+  parallelism: parallel.Mode,
+  num_devices: int,
+  *,
+  shard: parallel.ShardRule | None = None,
+) -> None:
+  """Checks that a method was made for the way in which its step is mapped.
+
+  Args:
+    method: The method.
+    parallelism: How steps are mapped.
+    num_devices: Devices of all processes.
+    shard: Rule by which arrays are sharded.
+
+  Raises:
+    ValueError: If the method uses another axis, or there is a rule in mode "pmap".
+  """
+  check_parallelism(parallelism, shard)
+  expected = expected_axis(parallelism)
+  if method.axis_name == expected:
+    return
+  if method.axis_name is None and num_devices == 1:
+    return
+  other = "jit" if method.axis_name is None else "pmap"
+  hint = ""
+  if method.axis_name in (None, parallel.AXIS):
+    hint = f", or choose parallelism={other!r}"
+  raise ValueError(
+    f"method: expected one made with axis_name={expected!r}, as "
+    f"parallelism={parallelism!r} on {num_devices} "
+    f"device{'s' if num_devices > 1 else ''} needs it, got "
+    f"axis_name={method.axis_name!r}; make the method and its networks with "
+    f"axis_name={expected!r}{hint}"
+  )
+
+
+def check_parallelism(
+  parallelism: parallel.Mode, shard: parallel.ShardRule | None
+) -> None:
+  """Raises ValueError for a mode that is unknown, or cannot be used here."""
+  parallel.check_mode(parallelism, shard, name="parallelism")
+  if parallelism == "jit" and jax.process_count() > 1:
+    raise ValueError(
+      "parallelism: expected 'pmap' with several processes, got 'jit', which maps over "
+      "the devices of one process; use 'pmap', or start one process"
+    )
+
+
+def expected_axis(parallelism: parallel.Mode) -> str | None:
+  """Name of the axis that methods and networks are made with for a mode."""
+  return None if parallelism == "jit" else parallel.AXIS
+
+
+def statistics_of_all_rows(
+  parallelism: parallel.Mode, num_devices: int
+) -> contextlib.AbstractContextManager[Any]:
+  """Context that refuses BatchNorm over other rows than those of the whole batch."""
+  if parallelism == "pmap" and num_devices == 1:
+    return contextlib.nullcontext()
+  return capture.statistics_over(expected_axis(parallelism))
