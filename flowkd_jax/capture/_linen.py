@@ -9,6 +9,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 
 from flowkd_jax.capture import _statistics
 from flowkd_jax.capture import _tags
@@ -32,11 +34,15 @@ class Linen:
 
   def init(self, key, images):
     """Fresh variables; compiled, so that only shapes are computed of the outputs."""
-
-    def initialize(key, images):
-      return without_intermediates(self.module.init(key, images, train=False))
-
-    return jax.jit(initialize)(key, images)
+    # In a function that is compiled no value is known, not even this one.
+    traced = isinstance(jnp.zeros(()), Tracer)
+    try:
+      hash(self.module)
+    except TypeError:  # A field such as a list or an array: compiled every time.
+      return jax.jit(lambda *arguments: _initialize(self.module, *arguments))(
+        key, images
+      )
+    return _initializer(alone=not traced)(self.module, key, images)
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
     """See `Model`."""
@@ -65,6 +71,27 @@ class Linen:
 def without_intermediates(variables) -> dict[str, Any]:
   """The collections but what was sown."""
   return {k: v for k, v in variables.items() if k != "intermediates"}
+
+
+def _initialize(module: nn.Module, key, images) -> dict[str, Any]:
+  return without_intermediates(module.init(key, images, train=False))
+
+
+@functools.cache
+def _initializer(alone: bool) -> Callable[..., dict[str, Any]]:
+  """`_initialize`, compiled once for equal modules.
+
+  Args:
+    alone: Whether it is no part of another compiled function, which JAX refuses to
+      compile with options of their own.
+  """
+  options = {}
+  quick = alone and jax.default_backend() == "cpu"
+  if quick and not jax.config.read("jax_disable_most_optimizations"):
+    # It runs once. XLA for CPUs takes eight times as long with all optimizations, more
+    # than for a training step; the variables are the same.
+    options = {"xla_backend_optimization_level": 1}
+  return jax.jit(_initialize, static_argnums=0, compiler_options=options)
 
 
 class _Marking:

@@ -6,6 +6,7 @@ export any number of networks), or update in another way altogether: a round of
 federated averaging is an `update` whose batch is the round's clients.
 """
 
+import functools
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -144,13 +145,9 @@ def gradient_method(
   def init(key, images):
     variables = dict(init_variables(key, images))
     params = variables.pop("params")
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      key=jax.random.fold_in(key, 1),
-      params=params,
-      collections=variables,
-      opt_state=_optimizers.initial_state(optimizer, params),
-    )
+    # Compiled: called array by array, it would compile a program for every shape.
+    rest = jax.jit(functools.partial(_first_state, optimizer))(key, params)
+    return TrainState(params=params, collections=variables, **rest)
 
   def step_key(state):
     key = jax.random.fold_in(state.key, state.step)
@@ -208,6 +205,14 @@ def gradient_method(
     return export({"params": params, **state.collections})
 
   return Method(init, update, exported, constants, observe, check, axis_name=axis_name)
+
+
+def _first_state(optimizer, key, params):
+  return {
+    "step": jnp.zeros((), jnp.int32),
+    "key": jax.random.fold_in(key, 1),
+    "opt_state": _optimizers.initial_state(optimizer, params),
+  }
 
 
 def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flowkd_jax import capture
+from flowkd_jax.capture import _linen
 from flowkd_jax.models import CNN
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
@@ -358,3 +359,33 @@ def test_tap_shapes_computes_nothing():
   assert capture.tap_shapes(STUDENT, abstract, images, taps=["dense"]) == {
     "dense": (9, 16)
   }
+
+
+class Listed(nn.Module):
+  """A module without a hash, as one of its fields is an array."""
+
+  scale: np.ndarray
+
+  @nn.compact
+  def __call__(self, images, train):
+    return nn.Dense(2)(images.reshape(len(images), -1)) * self.scale.sum()
+
+
+def test_init_compiles_once_for_equal_modules():
+  compiled = _linen._initializer(alone=True)
+  first = prepared(CNN(width=1, num_blocks=1))
+  size = compiled._cache_size()
+  equal = CNN(width=1, num_blocks=1)
+  second = capture.init(equal, jax.random.key(0), IMAGES)
+  assert compiled._cache_size() == size
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_init_serves_modules_without_a_hash_and_within_a_compiled_function():
+  module = Listed(np.ones(2, np.float32))
+  alone = capture.init(module, jax.random.key(0), IMAGES)
+  within = jax.jit(lambda key: capture.init(module, key, IMAGES))(jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, alone, within)
+  key = jax.random.key(0)
+  student = jax.jit(lambda: capture.init(STUDENT, key, IMAGES))()
+  jax.tree.map(np.testing.assert_array_equal, prepared(STUDENT), student)
