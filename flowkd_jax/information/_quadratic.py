@@ -11,16 +11,22 @@ These potentials are of order one and I is thousandths, so their sum loses most
 digits of float32. With the centred indicators `A_ic = ([y_i = c] - p_c) / N` the
 same number is
 
-    I = sum_c A_c' K A_c,
+    I = sum_c A_c' K A_c = mean_ij W_ij K_ij,
+    W_ij = [y_i = y_j] - p_{y_i} - p_{y_j} + sum_c p_c^2,
 
 a sum whose terms are as small as the result; adding a constant to K changes nothing.
-For the cosine kernel and unit rows u it is `|A' u|^2 / 2`, in O(N D).
+W needs no matrix of indicators. For the cosine kernel and unit rows u the sum is
+`|A' u|^2 / 2`, and `A' u` holds sums over the rows of each class, in O(N D).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
+from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
@@ -28,7 +34,6 @@ from jaxtyping import Shaped
 from flowkd_jax import kernels
 from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
-from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import label_rule
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import pairwise
@@ -65,8 +70,9 @@ def quadratic_mutual_information(
   """Quadratic mutual information between features and labels, 0 or above.
 
   Exact over all rows and pairs, self-pairs included; differentiable in
-  `features`. The cosine kernel costs O(N D); others O(N^2 D) time and
-  O(N block_size) memory, so a whole data set needs no N x N matrix.
+  `features`. With N rows, C classes and width D the cosine kernel takes O(N D + C D)
+  time and memory. Other kernels take O(N^2 D + C) time and O(N D + N block_size + C)
+  memory, so a whole data set needs no N x N matrix.
 
   Args:
     features: One row per example; axes after the first are flattened.
@@ -95,19 +101,23 @@ def quadratic_mutual_information(
     distillation using information flow modeling", CVPR 2020, section 3.1.
   """
   kernel = kernels.as_kernel(kernel)
-  rows, indicators, mask = _labelled_rows(features, labels, num_classes, mask)
-  count = parallel.global_sum(indicators.sum(), axis_name)
-  shares = parallel.global_sum(indicators.sum(0), axis_name)
-  shares = shares / jnp.maximum(count, 1)
-  # Rows left out have an all-zero indicator, and must have an all-zero weight.
-  real = indicators.sum(1, keepdims=True)
-  weights = (indicators - real * shares[None, :]) / jnp.maximum(count, 1)
+  batch = _labelled_batch(features, labels, num_classes, mask, axis_name)
   if kernel.log is kernels.cosine().log:
-    sums = float32.matmul(weights.T, kernels.unit_rows(rows))
-    return (parallel.global_sum(sums, axis_name) ** 2).sum() / 2
-  # K - 1 in place of K: the constant cancels, and so does its rounding.
-  return _weighted_similarity(
-    kernel, rows, weights, mask, axis_name, block_size, jnp.expm1
+    sums = _centred_class_sums(kernels.unit_rows(batch.rows), batch, axis_name)
+    return ((sums / batch.number) ** 2).sum() / 2
+  squares = (batch.shares**2).sum()
+
+  def weigh(same, own_shares, shares):
+    return same + (squares - own_shares - shares)
+
+  def excesses(logs):
+    # The weights of a row sum to 0 up to rounding. Less one similarity of the row, what
+    # they are multiplied with is small, and so is the effect of their rounding.
+    excesses = jnp.expm1(logs)
+    return excesses - lax.stop_gradient(excesses[:, :1])
+
+  return _mean_similarity(
+    kernel, batch, weigh, axis_name, block_size, function=excesses
   )
 
 
@@ -126,39 +136,43 @@ def information_potentials(
 
   Their sum `V_IN + V_ALL - 2 V_BTW` is the quadratic mutual information; take it
   from `quadratic_mutual_information`, which keeps its digits. Arguments and
-  errors as there; `between` and `everything` are exact for any class shares.
+  errors as there; `between` and `everything` are exact for any class shares. Every
+  kernel takes O(N^2 D + C) time and O(N D + N block_size + C) memory.
   """
   kernel = kernels.as_kernel(kernel)
-  rows, indicators, mask = _labelled_rows(features, labels, num_classes, mask)
-  count = parallel.global_sum(indicators.sum(), axis_name)
-  shares = parallel.global_sum(indicators.sum(0), axis_name)
-  shares = shares / jnp.maximum(count, 1)
-  scale = 1 / jnp.maximum(count, 1)
-  ones = indicators.sum(1, keepdims=True)
+  batch = _labelled_batch(features, labels, num_classes, mask, axis_name)
 
-  def similarity(left, right):
-    return _weighted_similarity(
-      kernel,
-      rows,
-      left * scale,
-      mask,
-      axis_name,
-      block_size,
-      jnp.exp,
-      right * scale,
-    )
+  def mean(weigh):
+    return _mean_similarity(kernel, batch, weigh, axis_name, block_size)
 
   return InformationPotentials(
-    within=similarity(indicators, indicators),
-    everything=(shares**2).sum() * similarity(ones, ones),
-    between=similarity(
-      indicators * shares[None, :], jnp.broadcast_to(ones, indicators.shape)
-    ),
+    within=mean(lambda same, own_shares, shares: same),
+    everything=(batch.shares**2).sum()
+    * mean(lambda same, own_shares, shares: jnp.ones_like(same)),
+    between=mean(lambda same, own_shares, shares: own_shares),
   )
 
 
-def _labelled_rows(features, labels, num_classes, mask):
-  """Rows, one-hot labels, and the mask of the rows that have a label."""
+class _Batch(NamedTuple):
+  """Labelled rows of this device.
+
+  Attributes:
+    rows: The rows; zero without a label.
+    classes: Class of each row; the number of classes without a label.
+    labelled: Rows that have a label.
+    number: Number of labelled rows of all devices, at least 1; NaN if a label is beyond
+      the classes.
+    shares: Share of each class in those rows.
+  """
+
+  rows: Float[Array, "batch dim"]
+  classes: Int[Array, " batch"]
+  labelled: Bool[Array, " batch"]
+  number: Scalar
+  shares: Float[Array, " classes"]
+
+
+def _labelled_batch(features, labels, num_classes, mask, axis_name) -> _Batch:
   checks.check_features(features=features)
   checks.check_count("num_classes", num_classes)
   checks.check_mask(mask, features)
@@ -166,30 +180,68 @@ def _labelled_rows(features, labels, num_classes, mask):
     labels, num_classes, shape=features.shape[:1], mask=mask
   )
   rows = kernels.flatten(features, read.labelled)
-  return rows, read.one_hot(num_classes, rows.dtype), read.labelled
+  # Sums by class leave out what is of no class.
+  classes = jnp.where(read.labelled, read.classes, num_classes)
+  ones = read.invalidate(read.labelled.astype(rows.dtype))
+  counts = jax.ops.segment_sum(ones, classes, num_classes)
+  counts = parallel.global_sum(counts, axis_name)
+  count = jnp.maximum(counts.sum(), 1)
+  return _Batch(rows, classes, read.labelled, count, counts / count)
 
 
-def _weighted_similarity(
-  kernel, rows, weights, mask, axis_name, block_size, function, others=None
-):
-  """`sum_c left_c' f(log K) right_c` over all pairs of the global batch."""
-  others = weights if others is None else others
-  others = parallel.gather_rows(others, axis_name)
-  gathered = parallel.gather_rows(rows, axis_name)
-  valid = None if mask is None else parallel.gather_rows(jnp.asarray(mask), axis_name)
-  points, columns = pairwise.rows_and_columns(rows, gathered, block_size)
+def _centred_class_sums(rows, batch, axis_name) -> Float[Array, "classes dim"]:
+  """`N A' rows`, for each class the sum of its rows less its share of the sum of all.
+
+  The mean of the rows is taken off first. It cancels, but a class sum that contains it
+  would lose digits.
+  """
+  total = parallel.global_sum(lax.stop_gradient(rows).sum(0), axis_name)
+  sums = jax.ops.segment_sum(
+    rows - total[None, :] / batch.number, batch.classes, batch.shares.shape[0]
+  )
+  sums = parallel.global_sum(sums, axis_name)
+  return sums - batch.shares[:, None] * sums.sum(0, keepdims=True)
+
+
+def _mean_similarity(
+  kernel: kernels.Kernel,
+  batch: _Batch,
+  weigh: Callable[[Array, Array, Array], Array],
+  axis_name: str | None,
+  block_size: int | None,
+  *,
+  function: Callable[[Array], Array] = jnp.exp,
+) -> Scalar:
+  """`mean_ij W_ij f(log K_ij)` over all pairs of the labelled rows of all devices.
+
+  `weigh` makes W from `[y_i = y_j]`, `p_{y_i}` and `p_{y_j}`, which broadcast.
+  """
+  shares = batch.shares.at[batch.classes].get(mode="clip")
+  gathered, *others = (
+    parallel.gather_rows(each, axis_name)
+    for each in (batch.rows, batch.classes, batch.labelled, shares)
+  )
+  points, columns = pairwise.rows_and_columns(batch.rows, gathered, block_size)
 
   def row_terms(shared, block):
-    columns, others, bandwidth = shared
-    points, weights, positions = block
+    columns, (classes, labelled, shares), bandwidth = shared
+    points, own_classes, own_shares, positions = block
     logs = kernel.log(pairwise.pair_geometry(points, columns, positions), bandwidth)
-    return (weights * float32.matmul(function(logs), others)).sum(1)
+    same = (own_classes[:, None] == classes[None, :]).astype(logs.dtype)
+    weights = weigh(same, own_shares[:, None], shares[None, :])
+    return jnp.where(labelled[None, :], weights * function(logs), 0).sum(1)
 
+  real = batch.labelled.astype(batch.rows.dtype) / batch.number
   total = row_blocks.sum_over_rows(
     row_terms,
     block_size,
-    (columns, others, kernel.measure(gathered, valid, block_size)),
-    (points, weights, parallel.row_positions(rows.shape[0], axis_name)),
-    jnp.where(parallel.finite_rows(rows), 1, jnp.nan).astype(rows.dtype),
+    (columns, tuple(others), kernel.measure(gathered, others[1], block_size)),
+    (
+      points,
+      batch.classes,
+      shares,
+      parallel.row_positions(batch.rows.shape[0], axis_name),
+    ),
+    jnp.where(parallel.finite_rows(batch.rows), real, jnp.nan),
   )
-  return parallel.global_sum(total, axis_name)
+  return parallel.global_sum(total, axis_name) / batch.number

@@ -1,6 +1,7 @@
 """Quadratic mutual information against its definition in float64."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -185,3 +186,46 @@ def test_kernel_of_ones_own_may_have_any_name():
   )
   first, *others = measure(*_batch())
   assert others == [first, first]
+
+
+@pytest.mark.parametrize("name", ["cosine", "student_t"])
+def test_memory_and_work_do_not_grow_with_rows_times_classes(name):
+  rows, classes = 1024, 2048
+  measure = jax.value_and_grad(information.quadratic_mutual_information)
+  shapes = (
+    jax.ShapeDtypeStruct((rows, 8), jnp.float32),
+    jax.ShapeDtypeStruct((rows,), jnp.int32),
+  )
+  compiled = (
+    jax.jit(
+      functools.partial(
+        measure, num_classes=classes, kernel=kernels.by_name(name), block_size=128
+      )
+    )
+    .lower(*shapes)
+    .compile()
+  )
+  # An indicator of a row and class takes 8 MiB as a matrix.
+  assert compiled.memory_analysis().temp_size_in_bytes < 4 * 2**20
+  pairs = 0 if name == "cosine" else rows**2
+  assert compiled.cost_analysis()["flops"] < 300 * pairs + 100 * 8 * (rows + classes)
+
+
+@pytest.mark.parametrize("name", ["cosine", "student_t"])
+def test_information_is_accurate_with_few_rows_of_a_class(name):
+  rng = np.random.default_rng(0)
+  labels = np.where(np.arange(600) % 50 == 0, -1, rng.integers(0, 400, 600))
+  features = 5 + rng.standard_normal((600, 16)) + rng.standard_normal((400, 16))[labels]
+  kernel = kernels.by_name(name)
+  measure = jax.jit(
+    lambda rows: jax.value_and_grad(information.quadratic_mutual_information)(
+      rows, jnp.asarray(labels, jnp.int32), 400, kernel=kernel
+    )
+  )
+  value, gradient = measure(jnp.asarray(features, jnp.float32))
+  with jax.enable_x64(True):
+    expected, expected_gradient = measure(jnp.asarray(features, jnp.float64))
+  np.testing.assert_allclose(value, float(expected), rtol=1e-6)
+  expected_gradient = np.asarray(expected_gradient)
+  atol = 1e-5 * np.abs(expected_gradient).max()
+  np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=atol)
