@@ -11,10 +11,12 @@ from flowkd_jax._numerics.checks import check_floating
 from flowkd_jax._numerics.checks import check_rows
 from flowkd_jax._numerics.label_rule import read_labels
 from flowkd_jax.evaluation._rows import Metric
+from flowkd_jax.evaluation._rows import Rows
 from flowkd_jax.evaluation._rows import labelled_rows
 from flowkd_jax.evaluation._rows import unit_rows
 
-_QUERIES_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096
+_DISTANCES_AT_ONCE = 2**22
 
 
 def accuracy(
@@ -77,7 +79,8 @@ def nearest_centroid_accuracy(
 
   Of centroids equally near the lower label wins. A query whose class the database
   lacks counts as wrong. Rows without a label, of either set, are left out. Runs on the
-  host, not under `jit`; sums are in float64.
+  host, not under `jit`; sums are in float64. N database rows, Q queries, C classes and
+  width D take O(N D + Q C D) time and, beside the arguments, O(N + C D) memory.
 
   Raises:
     ValueError: if shapes disagree, an array is empty, a feature is not finite,
@@ -86,19 +89,33 @@ def nearest_centroid_accuracy(
   """
   rows = labelled_rows(database, database_labels, queries, query_labels, metric)
   cosine = metric == "cosine"
-  centroids = []
-  for label in range(rows.num_classes):
-    members = rows.database[rows.database_classes == label].astype(np.float64)
-    centroids.append((unit_rows(members) if cosine else members).mean(axis=0))
-  centroids = np.stack(centroids)
-  if cosine:
-    centroids = unit_rows(centroids)
+  centroids = _centroids(rows, cosine)
   right = 0
-  for start in range(0, len(rows.queries), _QUERIES_AT_ONCE):
-    block = slice(start, start + _QUERIES_AT_ONCE)
+  at_once = max(1, _DISTANCES_AT_ONCE // len(centroids))
+  for start in range(0, len(rows.queries), at_once):
+    block = slice(start, start + at_once)
     nearest = _nearest(rows.queries[block], centroids, cosine)
     right += np.count_nonzero(nearest == rows.query_classes[block])
   return right / len(rows.queries)
+
+
+def _centroids(rows: Rows, cosine: bool) -> Float[np.ndarray, "classes dim"]:
+  """Mean of the rows of each class, or the mean direction."""
+  order = np.argsort(rows.database_classes, kind="stable")
+  classes = rows.database_classes[order]
+  # Rows without a label are of the last class.
+  sums = np.zeros((rows.num_classes + 1, rows.database.shape[1]))
+  for start in range(0, len(order), _ROWS_AT_ONCE):
+    block = slice(start, start + _ROWS_AT_ONCE)
+    members = rows.database[order[block]].astype(np.float64)
+    present, firsts = np.unique(classes[block], return_index=True)
+    sums[present] += np.add.reduceat(
+      unit_rows(members) if cosine else members, firsts, axis=0
+    )
+  if cosine:
+    return unit_rows(sums[:-1])
+  counts = np.bincount(classes, minlength=len(sums))
+  return sums[:-1] / counts[:-1, None]
 
 
 def _nearest(

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowkd_jax.evaluation import _classification
 from flowkd_jax.evaluation import accuracy
 from flowkd_jax.evaluation import nearest_centroid_accuracy
 
@@ -155,3 +156,27 @@ def test_nearest_centroid_accuracy_rejects_features_that_are_not_finite():
     nearest_centroid_accuracy(
       np.eye(2), np.arange(2), np.array([[0, 1], [np.nan, 1]]), np.arange(2)
     )
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_nearest_centroid_accuracy_of_many_classes_equals_its_definition(
+  metric, monkeypatch
+):
+  for name in ("_ROWS_AT_ONCE", "_DISTANCES_AT_ONCE"):  # a class in several blocks
+    monkeypatch.setattr(_classification, name, 7)
+  random = np.random.default_rng(0)
+  database, queries = random.normal(size=(60, 4)), random.normal(size=(40, 4))
+  labels, query_labels = (random.integers(-1, 12, size) for size in (60, 40))
+  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  rows = unit(database) if metric == "cosine" else database
+  known = np.unique(labels[labels >= 0])
+  centroids = np.stack([rows[labels == label].mean(0) for label in known])
+  if metric == "cosine":
+    distances = -queries @ unit(centroids).T
+  else:
+    distances = ((queries[:, None] - centroids[None]) ** 2).sum(2)
+  right = known[distances.argmin(1)] == query_labels
+  found = nearest_centroid_accuracy(
+    database, labels, queries, query_labels, metric=metric
+  )
+  assert found == pytest.approx(right[query_labels >= 0].mean())
