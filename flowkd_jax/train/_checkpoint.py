@@ -1,9 +1,10 @@
 """Checkpoints with Orbax: checked when they are read, the older one if one is damaged.
 
 Arrays are saved as host copies: independent of the number of devices, of donation and
-of the process they came from. Random keys are saved as their data. A checksum over all
-arrays is saved with them; version 0.1 saved none, and what it left is read with a
-warning.
+of the process they came from. Random keys are saved as their data. All arrays of one
+dtype are one array in the file; format 2 stored them one by one, and is still read. A
+checksum over all arrays is saved with them; version 0.1 saved none, and what it left is
+read with a warning.
 """
 
 import logging
@@ -19,11 +20,13 @@ import orbax.checkpoint as ocp
 from jax import dtypes
 
 from flowkd_jax import _files
+from flowkd_jax.train import _packed
 from flowkd_jax.train import _structure
 
 PyTree = Any
 
 FORMAT = "flowkd_jax checkpoint 2"
+PACKED = "flowkd_jax checkpoint 3"  # all arrays of one dtype are stored as one
 
 # Orbax reports every save and restore at INFO.
 logging.getLogger("absl").addFilter(
@@ -95,12 +98,15 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       self._manager.delete(step)
-    host = to_host(state)
+    readable = jax.device_get(key_data(state))
+    packed = _packed.pack(readable)  # the one copy on the host
+    host = _packed.unpack(packed, readable)
+    description = sealed(host, PACKED, progress=dict(progress))
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(host),
-        progress=ocp.args.JsonSave(sealed(host, progress=dict(progress))),
+        state=ocp.args.StandardSave(packed),
+        progress=ocp.args.JsonSave(description),
       ),
       force=True,
     )
@@ -161,7 +167,7 @@ class Checkpoints:
     self.close()
 
   def _read(self, step: int, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    host = to_host(template)
+    host = key_data(template)
     record = self._restore(step, progress=ocp.args.JsonRestore())["progress"]
     old = not {"format", "progress", _files.SEAL} & record.keys()
     if old:
@@ -176,7 +182,7 @@ class Checkpoints:
         f"{place} holds another state: {difference}. The network, the optimizer or "
         "the method changed: use those of before, or another work directory"
       )
-    state = self._restore(step, state=ocp.args.StandardRestore(host))["state"]
+    state = self._stored_state(step, host, description.get("format") == PACKED)
     if old:
       self.problems.append(
         f"{place} was saved by version 0.1, without checksums: damage is not noticed"
@@ -185,15 +191,22 @@ class Checkpoints:
       check_values(description, state)
     return from_host(state, template), dict(description["progress"])
 
+  def _stored_state(self, step: int, template: PyTree, packed: bool) -> PyTree:
+    """The arrays, as NumPy arrays."""
+    expected = _packed.blank(template) if packed else to_host(template)
+    args = ocp.args.StandardRestore(expected)
+    found = self._restore(step, state=args)["state"]
+    return _packed.unpack(found, template) if packed else found
+
   def _restore(self, step: int, **items: Any) -> Any:
     return self._manager.restore(step, args=ocp.args.Composite(**items))
 
 
-def sealed(host: PyTree, **others: Any) -> dict[str, Any]:
-  """Structure and checksum of host arrays, and other entries, with a checksum."""
+def sealed(host: PyTree, form: str = FORMAT, **others: Any) -> dict[str, Any]:
+  """Description of host arrays and other entries, with a checksum over all of it."""
   return _files.seal(
     {
-      "format": FORMAT,
+      "format": form,
       "leaves": _structure.structure(host),
       "values": _structure.checksum(host),
       **others,
@@ -211,10 +224,10 @@ def opened(record: Mapping[str, Any], others: Set[str] = frozenset()) -> dict[st
   if record.keys() != {"format", "leaves", "values", _files.SEAL} | others:
     raise ValueError("its description is not whole")
   description = _files.unseal(record)
-  if description["format"] != FORMAT:
+  if description["format"] not in (FORMAT, PACKED):
     raise OtherStateError(
-      f"expected the format {FORMAT!r}, got {description['format']!r}; use the version "
-      "of flowkd_jax that wrote it"
+      f"expected the format {FORMAT!r} or {PACKED!r}, got "
+      f"{description['format']!r}; use the version of flowkd_jax that wrote it"
     )
   return description
 
@@ -233,12 +246,18 @@ def check_values(description: Mapping[str, Any], host: PyTree) -> None:
 
 def to_host(tree: PyTree) -> PyTree:
   """The tree with NumPy copies of its arrays, and the data of its random keys."""
+  # A copy: on CPU the array itself would be a view of a buffer soon donated.
+  return jax.tree.map(np.array, key_data(tree))
 
-  def copy(leaf):
-    # A copy: on CPU the array itself would be a view of a buffer soon donated.
-    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
-  return jax.tree.map(copy, tree)
+def key_data(tree: PyTree) -> PyTree:
+  """The tree with the data of its random keys, and with numbers as NumPy arrays."""
+
+  def readable(leaf):
+    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+
+  return jax.tree.map(readable, tree)
 
 
 def from_host(tree: PyTree, template: PyTree) -> PyTree:

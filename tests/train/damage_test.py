@@ -145,19 +145,30 @@ def test_checkpoint_of_another_state_is_refused_and_kept(
     assert _equal(checkpoints.restore(state)[0], state)
 
 
-def _save_as_version_0_1(folder, state):
+def _save_array_by_array(folder, state, progress):
   host = _checkpoint.to_host(state)
   with ocp.CheckpointManager(folder, item_names=("state", "progress")) as manager:
     manager.save(
       2,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(host), progress=ocp.args.JsonSave(PROGRESS)
+        state=ocp.args.StandardSave(host), progress=ocp.args.JsonSave(progress)
       ),
     )
 
 
+def test_checkpoint_of_arrays_stored_one_by_one_is_read(state, tmp_path):
+  host = _checkpoint.to_host(state)
+  described = _checkpoint.sealed(host, "flowkd_jax checkpoint 2", progress=PROGRESS)
+  _save_array_by_array(tmp_path, state, described)
+  with train.Checkpoints(tmp_path) as checkpoints:
+    restored, progress = checkpoints.restore(state)
+    assert not checkpoints.problems
+  assert _equal(restored, state)
+  assert progress == PROGRESS
+
+
 def test_checkpoint_of_version_0_1_is_read_with_a_warning(state, tmp_path):
-  _save_as_version_0_1(tmp_path, state)
+  _save_array_by_array(tmp_path, state, PROGRESS)
   with train.Checkpoints(tmp_path) as checkpoints:
     restored, progress = checkpoints.restore(state)
     (problem,) = checkpoints.problems
