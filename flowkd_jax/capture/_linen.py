@@ -86,8 +86,8 @@ def _initializer(alone: bool) -> Callable[..., dict[str, Any]]:
       compile with options of their own.
   """
   options = {}
-  quick = alone and jax.default_backend() == "cpu"
-  if quick and not jax.config.read("jax_disable_most_optimizations"):
+  fast = jax.config.jax_disable_most_optimizations  # pyright: ignore
+  if alone and not fast and jax.default_backend() == "cpu":
     # It runs once. XLA for CPUs takes eight times as long with all optimizations, more
     # than for a training step; the variables are the same.
     options = {"xla_backend_optimization_level": 1}

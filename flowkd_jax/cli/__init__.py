@@ -86,6 +86,7 @@ def train(job: str, arguments: Sequence[str] | None = None) -> None:
     program=f"flowkd train {job}",
     presets=_presets(module),
     several_hosts=True,
+    compiles=True,
     arguments=arguments,
   )
 
@@ -112,6 +113,7 @@ def _start_tool(command: str, arguments: Sequence[str]) -> None:
     program=f"flowkd {command}",
     presets=_presets(module),
     positional=positional,
+    compiles=command == "doctor",
     arguments=arguments,
   )
 

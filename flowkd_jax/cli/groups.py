@@ -49,7 +49,7 @@ GROUPS = {
   ),
   "Where to write": (
     *("checkpoint_seconds", "teacher_cache", "teacher_cache_dtype"),
-    *("teacher_cache_gib",),
+    *("teacher_cache_gib", "compilation_cache"),
   ),
   "Several hosts": ("coordinator_address", "num_processes", "process_id"),
 }

@@ -16,6 +16,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from flowkd_jax import train
+from flowkd_jax.cli import compilation
 from flowkd_jax.cli import flag_help
 from flowkd_jax.cli import hosts
 from flowkd_jax.cli import parsing
@@ -45,6 +46,7 @@ def launch(
   presets: flag_help.Presets | None = None,
   positional: str | None = None,
   several_hosts: bool = False,
+  compiles: bool = False,
   arguments: Sequence[str] | None = None,
 ) -> None:
   """Parses the command line into a configuration and runs the experiment.
@@ -64,10 +66,14 @@ def launch(
     positional: The setting, a tuple, that arguments without dashes are taken for.
     several_hosts: Whether it may run in several processes that train together; then
       there are flags for that too.
+    compiles: Whether it compiles programs that are worth keeping for the next start;
+      then there is a flag that names their folder.
     arguments: The flags; by default those of the command line.
   """
   given = sys.argv[1:] if arguments is None else arguments
-  flag_classes = [config_class, *([hosts.Config] if several_hosts else [])]
+  flag_classes = [config_class]
+  flag_classes += [hosts.Config] if several_hosts else []
+  flag_classes += [compilation.Config] if compiles else []
   if flag_help.is_asked(given):
     flag_help.show(
       program or _main_program(),
@@ -93,6 +99,8 @@ def launch(
     try:
       settings = parsing.given_flags(config_class, flags.FLAGS)
       settings |= _by_position(arguments[1:], positional, settings)
+      if compiles:
+        compilation.use_folder(flags.FLAGS)
       if several_hosts:
         hosts.connect(flags.FLAGS)
       config = configure(**settings)
