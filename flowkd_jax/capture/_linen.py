@@ -86,7 +86,7 @@ def _initializer(alone: bool) -> Callable[..., dict[str, Any]]:
       compile with options of their own.
   """
   options = {}
-  fast = jax.config.jax_disable_most_optimizations  # pyright: ignore
+  fast = jax.config.read("jax_disable_most_optimizations")
   if alone and not fast and jax.default_backend() == "cpu":
     # It runs once. XLA for CPUs takes eight times as long with all optimizations, more
     # than for a training step; the variables are the same.
