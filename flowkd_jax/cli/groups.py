@@ -32,7 +32,7 @@ GROUPS = {
     *("fedavg_learning_rate", "fedprox_learning_rate", "fedgen_learning_rate"),
     *("fedgen_kl_learning_rate", "fedgen_untrained_learning_rate", "round_decay"),
     *("learning_rate_decay", "adam_beta2", "weight_decay", "reset_optimizer"),
-    *("average", "steps_per_call"),
+    *("average", "steps_per_call", "parallelism"),
   ),
   "Method": (
     *("learn_from", "teacher", "layer_map", "matching", "kernels", "last_tap_kernels"),

@@ -121,7 +121,9 @@ def examine(
   )
   teacher = runner.teacher = information_flow.trained_teacher(config, runner)
   stage = information_flow.student_stage(config, runner)
-  rehearsal = step_checks.Rehearsal(stage.make_method(), datasets.training)
+  rehearsal = step_checks.Rehearsal(
+    stage.make_method(), datasets.training, runner.options
+  )
   needed = step_checks.memory(rehearsal.needed_bytes(), environment.device_bytes())
   yield needed
   if needed.level is not Level.WRONG:

@@ -285,7 +285,8 @@ class _Arms:
 
   def _on_labels(self, name, title, model, role):
     def make():
-      return methods.supervised(model, self._adam(role))
+      axis_name = self.config.axis_name
+      return methods.supervised(model, self._adam(role), axis_name=axis_name)
 
     return self._stage(name, title, make, role=role)
 
@@ -304,6 +305,7 @@ class _Arms:
         keep_rate=keep_rate,
         temperature=config.temperature,
         label_weight=config.label_weight,
+        axis_name=config.axis_name,
       )
 
     return self._stage(name, title, make, teacher="teacher")

@@ -294,6 +294,7 @@ class _Stages:
       lambda number: base(number) * config.round_decay**number,
       proximal_weight=config.proximal_weight if arm == "fedprox" else 0.0,
       generator=self._generator(arm) if arm.startswith("fedgen") else None,
+      axis_name=config.axis_name,
     )
 
   def _generator(self, arm):

@@ -169,22 +169,20 @@ class _Stages:
     return self._of_student(
       "student_labels",
       "student on labels only",
-      lambda: methods.supervised(self.student_model, self._sgd("student")),
+      lambda: self._supervised(self.student_model, "student"),
     )
 
   def teacher_labels(self) -> stages.Stage:
     return self._of_teacher(
       "teacher_labels",
       "teacher on labels only",
-      lambda: methods.supervised(self.teacher_model, self._sgd("teacher")),
+      lambda: self._supervised(self.teacher_model, "teacher"),
     )
 
   def teacher_frozen(self) -> stages.Stage:
     def make():
       backbone = self.runner.network("teacher_labels", self.teacher_model).variables
-      return methods.hierarchical_teacher(
-        self.teacher_model, self._sgd("branch"), backbone=backbone
-      )
+      return self._with_branches(self.teacher_model, "branch", backbone=backbone)
 
     title = "frozen teacher with branches"
     return self._of_teacher("teacher_frozen", title, make, phases="branch")
@@ -193,7 +191,7 @@ class _Stages:
     return self._of_teacher(
       "teacher",
       "teacher with branches",
-      lambda: methods.hierarchical_teacher(self.teacher_model, self._sgd("teacher")),
+      lambda: self._with_branches(self.teacher_model, "teacher"),
     )
 
   def student_kd(self) -> stages.Stage:
@@ -206,6 +204,7 @@ class _Stages:
         self._sgd("student"),
         temperature=self.config.temperature,
         label_weight=1.0,
+        axis_name=self.config.axis_name,
       ),
       taught=True,
     )
@@ -218,9 +217,7 @@ class _Stages:
     return self._of_student(
       "student_joint_labels",
       "student on joint labels",
-      lambda: methods.hierarchical_teacher(
-        self.student_model, self._sgd("student"), keep_branches=False
-      ),
+      lambda: self._with_branches(self.student_model, "student", keep_branches=False),
     )
 
   def student(self) -> stages.Stage:
@@ -235,7 +232,18 @@ class _Stages:
         (self.student_model, self.student_model),
         self._sgd("student"),
         temperature=self.config.temperature,
+        axis_name=self.config.axis_name,
       ),
+    )
+
+  def _supervised(self, model, role):
+    axis_name = self.config.axis_name
+    return methods.supervised(model, self._sgd(role), axis_name=axis_name)
+
+  def _with_branches(self, model, phases, **options):
+    optimizer, axis_name = self._sgd(phases), self.config.axis_name
+    return methods.hierarchical_teacher(
+      model, optimizer, axis_name=axis_name, **options
     )
 
   def _hierarchical(self, name, title, *, branches):
@@ -248,6 +256,7 @@ class _Stages:
         self._sgd("student"),
         temperature=self.config.temperature,
         branches=branches,
+        axis_name=self.config.axis_name,
       ),
       taught=True,
     )

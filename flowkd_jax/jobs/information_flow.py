@@ -254,6 +254,7 @@ class _Stages:
         auxiliary,
         self._adam("student"),
         temperature=self.config.kd_temperature,
+        axis_name=self.config.axis_name,
       )
 
     return self._from_scratch(
@@ -263,7 +264,13 @@ class _Stages:
   def student_hint(self):
     def make(model, auxiliary):
       last = {model.taps[-1]: auxiliary.model.taps[-1]}
-      return methods.hint(model, auxiliary, self._adam("student"), pairs=last)
+      return methods.hint(
+        model,
+        auxiliary,
+        self._adam("student"),
+        pairs=last,
+        axis_name=self.config.axis_name,
+      )
 
     return self._from_scratch("student_hint", "student by hint, last tap", make)
 
@@ -277,6 +284,7 @@ class _Stages:
         pairs=last,
         weights=dict.fromkeys(last, 1.0),
         matching_options={"kernels": "cosine", "divergence": "kl"},
+        axis_name=self.config.axis_name,
       )
 
     return self._from_scratch("student_pkt", "student by PKT, last tap", make)
@@ -321,7 +329,9 @@ class _Stages:
     return stages.Stage(
       name,
       title,
-      lambda: methods.supervised(model, self._adam(name)),
+      lambda: methods.supervised(
+        model, self._adam(name), axis_name=self.config.axis_name
+      ),
       self._epochs(name),
       init_name=role,
     )
@@ -341,6 +351,7 @@ class _Stages:
       teacher,
       matching=self.config.matching,
       matching_options=matching_options,
+      axis_name=self.config.axis_name,
       **options,
     )
 

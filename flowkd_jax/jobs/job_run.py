@@ -16,6 +16,7 @@ import jax
 
 from flowkd_jax import _files
 from flowkd_jax import data
+from flowkd_jax import parallel
 from flowkd_jax import report
 from flowkd_jax import train
 from flowkd_jax.jobs import fields
@@ -48,6 +49,7 @@ RUN_ONLY = (
   "teacher_cache_gib",
   "checkpoint_seconds",
   "steps_per_call",
+  "parallelism",
   "memory_gib",
 )
 
@@ -128,10 +130,27 @@ def stage_runner(
     options=train.FitOptions(
       checkpoint_seconds=settings.checkpoint_seconds,
       steps_per_call=settings.steps_per_call,
+      parallelism=_mode(settings),
+      shard=_shard_rule(settings),
     ),
     progress=progress,
     should_stop=should_stop,
   )
+
+
+def _mode(settings: Settings) -> parallel.Mode:
+  if settings.mode == "jit" and jax.process_count() > 1:
+    raise ValueError(
+      "--parallelism: expected pmap with several processes, got "
+      f"{settings.parallelism}, which maps over the devices of one process"
+    )
+  return settings.mode
+
+
+def _shard_rule(settings: Settings) -> parallel.ShardRule | None:
+  if settings.parallelism != "jit_sharded":
+    return None
+  return parallel.fully_sharded("constants")
 
 
 def _cache_options(settings: Settings) -> stages.CacheOptions | None:

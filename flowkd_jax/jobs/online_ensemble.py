@@ -178,6 +178,7 @@ class _Stages:
         feature_weight=feature_weight,
         ensemble_weight=ensemble_weight,
         temperature=self.config.temperature,
+        axis_name=self.config.axis_name,
       ),
       settings.number_of_epochs(self.config.epochs),
       init_name="ensemble",
@@ -189,7 +190,7 @@ class _Stages:
     return stages.Stage(
       name,
       f"student {number} alone",
-      lambda: methods.supervised(student, self._sgd()),
+      lambda: methods.supervised(student, self._sgd(), axis_name=self.config.axis_name),
       settings.number_of_epochs(self.config.epochs),
     )
 

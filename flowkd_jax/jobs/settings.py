@@ -12,6 +12,7 @@ import optax
 
 from flowkd_jax import capture
 from flowkd_jax import models
+from flowkd_jax import parallel
 from flowkd_jax import schedules
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import limits
@@ -22,6 +23,7 @@ from flowkd_jax.teacher_cache import CACHE_DTYPES
 __all__ = [
   "LEARNING_RATE_DECAYS",
   "MEASURES",
+  "PARALLELISMS",
   "AdamSettings",
   "CacheSettings",
   "Settings",
@@ -37,6 +39,7 @@ __all__ = [
 
 MEASURES = ("flow", "retrieval")
 LEARNING_RATE_DECAYS = ("constant", "cosine")
+PARALLELISMS = ("pmap", "jit", "jit_sharded")
 _EPOCHS, _RATE = limits.Limits(least=1, most=10**6), limits.Limits(above=0)
 
 
@@ -142,12 +145,31 @@ class Settings:
     "Without the flag: 100 on accelerators, 1 on CPU.",
     least=1,
   )
+  parallelism: str = fields.setting(
+    "pmap",
+    "Mapping of training steps over the devices. pmap: a program for one device "
+    "runs on each. jit: one program for the whole batch, in one process. "
+    "jit_sharded: jit, and every device holds a part of the frozen teacher, which may "
+    "then be larger than one of them. Results are equal up to rounding, unless "
+    "dropout is drawn.",
+    choices=PARALLELISMS,
+  )
   memory_gib: float = fields.setting(
     4.0,
     "Size limit in GiB up to which data sets are kept in device memory; "
     "larger ones are streamed from disk.",
     least=0,
   )
+
+  @property
+  def mode(self) -> parallel.Mode:
+    """How steps are mapped over devices."""
+    return "pmap" if self.parallelism == "pmap" else "jit"
+
+  @property
+  def axis_name(self) -> str | None:
+    """Axis that methods and their networks are made with."""
+    return parallel.axis_of(self.mode)
 
   @property
   def shared_by_devices(self) -> tuple[str, int, str]:
@@ -241,15 +263,13 @@ def number_of_epochs(text: str) -> int:
   return sum(epochs for epochs, _ in phases(text, "epochs"))
 
 
-def network(
-  settings: Settings, name: str, num_classes: int, axis_name: str | None = "batch"
-) -> capture.AnyModel:
+def network(settings: Settings, name: str, num_classes: int) -> capture.AnyModel:
   """The network of that name, for training."""
   return networks.by_name(
     name,
     num_classes=num_classes,
     dtype=jnp.bfloat16 if settings.mixed_precision else jnp.float32,
-    axis_name=axis_name,
+    axis_name=settings.axis_name,
   )
 
 

@@ -139,7 +139,7 @@ class _Arms:
     return self._stage(
       "teacher",
       "teacher on labels",
-      lambda: methods.supervised(self.teacher_model, self._adam("teacher")),
+      lambda: self._supervised(self.teacher_model, "teacher"),
       role="teacher",
     )
 
@@ -147,7 +147,7 @@ class _Arms:
     return self._stage(
       "student_labels",
       "student on labels only",
-      lambda: methods.supervised(self.model, self._adam("student")),
+      lambda: self._supervised(self.model, "student"),
     )
 
   def student_kd(self) -> stages.Stage:
@@ -159,6 +159,7 @@ class _Arms:
         temperature=self.config.kd_temperature,
         weight=self.config.kd_weight,
         label_weight=1 - min(self.config.kd_weight, 1),
+        axis_name=self.config.axis_name,
       )
 
     return self._stage("student_kd", "student by softened logits", make)
@@ -179,10 +180,15 @@ class _Arms:
         self._adam("student"),
         pairs=self.pairs,
         weight=self.config.weight,
+        axis_name=self.config.axis_name,
         **options,
       )
 
     return self._stage(name, title, make)
+
+  def _supervised(self, model, role):
+    axis_name = self.config.axis_name
+    return methods.supervised(model, self._adam(role), axis_name=axis_name)
 
   def _stage(self, name, title, make, *, role="student"):
     epochs = getattr(self.config, f"{role}_epochs")

@@ -233,7 +233,7 @@ class StageRunner:
       return
     method = stage.make_method()
     try:
-      train.check_method(method, training)
+      train.check_method(method, training, parallelism=self.options.parallelism)
     except ValueError as error:
       raise ValueError(f"stage {stage.name}: {error}") from error
 
@@ -277,7 +277,9 @@ class StageRunner:
     method = stage.make_method()
     training = self._with_teacher(stage, method)
     measure = self._measures(stage.classifies, last=stage.epochs - 1)
-    observe = train.Diagnostics(method, training) if self.diagnostics else None
+    observe = None
+    if self.diagnostics:
+      observe = train.Diagnostics(method, training, **self._mapped)
 
     def on_epoch(epoch, method, state):
       measured = measure(epoch, method, state)
@@ -301,6 +303,11 @@ class StageRunner:
       options=options,
     )
 
+  @property
+  def _mapped(self) -> dict[str, Any]:
+    """How steps are mapped over devices, as arguments of what maps them."""
+    return {"parallelism": self.options.parallelism, "shard": self.options.shard}
+
   def _with_teacher(self, stage: Stage, method: methods.Method) -> data.Batches:
     """The stage's batches, with the outputs of the teacher if these are kept."""
     training = stage.training or self.datasets.training
@@ -317,6 +324,7 @@ class StageRunner:
       stored_as=stored_as,
       max_gib=max_gib,
       say=self.progress.say,
+      **self._mapped,
     )
 
   def _record_imported(
@@ -341,6 +349,7 @@ class StageRunner:
       dead_units=self.diagnostics,
       every=self.measure_every,
       last=last,
+      **self._mapped,
     )
 
   def _key(self, name: str) -> jax.Array:
@@ -353,10 +362,14 @@ class StageRunner:
       self.datasets.queries,
       classifies=classifies,
       progress=self.progress,
+      **self._mapped,
     )
     if self.datasets.validation is not None and classifies:
       extract = train.FeatureExtractor(
-        train.for_evaluation(network.model), self.datasets.validation, taps=()
+        train.for_evaluation(network.model),
+        self.datasets.validation,
+        taps=(),
+        **self._mapped,
       )
       measured["validation_accuracy"] = extract(network.variables).accuracy
     return measured

@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +25,28 @@ _TIMED_STEPS, _TIMED_SECONDS = 20, 2.0
 class Rehearsal:
   """The first steps of a method, taken on the devices and thrown away."""
 
-  def __init__(self, method: methods.Method, training: data.Batches):
+  def __init__(
+    self,
+    method: methods.Method,
+    training: data.Batches,
+    options: train.FitOptions | None = None,
+  ):
     """Makes the initial state; compiles nothing.
 
     Args:
       method: The method.
       training: Its training batches.
+      options: How steps are mapped over devices.
     """
+    options = options or train.FitOptions()
     self._method, self._training = method, training
-    self._step = train.DeviceStep(method, training.prepare, training.resident)
+    self._mapped: dict[str, Any] = {
+      "parallelism": options.parallelism,
+      "shard": options.shard,
+    }
+    self._step = train.DeviceStep(
+      method, training.prepare, training.resident, **self._mapped
+    )
     self._batch = next(training.epoch(0))
 
   @functools.cached_property
@@ -43,7 +57,7 @@ class Rehearsal:
 
   def _state(self):
     """A copy of the initial state, which a step may donate."""
-    return train.replicate(self._initial, self._step.devices)
+    return self._step.place_state(self._initial)
 
   def needed_bytes(self) -> int:
     """Memory of a step on each device."""
@@ -67,7 +81,8 @@ class Rehearsal:
 
   def gradient_norms(self) -> dict[str, float]:
     """Norms of the gradients of each loss term, as the method's diagnostics say."""
-    return train.Diagnostics(self._method, self._training)(self._state())
+    observe = train.Diagnostics(self._method, self._training, **self._mapped)
+    return observe(self._state())
 
 
 def memory(needed_bytes: int, limit_bytes: int | None) -> Finding:

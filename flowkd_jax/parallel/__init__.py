@@ -15,6 +15,7 @@ from flowkd_jax.parallel._mapping import AXIS
 from flowkd_jax.parallel._mapping import MODES
 from flowkd_jax.parallel._mapping import Mode
 from flowkd_jax.parallel._mapping import ShardRule
+from flowkd_jax.parallel._mapping import axis_of
 from flowkd_jax.parallel._mapping import check_batch_size
 from flowkd_jax.parallel._mapping import check_mode
 from flowkd_jax.parallel._mapping import constrain
@@ -29,6 +30,7 @@ __all__ = [
   "MODES",
   "Mode",
   "ShardRule",
+  "axis_of",
   "check_batch_size",
   "check_mode",
   "constrain",

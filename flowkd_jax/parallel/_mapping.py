@@ -96,6 +96,11 @@ def check_mode(
     )
 
 
+def axis_of(mode: Mode) -> str | None:
+  """Axis of functions mapped in that mode: `AXIS`, or None for the whole batch."""
+  return None if mode == "jit" else AXIS
+
+
 def _jitted(function, in_axes, out_axes, donate, mesh):
   """The function of global arrays, with the arguments and results of `pmap`."""
   if len({device.process_index for device in mesh.devices.flat}) > 1:

@@ -10,6 +10,7 @@ import numpy as np
 from flowkd_jax import data
 from flowkd_jax import evaluation
 from flowkd_jax import methods
+from flowkd_jax import parallel
 from flowkd_jax.train import _features
 from flowkd_jax.train import _progress
 
@@ -23,6 +24,8 @@ def evaluate_network(
   *,
   classifies: bool = True,
   progress: _progress.Progress | None = None,
+  parallelism: parallel.Mode = "pmap",
+  shard: parallel.ShardRule | None = None,
 ) -> dict[str, Any]:
   """Size, accuracy, nearest centroid and retrieval of a network, as JSON has it.
 
@@ -37,13 +40,17 @@ def evaluate_network(
     classifies: Whether the classifier was trained, so that accuracy means something.
       Accuracy is None without, and without a labelled example.
     progress: Shows bars.
+    parallelism: As for `FeatureExtractor`.
+    shard: As for `FeatureExtractor`.
   """
   model = _features.for_evaluation(network.model)
   taps = () if database is None else (model.taps[-1],)
 
   def extract(batches, what):
     counter = progress and progress.counter(f"  features of the {what}")
-    extractor = _features.FeatureExtractor(model, batches, taps=taps)
+    extractor = _features.FeatureExtractor(
+      model, batches, taps=taps, parallelism=parallelism, shard=shard
+    )
     return extractor(network.variables, counter)
 
   asked = extract(queries, "queries")

@@ -13,6 +13,7 @@ from flowkd_jax import evaluation
 from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import methods
+from flowkd_jax import parallel
 from flowkd_jax._numerics.label_rule import checked_labels
 from flowkd_jax.train import _features
 
@@ -38,6 +39,8 @@ class EpochMeasures:
     dead_units: bool = False,
     every: int = 1,
     last: int | None = None,
+    parallelism: parallel.Mode = "pmap",
+    shard: parallel.ShardRule | None = None,
   ):
     """Computes nothing yet.
 
@@ -49,6 +52,8 @@ class EpochMeasures:
       dead_units: Whether to look, on the probe, for units that never move.
       every: Epochs between measurements; 0 for none at all.
       last: An epoch that is measured in any case.
+      parallelism: As for `FeatureExtractor`.
+      shard: As for `FeatureExtractor`.
 
     Raises:
       ValueError: If `every` is negative.
@@ -57,6 +62,9 @@ class EpochMeasures:
       raise ValueError(f"every: expected 0 or more epochs, got {every}")
     self._probe, self._every, self._last = probe, every, last
     self._dead_units = dead_units
+    self._extractor = functools.partial(
+      _features.FeatureExtractor, parallelism=parallelism, shard=shard
+    )
     self._accuracies = dict(accuracies or {})
     self._extractors: dict[capture.AnyModel, tuple[_Extractor | None, dict]] = {}
 
@@ -81,9 +89,9 @@ class EpochMeasures:
     model = _features.for_evaluation(network.model)
     if model not in self._extractors:  # compiled once
       self._extractors[model] = (
-        None if self._probe is None else _Extractor(model, self._probe),
+        None if self._probe is None else self._extractor(model, self._probe),
         {
-          metric: _Extractor(model, batches, taps=())
+          metric: self._extractor(model, batches, taps=())
           for metric, batches in self._accuracies.items()
         },
       )

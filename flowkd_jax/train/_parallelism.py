@@ -29,7 +29,7 @@ def check_method_fits(
     ValueError: If the method uses another axis, or there is a rule in mode "pmap".
   """
   check_parallelism(parallelism, shard)
-  expected = expected_axis(parallelism)
+  expected = parallel.axis_of(parallelism)
   if method.axis_name == expected:
     return
   if method.axis_name is None and num_devices == 1:
@@ -59,15 +59,10 @@ def check_parallelism(
     )
 
 
-def expected_axis(parallelism: parallel.Mode) -> str | None:
-  """Name of the axis that methods and networks are made with for a mode."""
-  return None if parallelism == "jit" else parallel.AXIS
-
-
 def statistics_of_all_rows(
   parallelism: parallel.Mode, num_devices: int
 ) -> contextlib.AbstractContextManager[Any]:
   """Context that refuses BatchNorm over other rows than those of the whole batch."""
   if parallelism == "pmap" and num_devices == 1:
     return contextlib.nullcontext()
-  return capture.statistics_over(expected_axis(parallelism))
+  return capture.statistics_over(parallel.axis_of(parallelism))

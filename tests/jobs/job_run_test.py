@@ -5,9 +5,11 @@ import json
 import pytest
 
 from flowkd_jax import data
+from flowkd_jax import jobs
 from flowkd_jax import train
 from flowkd_jax.jobs import information_flow
 from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import similarity_preserving
 from flowkd_jax.jobs import stages
 
@@ -132,3 +134,53 @@ def test_finished_stage_of_other_data_is_refused(ran, tmp_path):
   stages.write_json(tmp_path / "teacher" / "run.json", record)
   with pytest.raises(ValueError, match="other data, .*hash of all examples: 0 before"):
     _run(tmp_path, stages=("teacher",))
+
+
+_OF_JOB = {
+  "domain_generalization": {
+    "held_out": "test",
+    "teacher_network": "digits_cnn:2",
+    "student_network": "digits_cnn:2",
+  },
+  "federated": {"network": "latent_cnn", "clients_per_round": 8, "batch_size": 16},
+}
+
+
+@pytest.mark.parametrize("name", jobs.JOBS)
+@pytest.mark.parametrize("parallelism", ["pmap", "jit_sharded"])
+def test_methods_of_all_jobs_are_made_for_the_parallelism(
+  parallelism, name, ran, tmp_path, monkeypatch
+):
+  """Networks included: each is bound to the axis of its method."""
+  mapped = []
+
+  def check(method, batches, *, parallelism):
+    mapped.append((method.axis_name, parallelism))
+
+  made = networks.by_name
+  axes = set()
+
+  def conclude(*args):
+    raise StopIteration  # some jobs would read the results
+
+  def by_name(*args, **options):
+    axes.add(options.get("axis_name"))
+    return made(*args, **options)
+
+  monkeypatch.setattr(train, "check_method", check)
+  job = jobs.load(name)
+  config = job.configure(
+    dataset="digits",
+    workdir=str(tmp_path / "run"),
+    parallelism=parallelism,
+    **{"batch_size": 200, **_OF_JOB.get(name, {})},
+  )
+  monkeypatch.setattr(networks, "by_name", by_name)
+  monkeypatch.setattr(job_run, "conclude", conclude)
+  with pytest.raises(StopIteration):
+    job.run(config)
+  axis, mode = {"pmap": ("batch", "pmap"), "jit_sharded": (None, "jit")}[parallelism]
+  assert {*mapped} == {(axis, mode)}
+  assert len(mapped) == len(ran)
+  assert axes <= {axis, None}
+  assert axis in axes

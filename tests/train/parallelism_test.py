@@ -209,8 +209,3 @@ def test_rules_and_modes_that_cannot_work_are_refused(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(ValueError, match="expected 'pmap' with several processes"):
     _parallelism.check_parallelism("jit", None)
-
-
-def test_expected_axis_is_that_of_the_mode():
-  assert _parallelism.expected_axis("pmap") == parallel.AXIS
-  assert _parallelism.expected_axis("jit") is None
