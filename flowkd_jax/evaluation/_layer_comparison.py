@@ -1,23 +1,31 @@
-"""Which layer of one network is like which of another: matrices over their taps."""
+"""Likeness of every layer of one network to every layer of another, as matrices."""
 
 import functools
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
 
 from flowkd_jax import _taps
-from flowkd_jax import flow
+from flowkd_jax import information
 from flowkd_jax import kernels
-from flowkd_jax import losses
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
 from flowkd_jax._numerics.label_rule import checked_labels
 
 # Arrays of NumPy or JAX, `[rows, ...]`, or (name, array) pairs.
 Taps = Sequence[Any]
+# Columns of a tap that are multiplied at a time: with a constant number the program is
+# the same for all taps.
+_COLUMNS_AT_ONCE = 256
+_BYTES_AT_ONCE = 2**28
 
 
 def cka_matrix(
@@ -25,7 +33,10 @@ def cka_matrix(
 ) -> Float[np.ndarray, "student_taps teacher_taps"]:
   """Linear CKA between every student tap and every teacher tap (1 is alike).
 
-  Kornblith et al. 2019, section 3, over all rows at once; see `losses.linear_cka`.
+  Kornblith et al. 2019, section 3, over all rows at once; 1 less `losses.linear_cka`.
+  With N rows, T taps of both networks together and W their widths' sum it takes
+  `O(N^2 (W + T^2))` time and, beside the taps, memory for as many rows of the N x N
+  matrices of all taps as fit 256 MiB. It is compiled once, whatever the widths.
 
   Args:
     student: Activations `[rows, ...]`, from input to output: a sequence of arrays or of
@@ -36,14 +47,20 @@ def cka_matrix(
     TypeError: If a tap is not floating point, or taps are a mapping.
     ValueError: If there are no taps or the rows disagree.
   """
-  students = _taps.ordered_taps("student", student)
-  teachers = _taps.ordered_taps("teacher", teacher)
-  return np.array(
-    [
-      [1 - float(_linear_cka(left, right)) for _, right in teachers]
-      for _, left in students
-    ]
+  students, teachers = (
+    [tap for _, tap in _taps.ordered_taps(argument, taps)]
+    for argument, taps in (("student", student), ("teacher", teacher))
   )
+  for left in students:
+    for right in teachers:
+      checks.check_features(student=left, teacher=right)
+  products = _products_of_similarities([*students, *teachers])
+  sizes = np.sqrt(np.diagonal(products))
+  still = sizes == 0
+  alignment = products / np.where(still, 1, sizes) / np.where(still, 1, sizes)[:, None]
+  # As in `losses.linear_cka` where all rows of a tap are alike.
+  alignment[still[:, None] & still] = 1
+  return np.minimum(alignment[: len(students), len(students) :], 1)
 
 
 def flow_distance_matrix(
@@ -58,7 +75,8 @@ def flow_distance_matrix(
   """`|w_s[i] - w_t[j]|` between the information flows of two networks.
 
   The distances of which the paper's kappa takes the nearest (Passalis et al. 2020,
-  section 3.1).
+  section 3.1). Costs `information.quadratic_mutual_information` of each tap, one after
+  the other. It is compiled once for all widths between two powers of two.
 
   Args:
     student: Activations `[rows, ...]`, from input to output: a sequence of arrays or of
@@ -75,22 +93,15 @@ def flow_distance_matrix(
     ValueError: If there are no taps or shapes disagree.
   """
   # Checked here: under `jit` a label that is no class could only give NaN.
-  labels = checked_labels(labels, num_classes, shape=np.shape(labels))
-  measure = jax.jit(
-    functools.partial(
-      flow.information_flow,
-      num_classes=num_classes,
-      kernel=kernel,
-      block_size=block_size,
-    )
-  )
-
-  def information(argument, taps):
-    items = _taps.ordered_taps(argument, taps)
-    activations = [jnp.asarray(tap) for _, tap in items]
-    return np.asarray(measure(activations, jnp.asarray(labels)))
-
-  flows = information("student", student), information("teacher", teacher)
+  classes = checked_labels(labels, num_classes, shape=np.shape(labels))
+  chosen = kernels.as_kernel(kernel)
+  flows = [
+    [
+      float(_information(_padded(name, tap), classes, chosen, num_classes, block_size))
+      for name, tap in _taps.ordered_taps(argument, taps)
+    ]
+    for argument, taps in (("student", student), ("teacher", teacher))
+  ]
   return np.abs(np.subtract.outer(*flows))
 
 
@@ -104,6 +115,108 @@ def dead_share(activations: Float[np.ndarray, "rows ..."]) -> float:
   return float((rows == rows[:1]).all(axis=0).mean())
 
 
+class _Centred(NamedTuple):
+  """A tap on the host, with what brings its rows to mean 0 and spread 1.
+
+  Attributes:
+    rows: The rows, flattened.
+    unit: A power of two by which the rows are divided first, so that no square
+      overflows.
+    means: Mean of each column, in units.
+    factor: One by the root of the mean squared norm of the centred rows; 0 if all rows
+      are alike but for rounding.
+  """
+
+  rows: Float[np.ndarray, "rows dim"]
+  unit: float
+  means: Float[np.ndarray, " dim"]
+  factor: float
+
+  def columns(self) -> Iterator[Float[np.ndarray, "rows columns"]]:
+    """Centred columns, as many at a time as `_COLUMNS_AT_ONCE`, or zeros instead."""
+    dtype = _dtype_of(self.rows)
+    for start in range(0, self.rows.shape[1], _COLUMNS_AT_ONCE):
+      block = slice(start, start + _COLUMNS_AT_ONCE)
+      values = self.rows[:, block].astype(np.float64) / self.unit - self.means[block]
+      filling = _COLUMNS_AT_ONCE - values.shape[1]
+      yield np.pad(values * self.factor, ((0, 0), (0, filling))).astype(dtype)
+
+
+def _dtype_of(rows) -> np.dtype:
+  wide = jnp.finfo(rows.dtype).bits >= 32
+  return jax.dtypes.canonicalize_dtype(rows.dtype if wide else np.float32)
+
+
+def _centred(tap: Any) -> _Centred:
+  rows = np.asarray(tap)
+  rows = rows.reshape(len(rows), -1)
+  unit = float(np.ldexp(1.0, np.frexp(np.float64(np.abs(rows).max()))[1]))
+  means, variance, size = np.empty(rows.shape[1]), 0.0, 0.0
+  for start in range(0, rows.shape[1], _COLUMNS_AT_ONCE):
+    block = slice(start, start + _COLUMNS_AT_ONCE)
+    values = rows[:, block].astype(np.float64) / unit
+    means[block] = values.mean(0)
+    size += (values**2).sum() / len(rows)
+    variance += ((values - means[block]) ** 2).sum() / len(rows)
+  noise = (8 * np.finfo(_dtype_of(rows)).eps) ** 2 * size
+  return _Centred(rows, unit, means, 0.0 if variance <= noise else variance**-0.5)
+
+
+def _products_of_similarities(taps: Sequence[Any]) -> Float[np.ndarray, "taps taps"]:
+  """Inner products of the centred matrices of similarities of all pairs of taps."""
+  with np.errstate(
+    invalid="ignore"
+  ):  # A NaN or an infinity makes its tap's entries NaN.
+    return _sum_of_blocks([_centred(tap) for tap in taps])
+
+
+def _sum_of_blocks(taps: Sequence[_Centred]) -> Float[np.ndarray, "taps taps"]:
+  """Products of blocks of rows of the matrices, added in float64."""
+  rows = len(taps[0].rows)
+  total = np.zeros((len(taps), len(taps)))
+  at_once = max(1, min(rows, _BYTES_AT_ONCE // (4 * rows * len(taps))))
+  for start in range(0, rows, at_once):
+    # The last block overlaps the one before it, so that all have one shape.
+    first = min(start, rows - at_once)
+    block = slice(first, first + at_once)
+    products = _products([_similarities(tap, block) for tap in taps])
+    total += np.asarray(products, np.float64)[start - first :].sum(0)
+  return total
+
+
+def _similarities(tap: _Centred, block: slice) -> Float[Array, "block rows"]:
+  total = jnp.zeros(())
+  for columns in tap.columns():
+    total = _add_products(total, columns[block], columns)
+  return total
+
+
 @jax.jit
-def _linear_cka(left, right):
-  return losses.linear_cka(left, right)
+def _add_products(total, rows, columns):
+  return total.astype(rows.dtype) + float32.matmul(rows, columns.T)
+
+
+@jax.jit
+def _products(
+  similarities: Sequence[Float[Array, "block rows"]],
+) -> Float[Array, "block taps taps"]:
+  """For each row its inner products in all pairs of taps."""
+  stacked = jnp.stack(similarities, 1)
+  return float32.matmul(stacked, stacked.swapaxes(1, 2))
+
+
+def _padded(name: str, tap: Any) -> Float[np.ndarray, "rows dim"]:
+  """Flattened rows with zeros up to a power of two: no kernel sees them."""
+  checks.check_floating(name, tap)
+  checks.check_rows(name, tap)
+  rows = np.asarray(tap)
+  rows = rows.reshape(len(rows), -1)
+  width = 1 << (rows.shape[1] - 1).bit_length()
+  return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _information(rows, labels, kernel, num_classes, block_size):
+  return information.quadratic_mutual_information(
+    rows, labels, num_classes, kernel=kernel, block_size=block_size
+  )

@@ -1,10 +1,16 @@
 """Matrices of likeness between the taps of two networks."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flowkd_jax import evaluation
 from flowkd_jax import flow
+from flowkd_jax import losses
+from flowkd_jax.evaluation import _layer_comparison
 
 RNG = np.random.default_rng(0)
 TAPS = [RNG.standard_normal((24, width)).astype(np.float32) for width in (3, 5)]
@@ -62,3 +68,52 @@ def test_flow_distance_matrix_reads_labels_by_the_rule_of_losses():
   np.testing.assert_allclose(found, expected, rtol=1e-4)
   with pytest.raises(ValueError, match="labels: expected classes from.* got 2"):
     evaluation.flow_distance_matrix([rows], [rows], labels=labels, num_classes=2)
+
+
+def test_cka_matrix_is_that_of_the_loss(monkeypatch):
+  monkeypatch.setattr(_layer_comparison, "_BYTES_AT_ONCE", 4 * 24 * 9 * 7)  # 7 rows
+  monkeypatch.setattr(_layer_comparison, "_COLUMNS_AT_ONCE", 4)
+  rng = np.random.default_rng(1)
+  common = rng.standard_normal((24, 5))
+  taps = [
+    1e30 * common,
+    100 + common @ rng.standard_normal((5, 9)),
+    1e-30 * (common + 0.01 * rng.standard_normal((24, 5))),
+    jnp.asarray(common, jnp.bfloat16),
+    np.full((24, 3), 0.1),  # all rows alike
+    np.full((24, 2), 0.1) + 1e-9 * common[:, :2],  # alike but for rounding
+    rng.standard_normal((24, 3, 3)),
+    np.where(np.arange(24)[:, None] == 3, np.nan, common),
+    np.where(np.arange(24)[:, None] == 3, np.inf, common),
+  ]
+  taps = [tap if isinstance(tap, jax.Array) else tap.astype(np.float32) for tap in taps]
+  found = evaluation.cka_matrix(taps[:4], taps[4:])
+  found = np.concatenate([evaluation.cka_matrix(taps[:4], taps[:4]), found], 1)
+  measure = jax.jit(losses.linear_cka)
+  expected = [[1 - float(measure(left, right)) for right in taps] for left in taps[:4]]
+  np.testing.assert_allclose(found, expected, atol=3e-7)
+  assert evaluation.cka_matrix(taps[4:5], taps[4:6]).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize(
+  "compare",
+  [
+    evaluation.cka_matrix,
+    functools.partial(evaluation.flow_distance_matrix, labels=LABELS, num_classes=3),
+  ],
+)
+def test_matrices_are_compiled_once_for_similar_widths(compare):
+  rng = np.random.default_rng(2)
+  first, second = (
+    [rng.standard_normal((24, width)).astype(np.float32) for width in widths]
+    for widths in ((33, 40, 47, 50), (38, 44, 57, 64))
+  )
+  programs = [
+    getattr(_layer_comparison, name)
+    for name in ("_add_products", "_products", "_information")
+  ]
+  compare(first, first)
+  compiled = [program._cache_size() for program in programs]
+  compare(first, second)
+  compare(second, first)
+  assert [program._cache_size() for program in programs] == compiled
