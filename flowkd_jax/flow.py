@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 from typing import overload
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -27,6 +26,7 @@ from flowkd_jax import _taps
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import equal_shapes
 from flowkd_jax._numerics import meshes
 from flowkd_jax._taps import TapPair
 from flowkd_jax._taps import Taps
@@ -89,8 +89,9 @@ def information_flow(
 ) -> Float[Array, " taps"] | dict[str, Float[Array, ""]]:
   """Quadratic mutual information with the labels, one entry per tap.
 
-  Passalis et al. 2020, section 3.1: `[I(f^1, Y), ..., I(f^L, Y)]`. Taps of equal
-  width are evaluated together under `vmap`. Differentiable in the taps.
+  Passalis et al. 2020, section 3.1: `[I(f^1, Y), ..., I(f^L, Y)]`. Differentiable in
+  the taps. Costs `information.quadratic_mutual_information` of each tap; taps of equal
+  width are compiled once.
 
   Args:
     taps: Activations of any shapes after the batch axis: a sequence of arrays or of
@@ -136,7 +137,7 @@ def map_by_shape(
   function: Callable[..., Float[Array, ""]],
   *arguments: Sequence[Array],
 ) -> Float[Array, " taps"]:
-  """Maps a scalar function over taps, those of equal shapes under one `vmap`.
+  """Maps a scalar function over taps; it is traced once for all of equal shapes.
 
   Args:
     function: Takes one array of each argument, returns a scalar.
@@ -145,22 +146,7 @@ def map_by_shape(
   Returns:
     The results in the order of the taps.
   """
-  groups: dict[tuple, list[int]] = {}
-  tuples = list(zip(*arguments, strict=True))
-  for index, arrays in enumerate(tuples):
-    shapes = tuple((array.shape, array.dtype) for array in arrays)
-    groups.setdefault(shapes, []).append(index)
-  results: list[Array] = [jnp.zeros(())] * len(tuples)
-  for indices in groups.values():
-    if len(indices) == 1:
-      results[indices[0]] = function(*tuples[indices[0]])
-      continue
-    stacked = [
-      jnp.stack(arrays) for arrays in zip(*(tuples[i] for i in indices), strict=True)
-    ]
-    for index, value in zip(indices, jax.vmap(function)(*stacked), strict=True):
-      results[index] = value
-  return jnp.stack(results)
+  return jnp.stack(equal_shapes.map_by_shape(function, *arguments))
 
 
 def nearest_layers(

@@ -126,11 +126,24 @@ def one_block(
   return _chosen_block_size(batch, row_entries) >= batch
 
 
+def all_at_once(batches: int, batch: int) -> bool:
+  """True if matrices of all pairs of so many batches together are as small as a block.
+
+  Args:
+    batches: Number of batches.
+    batch: Rows of each.
+  """
+  return batches * batch**2 <= _block_entries()
+
+
+def _block_entries() -> int:
+  on_cpu = jax.default_backend() == "cpu"
+  return _ENTRIES_ON_CPU if on_cpu else _ENTRIES_ELSEWHERE
+
+
 def _chosen_block_size(batch, row_entries):
   """Rows a block for a batch of that size, all blocks as good as equal."""
-  on_cpu = jax.default_backend() == "cpu"
-  entries = _ENTRIES_ON_CPU if on_cpu else _ENTRIES_ELSEWHERE
-  count = -(-batch * (row_entries or batch) // entries)
+  count = -(-batch * (row_entries or batch) // _block_entries())
   return -(-batch // count)
 
 

@@ -18,6 +18,7 @@ from flowkd_jax import _taps
 from flowkd_jax import flow
 from flowkd_jax import information
 from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import equal_shapes
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import renamed
 from flowkd_jax.kernels import KernelsLike
@@ -52,19 +53,30 @@ def information_flow_terms(
   errors as in `information_flow`.
   """
   options = {"self_pairs": True, "reduction": "matrix"} if authors else {}
-  return {
-    pair.name: _probabilistic.conditional_divergence(
-      pair.student,
-      pair.teacher,
-      kernels=as_kernels(kernels, authors=authors),
-      divergence=information.as_divergence(divergence, authors=authors),
+  paired = flow.pair_taps(student, teacher, pairs=pairs, layer_map=layer_map)
+  for pair in paired:
+    checks.check_features(student=pair.student, teacher=pair.teacher)
+
+  def divergence_of(student, teacher):
+    return _probabilistic.conditional_divergence(
+      student,
+      teacher,
+      kernels=kernel_list,
+      divergence=chosen,
       mask=mask,
       axis_name=axis_name,
       block_size=block_size,
       **options,
     )
-    for pair in flow.pair_taps(student, teacher, pairs=pairs, layer_map=layer_map)
-  }
+
+  kernel_list = as_kernels(kernels, authors=authors)
+  chosen = information.as_divergence(divergence, authors=authors)
+  terms = equal_shapes.map_by_shape(
+    divergence_of,
+    [flatten(pair.student) for pair in paired],
+    [flatten(pair.teacher) for pair in paired],
+  )
+  return {pair.name: term for pair, term in zip(paired, terms, strict=True)}
 
 
 @renamed.renamed_arguments(kernel_names="kernels", divergence_name="divergence")

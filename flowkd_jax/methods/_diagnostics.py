@@ -23,8 +23,10 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
-from flowkd_jax import information
+from flowkd_jax import flow
+from flowkd_jax import kernels
 from flowkd_jax import losses
+from flowkd_jax._numerics import equal_shapes
 
 LABELS = "labels"
 BATCH_QMI = "batch_qmi"
@@ -103,11 +105,19 @@ def likeness(
     axis_name: Mapped axis over which the batch is split.
   """
   options = {"mask": mask, "axis_name": axis_name}
+  students, teachers = (
+    [kernels.flatten(pair[side]) for pair in pairs.values()] for side in (0, 1)
+  )
+  alignments = equal_shapes.map_by_shape(
+    lambda *sides: 1 - losses.linear_cka(*sides, **options), students, teachers
+  )
+  flows = (
+    flow.information_flow(rows, labels, num_classes, **options)
+    for rows in (students, teachers)
+  )
   metrics = {}
-  for name, pair in pairs.items():
-    metrics[f"cka/{name}"] = 1 - losses.linear_cka(*pair, **options)
-    for side, rows in zip(("student", "teacher"), pair, strict=True):
-      metrics[f"{BATCH_QMI}/{side}/{name}"] = information.quadratic_mutual_information(
-        rows, labels, num_classes, **options
-      )
+  for name, alignment, *values in zip(pairs, alignments, *flows, strict=True):
+    metrics[f"cka/{name}"] = alignment
+    for side, value in zip(("student", "teacher"), values, strict=True):
+      metrics[f"{BATCH_QMI}/{side}/{name}"] = value
   return metrics

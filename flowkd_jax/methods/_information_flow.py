@@ -101,6 +101,9 @@ def information_flow(
     _check_options(options | of_one)
 
   teacher_taps = tuple(name for name in pairs.values() if name not in POSTERIORS)
+  # Taps of equal options in one call, which compiles taps of equal widths once.
+  plain = [tap for tap in pairs if tap not in of_tap]
+  together = [[tap] for tap in pairs if tap in of_tap] + ([plain] if plain else [])
 
   def terms(student, teacher, batch, params):
     del params
@@ -108,12 +111,13 @@ def information_flow(
     if matching == "quadratic":
       shared |= {"labels": batch["label"]}
     values = {}
-    for tap, name in pairs.items():
-      one, other = student.taps[tap], _compared(teacher, batch["label"], name)
+    for taps in together:
       values |= _TERMS[matching](
-        {tap: one}, {tap: other}, **(shared | of_tap.get(tap, {}))
+        {tap: student.taps[tap] for tap in taps},
+        {tap: _compared(teacher, batch["label"], pairs[tap]) for tap in taps},
+        **(shared | of_tap.get(taps[0], {})),
       )
-    return values
+    return {tap: values[tap] for tap in pairs}
 
   method = _distillation.distillation(
     student,

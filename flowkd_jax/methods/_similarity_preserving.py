@@ -17,8 +17,10 @@ import optax
 
 from flowkd_jax import _taps
 from flowkd_jax import capture
+from flowkd_jax import kernels
 from flowkd_jax import losses
 from flowkd_jax import parallel
+from flowkd_jax._numerics import equal_shapes
 from flowkd_jax.methods import _distillation
 from flowkd_jax.methods import _method
 
@@ -62,16 +64,20 @@ def similarity_preserving(
     del params
     mask = batch["mask"]
 
-    def similarity(tap, teacher_tap):
-      features = teacher.taps[teacher_tap]
+    def similarity(student, teacher):
       return losses.similarity_preserving(
-        student.taps[tap],
-        _of_neighbours(features, axis_name) if unrelated else features,
+        student,
+        _of_neighbours(teacher, axis_name) if unrelated else teacher,
         mask=mask,
         axis_name=axis_name,
       )
 
-    return {tap: similarity(tap, teacher_tap) for tap, teacher_tap in pairs.items()}
+    values = equal_shapes.map_by_shape(
+      similarity,
+      [kernels.flatten(student.taps[tap]) for tap in pairs],
+      [kernels.flatten(teacher.taps[tap]) for tap in pairs.values()],
+    )
+    return dict(zip(pairs, values, strict=True))
 
   return _distillation.distillation(
     student,

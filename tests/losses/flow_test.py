@@ -12,6 +12,7 @@ from flowkd_jax import flow
 from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import losses
+from flowkd_jax._numerics import row_blocks
 
 LABELS = jnp.arange(10, dtype=jnp.int32) % 3
 
@@ -187,6 +188,34 @@ def test_kernel_objects_take_the_place_of_the_authors_kernels():
   )
   by_name, same, ours = loss(*taps)
   assert by_name == same != ours
+
+
+@pytest.mark.parametrize("entries", [2**18, 1])
+def test_taps_of_equal_shapes_are_compiled_once(entries, monkeypatch):
+  monkeypatch.setattr(row_blocks, "_ENTRIES_ON_CPU", entries)  # together, or in turn
+  student, teacher = (_taps(seed, (4, 6, 4, 4, 4)) for seed in (0, 1))
+  teacher["tap_3"] = teacher["tap_3"].astype(jnp.bfloat16)
+  mask = jnp.arange(10) < 8
+
+  def value_and_gradient(names):
+    def loss(student):
+      taps = ({name: side[name] for name in names} for side in (student, teacher))
+      terms = losses.information_flow_terms(*taps, mask=mask, block_size=10)
+      return sum(terms.values()), terms
+
+    return jax.value_and_grad(loss, has_aux=True)
+
+  few, many = (
+    len(jax.make_jaxpr(value_and_gradient(names))(student).eqns)
+    for names in (("tap_0", "tap_1", "tap_2"), student)
+  )
+  assert many - few < 60
+  (_, terms), gradient = jax.jit(value_and_gradient(student))(student)
+  assert list(terms) == list(student)
+  for name in ("tap_1", "tap_3"):
+    (_, alone), expected = jax.jit(value_and_gradient([name]))(student)
+    np.testing.assert_allclose(terms[name], alone[name], rtol=1e-5)
+    np.testing.assert_allclose(gradient[name], expected[name], rtol=1e-4, atol=1e-7)
 
 
 def test_old_names_of_arguments_work_with_a_warning():

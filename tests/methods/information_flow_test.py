@@ -12,6 +12,7 @@ from flowkd_jax import kernels
 from flowkd_jax import losses
 from flowkd_jax import methods
 from flowkd_jax import schedules
+from flowkd_jax.methods import _information_flow
 
 pytestmark = pytest.mark.optimizer
 
@@ -115,6 +116,24 @@ def test_kernel_objects_are_matching_options(network, teacher, batches):
     _, metrics = jax.jit(method.update)(state, batch, method.constants)
     terms.append(float(metrics["loss/dense"]))
   assert terms[0] == terms[1] != terms[2]
+
+
+def test_taps_of_equal_options_are_compared_together(
+  network, teacher, batches, monkeypatch
+):
+  calls, terms_of = [], losses.information_flow_terms
+
+  def counted(student, teacher, **options):
+    calls.append((sorted(student), options.get("kernels")))
+    return terms_of(student, teacher, **options)
+
+  monkeypatch.setitem(_information_flow._TERMS, "probabilities", counted)
+  options = {"kernels": "cosine", "taps": {"block_2": {"kernels": "cauchy"}}}
+  method = _method(network, teacher, matching_options=options)
+  state = method.init(jax.random.key(0), batches[0]["image"])
+  shapes = jax.eval_shape(method.update, state, batches[0], method.constants)
+  assert {"loss/block_1", "loss/block_2", "loss/dense"} <= set(shapes[1])
+  assert calls == [(["block_2"], "cauchy"), (["block_1", "dense"], "cosine")]
 
 
 def test_wrong_kernels_are_refused_before_a_step(network, teacher):
