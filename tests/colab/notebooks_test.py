@@ -68,6 +68,7 @@ def test_every_notebook_is_run():
   assert sorted(FEWER) == [path.stem for path in NOTEBOOKS]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_quick_start_shows_flow_losses_and_results(folder):
   text, shown = _executed("quick_start", folder)
@@ -80,6 +81,7 @@ def test_quick_start_shows_flow_losses_and_results(folder):
   assert {path.parent.name for path in kept} == stages
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_losses_in_your_own_code_learn_and_agree_on_devices(folder):
   text, _ = _executed("losses_in_your_own_code", folder)

@@ -86,6 +86,7 @@ def test_prepare_gathers_and_normalises(split):
   np.testing.assert_array_equal(prepared["mask"], batch["mask"])
 
 
+@pytest.mark.eight_devices
 def test_prepare_is_the_same_on_one_and_on_eight_devices(split):
   augmentation = data.Augmentation(flip=True, padding=2)
   batches = make(split, augmentation=augmentation)

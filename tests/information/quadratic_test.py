@@ -93,6 +93,7 @@ def test_padding_changes_nothing(name):
   np.testing.assert_allclose(measures(padded, padded_labels, mask), expected, rtol=1e-5)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("name", ["cosine", "student_t", "adaptive_rbf"])
 def test_information_and_gradient_of_the_global_batch(name):
   features, labels = _batch(rows=32)

@@ -22,6 +22,7 @@ def test_doctor_looks_at_rows_a_device():
   assert doctor.batch_scope(16, 1).level is WARNING
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_doctor_examines_a_work_directory(tmp_path, capsys):
   settings = {

@@ -9,6 +9,7 @@ import pytest
 from flowkd_jax.jobs import environment
 
 
+@pytest.mark.eight_devices
 def test_environment_says_what_a_number_was_made_with():
   made = environment.environment()
   assert made["command"].startswith("python ")

@@ -120,7 +120,11 @@ def test_impossible_settings_are_refused(options, match):
 @pytest.mark.parametrize(
   ("options", "match"),
   [
-    ({"clients_per_round": 6}, "--clients_per_round: 8 devices cannot share 6 clients"),
+    pytest.param(
+      {"clients_per_round": 6},
+      "--clients_per_round: 8 devices cannot share 6 clients",
+      marks=pytest.mark.eight_devices,
+    ),
     ({"client_minimum": 200}, "--client_minimum: minimum: 8 clients cannot have 200"),
     (
       {"memory_gib": 0.0, "train_split": "train@0"},

@@ -75,6 +75,7 @@ def test_all_stages_leave_their_results(finished):
   assert list((finished / "tensorboard" / "student").glob("events*"))
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_finished_stages_are_not_repeated(finished, capsys):
   before = (finished / "metrics.jsonl").read_text()
@@ -334,6 +335,7 @@ def test_unprepared_data_set_is_refused_at_once(tmp_path):
   assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.eight_devices
 def test_devices_that_cannot_share_a_batch_refuse_before_any_work(tmp_path):
   with pytest.raises(ValueError, match="8 devices cannot share 100 rows"):
     _run(tmp_path, batch_size=100)
@@ -388,6 +390,7 @@ def _new_checkpoint(workdir, stage):
   return lambda: steps() - before
 
 
+@pytest.mark.cpu("a GPU need not repeat an update to the bit")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_killed_and_terminated_runs_end_bit_for_bit_like_an_uninterrupted_one(tmp_path):

@@ -44,7 +44,11 @@ def _run(workdir, experiment=similarity_preserving, **options):
   [
     ({"layer_map": "block_1:stage_9"}, "--layer_map"),
     ({"stages": ("student",)}, "stage teacher has not been run"),
-    ({"batch_size": 100}, "8 devices cannot share 100 rows"),
+    pytest.param(
+      {"batch_size": 100},
+      "8 devices cannot share 100 rows",
+      marks=pytest.mark.eight_devices,
+    ),
     ({"test_split": "test[:5]"}, "split test"),
   ],
 )

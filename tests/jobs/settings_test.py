@@ -57,6 +57,7 @@ def test_epochs_of_all_phases_are_added():
   assert settings.number_of_epochs("150@0.1,30@0.01") == 180
 
 
+@pytest.mark.eight_devices
 def test_split_of_fewer_images_than_devices_is_refused(tmp_path):
   few = settings.Settings(test_split="test[:5]", workdir=str(tmp_path))
   with pytest.raises(ValueError, match=r"split test\[:5\]: .* the 8 devices, got 5"):

@@ -31,7 +31,11 @@ def _nothing_is_decoded(monkeypatch):
     ({"train_split": "train[:0]"}, "--train_split: digits"),
     ({"test_split": "test@x"}, "--test_split: split"),
     ({"image_key": "image"}, "--image_key: expected none for 'digits'"),
-    ({"test_split": "test[:5]"}, r"--test_split: split test\[:5\]: .* the 8 devices"),
+    pytest.param(
+      {"test_split": "test[:5]"},
+      r"--test_split: split test\[:5\]: .* the 8 devices",
+      marks=pytest.mark.eight_devices,
+    ),
     ({"batch_size": 1008}, "--batch_size: expected at most the 1000 images of"),
     ({"crop_padding": 8}, "--crop_padding: expected less than the 8 pixels"),
     ({"image_size": 3}, "--teacher_network: .* needs at least 4"),

@@ -33,6 +33,7 @@ def test_number_is_nan_where_a_real_row_is_not_finite(value):
   assert _batch.gathered_batch(STUDENT, teacher, ~MASK, None).number == 1
 
 
+@pytest.mark.eight_devices
 def test_gathered_batch_of_several_devices_has_the_columns_of_all():
   def gathered(student, teacher, mask):
     batch = _batch.gathered_batch(student, teacher, mask, "batch")

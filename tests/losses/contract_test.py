@@ -430,6 +430,7 @@ def _step(name, **options):
   return step
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @every_loss
 def test_global_batch_on_eight_devices(name, x64):
@@ -473,6 +474,7 @@ def test_global_batch_on_eight_devices(name, x64):
   _assert_close(_plain(name)(*placed), plain)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @every_loss
 def test_explicit_meshes_change_nothing(name, x64):

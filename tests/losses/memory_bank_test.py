@@ -92,6 +92,7 @@ def test_crd_bank_is_the_authors_computation(number, monkeypatch):
   assert (again["log_normalizers"] == updated["log_normalizers"]).all()
 
 
+@pytest.mark.eight_devices
 def test_crd_bank_update_of_eight_devices_skips_padding():
   student, teacher = _features(16)
   mask = jnp.arange(16) < 13
@@ -131,6 +132,7 @@ def test_a_batch_of_padding_leaves_the_bank_alone():
     assert (one == other).all()
 
 
+@pytest.mark.eight_devices
 def test_negatives_are_other_rows_whatever_the_devices():
   indices = jnp.arange(16, dtype=jnp.int32)
   draw = lambda indices, axis_name=None: losses.crd_negatives(

@@ -237,6 +237,7 @@ def test_near_rows_keep_their_digits():
     np.testing.assert_allclose(actual, expected, rtol=1e-3, err_msg=loss.__name__)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.linear_cka, losses.rkd_angle])
 def test_wide_features_of_the_global_batch(loss):

@@ -25,6 +25,7 @@ def test_cross_entropy_is_the_masked_mean_of_optax():
   )
 
 
+@pytest.mark.eight_devices
 def test_cross_entropy_of_the_global_batch():
   logits = jnp.asarray(np.random.default_rng(0).standard_normal((8, 4)), jnp.float32)
   labels, mask = jnp.arange(8, dtype=jnp.int32) % 4, jnp.arange(8) < 5

@@ -223,6 +223,7 @@ def test_training_reduces_the_losses():
   assert history[-1]["loss"] < 0.9 * history[1]["loss"]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_one_device_eight_devices_and_plain_jit_agree():
   options = {"proximal_weight": 0.5, "generator": generator(kl_weight=1.0)}
@@ -269,6 +270,7 @@ def rounds():
   )
 
 
+@pytest.mark.cpu("a GPU need not repeat an update to the bit")
 @pytest.mark.slow
 def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(rounds, tmp_path):
   method = make("batch", generator=generator())

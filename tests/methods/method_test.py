@@ -52,6 +52,7 @@ def test_update_is_a_gradient_step_by_hand():
   assert (int(network["count"]), int(state.step)) == (1, 1)
 
 
+@pytest.mark.eight_devices
 def test_update_over_an_axis_is_that_of_the_global_batch():
   def loss(variables, batch, constants, *, step, key):
     image = jax.lax.pmean(batch["image"].mean(), "batch")

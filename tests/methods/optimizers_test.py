@@ -285,6 +285,7 @@ def test_averaging_refuses_optimizers_that_train_other_parameters(optimizer, mat
     method.init(jax.random.key(0), IMAGES)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_gradient_of_the_loss_on_several_devices_is_the_global_one():
   """Function that line searches differentiate."""

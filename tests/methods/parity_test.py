@@ -145,6 +145,7 @@ def _plain(make, network):
   return method, jax.jit(lambda s, b: method.update(s, b, method.constants))
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):

@@ -133,6 +133,7 @@ def assert_trees_close(actual, expected, atol=1e-5):
   )
 
 
+@pytest.mark.eight_devices
 def test_batch_norm_is_exact_over_uneven_shards():
   x = activations()
   layer = BatchNorm(axis_name="batch")
@@ -161,6 +162,7 @@ def test_batch_norm_is_exact_over_uneven_shards():
   assert_trees_close(grads_x.reshape(x.shape) / DEVICES, expected_x)
 
 
+@pytest.mark.eight_devices
 def test_batch_norm_is_exact_under_checked_shard_map():
   x = activations()
   layer = BatchNorm(axis_name="batch")

@@ -21,6 +21,7 @@ def _placed(array):
   return jax.device_put(array, NamedSharding(mesh, PartitionSpec("batch")))
 
 
+@pytest.mark.eight_devices
 def test_on_any_mesh_keeps_the_order_of_mappings():
   @meshes.on_any_mesh
   def size_if_ordered(taps, *, more):
@@ -31,6 +32,7 @@ def test_on_any_mesh_keeps_the_order_of_mappings():
   assert size_if_ordered(taps, more=taps) > 0
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
   "measure",
   [
@@ -60,6 +62,7 @@ def test_explicit_meshes_change_nothing(measure):
   )
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_explicit_axes_beside_manual_ones():
   mesh = jax.make_mesh((4, 2), ("batch", "model"))

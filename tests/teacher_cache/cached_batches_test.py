@@ -58,6 +58,7 @@ def filled(tmp_path_factory):
   return tmp_path_factory.mktemp("caches")
 
 
+@pytest.mark.cpu("a GPU need not repeat an update to the bit")
 @pytest.mark.slow
 def test_cached_training_is_training_to_the_bit(batches, filled, monkeypatch):
   method = _flow(_teacher())

@@ -50,6 +50,7 @@ def test_batch_that_devices_cannot_share_is_refused():
   parallel.check_batch_size(128, 8)
 
 
+@pytest.mark.eight_devices
 def test_step_refuses_a_batch_that_devices_cannot_share(method, batches):
   step = train.DeviceStep(method, batches.prepare, batches.resident)
   batch = {name: rows[:10] for name, rows in next(batches.epoch(0)).items()}
@@ -57,6 +58,7 @@ def test_step_refuses_a_batch_that_devices_cannot_share(method, batches):
     step(None, batch)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("devices", [1, 2])
 def test_plain_batch_norm_is_refused_on_several_devices(devices, batches):
   method = methods.supervised(models.by_name("digits_cnn:2", num_classes=3), SGD)

@@ -28,6 +28,7 @@ def flow():
   )
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_diagnostics_is_the_same_on_any_number_of_devices(flow, batches):
   found = []
@@ -48,6 +49,7 @@ def test_diagnostics_is_the_same_on_any_number_of_devices(flow, batches):
     np.testing.assert_allclose(found[1][name], value, rtol=2e-4, err_msg=name)
 
 
+@pytest.mark.cpu("a GPU need not repeat an update to the bit")
 @pytest.mark.slow
 def test_training_with_diagnostics_is_the_same_to_the_bit(flow, batches):
   def parameters(on_epoch):
@@ -75,6 +77,7 @@ def test_methods_without_terms_or_observation_have_no_diagnostics(method, batche
   assert train.Diagnostics(method._replace(observe=None), batches)(None) == {}
 
 
+@pytest.mark.eight_devices
 def test_batch_that_devices_cannot_share_is_refused(flow, batches):
   with pytest.raises(ValueError, match="3 devices cannot share 16 rows"):
     train.Diagnostics(flow, batches, devices=jax.local_devices()[:3])

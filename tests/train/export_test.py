@@ -41,6 +41,7 @@ def _authors():
   return _information_flow(matching_options={"authors": True})
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [_supervised, _information_flow, _authors])
 def test_training_step_lowers_for_tpu_and_cuda(make, batches):
@@ -64,6 +65,7 @@ def _federated(batches):
   )
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("name", ROWS)
 def test_many_steps_a_call_lower_for_tpu_and_cuda(name, batches):
   row = ROWS[name]

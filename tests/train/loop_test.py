@@ -44,6 +44,7 @@ def _records(workdir):
   return [json.loads(line) for line in lines]
 
 
+@pytest.mark.cpu("a GPU need not repeat an update to the bit")
 @pytest.mark.slow
 @pytest.mark.parametrize("stops", [[1], [3], [4, 1, 2]])
 def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
@@ -149,6 +150,7 @@ def _diverging(rate, start=1.0, **params):
   )
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("check_every", [1, 50])
 def test_last_good_checkpoint_can_be_trained_on(check_every, batches, tmp_path):
   options = {"checkpoint_seconds": 0, "check_every": check_every}
@@ -195,6 +197,7 @@ def test_checkpoint_of_another_data_set_is_refused(toy, split, batches, tmp_path
       _fit(toy(), other, checkpoints=checkpoints)
 
 
+@pytest.mark.eight_devices
 def test_batch_that_devices_cannot_share_is_refused_at_once(toy, batches):
   with pytest.raises(ValueError, match="8 devices cannot share 12 rows"):
     _fit(toy(), dataclasses.replace(batches, batch_size=12))

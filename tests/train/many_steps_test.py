@@ -172,6 +172,7 @@ def test_fit_with_many_steps_a_call_equals_single_steps(
   assert max(taken for taken in calls if taken != "one") == 3
 
 
+@pytest.mark.cpu("a GPU need not repeat an update to the bit")
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("stops", [[1], [3, 2]])
 def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(

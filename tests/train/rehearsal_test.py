@@ -7,6 +7,7 @@ import pytest
 from flowkd_jax.train import _rehearsal
 
 
+@pytest.mark.eight_devices
 def test_check_method_traces_without_running(toy, batches):
   traced = []
   method = toy()
@@ -35,6 +36,7 @@ def test_check_method_asks_the_method_with_an_example_and_the_classes(toy, batch
   assert (example.shape, num_classes) == ((2, 8, 8, 1), 3)
 
 
+@pytest.mark.eight_devices
 def test_check_method_refuses_rows_that_devices_cannot_share(toy, batches):
   odd = dataclasses.replace(batches, batch_size=15)
   with pytest.raises(ValueError, match="8 devices cannot share 15 rows"):

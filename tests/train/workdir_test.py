@@ -84,6 +84,7 @@ def test_fit_in_workdir_refuses_another_run_under_the_name(
   assert len(report.read_metrics(tmp_path)) == 2
 
 
+@pytest.mark.eight_devices
 def test_fit_in_workdir_goes_on_after_a_refusal(tmp_path, toy, batches):
   with pytest.raises(ValueError, match="8 devices cannot share 12 rows"):
     _fit_toy(tmp_path, toy, dataclasses.replace(batches, batch_size=12))
