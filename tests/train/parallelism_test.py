@@ -78,6 +78,7 @@ def _bytes_per_device(tree):
   return held
 
 
+@pytest.mark.eight_devices
 def test_sharded_teacher_equals_the_replicated_one(batches):
   """No device holds more than its share of the teacher's kernels."""
   method = _flow(None)
@@ -101,6 +102,7 @@ def test_sharded_teacher_equals_the_replicated_one(batches):
   assert whole / 8 <= most < whole / 6  # scalars and a few biases stay whole
 
 
+@pytest.mark.eight_devices
 def test_sharded_state_is_donated_saved_and_resumed(batches, tmp_path):
   options = {"parallelism": "jit", "shard": parallel.fully_sharded("state")}
   expected = _fit(_plain(None), batches, epochs=2, parallelism="jit")
@@ -155,6 +157,7 @@ def test_teacher_cache_agrees(batches, tmp_path):
     np.testing.assert_allclose(read[1][name], rows, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
   ("axis_name", "parallelism", "hint"),
   [
