@@ -8,6 +8,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 WORKDIR ?= runs/digits
+# Of `make bench`: cpu or gpu.
+DEVICE ?= cpu
 
 # What has to pass with the core dependencies alone.
 CORE_TESTS := tests/losses tests/information tests/kernels \
@@ -24,7 +26,7 @@ help:
 	@echo "make docs        the documentation as a site, in build/site"
 	@echo "make check       linters, types and layers only"
 	@echo "make format      format the code"
-	@echo "make bench       one training step against PyTorch (installs PyTorch)"
+	@echo "make bench       one training step against PyTorch (installs PyTorch); DEVICE=gpu on a GPU"
 	@echo "make clean       remove $(VENV), build and caches"
 
 demo: $(INSTALLED)
@@ -61,9 +63,12 @@ format: $(INSTALLED)-dev
 docs: $(INSTALLED)-dev
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build
 
+# JAX finds a GPU only with its plugin for CUDA; PyTorch comes with its own.
+JAX_FOR_gpu := "jax[cuda13]"
+
 bench: $(INSTALLED)
-	$(RUN) -m pip install --quiet --editable ".[train,benchmark]"
-	$(RUN) -m experiments.benchmarks.training_step
+	$(RUN) -m pip install --quiet --editable ".[train,benchmark]" $(JAX_FOR_$(DEVICE))
+	$(RUN) -m experiments.benchmarks.training_step --device=$(DEVICE)
 
 .PHONY: need-python
 need-python:

@@ -8,7 +8,6 @@ checksums, a row a chunk, either each in a file of its own or in shards.
 """
 
 import dataclasses
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
+from experiments.benchmarks import measurement
 from flowkd_jax.cli import launch
 from flowkd_jax.jobs import fields
 from flowkd_jax.teacher_cache import TeacherCache
@@ -30,7 +30,7 @@ _BYTES = [
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measurement.Config):
   """Settings of the benchmark."""
 
   num_examples: int = fields.setting(4096, "Number of examples.", least=1)
@@ -50,7 +50,8 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Measures in turns and prints the medians."""
+  """Measures in turns and prints medians and ranges."""
+  measurement.use_device(config.device)
   formats: dict[str, Callable[..., Any]] = {"ours": _ours}
   formats["tensorstore, a file a row"] = lambda *args: _tensorstore(*args, shard=None)
   for shard in config.shards:
@@ -63,12 +64,17 @@ def run(config: Config) -> None:
       with tempfile.TemporaryDirectory() as folder:
         times[name].append(_timed(config, number, *opened(config, folder)))
         files[name] = sum(path.is_file() for path in Path(folder).rglob("*"))
+  environment = measurement.environment()
+  print(measurement.heading(environment, f"batch {config.batch_size}"))
+  rows, seconds = [], {}
   for name, rounds in times.items():
-    write, read = (statistics.median(part) for part in zip(*rounds, strict=True))
-    print(
-      f"{name}: write {1e3 * write:.2f} ms a batch, read {1e3 * read:.2f}, "
-      f"{files[name]} files"
-    )
+    write, read = (list(part) for part in zip(*rounds, strict=True))
+    seconds |= {f"{name}: write": write, f"{name}: read": read}
+    cells = [measurement.spread(part, factor=1000) for part in (write, read)]
+    rows.append([name, *cells, str(files[name])])
+  headings = ["format", "write, ms a batch", "read, ms a batch", "files"]
+  print(measurement.table(headings, rows))
+  measurement.write(config, environment, {"seconds": measurement.summary(seconds)})
 
 
 def _ours(config, folder):

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks import measurement
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import evaluation
@@ -32,9 +33,11 @@ from flowkd_jax.cli import launch
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import networks
 
+_KINDS = ("by the clock", "of processor time")
+
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measurement.Config):
   """Settings of the benchmark."""
 
   teacher_network: str = fields.setting("cnn1:16", "Teacher, untrained: NAME:WIDTH.")
@@ -61,6 +64,9 @@ def configure(**given: Any) -> Config:
 
 def run(config: Config) -> None:
   """Measures and prints."""
+  measurement.use_device(config.device)
+  environment = measurement.environment()
+  print(measurement.heading(environment, f"batch {config.batch_size}"))
   split = _images(max(config.batch_size * 4, config.probe), config.image_size)
   mean, std = data.normalization("cifar10", split)
   batches = data.training_batches(
@@ -91,13 +97,25 @@ def run(config: Config) -> None:
     for activations in probe.values():
       evaluation.dead_share(activations)
     looking.append(_since(began))
-  for kind, what in enumerate(("by the clock", "of processor time")):
-    step_time = statistics.median(each[kind] for each in training)
-    look_time = statistics.median(each[kind] for each in looking)
-    share = look_time / (step_time * config.steps_per_epoch)
+  show(training, looking, config)
+  seconds = {
+    f"{name}, {what}": [float(each[kind]) for each in turns]
+    for name, turns in (("step", training), ("look", looking))
+    for kind, what in enumerate(_KINDS)
+  }
+  measurement.write(config, environment, {"seconds": measurement.summary(seconds)})
+
+
+def show(training: list, looking: list, config: Config) -> None:
+  """Prints times of a step and of a look, and their share."""
+  for kind, what in enumerate(_KINDS):
+    steps, looks = ([each[kind] for each in turns] for turns in (training, looking))
+    look = statistics.median(looks)
+    share = look / (statistics.median(steps) * config.steps_per_epoch)
     print(
-      f"{what}: a step {1000 * step_time:.1f} ms, a look {1000 * look_time:.1f} ms; "
-      f"{100 * share:.2f} % of an epoch of {config.steps_per_epoch} steps"
+      f"{what}: a step {measurement.spread(steps, factor=1000)} ms, a look "
+      f"{measurement.spread(looks, factor=1000)} ms; {share:.2%} of an epoch of "
+      f"{config.steps_per_epoch} steps"
     )
 
 

@@ -4,16 +4,14 @@
     python -m experiments.benchmarks.losses --what=memory
     python -m experiments.benchmarks.losses --what=memory --memory_sizes=65536
 
-Forward and backward, gradient in the student. What is compared takes turns, round by
-round, in one process. Prints markdown. The first needs PyTorch; the last shows a batch
+Forward and backward, gradient in the student, features on the device. What is compared
+takes turns, round by round, in one process. Prints markdown. The first needs PyTorch,
+which runs eagerly, compiled, and on a GPU also as CUDA graphs; the last shows a batch
 that would need over 100 GB as one matrix, and what the process took.
 """
 
 import dataclasses
 import functools
-import importlib.metadata
-import os
-import platform
 import resource
 import statistics
 import time
@@ -24,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.benchmarks import measurement
 from flowkd_jax import _files
 from flowkd_jax import losses
 from flowkd_jax.cli import launch
@@ -51,7 +50,7 @@ LONG_RUN = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measurement.TorchConfig):
   """Settings of the benchmark."""
 
   what: str = fields.setting("all", "Tables to measure.", choices=WHAT)
@@ -104,10 +103,12 @@ class Program:
   Attributes:
     run: One forward and backward pass to its end; None if it is not run.
     gib: Temporary memory.
+    why: The reason why it is not run, if that is not its memory.
   """
 
   run: Callable[[], None] | None
   gib: float
+  why: str = ""
 
 
 def configure(**given: Any) -> Config:
@@ -127,61 +128,91 @@ def run(config: Config) -> None:
     print(line, flush=True)
     lines.append(line)
 
-  device = jax.local_devices()[0]
-  say(
-    f"{device.device_kind}, {os.cpu_count()} cores, Python "
-    f"{platform.python_version()}, JAX {importlib.metadata.version('jax')}; up to "
-    f"{config.rounds} rounds, median (range); seed {config.seed}"
-  )
+  device = measurement.use_device(config.device)
+  environment = measurement.environment(torch=config.what != "memory")
+  details = f"up to {config.rounds} rounds, median (range)", f"seed {config.seed}"
+  say(measurement.heading(environment, *details))
+  results = {}
   if config.what != "memory":
-    speed(config, say)
+    results["speed"] = speed(config, say, device.platform)
   if config.what != "speed":
-    memory(config, say)
+    results["memory"] = memory(config, say)
+  measurement.write(config, environment, results)
   if config.output:
     _files.write_text(config.output, "\n".join(lines) + "\n")
 
 
-def speed(config: Config, say: Callable[[str], None]) -> None:
-  """Every loss and size: milliseconds of ours, of PyTorch and of products alone.
+def speed(
+  config: Config, say: Callable[[str], None], platform: str
+) -> list[dict[str, Any]]:
+  """Our losses beside PyTorch's and beside its matrix products alone."""
+  measurement.check_torch()
+  from experiments.benchmarks import torch_modes
 
-  PyTorch is eager, and compiled by `torch.compile`.
-  """
-  torch_losses = _torch_losses()
+  device = torch_modes.device_for(platform)
+  modes = torch_modes.modes(device, config.torch_modes)
   block = config.speed_block_size or None
   say(
-    f"\nWidths {config.student_width} and {config.teacher_width}, "
-    f"{_blocks(block)}, PyTorch "
-    f"{importlib.metadata.version('torch')}\n"
+    f"\nWidths {config.student_width} and {config.teacher_width}, {_blocks(block)}; "
+    "milliseconds; ratios are of the fastest way of PyTorch\n"
   )
-  say(
-    "| loss | rows | flowkd_jax ms | PyTorch compiled ms | PyTorch eager ms | "
-    "products alone ms | compiled / flowkd_jax | compiled / products |\n"
-    "|---|---|---|---|---|---|---|---|"
-  )
+  headings = ["loss", "rows", "flowkd_jax", *modes, "products alone"]
+  say(_row([*headings, "PyTorch / flowkd_jax", "PyTorch / products"]))
+  say(_row(["---"] * (len(headings) + 2)))
+  records = []
   for name in config.losses:
     for size in config.sizes:
-      widths = [config.student_width, config.teacher_width]
-      if name in EQUAL_WIDTHS:
-        widths[1] = widths[0]
-      features = _features(size, widths, config.seed)
-      ours = compiled(LOSSES[name], features, block, config.memory_gib)
-      gib = _torch_gib(name, size, sum(widths))
-      theirs = (
-        Program(make(name, *features) if gib <= config.memory_gib else None, gib)
-        for make in (
-          functools.partial(torch_losses.program, compiled=True),
-          torch_losses.program,
-          torch_losses.products,
-        )
-      )
-      programs = [ours, *theirs]
-      seconds = measure(programs, config)
-      cells = [_cell(*each, 1000) for each in zip(seconds, programs, strict=True)]
-      cells += [_ratio(seconds[1], seconds[0]), _ratio(seconds[1], seconds[3])]
-      say(f"| {name} | {size} | {' | '.join(cells)} |")
+      programs = _programs(name, size, config, modes, device)
+      measured = measure([*programs.values()], config)
+      seconds = dict(zip(programs, measured, strict=True))
+      cells = [_cell(seconds[each], programs[each], 1000) for each in programs]
+      best = min((seconds[mode] for mode in modes), key=_median, default=[])
+      cells += [_ratio(best, seconds["flowkd_jax"]), _ratio(best, seconds["products"])]
+      say(_row([name, str(size), *cells]))
+      summary = measurement.summary(seconds)
+      records.append({"loss": name, "rows": size, "seconds": summary})
+  return records
 
 
-def memory(config: Config, say: Callable[[str], None]) -> None:
+def _programs(
+  name: str, size: int, config: Config, modes: Sequence[str], device: Any
+) -> dict[str, Program]:
+  """What is compared at one size; what needs too much memory is not run."""
+  from experiments.benchmarks import torch_losses
+
+  widths = [config.student_width, config.teacher_width]
+  if name in EQUAL_WIDTHS:
+    widths[1] = widths[0]
+  features = _features(size, widths, config.seed)
+  gib = _torch_gib(name, size, sum(widths))
+
+  def theirs(make: Callable[..., Callable[[], None]], **options: Any) -> Program:
+    if gib > config.memory_gib:
+      return Program(None, gib)
+    try:
+      return Program(make(name, *features, device=device, **options), gib)
+    except RuntimeError:
+      if options.get("mode") != measurement.GRAPH:
+        raise
+      return Program(None, gib, "cannot be captured")
+
+  block = config.speed_block_size or None
+  return {
+    "flowkd_jax": compiled(LOSSES[name], features, block, config.memory_gib),
+    **{mode: theirs(torch_losses.program, mode=mode) for mode in modes},
+    "products": theirs(torch_losses.products),
+  }
+
+
+def _median(values: Sequence[float]) -> float:
+  return statistics.median(values) if values else float("inf")
+
+
+def _row(cells: Sequence[str]) -> str:
+  return f"| {' | '.join(cells)} |"
+
+
+def memory(config: Config, say: Callable[[str], None]) -> list[dict[str, Any]]:
   """Information flow at every size, dense and in blocks: memory and seconds."""
   say(
     f"\nInformation flow, cosine and Student-t kernels, width {config.memory_width}, "
@@ -191,7 +222,7 @@ def memory(config: Config, say: Callable[[str], None]) -> None:
     "| rows | dense GiB | blocked GiB | dense s | blocked s | blocked / dense time |\n"
     "|---|---|---|---|---|---|"
   )
-  loss = LOSSES["information_flow"]
+  loss, records = LOSSES["information_flow"], []
   for size in config.memory_sizes:
     features = _features(size, [config.memory_width] * 2, config.seed)
     dense, blocked = (
@@ -201,9 +232,13 @@ def memory(config: Config, say: Callable[[str], None]) -> None:
     seconds = measure([dense, blocked], config)
     cells = [f"{dense.gib:.3g}", f"{blocked.gib:.3g}"]
     cells += [_cell(seconds[0], dense, 1), _cell(seconds[1], blocked, 1)]
-    say(f"| {size} | {' | '.join(cells)} | {_ratio(*seconds[::-1])} |")
+    say(_row([str(size), *cells, _ratio(*seconds[::-1])]))
+    named = dict(zip(("dense", "blocked"), seconds, strict=True))
+    gib = {"dense": dense.gib, "blocked": blocked.gib}
+    records.append({"rows": size, "gib": gib, "seconds": measurement.summary(named)})
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   say(f"\nMost memory that the process ever held: {peak:.3g} GiB")
+  return records
 
 
 def compiled(
@@ -244,35 +279,18 @@ def _turn(program: Callable[[], None], turn_seconds: float) -> float:
   The first is not counted, as it pays for what the program before it left in caches and
   threads, unless it takes so long that this is lost in it.
   """
-  first = _seconds(program)
+  first = measurement.timed(program)
   if first > LONG_RUN * turn_seconds:
     return first
-  times = [_seconds(program)]
+  times = [measurement.timed(program)]
   while sum(times) < turn_seconds:
-    times.append(_seconds(program))
+    times.append(measurement.timed(program))
   return statistics.median(times)
-
-
-def _seconds(program: Callable[[], None]) -> float:
-  began = time.perf_counter()
-  program()
-  return time.perf_counter() - began
 
 
 def _features(size: int, widths: list[int], seed: int) -> list[np.ndarray]:
   rng = np.random.default_rng(seed)
   return [rng.standard_normal((size, width), np.float32) for width in widths]
-
-
-def _torch_losses():
-  try:
-    from experiments.benchmarks import torch_losses
-  except ImportError:
-    raise ValueError(
-      "PyTorch is not installed, and --what=speed compares with it: pip install "
-      '"flowkd_jax[benchmark]", or --what=memory'
-    ) from None
-  return torch_losses
 
 
 def _torch_gib(name: str, size: int, width: int) -> float:
@@ -284,8 +302,8 @@ def _torch_gib(name: str, size: int, width: int) -> float:
 
 def _cell(seconds: list[float], program: Program, factor: float) -> str:
   if not seconds:
-    return f"not run: {program.gib:.0f} GiB"
-  return _range([factor * value for value in seconds])
+    return f"not run: {program.why or f'{program.gib:.0f} GiB'}"
+  return measurement.spread(seconds, factor=factor)
 
 
 def _blocks(size: int | None) -> str:
@@ -294,14 +312,7 @@ def _blocks(size: int | None) -> str:
 
 def _ratio(numerators: list[float], denominators: list[float]) -> str:
   """Round by round; empty if one of the two is not run."""
-  if not (numerators and denominators):
-    return ""
-  return _range([a / b for a, b in zip(numerators, denominators, strict=True)])
-
-
-def _range(values: list[float]) -> str:
-  middle = statistics.median(values)
-  return f"{middle:.3g} ({min(values):.3g} to {max(values):.3g})"
+  return measurement.spread(measurement.ratios(numerators, denominators))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,6 @@ in one process, so that a change in the machine's speed meets all. Prints markdo
 """
 
 import dataclasses
-import os
-import platform
-import statistics
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.benchmarks import training_step
+from experiments.benchmarks import measurement
 from flowkd_jax import capture
 from flowkd_jax import methods
 from flowkd_jax import models
@@ -41,7 +38,7 @@ PLAIN = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training_step.Config):
+class Config(measurement.TurnsConfig):
   """Settings of the benchmark; the sizes are those of the studies."""
 
   batch_size: int = fields.setting(64, "Rows of a step.", least=1)
@@ -77,6 +74,7 @@ def configure(**given: Any) -> Config:
 
 def run(config: Config) -> None:
   """Measures and prints."""
+  measurement.use_device(config.device)
   made = {"student": of_student, "ensemble": of_ensemble, "federated": of_federated}
   groups = {name: made[name](config) for name in config.groups}
   programs = {
@@ -84,22 +82,26 @@ def run(config: Config) -> None:
     for group, named in groups.items()
     for name, program in named.items()
   }
-  seconds = training_step.measure(programs, config)
-  device = jax.local_devices()[0]
+  seconds = measurement.in_turns(programs, rounds=config.rounds, steps=config.steps)
+  environment = measurement.environment()
   print(
-    f"{device.device_kind}, {os.cpu_count()} cores, Python "
-    f"{platform.python_version()}, JAX {jax.__version__}; batch {config.batch_size}, "
-    f"images of {config.image_size} pixels, {config.rounds} rounds, median "
-    f"(range); seed {config.seed}\n"
+    measurement.heading(
+      environment,
+      f"batch {config.batch_size}",
+      f"images of {config.image_size} pixels",
+      f"{config.rounds} rounds, median (range)",
+      f"seed {config.seed}\n",
+    )
   )
-  print("| method | ms | x plain training |\n|---|---:|---:|")
+  rows = []
   for group, named in groups.items():
     plain = seconds[f"{group}: {PLAIN[group]}"]
     for name in named:
       times = seconds[f"{group}: {name}"]
-      ratios = [a / b for a, b in zip(times, plain, strict=True)]
-      milliseconds = [1000 * each for each in times]
-      print(f"| {name} | {_range(milliseconds)} | {_range(ratios)} |")
+      ratio = measurement.spread(measurement.ratios(times, plain))
+      rows.append([name, measurement.spread(times, factor=1000), ratio])
+  print(measurement.table(["method", "ms", "x plain training"], rows))
+  measurement.write(config, environment, {"seconds": measurement.summary(seconds)})
 
 
 def of_student(config: Config) -> dict[str, Callable[[], None]]:
@@ -240,10 +242,6 @@ def _stepper(
     jax.block_until_ready((state[0], metrics))
 
   return run_step
-
-
-def _range(values):
-  return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 if __name__ == "__main__":

@@ -8,11 +8,17 @@ at all, counts nothing), for normal features and with a common mean. A gradient 
 back in bfloat16, whose rounding alone costs 1e-6 of cosine.
 """
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import measurement
 from flowkd_jax import losses
+from flowkd_jax.cli import launch
+from flowkd_jax.jobs import fields
 
 ROWS = 128
 VECTORS, LOGITS = ((64,), (128,)), ((10,), (10,))
@@ -115,14 +121,38 @@ def errors(loss, shapes, mean: float) -> tuple[float, float]:
   return abs(float(value) / float(expected) - 1), float(max(0.0, *gaps))
 
 
-def main() -> None:
+@dataclasses.dataclass(frozen=True)
+class Config(measurement.Config):
+  """Settings of the table."""
+
+  losses: tuple[str, ...] = fields.setting(
+    tuple(LOSSES), "Losses in the table.", choices=tuple(LOSSES)
+  )
+
+
+def configure(**given: Any) -> Config:
+  """Settings, with those that are given.
+
+  Raises:
+    ValueError: If a loss is not known.
+  """
+  return fields.configured(Config, given)
+
+
+def run(config: Config) -> None:
   """Prints the table as markdown."""
-  print("| loss | value | gradient | value, mean 10 | gradient, mean 10 |")
-  print("|---|---|---|---|---|")
-  for name, (loss, shapes) in LOSSES.items():
-    numbers = (*errors(loss, shapes, 0.0), *errors(loss, shapes, 10.0))
-    print(f"| {name} |", " | ".join(f"{number:.0e}" for number in numbers), "|")
+  measurement.use_device(config.device)
+  environment = measurement.environment()
+  print(measurement.heading(environment, f"{ROWS} rows\n"))
+  found, rows = {}, []
+  for name in config.losses:
+    loss, shapes = LOSSES[name]
+    found[name] = [*errors(loss, shapes, 0.0), *errors(loss, shapes, 10.0)]
+    rows.append([name, *(f"{number:.0e}" for number in found[name])])
+  columns = ["value", "gradient", "value, mean 10", "gradient, mean 10"]
+  print(measurement.table(["loss", *columns], rows))
+  measurement.write(config, environment, {"columns": columns, "errors": found})
 
 
 if __name__ == "__main__":
-  main()
+  launch.launch(Config, configure, run)

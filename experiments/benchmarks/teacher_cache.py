@@ -15,7 +15,6 @@ The cache stays, and a second call reads it. Rounds take turns.
 
 import dataclasses
 import itertools
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks import measurement
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
@@ -37,9 +37,11 @@ from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import networks
 from flowkd_jax.jobs import places
 
+_KINDS = ("by the clock", "of processor time")
+
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measurement.Config):
   """Settings of the benchmark."""
 
   dataset: str = fields.setting(
@@ -94,6 +96,9 @@ def configure(**given: Any) -> Config:
 
 def run(config: Config) -> None:
   """Fills, measures, compares and prints."""
+  measurement.use_device(config.device)
+  environment = measurement.environment()
+  print(measurement.heading(environment, f"batch {config.batch_size}"))
   batches = training_batches(config)
   method = flow_method(config, batches)
   cached = teacher_cache.open_cache(
@@ -122,6 +127,12 @@ def run(config: Config) -> None:
     for name, each in runs.items():
       seconds[name].append(each.turn(config.steps))
   show(seconds, runs)
+  found = {
+    f"{name}, {what}": [each[kind] for each in turns]
+    for name, turns in seconds.items()
+    for kind, what in enumerate(_KINDS)
+  }
+  measurement.write(config, environment, {"seconds": measurement.summary(found)})
 
 
 class _Run:
@@ -189,15 +200,14 @@ def flow_method(config: Config, batches: data.Batches) -> methods.Method:
 
 def show(seconds: dict[str, list[tuple[float, float]]], runs: dict[str, _Run]) -> None:
   """Prints times, their ratio, and how far the two students are apart."""
-  for kind, what in enumerate(("by the clock", "of processor time")):
+  for kind, what in enumerate(_KINDS):
     uncached, cached = (
       [each[kind] for each in seconds[name]] for name in ("uncached", "cached")
     )
-    ratios = [a / b for a, b in zip(uncached, cached, strict=True)]
+    ratio = measurement.spread(measurement.ratios(uncached, cached))
     print(
-      f"a step takes {_milliseconds(uncached)} ms {what}, with the cache "
-      f"{_milliseconds(cached)}: {statistics.median(ratios):.2f} times as fast "
-      f"({min(ratios):.2f} to {max(ratios):.2f} over the rounds)"
+      f"a step takes {measurement.spread(uncached, factor=1000)} ms {what}, with the "
+      f"cache {measurement.spread(cached, factor=1000)}: {ratio} times as fast"
     )
   params = [jax.device_get(jax.tree.leaves(run.state.params)) for run in runs.values()]
   gaps = [np.abs(a - b).max() for a, b in zip(*params, strict=True)]
@@ -207,11 +217,6 @@ def show(seconds: dict[str, list[tuple[float, float]]], runs: dict[str, _Run]) -
     "parameters of both students: "
     + ("equal to the bit" if equal else f"largest gap {max(gaps):.2g} of {size:.2g}")
   )
-
-
-def _milliseconds(values: list[float]) -> str:
-  median = 1000 * statistics.median(values)
-  return f"{median:.1f} ({1000 * min(values):.1f} to {1000 * max(values):.1f})"
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ fast one. Needs PyTorch.
 """
 
 import math
-import os
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from experiments.benchmarks import measurement
+from experiments.benchmarks import torch_modes
 from experiments.benchmarks import torch_step
 
 TEMPERATURE = 0.07
@@ -48,14 +49,18 @@ def similarity_preserving(student: torch.Tensor, teacher: torch.Tensor) -> torch
 
 
 def rkd_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-  """The authors' distance loss (Park et al. 2019)."""
+  """The authors' distance loss (Park et al. 2019).
+
+  The mean of positive distances without their selection: an array whose size depends on
+  the values cannot be compiled into one program, nor captured.
+  """
 
   def relative(rows):
     squares = (rows**2).sum(1)
     squared = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
     distances = squared.clamp(min=1e-12).sqrt().clone()
     distances.fill_diagonal_(0)
-    return distances / distances[distances > 0].mean()
+    return distances / (distances.sum() / (distances > 0).sum())
 
   return functional.smooth_l1_loss(relative(student), relative(teacher))
 
@@ -117,7 +122,7 @@ def crd(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
   """InfoNCE in the batch and both ways, as in CLIP; no heads."""
   student, teacher = functional.normalize(student), functional.normalize(teacher)
   logits = student @ teacher.T / TEMPERATURE
-  labels = torch.arange(len(student))
+  labels = torch.arange(len(student), device=student.device)
   return functional.cross_entropy(logits, labels) + functional.cross_entropy(
     logits.T, labels
   )
@@ -140,41 +145,53 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def program(
-  name: str, student: np.ndarray, teacher: np.ndarray, *, compiled: bool = False
+  name: str,
+  student: np.ndarray,
+  teacher: np.ndarray,
+  *,
+  mode: str = measurement.EAGER,
+  device: torch.device | None = None,
 ) -> Callable[[], None]:
-  """A function that runs the loss forward and backward, on all cores.
+  """A function that runs the loss forward and backward, to its end.
 
   Args:
     name: One of `LOSSES`.
     student: Student features.
     teacher: Teacher features.
-    compiled: Run it by `torch.compile` instead of eagerly.
+    mode: One of `measurement.MODES`.
+    device: Where it runs; by default the CPU, on all cores.
   """
-  torch.set_num_threads(os.cpu_count() or 1)
-  rows, targets = torch.tensor(student, requires_grad=True), torch.tensor(teacher)
-  loss: Callable[..., torch.Tensor] = LOSSES[name]
-  if compiled:
-    # Each size gets a program of its own, as in ours.
-    loss = torch.compile(loss, dynamic=False)
+  device = device or torch.device("cpu")
+  torch_modes.set_up()
+  rows = torch.tensor(student, device=device).requires_grad_()
+  targets = torch.tensor(teacher, device=device)
+  loss = torch_modes.compiled(LOSSES[name], mode)
 
   def step():
-    torch.autograd.grad(loss(rows, targets), rows)
+    return torch.autograd.grad(loss(rows, targets), rows)
 
-  if compiled:
+  if mode != measurement.EAGER:
     step()  # compiles
-  return step
+  return torch_modes.program(step, mode, device)
 
 
-def products(name: str, student: np.ndarray, teacher: np.ndarray) -> Callable[[], None]:
+def products(
+  name: str,
+  student: np.ndarray,
+  teacher: np.ndarray,
+  *,
+  device: torch.device | None = None,
+) -> Callable[[], None]:
   """Only the matrix products that a loss and its gradient can't do without.
 
   Those of the similarities, and one that takes their gradient back to the student, in
   single precision and in blocks of rows: a floor below whatever computes them.
   """
-  torch.set_num_threads(os.cpu_count() or 1)
-  rows, targets = torch.tensor(student), torch.tensor(teacher)
+  device = device or torch.device("cpu")
+  torch_modes.set_up()
+  rows, targets = (torch.tensor(each, device=device) for each in (student, teacher))
   multiply = PRODUCTS.get(name, _products_of_pairs)
-  return lambda: multiply(rows, targets)
+  return torch_modes.program(lambda: multiply(rows, targets), measurement.EAGER, device)
 
 
 def _products_of_pairs(student, teacher):

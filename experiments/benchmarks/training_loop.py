@@ -14,10 +14,7 @@ work on the machine hardly changes.
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
-import os
-import platform
 import time
 from typing import Any
 
@@ -25,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich import console as rich_console
-from rich import table as rich_table
 
+from experiments.benchmarks import measurement
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
@@ -41,7 +37,7 @@ _STEPS_PER_EPOCH = 391  # CIFAR-10 in batches of 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measurement.Config):
   """Settings of the benchmark."""
 
   steps: int = fields.setting(20_000, "Training steps of each run.", least=1)
@@ -52,7 +48,6 @@ class Config:
     STATES, "Sizes of the training state.", choices=STATES
   )
   batch_size: int = fields.setting(128, "Rows of a step.", least=1)
-  output: str | None = fields.setting(None, "JSON file for the measured numbers.")
 
 
 def configure(**given: Any) -> Config:
@@ -66,16 +61,15 @@ def configure(**given: Any) -> Config:
 
 def run(config: Config) -> None:
   """Measures and prints."""
+  measurement.use_device(config.device)
   records = []
   for name in config.states:
     for steps_per_call in config.steps_per_call:
-      record = measure(name, steps_per_call, config)
-      records.append(record)
-      print(json.dumps(record), flush=True)
-  show(records, config)
-  if config.output is not None:
-    with open(config.output, "w", encoding="utf-8") as file:
-      json.dump({"environment": environment(), "records": records}, file, indent=1)
+      records.append(measure(name, steps_per_call, config))
+      print(json.dumps(records[-1]), flush=True)
+  environment = measurement.environment()
+  show(records, environment, config)
+  measurement.write(config, environment, {"records": records})
 
 
 def measure(name: str, steps_per_call: int, config: Config) -> dict[str, Any]:
@@ -162,23 +156,14 @@ def examples(per_epoch: int, batch_size: int) -> data.Batches:
   )
 
 
-def environment() -> dict[str, Any]:
-  """Device and versions."""
-  return {
-    "device": jax.local_devices()[0].device_kind,
-    "cores": os.cpu_count(),
-    "python": platform.python_version(),
-    "jax": importlib.metadata.version("jax"),
-  }
-
-
-def show(records: list[dict[str, Any]], config: Config) -> None:
+def show(
+  records: list[dict[str, Any]], environment: dict[str, Any], config: Config
+) -> None:
   """Prints a table."""
-  console = rich_console.Console(highlight=False)
-  console.print(", ".join(f"{name} {value}" for name, value in environment().items()))
-  console.print(f"Batches of {config.batch_size}; microseconds of a step of `fit`")
+  print(measurement.heading(environment))
+  print(f"Batches of {config.batch_size}; microseconds of a step of `fit`")
   columns = "state", "arrays", "steps a call", "all", "median epoch", "its thread"
-  table = rich_table.Table(*columns)
+  rows = []
   for record in records:
     shown = (
       record[name] or float("nan")
@@ -188,13 +173,9 @@ def show(records: list[dict[str, Any]], config: Config) -> None:
         "thread_microseconds_median_epoch",
       )
     )
-    table.add_row(
-      record["state"],
-      str(record["arrays"]),
-      str(record["steps_per_call"]),
-      *(f"{value:.1f}" for value in shown),
-    )
-  console.print(table)
+    size = record["state"], str(record["arrays"]), str(record["steps_per_call"])
+    rows.append([*size, *(f"{value:.1f}" for value in shown)])
+  print(measurement.table(columns, rows))
 
 
 if __name__ == "__main__":

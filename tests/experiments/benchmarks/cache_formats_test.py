@@ -1,7 +1,5 @@
 """The benchmark of the teacher cache beside tensorstore, small."""
 
-import re
-
 from experiments.benchmarks import cache_formats
 
 
@@ -11,12 +9,13 @@ def test_every_format_is_measured_and_holds_what_was_written(capsys):
       num_examples=32, width=8, batch_size=8, shards=(16,), rounds=1
     )
   )
-  lines = capsys.readouterr().out.splitlines()
-  assert [line.partition(":")[0] for line in lines] == [
+  _, _, _, *lines = capsys.readouterr().out.splitlines()  # below the headings
+  rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+  assert [row[0] for row in rows] == [
     "ours",
     "tensorstore, a file a row",
     "tensorstore, shards of 16 rows",
   ]
-  for line in lines:
-    assert all(float(number) > 0 for number in re.findall(r"(\d+\.\d+)", line))
-  assert lines[1].endswith("33 files")  # one a row, and the description
+  for row in rows:
+    assert all(float(cell.split()[0]) > 0 for cell in row[1:3])
+  assert rows[1][-1] == "33"  # one a row, and the description

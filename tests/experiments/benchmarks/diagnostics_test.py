@@ -19,7 +19,8 @@ def test_benchmark_measures_steps_and_looks(capsys):
     rounds=1,
   )
   diagnostics.run(config)
-  clock, cores = capsys.readouterr().out.splitlines()
+  heading, clock, cores = capsys.readouterr().out.splitlines()
+  assert heading.startswith("device cpu, ")
   assert clock.startswith("by the clock: a step")
   assert cores.startswith("of processor time: a step")
   assert "% of an epoch of 391 steps" in cores

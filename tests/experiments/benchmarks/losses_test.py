@@ -1,5 +1,7 @@
 """The benchmark of the losses, tiny."""
 
+import json
+
 import pytest
 
 from experiments.benchmarks import losses as benchmark_losses
@@ -11,6 +13,7 @@ QUICK = {"rounds": 1, "turn_seconds": 0.0}
 def test_memory_table_has_both_ways_and_says_what_is_not_run(tmp_path, capsys):
   output = tmp_path / "table.md"
   settings = {"memory_sizes": ("24", "48"), "memory_width": 4, "block_size": 4}
+  settings["json"] = str(tmp_path / "table.json")
   config = benchmark_losses.configure(
     what="memory", memory_gib=1.5e-5, output=str(output), **settings, **QUICK
   )
@@ -24,6 +27,8 @@ def test_memory_table_has_both_ways_and_says_what_is_not_run(tmp_path, capsys):
   assert "not run" in large
   assert float(small.split("|")[2]) > float(small.split("|")[3])
   assert "Most memory that the process ever held" in printed
+  found = json.loads((tmp_path / "table.json").read_text())
+  assert [record["rows"] for record in found["memory"]] == [24, 48]
 
 
 def test_impossible_settings_are_refused():
@@ -39,14 +44,21 @@ def test_impossible_settings_are_refused():
     benchmark_losses.configure(rounds=0)
 
 
-def test_speed_table_has_a_row_for_every_loss_and_size(capsys):
+def test_speed_table_has_a_row_for_every_loss_and_size(capsys, tmp_path):
   pytest.importorskip("torch")
-  names = ("pkt", "crd")
+  names, path = ("pkt", "crd"), tmp_path / "losses.json"
   config = benchmark_losses.configure(
-    what="speed", losses=names, sizes=("8", "12"), **QUICK
+    what="speed",
+    losses=names,
+    sizes=("8", "12"),
+    torch_modes=("eager",),
+    json=str(path),
+    **QUICK,
   )
   benchmark_losses.run(config)
   printed = capsys.readouterr().out
   for name in names:
     for size in (8, 12):
       assert f"| {name} | {size} | " in printed
+  first = json.loads(path.read_text())["speed"][0]
+  assert first["seconds"].keys() == {"flowkd_jax", "eager", "products"}

@@ -1,5 +1,6 @@
 """The table of precision."""
 
+import json
 import pathlib
 
 import pytest
@@ -26,3 +27,12 @@ def test_errors_are_relative_to_float64():
   assert 0 < gradient < 1e-5
   _, one_sided = precision.errors(*precision.LOSSES["cross_entropy"], 0.0)
   assert 0 < one_sided < 1e-5
+
+
+@pytest.mark.slow
+def test_table_is_printed_and_written(capsys, tmp_path):
+  path = tmp_path / "precision.json"
+  precision.run(precision.configure(losses=("hint",), json=str(path)))
+  row = capsys.readouterr().out.splitlines()[-1]
+  assert row.startswith("| hint")
+  assert len(json.loads(path.read_text())["errors"]["hint"]) == 4

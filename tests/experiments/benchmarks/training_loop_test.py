@@ -11,13 +11,13 @@ from experiments.benchmarks import training_loop
 def test_benchmark_measures_each_state_and_number_of_steps(tmp_path, capsys):
   output = tmp_path / "loop.json"
   config = training_loop.configure(
-    steps=6, steps_per_call=(1, 3), states=("number",), batch_size=4, output=str(output)
+    steps=6, steps_per_call=(1, 3), states=("number",), batch_size=4, json=str(output)
   )
   training_loop.run(config)
   record = json.loads(output.read_text())
   assert [entry["steps_per_call"] for entry in record["records"]] == [1, 3]
   assert all(entry["microseconds"] > 0 for entry in record["records"])
-  assert record["environment"].keys() == {"device", "cores", "python", "jax"}
+  assert {"device", "cores", "python", "jax"} <= record["environment"].keys()
   assert "microseconds of a step" in capsys.readouterr().out
 
 
