@@ -1,23 +1,19 @@
 """Settings, processes and table of the benchmark of growth."""
 
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from experiments.benchmarks import measurement
 from experiments.benchmarks.growth import cases
-from flowkd_jax import _files
 from flowkd_jax.jobs import fields
-from flowkd_jax.jobs import places
 
 _QUANTITIES = ("first", "again", "mib")
 _MEASURE = "from experiments.benchmarks.growth import cases; cases.print_measured()"
@@ -25,17 +21,14 @@ Record = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measurement.Config):
   """Settings of the benchmark."""
 
   cases: tuple[str, ...] = fields.setting(
     tuple(cases.CASES), "Cases to measure.", choices=tuple(cases.CASES)
   )
   sizes: tuple[int, ...] = fields.setting(
-    (), "Sizes in place of those of the cases.", least=1
-  )
-  output: str = fields.setting(
-    "", "JSON file for the measured numbers.", place=places.NEW_FILE
+    (), "Sizes for all cases. Without the flag: the sizes of each case.", least=1
   )
 
 
@@ -50,8 +43,11 @@ def configure(**given: Any) -> Config:
 
 def run(config: Config) -> None:
   """Measures and prints a line for each case."""
-  environment = _environment()
-  print(", ".join(f"{name} {value}" for name, value in environment.items()))
+  measurement.use_device(config.device)
+  if config.device == "cpu":  # for the processes in which the cases run
+    os.environ["JAX_PLATFORMS"] = "cpu"
+  environment = measurement.environment()
+  print(measurement.heading(environment))
   print(
     "\n| case | grows | sizes | first call s | second call s | MiB | exponents |\n"
     "|---|---|---|---|---|---|---|"
@@ -62,9 +58,7 @@ def run(config: Config) -> None:
     record = {"case": name, "sizes": sizes, "points": _points(name, sizes)}
     records.append(record)
     print(line(record), flush=True)
-  if config.output:
-    content = {"environment": environment, "records": records}
-    _files.write_text(config.output, json.dumps(content, indent=1) + "\n")
+  measurement.write(config, environment, {"records": records})
 
 
 def _points(name: str, sizes: Sequence[int]) -> list[dict[str, float]]:
@@ -98,12 +92,3 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 
 def _listed(values: Sequence[float], form: str) -> str:
   return ", ".join(format(value, form).replace(",", " ") for value in values)
-
-
-def _environment() -> dict[str, Any]:
-  return {
-    "device": jax.local_devices()[0].device_kind,
-    "cores": os.cpu_count(),
-    "python": platform.python_version(),
-    "jax": importlib.metadata.version("jax"),
-  }

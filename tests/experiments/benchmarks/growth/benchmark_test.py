@@ -21,7 +21,7 @@ def test_run_prints_and_writes_a_line_for_each_case(tmp_path, monkeypatch, capsy
   monkeypatch.setattr(benchmark, "_points", points)
   output = tmp_path / "growth.json"
   config = benchmark.configure(
-    cases=("cka_matrix",), sizes=("1", "2", "4"), output=str(output)
+    cases=("cka_matrix",), sizes=("1", "2", "4"), json=str(output)
   )
   benchmark.run(config)
   line = "| 1, 2, 4 | 1, 1, 1 | 0.5, 1, 2 | 1, 4, 16 | 0.0, 1.0, 2.0 |"
