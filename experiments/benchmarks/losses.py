@@ -233,7 +233,7 @@ def memory(config: Config, say: Callable[[str], None]) -> list[dict[str, Any]]:
     cells = [f"{dense.gib:.3g}", f"{blocked.gib:.3g}"]
     cells += [_cell(seconds[0], dense, 1), _cell(seconds[1], blocked, 1)]
     say(_row([str(size), *cells, _ratio(*seconds[::-1])]))
-    named = dict(zip(("dense", "blocked"), seconds, strict=True))
+    named: dict[str, list[float]] = {"dense": seconds[0], "blocked": seconds[1]}
     gib = {"dense": dense.gib, "blocked": blocked.gib}
     records.append({"rows": size, "gib": gib, "seconds": measurement.summary(named)})
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

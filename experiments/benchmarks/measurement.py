@@ -74,7 +74,7 @@ class TurnsConfig(Config):
   seed: int = fields.setting(0, "Seed of images and weights.", least=0)
 
 
-def use_device(name: str) -> jax.Device:
+def use_device(name: str) -> Any:
   """The device of a benchmark; call it before anything else uses JAX.
 
   Args:
