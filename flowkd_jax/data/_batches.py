@@ -29,7 +29,7 @@ class Batches(Protocol):
   The host yields small arrays; the work on images happens in `prepare`, on the
   devices:
 
-      resident = replicate(batches.resident)         # once
+      resident = place(batches.resident)             # once
       for batch in batches.epoch(epoch, start_step):
         state = step(state, resident, split_over_devices(batch))
 
@@ -68,7 +68,11 @@ class Batches(Protocol):
 
   @property
   def resident(self) -> Mapping[str, np.ndarray]:
-    """Arrays that every device needs, to be put there once; may be empty."""
+    """Arrays that every device needs, to be put there once; may be empty.
+
+    Batches may have a property `row_arrays`: names of those that `prepare` reads by
+    `parallel.take_rows`, so that large ones can be split over the devices.
+    """
     ...
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:

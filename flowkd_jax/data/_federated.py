@@ -108,6 +108,11 @@ class FederatedBatches:
     """All images and labels of the split, and its seed."""
     return self.images.resident
 
+  @property
+  def row_arrays(self) -> tuple[str, ...]:
+    """Arrays of `resident` that may be split over devices."""
+    return self.images.row_arrays
+
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """The rounds of an epoch from `start_step` on.
 

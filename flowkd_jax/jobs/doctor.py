@@ -27,6 +27,7 @@ import numpy as np
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
+from flowkd_jax import parallel
 from flowkd_jax import train
 from flowkd_jax.jobs import environment
 from flowkd_jax.jobs import flow_settings
@@ -167,12 +168,11 @@ def examples(datasets: stages.Datasets) -> Iterator[Finding]:
   """Numbers of images and classes; classes that have few training images or none."""
   training = datasets.training
   shape = " x ".join(map(str, training.image_shape))
-  kept = isinstance(training, data.MemoryBatches)
   yield Finding(
     Level.FINE,
     f"Data: {training.num_examples} training and {datasets.queries.num_examples} test "
     f"images of {shape}, {training.num_classes} classes, "
-    f"{'kept on the devices' if kept else 'streamed from disk'}.",
+    f"{_place_of(training)}.",
   )
   if not isinstance(training, data.MemoryBatches):
     return
@@ -189,6 +189,17 @@ def examples(datasets: stages.Datasets) -> Iterator[Finding]:
       f"Classes have from {counts.min()} to {counts.max()} training images: accuracy "
       "says little about the rare ones.",
     )
+
+
+def _place_of(training: data.Batches) -> str:
+  """Where the training images are, and what they take of each device."""
+  if not isinstance(training, data.MemoryBatches):
+    return "streamed from disk"
+  shared = parallel.share(
+    training.resident, jax.local_devices(), rows_of=training.row_arrays
+  )
+  parts = "one copy" if shared.in_axes is None else "a part"
+  return f"kept on the devices, {parts} of {shared.bytes_each / 2**20:.1f} MiB on each"
 
 
 def devices() -> Finding:

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from flowkd_jax import parallel
+
 __all__ = [
   "CPU_INFO",
   "device_bytes",
@@ -38,11 +40,7 @@ def environment() -> dict[str, Any]:
 
 def device_bytes() -> int | None:
   """Memory of a device; CPU devices share that of the machine."""
-  devices = jax.local_devices()
-  if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return machine // len(devices)
-  return (devices[0].memory_stats() or {}).get("bytes_limit")
+  return parallel.device_bytes()
 
 
 def _command(arguments: Sequence[str]) -> str:

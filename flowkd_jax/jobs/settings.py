@@ -157,7 +157,8 @@ class Settings:
   memory_gib: float = fields.setting(
     4.0,
     "Size limit in GiB up to which data sets are kept in device memory; "
-    "larger ones are streamed from disk.",
+    "larger ones are streamed from disk. Every device holds one copy, which training "
+    "and measuring share; if that is more than half of its memory, it holds a part.",
     least=0,
   )
 

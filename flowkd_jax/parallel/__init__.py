@@ -24,16 +24,24 @@ from flowkd_jax.parallel._mapping import map_step
 from flowkd_jax.parallel._mapping import place
 from flowkd_jax.parallel._mapping import shardings
 from flowkd_jax.parallel._mapping import split_rows
+from flowkd_jax.parallel._resident import Resident
+from flowkd_jax.parallel._resident import RowShards
+from flowkd_jax.parallel._resident import device_bytes
+from flowkd_jax.parallel._resident import share
+from flowkd_jax.parallel._resident import take_rows
 
 __all__ = [
   "AXIS",
   "MODES",
   "Mode",
+  "Resident",
+  "RowShards",
   "ShardRule",
   "axis_of",
   "check_batch_size",
   "check_mode",
   "constrain",
+  "device_bytes",
   "finite_rows",
   "fully_sharded",
   "gather_rows",
@@ -44,6 +52,8 @@ __all__ = [
   "place",
   "real_rows",
   "row_positions",
+  "share",
   "shardings",
   "split_rows",
+  "take_rows",
 ]

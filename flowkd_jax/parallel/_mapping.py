@@ -36,7 +36,7 @@ MODES = get_args(Mode)
 
 def map_step(
   function: Callable[..., Any],
-  in_axes: tuple[int | None, ...],
+  in_axes: tuple[Any, ...],
   *,
   out_axes: int | None = 0,
   donate: tuple[int, ...] = (),
@@ -51,7 +51,7 @@ def map_step(
       with the rows of all devices, and nothing inside it may name an axis.
     in_axes: Axis of each argument that is split over the devices, of the length of
       `devices`; the rows of a device are the next axis. None gives every device the
-      whole argument.
+      whole argument. In mode "pmap" it may be a tree, with an axis for each array.
     out_axes: Axis along which results of the devices are stacked; before it is split
       in mode "jit" it is the axis of the rows. None returns the result of one device,
       so the results must be equal on all.
@@ -66,7 +66,9 @@ def map_step(
   """
   check_mode(mode)
   if mode == "jit":
-    return _jitted(function, in_axes, out_axes, donate, _mesh(devices or jax.devices()))
+    return _jitted(
+      function, in_axes, out_axes, donate, mesh_of(devices or jax.devices())
+    )
   return jax.pmap(
     function,
     axis_name=AXIS,
@@ -184,7 +186,7 @@ def shardings(
   name: str = "",
 ) -> PyTree:
   """The sharding of every array: arguments and errors as of `place`."""
-  mesh = _mesh(devices or jax.local_devices())
+  mesh = mesh_of(devices or jax.local_devices())
 
   def one(path, leaf):
     spec = None
@@ -240,7 +242,8 @@ def fully_sharded(under: str = "", *, num_devices: int | None = None) -> ShardRu
   return rule
 
 
-def _mesh(devices: Sequence[Any]) -> Mesh:
+def mesh_of(devices: Sequence[Any]) -> Mesh:
+  """The devices as a mesh of one axis, `AXIS`, which the compiler partitions."""
   return Mesh(np.array(devices), (AXIS,))
 
 

@@ -126,12 +126,22 @@ class CachedBatches:
 
   @property
   def resident(self) -> Mapping[str, np.ndarray]:
-    """Those of the batches, on the devices already: teacher and student share them."""
-    return self._resident
+    """As of the batches. On the devices, teacher and student share them."""
+    return self._batches.resident
+
+  @property
+  def row_arrays(self) -> tuple[str, ...]:
+    """As of the batches."""
+    return getattr(self._batches, "row_arrays", ())
 
   @functools.cached_property
   def _resident(self):
-    return parallel.place(dict(self._batches.resident), self._devices)
+    return parallel.share(
+      self._batches.resident,
+      self._devices,
+      rows_of=self.row_arrays,
+      mode=self._parallelism,
+    )
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Those of the batches, with the teacher's outputs beside them."""
@@ -173,11 +183,14 @@ class CachedBatches:
   @functools.cached_property
   def _apply(self):
     def apply(variables, resident, rows):
-      images = self._batches.prepare(resident, rows)["image"]
+      images = self._batches.prepare(self._resident.opened(resident), rows)["image"]
       return teacher_outputs(self._teacher, variables, images)
 
     return parallel.map_step(
-      apply, (None, None, 0), devices=self._devices, mode=self._parallelism
+      apply,
+      (None, self._resident.in_axes, 0),
+      devices=self._devices,
+      mode=self._parallelism,
     )
 
   @functools.cached_property
@@ -193,7 +206,7 @@ class CachedBatches:
         "more epochs, or train for fewer"
       )
     split = parallel.split_rows(rows, len(self._devices))
-    outputs = jax.device_get(self._apply(self._variables, self.resident, split))
+    outputs = jax.device_get(self._apply(self._variables, self._resident.arrays, split))
     # As they will be read: the run that fills the cache is like those that read it.
     stored_as = CACHE_DTYPES[self._cache.stored_as]
     return {

@@ -55,6 +55,7 @@ class DeviceStep:
     steps_per_epoch: int = 1,
     parallelism: parallel.Mode = "pmap",
     shard: parallel.ShardRule | None = None,
+    row_arrays: Sequence[str] = (),
   ):
     """Puts constants and resident data on every device and compiles on first call.
 
@@ -62,7 +63,7 @@ class DeviceStep:
       method: Made with `axis_name="batch"` for "pmap", with None for "jit".
       prepare: `(resident, batch) -> batch`, from rows of the host's batch to what
         the update reads; runs on the device.
-      resident: Arrays that every device keeps.
+      resident: Arrays that every device keeps, shared with others who keep them.
       devices: Devices of this process alone; by default all, of all processes.
       steps_per_call: Maximum number of steps in one `run`.
       steps_per_epoch: Number of steps of an epoch, which is made of whole blocks.
@@ -70,6 +71,8 @@ class DeviceStep:
       shard: Rule by which state and constants are sharded, for "jit": see
         `parallel.fully_sharded`. Their names begin with "state" and "constants". None
         puts them on every device as a whole.
+      row_arrays: Resident arrays that `prepare` reads by `parallel.take_rows` alone,
+        so that they may be split over the devices if one cannot hold them.
 
     Raises:
       ValueError: If the method was made for another way to map it, or the devices
@@ -83,12 +86,15 @@ class DeviceStep:
     self.constants = parallel.place(
       method.constants, self.devices, shard=shard, name="constants"
     )
-    self._resident = parallel.place(resident, self.devices)
+    self._resident = parallel.share(
+      resident, self.devices, rows_of=row_arrays, mode=parallelism
+    )
 
     def step(state, constants, resident, batch):
       # Otherwise XLA for GPUs computes augmentation anew for every pixel of the
       # overlapping windows of the first convolution, in student and teacher.
-      prepared = lax.optimization_barrier(prepare(resident, batch))
+      opened = self._resident.opened(resident)
+      prepared = lax.optimization_barrier(prepare(opened, batch))
       with _parallelism.statistics_of_all_rows(parallelism, num_devices):
         state, metrics = method.update(state, prepared, constants)
       if parallelism == "jit":
@@ -99,7 +105,7 @@ class DeviceStep:
     mapped_over = self.devices if devices or jax.process_count() == 1 else None
     self._step = parallel.map_step(
       step,
-      in_axes=(None, None, None, 0),
+      in_axes=(None, None, self._resident.in_axes, 0),
       out_axes=None,
       donate=(0,),
       devices=mapped_over,
@@ -108,7 +114,7 @@ class DeviceStep:
     self._blocks = functools.cache(
       lambda block: parallel.map_step(
         _repeated(step, block),
-        in_axes=(None, None, None, 1, None),
+        in_axes=(None, None, self._resident.in_axes, 1, None),
         out_axes=None,
         donate=(0,),
         devices=mapped_over,
@@ -132,7 +138,7 @@ class DeviceStep:
         BatchNorm layer would take the statistics of one device's rows.
     """
     rows = parallel.split_rows(batch, len(self.devices))
-    return self._step(state, self.constants, self._resident, rows)
+    return self._step(state, self.constants, self._resident.arrays, rows)
 
   def run(self, state: PyTree, batches: Sequence[HostBatch]) -> tuple[PyTree, PyTree]:
     """Returns `(state, metrics)` after one update for each batch.
@@ -160,7 +166,9 @@ class DeviceStep:
       )
     rows = _stacked(batches, most, len(self.devices))
     several_steps = self._blocks(block)
-    return several_steps(state, self.constants, self._resident, rows, np.int32(blocks))
+    return several_steps(
+      state, self.constants, self._resident.arrays, rows, np.int32(blocks)
+    )
 
   def block_size(self, batch: HostBatch) -> int:
     """Number of steps of which a `run` takes a multiple; an epoch is one, too."""
@@ -183,7 +191,7 @@ class DeviceStep:
     Compiles the step and does not run it. Errors as in a call.
     """
     rows = parallel.split_rows(batch, len(self.devices))
-    lowered = self._step.lower(state, self.constants, self._resident, rows)
+    lowered = self._step.lower(state, self.constants, self._resident.arrays, rows)
     sizes = lowered.compile().memory_analysis()
     # What is donated is counted among the arguments already.
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flowkd_jax import data
 from flowkd_jax import methods
@@ -52,13 +51,22 @@ class Diagnostics:
     self._constants = parallel.place(
       method.constants, self._devices, shard=shard, name="constants"
     )
-    prepared = jax.jit(batches.prepare)(batches.resident, next(batches.epoch(0)))
-    rows = {name: np.asarray(array) for name, array in prepared.items()}
-    self._rows = parallel.split_rows(rows, len(self._devices))
-    self._observe = parallel.map_step(
+    self._resident = parallel.share(
+      batches.resident,
+      self._devices,
+      rows_of=getattr(batches, "row_arrays", ()),
+      mode=parallelism,
+    )
+    self._rows = parallel.split_rows(next(batches.epoch(0)), len(self._devices))
+
+    def step(state, resident, rows, constants):
+      batch = batches.prepare(self._resident.opened(resident), rows)
       # With several processes `pmap` fails if there is no output at all.
-      lambda *arguments: (observe(*arguments), jnp.zeros(())),
-      in_axes=(None, 0, None),
+      return observe(state, batch, constants), jnp.zeros(())
+
+    self._observe = parallel.map_step(
+      step,
+      in_axes=(None, self._resident.in_axes, 0, None),
       out_axes=None,
       devices=self._devices,
       mode=parallelism,
@@ -68,5 +76,7 @@ class Diagnostics:
     """The metrics of a state on the devices; none if the method has none."""
     if self._observe is None:
       return {}
-    metrics, _ = jax.device_get(self._observe(state, self._rows, self._constants))
+    metrics, _ = jax.device_get(
+      self._observe(state, self._resident.arrays, self._rows, self._constants)
+    )
     return {name: float(value) for name, value in metrics.items()}

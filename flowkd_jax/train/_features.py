@@ -43,6 +43,9 @@ class FeatureExtractor:
   """Applies a model in evaluation mode to every example of a data set.
 
   Compiled once, for use with changing variables.
+
+  Attributes:
+    resident: The data on the devices, shared with others who read it.
   """
 
   def __init__(
@@ -55,7 +58,7 @@ class FeatureExtractor:
     parallelism: parallel.Mode = "pmap",
     shard: parallel.ShardRule | None = None,
   ):
-    """Puts the data on the devices.
+    """Puts the data on the devices, or shares what others have put there.
 
     Args:
       model: A Linen module, or what `capture` made of another.
@@ -75,12 +78,17 @@ class FeatureExtractor:
     parallel.check_mode(parallelism, shard, name="parallelism")
     self._shard = shard
     self._batches = batches
-    self._resident = parallel.place(dict(batches.resident), self._devices)
+    self.resident = parallel.share(
+      batches.resident,
+      self._devices,
+      rows_of=getattr(batches, "row_arrays", ()),
+      mode=parallelism,
+    )
     # A dictionary that crosses a compiled function comes back sorted.
     self._names: tuple[str, ...] = ()
 
     def apply(variables, resident, batch):
-      batch = batches.prepare(resident, batch)
+      batch = batches.prepare(self.resident.opened(resident), batch)
       logits, activations = capture.apply_with_taps(
         model, variables, batch["image"], taps=taps
       )
@@ -89,7 +97,10 @@ class FeatureExtractor:
       return logits, activations, batch["label"]
 
     self._apply = parallel.map_step(
-      apply, (None, None, 0), devices=self._devices, mode=parallelism
+      apply,
+      (None, self.resident.in_axes, 0),
+      devices=self._devices,
+      mode=parallelism,
     )
 
   def __call__(
@@ -108,7 +119,7 @@ class FeatureExtractor:
     parts = []
     for done, batch in enumerate(self._batches.epoch(0), start=1):
       rows = parallel.split_rows(batch, len(self._devices))
-      output = jax.device_get(self._apply(variables, self._resident, rows))
+      output = jax.device_get(self._apply(variables, self.resident.arrays, rows))
       parts.append(jax.tree.map(lambda x, m=batch["mask"]: _merge(x)[m], output))
       if progress is not None:
         progress(done, self._batches.steps_per_epoch)

@@ -98,8 +98,7 @@ class _Run:
     self._per_epoch = batches.steps_per_epoch
     self.step = 0
     self.sums: dict[str, float] = {}
-    self.seconds = 0.0
-    self.earlier_seconds = 0.0
+    self.seconds = self.earlier_seconds = 0.0
     self.began = time.monotonic()
     self.saved_at = self._shown_at = time.monotonic()
     self._latest: dict[str, float] = {}  # metrics beside the bar
@@ -194,7 +193,7 @@ class _Run:
 
   def _start(self, key):
     """The step, and the state on the devices."""
-    options, state = self.options, self._initial_state(key)
+    state, options = self._initial_state(key), self.options
     step = _devices.DeviceStep(
       self.method,
       self.batches.prepare,
@@ -204,6 +203,7 @@ class _Run:
       steps_per_epoch=self._per_epoch,
       parallelism=options.parallelism,
       shard=options.shard,
+      row_arrays=getattr(self.batches, "row_arrays", ()),
     )
     return step, step.place_state(state)
 
@@ -213,18 +213,17 @@ class _Run:
       self.method.check(example, self.batches.num_classes)
     state = self.method.init(key, example)
     checkpoints = self.options.checkpoints
-    restored = None if checkpoints is None else checkpoints.restore(state)
-    if checkpoints is not None:
-      self._warn(checkpoints.problems)
-    if restored is not None:
-      state, position = restored
-      _position.check_position(
-        position, steps_per_epoch=self._per_epoch, epochs=self.epochs
-      )
-      self.step = int(position["step"])
-      self.sums = dict(position["sums"])
-      self.seconds = float(position["seconds"])
-      self.earlier_seconds = float(position["total_seconds"])
+    if checkpoints is None:
+      return state
+    restored = checkpoints.restore(state)
+    self._warn(checkpoints.problems)
+    if restored is None:
+      return state
+    state, at = restored
+    _position.check_position(at, steps_per_epoch=self._per_epoch, epochs=self.epochs)
+    self.step, self.sums = int(at["step"]), dict(at["sums"])
+    self.seconds = float(at["seconds"])
+    self.earlier_seconds = float(at["total_seconds"])
     return state
 
   def _warn(self, problems):

@@ -96,3 +96,12 @@ def test_doctor_finds_absent_and_rare_classes():
     assert fine.level is FINE
     assert warning.level is WARNING
     assert said in warning.text
+    assert "kept on the devices, one copy of 0.0 MiB on each." in fine.text
+
+
+def test_doctor_says_that_a_large_data_set_is_split(monkeypatch):
+  monkeypatch.setattr("flowkd_jax.parallel._resident.device_bytes", lambda _: 2**16)
+  split = data.load("digits", "train")
+  batches = data.evaluation_batches(split, batch_size=8, mean=(8,), std=(4,))
+  fine, *_ = doctor.examples(stages.Datasets(batches, batches, batches, batches))
+  assert "a part of 0.0 MiB on each" in fine.text

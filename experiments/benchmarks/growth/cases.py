@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 
 from experiments.benchmarks.growth import core
+from experiments.benchmarks.growth import devices
 from experiments.benchmarks.growth import runs
 from experiments.benchmarks.growth.case import Case
 from experiments.benchmarks.growth.case import measure
@@ -12,6 +13,7 @@ from experiments.benchmarks.growth.case import measure
 # One line for each module of cases.
 CASES: Mapping[str, Case] = {
   **core.CASES,
+  **devices.CASES,
   **runs.CASES,
 }
 
