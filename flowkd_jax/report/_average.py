@@ -10,6 +10,7 @@ import numpy as np
 
 from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
+from flowkd_jax.report._read import retrieval_curve
 
 # What precedes a key in the entries of `mean_metrics`; no key of a job begins so.
 LEAST, GREATEST = "least ", "greatest "
@@ -67,18 +68,25 @@ def mean_results(runs: Sequence[Results]) -> list[dict[str, Any]]:
   return [
     {
       **{key: alike[0][key] for key in ("name", "title", "teacher") if key in alike[0]},
-      "retrieval": _mean_retrieval([one.get("retrieval") or {} for one in alike]),
+      "retrieval": _mean_retrieval(alike),
     }
     for alike in networks.values()
   ]
 
 
-def _mean_retrieval(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  distances = dict.fromkeys(distance for one in measured for distance in one)
-  return {
-    distance: _mean_curve([one[distance] for one in measured if distance in one])
+def _mean_retrieval(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  distances = dict.fromkeys(
+    distance for network in networks for distance in network.get("retrieval") or {}
+  )
+  curves = {
+    distance: [
+      curve
+      for network in networks
+      if (curve := retrieval_curve(network, distance)) is not None
+    ]
     for distance in distances
   }
+  return {distance: _mean_curve(found) for distance, found in curves.items() if found}
 
 
 def _mean_curve(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

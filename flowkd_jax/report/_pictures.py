@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _read
 from flowkd_jax.report import _series
 from flowkd_jax.report._average import GREATEST
 from flowkd_jax.report._average import LEAST
@@ -97,9 +98,9 @@ def precision_recall_picture(results: Results) -> "Figure":
   """
   measured = {
     distance: {
-      network["name"]: network["retrieval"][distance]
+      network["name"]: curve
       for network in results
-      if distance in (network.get("retrieval") or {})
+      if (curve := _read.retrieval_curve(network, distance)) is not None
     }
     for distance in _DISTANCES
   }

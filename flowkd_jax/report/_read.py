@@ -97,6 +97,20 @@ def read_run(path: str | os.PathLike[str]) -> tuple[MetricLog, Results]:
   return metrics, read_results(path) if finished else []
 
 
+def retrieval_curve(
+  network: Mapping[str, Any], distance: str
+) -> Mapping[str, Any] | None:
+  """Retrieval of a network by a distance; None unless all of it is numbers.
+
+  Files have null where a number was not finite, as that of a network that diverged.
+  """
+  curve = (network.get("retrieval") or {}).get(distance)
+  if curve is None:
+    return None
+  values = [curve.get("mean_average_precision"), *curve.get("precision", [None])]
+  return None if any(value is None for value in values) else curve
+
+
 def _existing_file(path: str | os.PathLike[str], name: str) -> Path:
   path = Path(path)
   path = path / name if path.is_dir() else path

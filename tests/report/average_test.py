@@ -57,14 +57,15 @@ def _same_lines(expected, found):
     assert len(other.collections) == len(solid)  # a band each
 
 
-def test_mean_results_leave_out_curves_at_other_levels(results):
+def test_mean_results_leave_out_curves_that_are_no_numbers_or_at_other_levels(results):
   other = {
     **results[0],
     "retrieval": {"cosine": dict(results[0]["retrieval"]["cosine"])},
   }
   other["retrieval"]["cosine"] |= {"recall_levels": [0.5], "precision": [0.5]}
   unmeasured = {"name": results[0]["name"], "retrieval": None}
-  (found,) = _average.mean_results([[results[0]], [other], [unmeasured]])
+  diverged = {**unmeasured, "retrieval": {"cosine": {"mean_average_precision": None}}}
+  (found,) = _average.mean_results([[results[0]], [other], [unmeasured], [diverged]])
   assert found["title"] == results[0]["title"]
   expected = results[0]["retrieval"]["cosine"]["precision"]
   np.testing.assert_allclose(found["retrieval"]["cosine"]["precision"], expected)

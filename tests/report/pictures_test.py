@@ -53,6 +53,10 @@ def test_precision_recall_picture_leaves_out_what_was_not_measured(results):
     del network["retrieval"]["cosine"]
   (axes,) = report.precision_recall_picture(results).axes
   assert len(axes.get_lines()) == 4
+  # A network that diverged: files have null for NaN.
+  results[1]["retrieval"]["euclidean"]["mean_average_precision"] = None
+  (axes,) = report.precision_recall_picture(results).axes
+  assert len(axes.get_lines()) == 3
 
 
 def test_training_picture_has_accuracy_and_loss(metrics, results):
