@@ -98,11 +98,7 @@ def use_device(name: str) -> Any:
 
 
 def check_torch() -> None:
-  """Checks that PyTorch is installed.
-
-  Raises:
-    ValueError: If it is not.
-  """
+  """Raises ValueError unless PyTorch is installed."""
   if importlib.util.find_spec("torch") is None:
     raise ValueError(
       "PyTorch is not installed, and this benchmark compares with it: run "
@@ -115,7 +111,12 @@ def environment(*, torch: bool = False) -> dict[str, Any]:
 
   Args:
     torch: True if PyTorch takes part.
+
+  Raises:
+    ValueError: If PyTorch takes part and is not installed.
   """
+  if torch:
+    check_torch()
   device = jax.local_devices()[0]
   found = {
     "device": device.device_kind,

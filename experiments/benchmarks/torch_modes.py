@@ -45,8 +45,17 @@ def modes(device: torch.device, wanted: Sequence[str] = MODES) -> list[str]:
   """The wanted ways that a device has. A CUDA graph needs CUDA.
 
   On a CPU "reduce-overhead" is compiled like "compiled": what it adds are CUDA graphs.
+
+  Raises:
+    ValueError: If the device has none of them.
   """
-  return [mode for mode in wanted if mode != GRAPH or device.type == "cuda"]
+  found = [mode for mode in wanted if mode != GRAPH or device.type == "cuda"]
+  if not found:
+    raise ValueError(
+      f"--torch_modes: expected a way that {device.type} has, such as {EAGER}, got "
+      f"{', '.join(wanted) or 'none'}"
+    )
+  return found
 
 
 def set_up(seed: int = 0) -> None:

@@ -51,3 +51,9 @@ def test_device_that_is_not_there_is_refused():
   assert measurement.use_device("").platform == "cpu"
   with pytest.raises(ValueError, match="--device: expected a device that JAX can use"):
     measurement.use_device("gpu")
+
+
+def test_benchmark_without_pytorch_says_what_installs_it(monkeypatch):
+  monkeypatch.setattr(measurement.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=r"PyTorch is not installed, .*make bench"):
+    measurement.environment(torch=True)

@@ -13,7 +13,8 @@ def test_cuda_graph_needs_cuda():
   assert torch_modes.modes(cpu) == ["eager", "compiled", "reduce-overhead"]
   assert torch_modes.modes(gpu) == [*measurement.MODES]
   assert torch_modes.modes(gpu, ("CUDA graph", "eager")) == ["CUDA graph", "eager"]
-  assert torch_modes.modes(cpu, ("CUDA graph",)) == []
+  with pytest.raises(ValueError, match="--torch_modes: expected a way that cpu has"):
+    torch_modes.modes(cpu, ("CUDA graph",))
 
 
 def test_device_that_pytorch_cannot_use_is_refused():

@@ -18,9 +18,9 @@ def test_benchmark_measures_prints_and_writes(capsys, monkeypatch, tmp_path):
   sums = {name: lambda: sum(range(100)) for name in (*ours, *theirs)}
   monkeypatch.setattr(training_step, "jax_programs", lambda *a, **k: sums)
   monkeypatch.setattr(training_step, "torch_programs", lambda *a: {})
-  monkeypatch.setattr(
-    training_step.measurement.importlib.metadata, "version", lambda name: "1.0"
-  )
+  measurement = training_step.measurement
+  monkeypatch.setattr(measurement, "check_torch", lambda: None)
+  monkeypatch.setattr(measurement.importlib.metadata, "version", lambda name: "1.0")
   path = tmp_path / "step.json"
   training_step.run(
     training_step.configure(
