@@ -10,8 +10,8 @@ finished is skipped and what was interrupted goes on where it was, so the same c
 serves until all is done. `experiments.tables.update` makes the page from the folders.
 
 With `--processes=N` runs share one accelerator: each gets 0.9 / N of a GPU's memory, or
-the N-th part of `XLA_PYTHON_CLIENT_MEM_FRACTION` if this is set. A run that fails does
-not stop the others.
+the N-th part of `XLA_PYTHON_CLIENT_MEM_FRACTION` if this is set. A TPU belongs to one
+process at a time. A run that fails does not stop the others.
 """
 
 import dataclasses
