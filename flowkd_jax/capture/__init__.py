@@ -44,6 +44,7 @@ from flowkd_jax.capture._apply import pooled
 from flowkd_jax.capture._apply import tap_shapes
 from flowkd_jax.capture._apply import with_logits
 from flowkd_jax.capture._apply import with_taps
+from flowkd_jax.capture._cost import peak_bytes
 from flowkd_jax.capture._model import IsWanted
 from flowkd_jax.capture._model import Model
 from flowkd_jax.capture._model import Pool
@@ -87,6 +88,7 @@ __all__ = [
   "from_nnx",
   "init",
   "list_taps",
+  "peak_bytes",
   "pooled",
   "row_shapes",
   "statistics_over",

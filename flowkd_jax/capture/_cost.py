@@ -1,8 +1,10 @@
 """What it costs to compute the outputs of a traced program."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.extend import core
 
 from flowkd_jax.capture import _tags
@@ -48,3 +50,36 @@ def _flops(equation: Any) -> int:
         return max(inner, default=0)
       return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
   return 2 * terms * math.prod(equation.outvars[0].aval.shape)
+
+
+def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
+  """Estimate of the memory that a function needs beside its arguments, in bytes.
+
+  Every value is kept from where it is computed to its last use, and results to the end.
+  A compiler fuses operations, which needs less, and pads arrays, which needs more.
+
+  Args:
+    function: A function that can be traced.
+    *arguments: Its arguments, or their shapes.
+  """
+  return _peak_bytes(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _peak_bytes(program: core.Jaxpr) -> int:
+  held, alive, peak = {}, 0, 0
+  for equation, ended in zip(program.eqns, _tags.last_uses(program), strict=True):
+    inner = [_peak_bytes(each.jaxpr) for each in _tags.programs(equation.params)]
+    made = {atom: _bytes(equation, atom) for atom in equation.outvars}
+    peak = max(peak, alive + max(sum(made.values()), *inner, 0))
+    held |= made
+    alive += sum(made.values())
+    alive -= sum(held.pop(atom, 0) for atom in ended)
+  return peak
+
+
+def _bytes(equation: Any, atom: Any) -> int:
+  """Size of a result; a broadcast is computed where it is read."""
+  if equation.primitive.name == "broadcast_in_dim":
+    return 0
+  shape, dtype = atom.aval.shape, atom.aval.dtype
+  return math.prod(shape) * getattr(dtype, "itemsize", 1)

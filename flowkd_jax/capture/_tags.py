@@ -116,7 +116,7 @@ def _evaluate(program, arguments) -> tuple[list[jax.Array], list[Tagged]]:
     return atom.val if isinstance(atom, core.Literal) else values[atom]
 
   found = []
-  for equation, ended in zip(jaxpr.eqns, _last_uses(jaxpr), strict=True):
+  for equation, ended in zip(jaxpr.eqns, last_uses(jaxpr), strict=True):
     inputs = [read(atom) for atom in equation.invars]
     for variable in ended:
       values.pop(variable, None)
@@ -130,16 +130,16 @@ def _evaluate(program, arguments) -> tuple[list[jax.Array], list[Tagged]]:
   return [read(atom) for atom in jaxpr.outvars], found
 
 
-def _last_uses(jaxpr) -> list[set]:
+def last_uses(jaxpr) -> list[set]:
   """For each equation, its variables that are not read after it."""
   read_later = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
-  last_uses = []
+  found = []
   for equation in reversed(jaxpr.eqns):
     atoms = *equation.invars, *equation.outvars
     ended = {atom for atom in atoms if not isinstance(atom, core.Literal)} - read_later
-    last_uses.append(ended)
+    found.append(ended)
     read_later |= ended
-  return last_uses[::-1]
+  return found[::-1]
 
 
 def _evaluation(equation):

@@ -17,6 +17,7 @@ data cannot be used at all.
 
 import sys
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +50,7 @@ __all__ = [
   "devices",
   "examine",
   "examples",
+  "measuring",
   "no_teacher",
   "run",
   "settings",
@@ -127,6 +129,7 @@ def examine(
   )
   needed = step_checks.memory(rehearsal.needed_bytes(), environment.device_bytes())
   yield needed
+  yield measuring([*rehearsal.networks().values(), teacher], datasets.probe)
   if needed.level is not Level.WRONG:
     yield step_checks.step_time(
       rehearsal.step_seconds(), datasets.training.steps_per_epoch, stage.epochs
@@ -143,6 +146,18 @@ def examine(
   if needed.level is not Level.WRONG:
     yield step_checks.magnitudes(rehearsal.first_metrics())
     yield step_checks.gradients(rehearsal.gradient_norms())
+
+
+def measuring(
+  networks: Sequence[methods.Network | None], probe: data.Batches
+) -> Finding:
+  """Memory of measuring the largest of some networks, as measuring plans it."""
+  planned = [
+    train.FeatureExtractor(train.for_evaluation(model), probe).planned(variables)
+    for model, variables in filter(None, networks)
+  ]
+  rows, needed = max(planned, key=lambda plan: plan[1])
+  return step_checks.measuring(rows, needed, environment.device_bytes())
 
 
 def _uses_logits(config: Config) -> bool:

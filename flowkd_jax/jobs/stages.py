@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 RESULTS = "results.json"
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = 512  # images, or fewer if they are too large for the devices
 
 
 @dataclasses.dataclass(frozen=True)

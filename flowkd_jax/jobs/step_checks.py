@@ -15,7 +15,14 @@ from flowkd_jax import train
 from flowkd_jax.jobs.finding import Finding
 from flowkd_jax.jobs.finding import Level
 
-__all__ = ["Rehearsal", "gradients", "magnitudes", "memory", "step_time"]
+__all__ = [
+  "Rehearsal",
+  "gradients",
+  "magnitudes",
+  "measuring",
+  "memory",
+  "step_time",
+]
 
 _RATIO = 1e4  # between two weighted losses, from which one drowns the other
 _GRADIENT_RATIO = 100  # between the gradients of labels and teacher, likewise
@@ -63,6 +70,10 @@ class Rehearsal:
     """Memory of a step on each device."""
     return self._step.needed_bytes(self._state(), self._batch)
 
+  def networks(self) -> Mapping[str, methods.Network]:
+    """The networks that the method exports, by name, as they are before training."""
+    return self._method.export(self._initial)
+
   def first_metrics(self) -> dict[str, float]:
     """Metrics of the first step."""
     _, metrics = self._step(self._state(), self._batch)
@@ -97,6 +108,18 @@ def memory(needed_bytes: int, limit_bytes: int | None) -> Finding:
     hint = "Lower the batch size, or let the data stream: --memory_gib=0."
     return Finding(Level.WRONG, f"{text} {hint}")
   return Finding(Level.FINE, text)
+
+
+def measuring(rows: int, needed_bytes: int, limit_bytes: int | None) -> Finding:
+  """Memory of measuring a network on a batch, chosen by what the network needs."""
+  text = (
+    f"Measuring takes {rows} images at a time and needs about {_size(needed_bytes)} on "
+    "each device"
+  )
+  if limit_bytes is not None and needed_bytes > limit_bytes:
+    hint = "Take smaller images: --image_size."
+    return Finding(Level.WRONG, f"{text}; there are {_size(limit_bytes)}. {hint}")
+  return Finding(Level.FINE, f"{text}, data left out.")
 
 
 def _size(num_bytes: int) -> str:

@@ -17,6 +17,11 @@ from flowkd_jax import evaluation
 from flowkd_jax import methods
 from flowkd_jax import parallel
 
+_MOST_BYTES = 2**30  # of a batch on each device
+_MOST_SHARE = 8  # and the part of its memory
+_SMALL = 2**23  # bytes of a batch of images for which no network needs too much
+_UNSEEN = 2  # between an estimate of memory and what compilers take
+
 
 class Features(NamedTuple):
   """What a network makes of a data set, in the order of the examples.
@@ -76,8 +81,9 @@ class FeatureExtractor:
     self._devices = list(devices or jax.local_devices()[: batches.batch_size])
     parallel.check_batch_size(batches.batch_size, len(self._devices))
     parallel.check_mode(parallelism, shard, name="parallelism")
-    self._shard = shard
+    self._shard, self._model, self._taps = shard, model, taps
     self._batches = batches
+    self._chosen: data.Batches | None = None  # on the first call
     self.resident = parallel.share(
       batches.resident,
       self._devices,
@@ -110,22 +116,60 @@ class FeatureExtractor:
   ) -> Features:
     """Features of all examples; `progress` is called with (steps done, in all).
 
+    A batch has fewer rows than asked for if it would need more than 1 GiB of a device,
+    or an eighth of its memory.
+
     Raises:
       ValueError: If the model does not sow one of the taps.
     """
+    batches = self._fitting(variables)
     variables = parallel.place(
       dict(variables), self._devices, shard=self._shard, name="variables"
     )
     parts = []
-    for done, batch in enumerate(self._batches.epoch(0), start=1):
+    for done, batch in enumerate(batches.epoch(0), start=1):
       rows = parallel.split_rows(batch, len(self._devices))
       output = jax.device_get(self._apply(variables, self.resident.arrays, rows))
       parts.append(jax.tree.map(lambda x, m=batch["mask"]: _merge(x)[m], output))
       if progress is not None:
-        progress(done, self._batches.steps_per_epoch)
+        progress(done, batches.steps_per_epoch)
     logits, activations, labels = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     taps = {name: activations[name] for name in self._names}
     return Features(logits, taps, labels)
+
+  def planned(self, variables: methods.Variables) -> tuple[int, int]:
+    """Rows of a batch, and an estimate of what it needs on each device."""
+    rows, devices = self._fitting(variables).batch_size, len(self._devices)
+    return rows, self._row_bytes(variables) * (rows // devices)
+
+  def _fitting(self, variables: methods.Variables) -> data.Batches:
+    """The batches, with fewer rows if so many would need too much memory."""
+    if self._chosen is None:
+      self._chosen = self._choose(variables)
+    return self._chosen
+
+  def _choose(self, variables):
+    batches = self._batches
+    image_bytes = 4 * int(np.prod(batches.image_shape))
+    small = image_bytes * batches.batch_size <= _SMALL
+    if small or not isinstance(batches, data.MemoryBatches | data.StreamBatches):
+      return batches
+    known = parallel.device_bytes(self._devices)
+    most = _MOST_BYTES if known is None else min(_MOST_BYTES, known // _MOST_SHARE)
+    rows = max(1, most // self._row_bytes(variables)) * len(self._devices)
+    if rows >= batches.batch_size:
+      return batches
+    return dataclasses.replace(batches, batch_size=rows)
+
+  def _row_bytes(self, variables: methods.Variables) -> int:
+    """Estimate of the memory that an image needs in the network."""
+    image = jax.ShapeDtypeStruct((1, *self._batches.image_shape), jnp.float32)
+
+    def apply(variables, images):
+      return capture.apply_with_taps(self._model, variables, images, taps=self._taps)
+
+    needed = capture.peak_bytes(apply, dict(variables), image)
+    return _UNSEEN * (needed + 2 * image.size * image.dtype.itemsize)
 
 
 def for_evaluation(model: capture.AnyModel) -> capture.AnyModel:

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from flowkd_jax import capture
+from flowkd_jax import models
 
 IMAGES = jax.ShapeDtypeStruct((4, 8, 6, 4), jnp.float32)
 
@@ -84,3 +85,32 @@ def test_costs_of_a_row_do_not_depend_on_the_batch(batch, monkeypatch):
   shape = jax.ShapeDtypeStruct((batch, *IMAGES.shape[1:]), jnp.float32)
   monkeypatch.setitem(globals(), "IMAGES", shape)
   assert row_flops(Layers()) == expected
+
+
+def test_peak_bytes_counts_values_until_their_last_use():
+  def function(x):
+    one = jnp.sin(x)  # alive until `other` is there
+    other = jnp.cos(one)
+    return jnp.tanh(other).sum()
+
+  x = jax.ShapeDtypeStruct((1000,), jnp.float32)
+  assert capture.peak_bytes(function, x) == 8000
+  assert capture.peak_bytes(lambda x: x + jnp.zeros_like(x), x) == 4000
+  assert capture.peak_bytes(lambda x: x, x) == 0
+  nested = jax.jit(lambda x: jnp.exp(function(x)))
+  assert 8000 <= capture.peak_bytes(lambda x: nested(x) + 1, x) <= 8100
+
+
+def test_peak_bytes_is_near_what_the_compiler_takes():
+  model = models.by_name("digits_cnn:4", num_classes=3)
+  images = jax.ShapeDtypeStruct((64, 32, 32, 1), jnp.float32)
+  variables = jax.eval_shape(
+    lambda key, x: capture.init(model, key, x), jax.random.key(0), images
+  )
+
+  def apply(variables, images):
+    return capture.apply_with_taps(model, variables, images)
+
+  sizes = jax.jit(apply).lower(variables, images).compile().memory_analysis()
+  taken = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
+  assert taken / 2 < capture.peak_bytes(apply, variables, images) < 2 * taken

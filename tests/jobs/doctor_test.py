@@ -59,6 +59,7 @@ def test_doctor_examines_a_work_directory(tmp_path, capsys):
   for sentence in (
     "are those of the run in",
     "A step has 200 rows, 25 on each of 8 devices",
+    "Measuring takes 200 images at a time and needs about",
     "layer map, auto: ",
     "The teacher classifies",
     "it is used in evaluation mode",

@@ -71,3 +71,12 @@ def test_rehearsals_leave_the_method_as_it_was():
   first = rehearsal.first_metrics()
   assert 0 < rehearsal.step_seconds() < 60
   assert rehearsal.first_metrics() == first
+
+
+def test_memory_of_measuring_is_told_and_compared():
+  fine = step_checks.measuring(512, 2**28, 2**33)
+  assert fine.level is FINE
+  assert "takes 512 images at a time and needs about 0.25 GiB on each" in fine.text
+  wrong = step_checks.measuring(1, 2**34, 2**33)
+  assert wrong.level is WRONG
+  assert "there are 8.00 GiB. Take smaller images: --image_size." in wrong.text

@@ -13,6 +13,7 @@ from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import train
+from flowkd_jax.train import _features
 
 
 def test_features_are_those_of_every_example_in_order(split):
@@ -81,3 +82,44 @@ def test_fewer_images_than_devices_are_evaluated(count, split):
   np.testing.assert_allclose(features.logits, logits, rtol=1e-4, atol=1e-5)
   measured = train.evaluate_network(methods.Network(model, variables), None, batches)
   assert 0 <= measured["accuracy"] <= 1
+
+
+def _large(count, side):
+  rng = np.random.default_rng(0)
+  large = data.Split(
+    name="noise",
+    split="train",
+    images=rng.integers(0, 256, (count, side, side, 1), dtype=np.uint8),
+    labels=rng.integers(0, 3, count).astype(np.int32),
+    class_names=("a", "b", "c"),
+  )
+  return data.evaluation_batches(large, batch_size=count, mean=(128,), std=(64,))
+
+
+def test_batch_has_fewer_rows_if_it_would_need_too_much_memory(monkeypatch):
+  """Rows are chosen by the memory of a device, and change no feature."""
+  monkeypatch.setattr(_features, "_SMALL", 0)
+  model = models.by_name("digits_cnn:2", num_classes=3)
+  batches = _large(48, 16)
+  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 16, 16, 1)))
+  done = []
+  extract = train.FeatureExtractor(model, batches)
+  assert extract.planned(variables)[0] == 48
+  expected = extract(variables, lambda *step: done.append(step))
+  row_bytes = extract.planned(variables)[1] // 6
+  monkeypatch.setattr(_features, "_MOST_BYTES", 2 * row_bytes)
+  extract = train.FeatureExtractor(model, batches)
+  assert extract.planned(variables) == (16, 2 * row_bytes)
+  features = extract(variables, lambda *step: done.append(step))
+  assert done == [(1, 1), (1, 3), (2, 3), (3, 3)]
+  np.testing.assert_allclose(features.logits, expected.logits, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(features.labels, expected.labels)
+  monkeypatch.setattr(_features, "_MOST_BYTES", 1)
+  assert train.FeatureExtractor(model, batches).planned(variables)[0] == 8
+
+
+def test_small_images_are_taken_as_asked():
+  model = models.by_name("digits_cnn:2", num_classes=3)
+  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+  extract = train.FeatureExtractor(model, _large(512, 8))
+  assert extract.planned(variables)[0] == 512
