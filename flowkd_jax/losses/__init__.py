@@ -30,6 +30,30 @@ Pure functions of arrays, whatever library they come from. The caller jits.
 learnt: gradients flow to it. Numbers of Python and NumPy are checked; arrays of JAX are
 not, as that would wait for the device.
 
+**Cost.** Of value and gradient on one device that holds n of the N rows of the batch;
+D is the sum of both widths, C that of both numbers of classes or channels, P the number
+of positions of a map, and b the rows of a block (`block_size`; by default a block has
+2^18 pairs on a CPU and 2^26 elsewhere, or one row). Memory does not include arguments.
+
+| losses | time | memory |
+|---|---|---|
+| `cross_entropy`, `knowledge_distillation`, `decoupled_kd`, `dist` | n C | n C |
+| `conditional_divergence` for each kernel, `pkt` | n N D | N (D + b) |
+| `similarity_preserving` | n N D | N (D + b) |
+| `correlation_congruence`, `rkd_distance`, `rbf_cka`, `crd` | n N D | N (D + b) |
+| `linear_cka`, both widths below N | N D + n D^2 | N D + D^2 |
+| `linear_cka`, other widths | n N D | N (D + b) |
+| `rkd_angle` | N^2 D + n N^2 | N (D + N b) |
+| `information_flow`, D of all taps, T taps | n N D | N D + T N b |
+| `quadratic_flow`, cosine kernel, D of all taps | (n + C) D | (n + C) D |
+| `quadratic_flow`, other kernels, likewise | n N D + C | N D + T N b + C |
+| `attention_transfer`, `factor_transfer` without networks | n P C | n P C |
+| `nst` | n P C^2 | n (P C + C^2) |
+| `fsp` | n P C^2 | n (P C + C^2) |
+| `hint`, `vid`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
+| `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
+| `crd_bank` where M is at most 4 K | n M W | n M |
+
 **Devices.** Losses take arrays that are sharded over meshes of any axis type, under
 `jit` and without. Inside `pmap` and `shard_map` pass `axis_name`. The result is that of
 one device.

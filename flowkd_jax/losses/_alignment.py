@@ -40,8 +40,9 @@ def linear_cka(
   permutation. If all rows of one side are alike the loss is 1, of both, 0; the
   gradient is 0 then.
 
-  Costs O(N D^2) where both widths are below the global batch size, else O(N^2 D) with
-  O(N block_size) memory. Differs from the many ports of the authors' code that
+  With N rows in the global batch and widths of D together, it costs O(N D^2) time and
+  O(N D + D^2) memory where both widths are below N, else O(N^2 D) time and
+  O(N (D + block_size)) memory. Differs from the many ports of the authors' code that
   multiply by an N x N centring matrix: the features are centred instead.
 
   Args:

@@ -61,7 +61,7 @@ def conditional_divergence(
     axis_name: Mapped axis over which the batch is split; the loss is that of the
       global batch, on every device.
     block_size: Rows evaluated at a time, in the backward pass too; memory is
-      O(batch x block_size). None chooses what is fast.
+      O(N (D + block_size)) for N rows of widths D together. None chooses what is fast.
 
   Returns:
     The loss, at least float32; 0 for a batch of one row.

@@ -52,7 +52,7 @@ def similarity_preserving(
     axis_name: Mapped axis over which the batch is split; the loss is that of the
       global batch, on every device.
     block_size: Rows evaluated at a time, in the backward pass too; memory is
-      O(batch x block_size). None chooses what is fast.
+      O(N (D + block_size)) for N rows of widths D together. None chooses what is fast.
 
   Raises:
     TypeError: If an input is not floating point.

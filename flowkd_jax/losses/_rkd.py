@@ -136,7 +136,8 @@ def rkd_angle(
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
     block_size: Vertices evaluated at a time, in the backward pass too; memory is
-      O(batch^2 x block_size). None chooses what is fast.
+      O(N (D + N block_size)) for N rows of widths D together. None chooses what is
+      fast.
 
   Raises:
     TypeError: If an input is not floating point.
