@@ -1,5 +1,6 @@
 """Information flow vectors, the layer map, and the flow divergence."""
 
+import functools
 import itertools
 
 import chex
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec
 
 from flowkd_jax import flow
 from flowkd_jax import information
@@ -47,6 +50,29 @@ def test_taps_of_equal_width_share_one_vmap():
   taps = [jnp.ones((3, 4)), jnp.ones((3, 5)), 2 * jnp.ones((3, 4))]
   np.testing.assert_array_equal(flow.map_by_shape(measure, taps), [12, 15, 24])
   assert calls == [(3, 4), (3, 5)]
+
+
+def test_equal_taps_in_blocks_may_be_split_by_shard_map():
+  taps = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 3)), jnp.float32)
+  labels = jnp.arange(16, dtype=jnp.int32) % 3
+
+  def value_and_grad(axis_name, taps, labels):
+    def total(taps):
+      options = {"kernel": "cauchy", "axis_name": axis_name, "block_size": 1}
+      return flow.information_flow(list(taps), labels, 3, **options).sum()
+
+    return jax.value_and_grad(total)(taps)
+
+  expected = jax.jit(functools.partial(value_and_grad, None))(taps, labels)
+  mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+  rows = PartitionSpec(None, "d")
+  split = jax.shard_map(
+    functools.partial(value_and_grad, "d"),
+    mesh=mesh,
+    in_specs=(rows, PartitionSpec("d")),
+    out_specs=(PartitionSpec(), rows),
+  )
+  chex.assert_trees_all_close(jax.jit(split)(taps, labels), expected, atol=1e-6)
 
 
 def test_nearest_layers_map_last_to_last():

@@ -105,10 +105,9 @@ def quadratic_mutual_information(
   if kernel.log is kernels.cosine().log:
     sums = _centred_class_sums(kernels.unit_rows(batch.rows), batch, axis_name)
     return ((sums / batch.number) ** 2).sum() / 2
-  squares = (batch.shares**2).sum()
 
-  def weigh(same, own_shares, shares):
-    return same + (squares - own_shares - shares)
+  def weigh(same, own_shares, gaps):
+    return same + (gaps - own_shares)
 
   def excesses(logs):
     # The weights of a row sum to 0 up to rounding. Less one similarity of the row, what
@@ -146,10 +145,10 @@ def information_potentials(
     return _mean_similarity(kernel, batch, weigh, axis_name, block_size)
 
   return InformationPotentials(
-    within=mean(lambda same, own_shares, shares: same),
+    within=mean(lambda same, own_shares, gaps: same),
     everything=(batch.shares**2).sum()
-    * mean(lambda same, own_shares, shares: jnp.ones_like(same)),
-    between=mean(lambda same, own_shares, shares: own_shares),
+    * mean(lambda same, own_shares, gaps: jnp.ones_like(same)),
+    between=mean(lambda same, own_shares, gaps: own_shares),
   )
 
 
@@ -214,21 +213,23 @@ def _mean_similarity(
 ) -> Scalar:
   """`mean_ij W_ij f(log K_ij)` over all pairs of the labelled rows of all devices.
 
-  `weigh` makes W from `[y_i = y_j]`, `p_{y_i}` and `p_{y_j}`, which broadcast.
+  `weigh` makes W from `[y_i = y_j]`, `p_{y_i}` and `sum_c p_c^2 - p_{y_j}`, which
+  broadcast.
   """
   shares = batch.shares.at[batch.classes].get(mode="clip")
+  gaps = (batch.shares**2).sum() - shares
   gathered, *others = (
     parallel.gather_rows(each, axis_name)
-    for each in (batch.rows, batch.classes, batch.labelled, shares)
+    for each in (batch.rows, batch.classes, batch.labelled, gaps)
   )
   points, columns = pairwise.rows_and_columns(batch.rows, gathered, block_size)
 
   def row_terms(shared, block):
-    columns, (classes, labelled, shares), bandwidth = shared
+    columns, (classes, labelled, gaps), bandwidth = shared
     points, own_classes, own_shares, positions = block
     logs = kernel.log(pairwise.pair_geometry(points, columns, positions), bandwidth)
     same = (own_classes[:, None] == classes[None, :]).astype(logs.dtype)
-    weights = weigh(same, own_shares[:, None], shares[None, :])
+    weights = weigh(same, own_shares[:, None], gaps[None, :])
     return jnp.where(labelled[None, :], weights * function(logs), 0).sum(1)
 
   real = batch.labelled.astype(batch.rows.dtype) / batch.number
