@@ -52,7 +52,13 @@ class Rehearsal:
       "shard": options.shard,
     }
     self._step = train.DeviceStep(
-      method, training.prepare, training.resident, **self._mapped
+      method,
+      training.prepare,
+      training.resident,
+      steps_per_call=options.most_steps_per_call,
+      steps_per_epoch=training.steps_per_epoch,
+      row_arrays=getattr(training, "row_arrays", ()),
+      **self._mapped,
     )
     self._batch = next(training.epoch(0))
 

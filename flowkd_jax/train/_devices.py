@@ -186,16 +186,19 @@ class DeviceStep:
     return max(1, min(self._steps_per_call, fitting))
 
   def needed_bytes(self, state: PyTree, batch: HostBatch) -> int:
-    """Memory of a step on every device, its arguments and results included.
+    """Memory of a call on every device, its arguments and results included.
 
-    Compiles the step and does not run it. Errors as in a call.
+    Compiles a single step and does not run it. The program of many steps needs about
+    the same; the batches that `run` stacks are added. Errors as in a call.
     """
     rows = parallel.split_rows(batch, len(self.devices))
     lowered = self._step.lower(state, self.constants, self._resident.arrays, rows)
     sizes = lowered.compile().memory_analysis()
     # What is donated is counted among the arguments already.
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + results
+    single = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + results
+    further = (self.most_steps(batch) - 1) * batch_bytes(batch)
+    return single + further // len(self.devices)
 
 
 def batch_bytes(batch: HostBatch) -> int:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import time
 
 import jax
@@ -16,6 +18,7 @@ from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import teacher_cache
 from flowkd_jax import train
+from flowkd_jax.train import _devices
 from flowkd_jax.train import _loop
 from flowkd_jax.train import _pace
 
@@ -153,6 +156,68 @@ def test_batches_of_a_call_are_bounded_in_bytes(toy, batches):
   assert step.most_steps(images) == 6
   assert step.most_steps({"index": np.zeros(128, np.int32)}) == 100
   assert step.most_steps({"index": np.broadcast_to(np.uint8(0), (2**28,))}) == 1
+
+
+def test_memory_of_many_steps_grows_by_the_stacked_batches_alone(toy, batches):
+  devices = jax.local_devices()[:2]
+  # Rows that the toy reads through its mask, as wide as small images.
+  wide = {"mask": np.ones((16, 64, 64), bool)}
+  method = toy()._replace(
+    update=lambda state, batch, constants: (
+      {"x": state["x"] + batch["mask"].sum(dtype=jnp.float32)},
+      {"loss": state["x"].sum()},
+    )
+  )
+  state = train.replicate({"x": jnp.zeros(2**16)}, devices)
+  taken, batch = [], wide["mask"].nbytes // 2
+  for most in (4, 16):
+    step = train.DeviceStep(
+      method,
+      lambda resident, batch: batch,
+      {},
+      devices=devices,
+      steps_per_call=most,
+      steps_per_epoch=16,
+    )
+    rows = _devices._stacked([wide], most, 2)
+    program = step._blocks(most).lower(
+      state, step.constants, step._resident.arrays, rows, np.int32(1)
+    )
+    sizes = program.compile().memory_analysis()
+    taken.append(sizes.argument_size_in_bytes + sizes.temp_size_in_bytes)
+    assert most * batch < step.needed_bytes(state, wide) <= taken[-1] + 2**10
+  assert 12 * batch <= taken[1] - taken[0] < 12 * batch + 2**10
+
+
+def test_signal_is_answered_within_a_call(toy, batches, fast_pace):
+  """After a signal at most one more call is taken: that which was dispatched."""
+  method, taken = toy(), []
+
+  def update(state, batch, constants):
+    state, metrics = method.update(state, batch, constants)
+    loss = jax.pure_callback(signalled, metrics["loss"], metrics["loss"])
+    return state, {**metrics, "loss": loss}
+
+  def signalled(value):
+    time.sleep(0.02)
+    taken.append(1)
+    if len(taken) == 5:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return np.asarray(value)
+
+  with (
+    train.stop_on_signals() as should_stop,
+    pytest.raises(train.Interrupted, match="stopped by SIGTERM") as stopped,
+  ):
+    _fit(
+      method._replace(update=update),
+      _Repeated(batches, 32),  # 96 steps: blocks of 12
+      epochs=1,
+      devices=jax.local_devices()[:1],
+      steps_per_call=12,
+      should_stop=should_stop,
+    )
+  assert stopped.value.step in (12, 24)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
