@@ -86,14 +86,14 @@ def run(config: Config) -> None:
     return jax.block_until_ready(state)
 
   state = steps(state, 3)
-  diagnostics(state)
+  jax.block_until_ready(diagnostics(state))
   training, looking = [], []
   for _ in range(config.rounds):
     began = _now()
     state = steps(state, config.steps)
     training.append(_since(began) / config.steps)
     began = _now()
-    diagnostics(state)
+    jax.block_until_ready(diagnostics(state))
     for activations in probe.values():
       evaluation.dead_share(activations)
     looking.append(_since(began))

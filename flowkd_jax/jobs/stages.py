@@ -161,6 +161,7 @@ class StageRunner:
     self.options = options
     self.progress = progress
     self.should_stop = should_stop
+    self._on_devices: dict[data.Batches, train.PlacedImages] = {}
     # Stages that run before the one that is checked; None outside `check`.
     self._earlier: set[str] | None = None
 
@@ -344,31 +345,47 @@ class StageRunner:
     if classifies and datasets.validation is not None:
       accuracies["validation_accuracy"] = datasets.validation
     return train.EpochMeasures(
-      datasets.probe if "flow" in self.measure else None,
-      accuracies=accuracies,
+      self._placed(datasets.probe) if self._measures_flow else None,
+      accuracies={name: self._placed(images) for name, images in accuracies.items()},
       dead_units=self.diagnostics,
       every=self.measure_every,
       last=last,
       **self._mapped,
     )
 
+  @property
+  def _measures_flow(self) -> bool:
+    return "flow" in self.measure
+
+  def _placed(self, batches: data.Batches) -> train.PlacedImages:
+    """The data set on the devices, placed once for all stages."""
+    if batches not in self._on_devices:
+      placed = train.PlacedImages(batches, parallelism=self.options.parallelism)
+      self._on_devices[batches] = placed
+    return self._on_devices[batches]
+
   def _key(self, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
 
   def _evaluate(self, network: methods.Network, *, classifies: bool) -> dict[str, Any]:
+    datasets = self.datasets
+    retrieves = "retrieval" in self.measure
     measured = train.evaluate_network(
       network,
-      self.datasets.database if "retrieval" in self.measure else None,
-      self.datasets.queries,
+      self._placed(datasets.database) if retrieves else None,
+      self._placed(datasets.queries),
       classifies=classifies,
+      # The program that has measured the epochs.
+      all_taps=self._measures_flow,
       progress=self.progress,
       **self._mapped,
     )
-    if self.datasets.validation is not None and classifies:
+    if datasets.validation is not None and classifies:
       extract = train.FeatureExtractor(
         train.for_evaluation(network.model),
-        self.datasets.validation,
-        taps=(),
+        self._placed(datasets.validation),
+        taps=None if self._measures_flow else (),
+        keep=(),
         **self._mapped,
       )
       measured["validation_accuracy"] = extract(network.variables).accuracy

@@ -99,7 +99,7 @@ class Rehearsal:
   def gradient_norms(self) -> dict[str, float]:
     """Norms of the gradients of each loss term, as the method's diagnostics say."""
     observe = train.Diagnostics(self._method, self._training, **self._mapped)
-    return observe(self._state())
+    return {name: float(norm) for name, norm in observe(self._state()).items()}
 
 
 def memory(needed_bytes: int, limit_bytes: int | None) -> Finding:

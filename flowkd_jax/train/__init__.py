@@ -12,6 +12,7 @@ from flowkd_jax.train._diagnostics import Diagnostics
 from flowkd_jax.train._evaluate import evaluate_network
 from flowkd_jax.train._features import FeatureExtractor
 from flowkd_jax.train._features import Features
+from flowkd_jax.train._features import PlacedImages
 from flowkd_jax.train._features import for_evaluation
 from flowkd_jax.train._finite import NonFiniteError
 from flowkd_jax.train._freed_memory import keep_freed_memory
@@ -46,6 +47,7 @@ __all__ = [
   "Interrupted",
   "MetricsWriter",
   "NonFiniteError",
+  "PlacedImages",
   "Progress",
   "Diagnostics",
   "Trained",

@@ -19,10 +19,11 @@ _RANKS = (1, 10, 100)
 
 def evaluate_network(
   network: methods.Network,
-  database: data.Batches | None,
-  queries: data.Batches,
+  database: data.Batches | _features.PlacedImages | None,
+  queries: data.Batches | _features.PlacedImages,
   *,
   classifies: bool = True,
+  all_taps: bool = False,
   progress: _progress.Progress | None = None,
   parallelism: parallel.Mode = "pmap",
   shard: parallel.ShardRule | None = None,
@@ -39,6 +40,8 @@ def evaluate_network(
     queries: Examples to classify and to look up, usually the test examples.
     classifies: Whether the classifier was trained, so that accuracy means something.
       Accuracy is None without, and without a labelled example.
+    all_taps: Whether the network is applied with all its taps, although one at most is
+      read: by the program that `EpochMeasures` with a probe has compiled already.
     progress: Shows bars.
     parallelism: As for `FeatureExtractor`.
     shard: As for `FeatureExtractor`.
@@ -49,7 +52,12 @@ def evaluate_network(
   def extract(batches, what):
     counter = progress and progress.counter(f"  features of the {what}")
     extractor = _features.FeatureExtractor(
-      model, batches, taps=taps, parallelism=parallelism, shard=shard
+      model,
+      batches,
+      taps=None if all_taps else taps,
+      keep=taps,
+      parallelism=parallelism,
+      shard=shard,
     )
     return extractor(network.variables, counter)
 

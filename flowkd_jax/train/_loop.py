@@ -126,6 +126,8 @@ class _Run:
         self._save_or_stop(state)
       if self.options.checkpoints is not None:
         self._save(state)
+      elif self.options.metrics is not None:
+        self.options.metrics.flush()
     return Trained(state, self._total_seconds())
 
   def _train_epoch(self, state, epoch):
@@ -323,6 +325,9 @@ class _Run:
       "seconds": self.seconds,
       "total_seconds": self._total_seconds(),
     }
+    # A run that is killed after this resumes behind these epochs.
+    if self.options.metrics is not None:
+      self.options.metrics.flush()
     self.options.checkpoints.save(self.step, state, position)
     self.saved_at = time.monotonic()
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from flowkd_jax import capture
 from flowkd_jax import data
@@ -33,9 +33,9 @@ class EpochMeasures:
 
   def __init__(
     self,
-    probe: data.Batches | None,
+    probe: data.Batches | _features.PlacedImages | None,
     *,
-    accuracies: Mapping[str, data.Batches] | None = None,
+    accuracies: Mapping[str, data.Batches | _features.PlacedImages] | None = None,
     dead_units: bool = False,
     every: int = 1,
     last: int | None = None,
@@ -46,7 +46,8 @@ class EpochMeasures:
 
     Args:
       probe: Examples on which information flow is measured, some 2,000 training
-        examples for instance: `data.evaluation_batches`. None to measure none.
+        examples for instance: `data.evaluation_batches`, or what `PlacedImages` made
+        of them. None to measure none.
       accuracies: Examples on which accuracy is measured, by the name of the metric,
         such as "test_accuracy".
       dead_units: Whether to look, on the probe, for units that never move.
@@ -70,14 +71,21 @@ class EpochMeasures:
 
   def __call__(
     self, epoch: int, method: methods.Method, state: Any
-  ) -> dict[str, float]:
-    """Metrics of the networks that the method exports; none between measurements."""
+  ) -> dict[str, jax.Array]:
+    """Metrics of the networks that the method exports; none between measurements.
+
+    They are numbers on a device, and nothing waits for them: `float` does.
+    """
     if not self._every or (epoch != self._last and (epoch + 1) % self._every):
       return {}
-    return self.of(method.export(state))
+    return self._of(method.export(state))
 
   def of(self, networks: Mapping[str, methods.Network]) -> dict[str, float]:
     """Metrics of these networks, at any time."""
+    measured = jax.device_get(self._of(networks))
+    return {name: float(value) for name, value in measured.items()}
+
+  def _of(self, networks):
     measured = {}
     for name, network in networks.items():
       prefix = "" if len(networks) == 1 else f"{name}/"
@@ -87,46 +95,89 @@ class EpochMeasures:
 
   def _measure(self, network):
     model = _features.for_evaluation(network.model)
-    if model not in self._extractors:  # compiled once
-      self._extractors[model] = (
-        None if self._probe is None else self._extractor(model, self._probe),
-        {
-          metric: self._extractor(model, batches, taps=())
-          for metric, batches in self._accuracies.items()
-        },
-      )
+    if model not in self._extractors:
+      self._extractors[model] = self._extractors_of(model)
     extract_probe, extractors = self._extractors[model]
     measured = {}
     if extract_probe is not None:
-      probed = extract_probe(network.variables)
-      measured |= _flow_metrics(probed, self._probe)
-      if self._dead_units:
-        shares = {tap: evaluation.dead_share(x) for tap, x in probed.taps.items()}
-        measured |= {f"dead/{tap}": share for tap, share in shares.items()}
+      outputs = extract_probe.on_devices(network.variables)
+      measured |= _probe_metrics(outputs, extract_probe, self._dead_units)
     for metric, extract in extractors.items():
-      measured[metric] = extract(network.variables).accuracy
+      outputs = extract.on_devices(network.variables)
+      measured[metric] = _accuracy_of(outputs, extract)
     return measured
 
-
-def _flow_metrics(features, probe):
-  taps = list(features.taps.values())
-  labels = checked_labels(
-    features.labels, probe.num_classes, shape=features.labels.shape
-  )
-  measured = {}
-  for kernel in _FLOW_KERNELS:
-    values = _information_flow(taps, labels, probe.num_classes, kernel)
-    names = [f"qmi/{kernel}/{tap}" for tap in features.taps]
-    measured |= dict(zip(names, np.asarray(values).tolist(), strict=True))
-  return measured
+  def _extractors_of(self, model):
+    probe, taps = None, ()
+    if self._probe is not None:
+      # Accuracy takes the program of the probe, which gives logits too.
+      probe, taps = self._extractor(model, self._probe), None
+    accuracies = {
+      metric: self._extractor(model, batches, taps=taps, keep=())
+      for metric, batches in self._accuracies.items()
+    }
+    return probe, accuracies
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "kernel"))
-def _information_flow(taps, labels, num_classes, kernel):
-  return flow.information_flow(
-    taps,
+def _probe_metrics(outputs, extractor, dead_units):
+  num_classes = extractor.images.batches.num_classes
+  labels = _checked_labels(extractor, num_classes)
+  kinds = [f"qmi/{kernel}" for kernel in _FLOW_KERNELS]
+  kinds += ["dead"] if dead_units else []
+  values = _probe_values(
+    *_on_one_device(tuple(outputs.taps.values()), extractor),
+    outputs.real,
     labels,
-    num_classes,
-    kernel=kernels.by_name(kernel),
-    block_size=_FLOW_BLOCK,
+    num_classes=num_classes,
+    dead_units=dead_units,
   )
+  names = [f"{kind}/{tap}" for kind in kinds for tap in outputs.taps]
+  return dict(zip(names, values, strict=True))
+
+
+def _accuracy_of(outputs, extractor):
+  labels = _checked_labels(extractor, outputs.logits[0].shape[-1])
+  (logits,) = _on_one_device(outputs.logits, extractor)
+  return _accuracy(logits, outputs.real, labels)
+
+
+def _checked_labels(extractor, num_classes):
+  """Labels on the host, where those that are no class are refused."""
+  labels = extractor.images.labels
+  return checked_labels(labels, num_classes, shape=labels.shape)
+
+
+def _on_one_device(arrays, extractor):
+  """The arrays on the first device, so that sums do not depend on the number."""
+  devices = extractor.images.devices
+  return (jax.device_put(arrays, devices[0]) if len(devices) > 1 else arrays,)
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "dead_units"))
+def _probe_values(taps, real, labels, *, num_classes, dead_units):
+  """Metrics of all taps: by kernel the information flow, then the dead units."""
+  rows = [_examples(batches, real) for batches in taps]
+  values = []
+  for kernel in _FLOW_KERNELS:
+    flows = flow.information_flow(
+      rows,
+      labels,
+      num_classes,
+      kernel=kernels.by_name(kernel),
+      block_size=_FLOW_BLOCK,
+    )
+    values += [*flows]
+  if dead_units:
+    values += [(x == x[:1]).all(axis=0).mean(dtype=jnp.float32) for x in rows]
+  return values
+
+
+@jax.jit
+def _accuracy(logits, real, labels):
+  return evaluation.accuracy(_examples(logits, real), labels)
+
+
+def _examples(batches, real):
+  """Rows of batches `[devices, rows, ...]` that are examples, one after another."""
+  rows = [batch.reshape(-1, *batch.shape[2:]) for batch in batches]
+  return jnp.concatenate(rows)[real]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.typing import ArrayLike
 
 from flowkd_jax import methods
 from flowkd_jax import parallel
@@ -17,7 +18,7 @@ from flowkd_jax.train import _parallelism
 from flowkd_jax.train import _progress
 
 PyTree = Any
-EpochHook = Callable[[int, methods.Method, PyTree], Mapping[str, float]]
+EpochHook = Callable[[int, methods.Method, PyTree], Mapping[str, ArrayLike]]
 
 _STEPS_PER_CALL = 100  # on accelerators
 
@@ -35,7 +36,8 @@ class FitOptions:
     devices: Devices of this process alone; by default all, of all processes.
     on_epoch: `(epoch, method, state) -> metrics`, measured after every epoch and,
       with epoch -1, before the first; added to the metrics of that epoch. The state
-      is a copy, which it may keep.
+      is a copy, which it may keep. Metrics may be numbers on a device: training does
+      not wait for them.
     check_every: Maximum number of steps that the host runs ahead of the step whose
       metrics it has checked, and between two exchanges of several processes on
       whether to save or to stop. It is fewer steps if these would take longer than

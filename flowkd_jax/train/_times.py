@@ -1,0 +1,105 @@
+"""Where the time of a run goes: steps, compiling, measuring, waiting for data."""
+
+import collections
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.monitoring
+
+STEPS, COMPILING, MEASURING, DATA, OTHER = (
+  "steps",
+  "compiling",
+  "measuring",
+  "waiting for data",
+  "other",
+)
+NAMES = (STEPS, COMPILING, MEASURING, DATA, OTHER)
+
+_COMPILING = "/jax/core/compile/"  # how names of such events of JAX begin
+
+
+class Times:
+  """Seconds by what they were spent on; each second counts once.
+
+  What is not inside `spent` counts as `OTHER`: checkpoints, files. Tracing and
+  compiling count as `COMPILING`, wherever they happen; what other threads compile does
+  not count. Devices run behind the host: waiting for the results of steps counts as
+  steps, even if a measurement is among what the devices do.
+  """
+
+  def __init__(self, earlier: Mapping[str, float] | None = None):
+    """Starts the clock.
+
+    Args:
+      earlier: Seconds of earlier runs of the same work, to be added.
+    """
+    self._seconds = dict.fromkeys(NAMES, 0.0)
+    self.add(earlier or {})
+    self._name = OTHER
+    self._since = time.monotonic()
+    _listen()
+    self._compiled = _compiled.seconds
+
+  def add(self, earlier: Mapping[str, float]) -> None:
+    """Adds seconds of earlier runs; those by unknown names count as `OTHER`."""
+    for name, seconds in earlier.items():
+      self._seconds[name if name in self._seconds else OTHER] += seconds
+
+  @contextlib.contextmanager
+  def spent(self, name: str) -> Iterator[None]:
+    """Counts the time within the context as spent on `name`, one of `NAMES`."""
+    outer = self._switch(name)
+    try:
+      yield
+    finally:
+      self._switch(outer)
+
+  def seconds(self) -> dict[str, float]:
+    """Seconds so far, by name."""
+    self._switch(self._name)
+    return dict(self._seconds)
+
+  def _switch(self, name: str) -> str:
+    now = time.monotonic()
+    compiling = min(_compiled.seconds - self._compiled, now - self._since)
+    self._compiled = _compiled.seconds
+    self._seconds[COMPILING] += compiling
+    self._seconds[self._name] += now - self._since - compiling
+    self._since = now
+    outer, self._name = self._name, name
+    return outer
+
+
+class _Compiled(threading.local):
+  """Seconds that JAX has traced and compiled in this thread."""
+
+  def __init__(self):
+    self.seconds = 0.0
+    self._spans: collections.deque[tuple[float, float]] = collections.deque(maxlen=256)
+
+  def add(self, seconds: float) -> None:
+    """Adds an event that has just ended; events before it may be parts of it."""
+    begin = time.monotonic() - seconds
+    whole = seconds
+    while self._spans and self._spans[-1][0] >= begin:
+      seconds -= self._spans.pop()[1]
+    self._spans.append((begin, whole))
+    self.seconds += max(seconds, 0.0)
+
+
+_compiled = _Compiled()
+
+
+@functools.cache  # JAX keeps every listener that it is given.
+def _listen() -> None:
+  def on_event(event: str, seconds: float, **_: Any) -> None:
+    if event.startswith(_COMPILING):
+      _compiled.add(seconds)
+
+  jax.monitoring.register_event_duration_secs_listener(on_event)
