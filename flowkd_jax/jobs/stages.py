@@ -250,31 +250,40 @@ class StageRunner:
     if self.is_done(stage.name):
       self.progress.say(f"{stage.title}: done before, in {folder}")
       return read_results(self.workdir, stage.name)
+    times = train.Times()
     if isinstance(stage, Imported):
       networks = {"network": stage.network}
-      seconds = self._record_imported(stage, networks)
+      with times.spent(train.MEASURING):
+        seconds = self._record_imported(stage, networks)
       about: dict[str, Any] = {"epochs": 0, "teacher": None}
     else:
-      networks, seconds = self._train(stage)
+      networks, seconds = self._train(stage, times)
       about = {"epochs": stage.epochs, "teacher": stage.teacher}
       if stage.summarize is not None:
         about |= stage.summarize(self.metrics(stage.name))
-    about |= {"seconds": seconds, "environment": environment.environment()}
+    with times.spent(train.MEASURING):
+      measured = {
+        exported: self._evaluate(network, classifies=stage.classifies)
+        for exported, network in networks.items()
+      }
+    spent = times.seconds()
+    about |= {"seconds": seconds, "times": spent}
+    about["environment"] = environment.environment()
     results = []
-    for exported, network in networks.items():
+    for exported, values in measured.items():
       suffix = "" if len(networks) == 1 else exported
       names = {
         "name": "/".join(filter(None, (stage.name, suffix))),
         "title": ", ".join(filter(None, (stage.title, suffix))),
       }
-      measured = self._evaluate(network, classifies=stage.classifies)
-      results.append({**names, **measured, **about})
+      results.append({**names, **values, **about})
     write_json(folder / RESULTS, results)
     if train.is_first_process():
       shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    self.progress.say(f"{stage.title}: {_in_words(spent)}")
     return results
 
-  def _train(self, stage: Stage) -> train.TrainedNetworks:
+  def _train(self, stage: Stage, times: train.Times) -> train.TrainedNetworks:
     method = stage.make_method()
     training = self._with_teacher(stage, method)
     measure = self._measures(stage.classifies, last=stage.epochs - 1)
@@ -291,6 +300,7 @@ class StageRunner:
       self.options,
       progress=self.progress,
       title=stage.title,
+      times=times,
       on_epoch=on_epoch,
       should_stop=self.should_stop,
     )
@@ -411,6 +421,12 @@ def read_results(workdir: Path, name: str) -> list[dict[str, Any]]:
       f"{path}: expected the results of a stage, got {str(networks)[:60]!r}; {remedy}"
     )
   return networks
+
+
+def _in_words(times: Mapping[str, float]) -> str:
+  """Seconds by what they were spent on, as a line."""
+  parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in times.items())
+  return f"{sum(times.values()):.1f} s: {parts}"
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[dict[str, Any]]) -> None:

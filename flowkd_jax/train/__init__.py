@@ -31,6 +31,8 @@ from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes
 from flowkd_jax.train._progress import Progress
 from flowkd_jax.train._rehearsal import check_method
+from flowkd_jax.train._times import MEASURING
+from flowkd_jax.train._times import Times
 from flowkd_jax.train._workdir import TrainedNetworks
 from flowkd_jax.train._workdir import blank_network
 from flowkd_jax.train._workdir import check_same_run
@@ -50,6 +52,8 @@ __all__ = [
   "PlacedImages",
   "Progress",
   "Diagnostics",
+  "MEASURING",
+  "Times",
   "Trained",
   "TrainedNetworks",
   "blank_network",

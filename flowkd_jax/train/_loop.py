@@ -27,6 +27,7 @@ from flowkd_jax.train import _pace
 from flowkd_jax.train import _position
 from flowkd_jax.train import _prefetch
 from flowkd_jax.train import _processes
+from flowkd_jax.train import _times
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +83,9 @@ def fit(
   checks.check_whole("epochs", epochs)
   if epochs < 0:
     raise ValueError(f"epochs: expected 0 or above, got {epochs}")
-  return _Run(method, batches, epochs, options or _options.FitOptions()).run(key)
+  run = _Run(method, batches, epochs, options or _options.FitOptions())
+  with run.times.spent(_times.STEPS):
+    return run.run(key)
 
 
 class _Run:
@@ -108,6 +111,7 @@ class _Run:
     self._in_flight = _pace.InFlight(self._pace, options.check_every)
     self._exchange_at = 1  # step of the next exchange of several processes
     self._compiled: set[bool] = set()
+    self.times = options.times or _times.Times()
 
   def run(self, key):
     self._device_step, state = self._start(key)
@@ -135,7 +139,8 @@ class _Run:
     with self._batches_of(epoch) as (batches, block, most):
       while True:
         steps, many = self._next_call(block, most)
-        chunk = list(itertools.islice(batches, steps))
+        with self.times.spent(_times.DATA):
+          chunk = list(itertools.islice(batches, steps))
         if not chunk:
           return state
         state = self._call(state, chunk, many)
@@ -324,11 +329,13 @@ class _Run:
       "sums": self.sums,
       "seconds": self.seconds,
       "total_seconds": self._total_seconds(),
+      "times": self.times.seconds(),
     }
-    # A run that is killed after this resumes behind these epochs.
-    if self.options.metrics is not None:
-      self.options.metrics.flush()
-    self.options.checkpoints.save(self.step, state, position)
+    with self.times.spent(_times.OTHER):
+      # A run that is killed after this resumes behind these epochs.
+      if self.options.metrics is not None:
+        self.options.metrics.flush()
+      self.options.checkpoints.save(self.step, state, position)
     self.saved_at = time.monotonic()
 
   def _measure(self, epoch, state, means):
@@ -336,7 +343,8 @@ class _Run:
     if self.options.on_epoch is not None:
       # A copy: the next step donates the state, and the hook may keep a network.
       copy = self._device_step.place_state(state)
-      measured = self.options.on_epoch(epoch, self.method, copy)
+      with self.times.spent(_times.MEASURING):
+        measured = self.options.on_epoch(epoch, self.method, copy)
     if self.options.metrics is not None and (means or measured):
       self.options.metrics.write(epoch, self.step, {**means, **measured})
 

@@ -16,6 +16,7 @@ from flowkd_jax.train import _checkpoint
 from flowkd_jax.train import _metrics
 from flowkd_jax.train import _parallelism
 from flowkd_jax.train import _progress
+from flowkd_jax.train import _times
 
 PyTree = Any
 EpochHook = Callable[[int, methods.Method, PyTree], Mapping[str, ArrayLike]]
@@ -54,11 +55,14 @@ class FitOptions:
       process. Results are equal up to rounding, unless dropout is drawn.
     shard: Rule by which state and constants are sharded over the devices, for "jit":
       see `parallel.fully_sharded`. None keeps them whole on every device.
+    times: Where it is added up what the time was spent on, with that of the runs before
+      a resume.
   """
 
   checkpoints: _checkpoint.Checkpoints | None = None
   checkpoint_seconds: float = 60.0
   metrics: _metrics.MetricsWriter | None = None
+  times: _times.Times | None = None
   progress: _progress.Progress | None = None
   title: str = "training"
   devices: Sequence[Any] | None = None

@@ -19,7 +19,7 @@ STEPS, COMPILING, MEASURING, DATA, OTHER = (
   "waiting for data",
   "other",
 )
-NAMES = (STEPS, COMPILING, MEASURING, DATA, OTHER)
+NAMES: tuple[str, ...] = (STEPS, COMPILING, MEASURING, DATA, OTHER)
 
 _COMPILING = "/jax/core/compile/"  # how names of such events of JAX begin
 
@@ -39,7 +39,7 @@ class Times:
     Args:
       earlier: Seconds of earlier runs of the same work, to be added.
     """
-    self._seconds = dict.fromkeys(NAMES, 0.0)
+    self._seconds: dict[str, float] = dict.fromkeys(NAMES, 0.0)
     self.add(earlier or {})
     self._name = OTHER
     self._since = time.monotonic()
@@ -98,8 +98,8 @@ _compiled = _Compiled()
 
 @functools.cache  # JAX keeps every listener that it is given.
 def _listen() -> None:
-  def on_event(event: str, seconds: float, **_: Any) -> None:
+  def on_event(event: str, duration_secs: float, **_: Any) -> None:
     if event.startswith(_COMPILING):
-      _compiled.add(seconds)
+      _compiled.add(duration_secs)
 
   jax.monitoring.register_event_duration_secs_listener(on_event)

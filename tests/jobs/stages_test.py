@@ -1,6 +1,7 @@
 """Stages of a job: results that are kept, and what is checked before they run."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -48,6 +49,20 @@ def test_results_of_another_form_and_damage_are_named(tmp_path):
   path.write_text(path.read_text().replace("0.5", "0.6"))
   with pytest.raises(ValueError, match="is damaged: .*delete .*student to train"):
     stages.read_results(tmp_path, "student")
+
+
+def test_stage_says_where_its_time_went(runner, tmp_path, capsys):
+  model = models.by_name("digits_cnn:1", num_classes=3)
+  network = train.blank_network(model, image_shape=(8, 8, 1))
+  runner.run(stages.Imported("given", "given network", network))
+  said = capsys.readouterr().out
+  (line,) = [line for line in said.splitlines() if "compiling" in line]
+  assert re.match(r"given network: [0-9.]+ s: steps 0\.0, compiling [0-9.]+, ", line)
+  (found,) = stages.read_results(tmp_path, "given")
+  assert [*found["times"]] == [
+    *("steps", "compiling", "measuring", "waiting for data", "other")
+  ]
+  assert found["times"]["measuring"] > 0
 
 
 def test_network_of_a_stage_that_has_not_run_is_refused(runner):

@@ -31,7 +31,7 @@ def _readers(count: int) -> Work:
       train.FeatureExtractor(model, batches, taps=(), devices=devices)
       for _ in range(count)
     ]
-    return extractors[-1].resident.arrays  # the other extractors are alive until here
+    return extractors[-1].images.resident.arrays  # all are alive until here
 
   return work
 
