@@ -15,7 +15,7 @@ from experiments.benchmarks import measurement
 from experiments.benchmarks.growth import cases
 from flowkd_jax.jobs import fields
 
-_QUANTITIES = ("first", "again", "mib")
+_QUANTITIES = ("first", "again", "processor", "mib")
 _MEASURE = "from experiments.benchmarks.growth import cases; cases.print_measured()"
 Record = Mapping[str, Any]
 
@@ -49,8 +49,8 @@ def run(config: Config) -> None:
   environment = measurement.environment()
   print(measurement.heading(environment))
   print(
-    "\n| case | grows | sizes | first call s | second call s | MiB | exponents |\n"
-    "|---|---|---|---|---|---|---|"
+    "\n| case | grows | sizes | first call s | second call s | processor s | MiB | "
+    "exponents |\n|---|---|---|---|---|---|---|---|"
   )
   records = []
   for name in config.cases:
@@ -72,7 +72,7 @@ def _points(name: str, sizes: Sequence[int]) -> list[dict[str, float]]:
 
 
 def line(record: Record) -> str:
-  """A row of the table; the last cell has the exponents of the three columns."""
+  """A row of the table; the last cell has the exponents of the four columns."""
   points, sizes = record["points"], record["sizes"]
   columns = [[point[name] for point in points] for name in _QUANTITIES]
   cells = [record["case"], cases.CASES[record["case"]].grows, _listed(sizes, ",")]

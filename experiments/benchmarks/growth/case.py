@@ -30,16 +30,24 @@ class Case:
 
 
 def measure(case: Case, size: int) -> dict[str, float]:
-  """Seconds of the first and the second call, and the peak memory of both.
+  """Seconds of the first and the second call, processor time and memory of both.
 
-  The first call includes tracing and compilation. Memory is counted from the start of
-  the first call, in MiB: of the device if it reports its memory, else of the process.
+  The first call includes tracing and compilation. Processor time is that of all threads
+  of the process, which other work on the machine hardly changes. Memory is the peak
+  from the start of the first call, in MiB: of the device if it reports its memory, else
+  of the process.
   """
   work = case.make(size)
   gc.collect()
   start = _start_of_memory()
+  began = time.process_time()
   first, again = _seconds(work), _seconds(work)
-  return {"first": first, "again": again, "mib": (_peak_memory() - start) / 2**20}
+  return {
+    "first": first,
+    "again": again,
+    "processor": time.process_time() - began,
+    "mib": (_peak_memory() - start) / 2**20,
+  }
 
 
 def _seconds(work: Callable[[], Any]) -> float:

@@ -16,7 +16,10 @@ def test_exponent_is_that_of_a_power():
 def test_run_prints_and_writes_a_line_for_each_case(tmp_path, monkeypatch, capsys):
   def points(name, sizes):
     del name
-    return [{"first": 1.0, "again": 0.5 * size, "mib": size**2} for size in sizes]
+    return [
+      {"first": 1.0, "again": 0.5 * size, "processor": 3.0, "mib": size**2}
+      for size in sizes
+    ]
 
   monkeypatch.setattr(benchmark, "_points", points)
   output = tmp_path / "growth.json"
@@ -24,7 +27,7 @@ def test_run_prints_and_writes_a_line_for_each_case(tmp_path, monkeypatch, capsy
     cases=("cka_matrix",), sizes=("1", "2", "4"), json=str(output)
   )
   benchmark.run(config)
-  line = "| 1, 2, 4 | 1, 1, 1 | 0.5, 1, 2 | 1, 4, 16 | 0.0, 1.0, 2.0 |"
+  line = "| 1, 1, 1 | 0.5, 1, 2 | 3, 3, 3 | 1, 4, 16 | 0.0, 1.0, 0.0, 2.0 |"
   assert line in capsys.readouterr().out
   (record,) = json.loads(output.read_text())["records"]
   assert record["case"] == "cka_matrix"
