@@ -11,6 +11,7 @@ and is not used if another user may write to it.
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import platform
 import sys
@@ -133,6 +134,8 @@ def _use(folder: Path) -> None:
     if name.upper() not in os.environ:
       jax.config.update(name, value)
   jax.config.update("jax_compilation_cache_dir", str(folder))
+  # It would report each reset.
+  logging.getLogger("jax._src.compilation_cache").setLevel(logging.WARNING)
   compilation_cache.reset_cache()  # JAX opens the folder once, when it first compiles.
 
 
