@@ -21,7 +21,10 @@ from flowkd_jax.evaluation._rows import Metric
 from flowkd_jax.evaluation._rows import Rows
 from flowkd_jax.evaluation._rows import unit_rows
 
-_DISTANCES_AT_ONCE = 2**23
+_DISTANCES_AT_ONCE = 2**23  # on a CPU, where larger arrays leave the caches
+_UNKNOWN_AT_ONCE = 2**26  # on a device that does not tell its memory
+_MOST_AT_ONCE = 2**30  # on any device: indices have 32 bits
+_COPIES = 6  # arrays of the size of the distances that sorting needs
 
 
 class Ranking(NamedTuple):
@@ -62,11 +65,16 @@ class Block(NamedTuple):
   positions: Int[np.ndarray, "block relevant"]
 
 
-def prepare_ranking(rows: Rows, metric: Metric) -> Ranking:
+def prepare_ranking(rows: Rows, metric: Metric, *, backend: str = "cpu") -> Ranking:
   """Sorts both sets by class and writes the metric as an inner product.
 
   The squared norm of the query is left out, as it moves no rank. Euclidean rows
   are centred, which spares digits when features share a large offset.
+
+  Args:
+    rows: both sets.
+    metric: "euclidean" or "cosine".
+    backend: where they are ranked; it decides how many queries are a chunk.
   """
   database, queries = rows.database, rows.queries
   if metric == "cosine":
@@ -81,7 +89,7 @@ def prepare_ranking(rows: Rows, metric: Metric) -> Ranking:
   ends = counts.cumsum()
   order = np.argsort(rows.query_classes, kind="stable")
   order = order[rows.query_classes[order] >= 0]
-  chunk = int(np.clip(_DISTANCES_AT_ONCE // len(database), 8, len(order)))
+  chunk = _chunk_size(len(order), len(database), database.dtype.itemsize, backend)
   padding = -len(order) % chunk
   return Ranking(
     database=jnp.asarray(database[by_class]),
@@ -91,6 +99,29 @@ def prepare_ranking(rows: Rows, metric: Metric) -> Ranking:
     spans=np.stack([ends - counts, ends], 1)[rows.query_classes[order]],
     chunk=chunk,
   )
+
+
+def _chunk_size(queries: int, database: int, itemsize: int, backend: str) -> int:
+  """Number of queries to rank at once.
+
+  A device other than a CPU gets as many as half of its free memory holds, in chunks of
+  nearly equal size.
+  """
+  if backend == "cpu":
+    return int(np.clip(_DISTANCES_AT_ONCE // database, 8, queries))
+  free = _free_bytes()
+  fitting = _UNKNOWN_AT_ONCE if free is None else free // (2 * _COPIES * itemsize)
+  most = int(np.clip(min(fitting, _MOST_AT_ONCE) // database, 8, queries))
+  return -(-queries // -(-queries // most))
+
+
+def _free_bytes() -> int | None:
+  """Free memory of the default device; None if it does not tell."""
+  (device,) = jnp.zeros(()).devices()
+  known = device.memory_stats() or {}
+  if "bytes_limit" not in known:
+    return None
+  return max(0, known["bytes_limit"] - known.get("bytes_in_use", 0))
 
 
 def dispatch_chunk(

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from flowkd_jax.evaluation._overlap import check_apart
 from flowkd_jax.evaluation._precision import RECALL_LEVELS
 from flowkd_jax.evaluation._precision import Sums
 from flowkd_jax.evaluation._precision import sum_precisions
+from flowkd_jax.evaluation._ranking import Block
 from flowkd_jax.evaluation._ranking import Ranking
 from flowkd_jax.evaluation._ranking import collect_chunk
 from flowkd_jax.evaluation._ranking import dispatch_chunk
@@ -30,6 +32,7 @@ from flowkd_jax.evaluation._rows import Metric
 from flowkd_jax.evaluation._rows import labelled_rows
 
 _MOST_THREADS = 8
+_POSITIONS_OF_PIECE = 2**20  # that a thread sums at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +102,9 @@ def retrieval(
 
   Runs on the host, not under `jit`. Distances are computed on the default JAX
   device in float32, or in float64 if the features are float64 under x64; sorting
-  them loses no digit. All 10,000 against 50,000 rows of CIFAR-10 need less than 1 GB.
+  them loses no digit. All 10,000 against 50,000 rows of CIFAR-10 need less than 1 GB
+  on a CPU. Another device ranks as many queries at once as half of its free memory
+  holds.
 
   Args:
     database: features to find; usually those of the training set.
@@ -127,7 +132,9 @@ def retrieval(
   batch = np.arange(asked) // authors_query_batch * authors_query_batch
   lengths = np.minimum(asked - batch, authors_query_batch)
   lengths = np.minimum(lengths, available)
-  sums = _sum_over_queries(prepare_ranking(rows, metric), lengths, available, progress)
+  backend = jax.default_backend()
+  ranking = prepare_ranking(rows, metric, backend=backend)
+  sums = _sum_over_queries(ranking, lengths, available, backend, progress)
   plain = sums.hits.cumsum() / (asked * np.arange(1, available + 1))
   raw = plain.copy()
   raw[: sums.authors_head.size] = sums.authors_head / asked
@@ -159,30 +166,51 @@ def _sum_over_queries(
   ranking: Ranking,
   lengths: Int[np.ndarray, " queries"],
   available: int,
+  backend: str,
   progress: Callable[[int, int], None] | None,
 ) -> Sums:
   """Sums of all chunks, always added in the same order."""
-  backend = jax.default_backend()
   head = lengths.max()
 
-  def work(start: int, rows: Array) -> Sums:
-    blocks = collect_chunk(ranking, start, rows, backend=backend)
+  def sums_of(blocks: Sequence[Block]) -> tuple[int, Sums]:
+    """Number of queries of some blocks, and their sums."""
     sums = (
       sum_precisions(block.positions, lengths[block.queries], available, head)
       for block in blocks
     )
-    return functools.reduce(_add, sums)
+    return sum(len(block.queries) for block in blocks), functools.reduce(_add, sums)
+
+  def sums_of_chunk(start: int, rows: Array) -> tuple[int, Sums]:
+    return sums_of(collect_chunk(ranking, start, rows, backend=backend))
 
   dispatched = (
     (start, dispatch_chunk(ranking, start, backend=backend)) for start in ranking.starts
   )
-  parts = _in_threads(work, dispatched)
-  return functools.reduce(_add, _reported(parts, ranking, progress))
+  if backend == "cpu":  # NumPy sorts a chunk in each thread.
+    parts = _in_threads(sums_of_chunk, dispatched)
+  else:
+    parts = _in_threads(sums_of, _pieces(ranking, dispatched, backend))
+  return functools.reduce(_add, _reported(parts, len(ranking.order), progress))
+
+
+def _pieces(
+  ranking: Ranking, dispatched: Iterable[tuple[int, Array]], backend: str
+) -> Iterator[tuple[list[Block]]]:
+  """Ranked queries in pieces for the threads; the device ranks the next chunk."""
+  ahead = [*itertools.islice(dispatched, 1)]
+  while ahead:
+    start, rows = ahead.pop()
+    ahead += itertools.islice(dispatched, 1)
+    for block in collect_chunk(ranking, start, rows, backend=backend):
+      size = max(1, _POSITIONS_OF_PIECE // block.positions.shape[1])
+      for first in range(0, len(block.queries), size):
+        piece = slice(first, first + size)
+        yield ([Block(block.queries[piece], block.positions[piece])],)
 
 
 def _in_threads(
-  work: Callable[..., Sums], arguments: Iterable[tuple]
-) -> Iterator[Sums]:
+  work: Callable[..., tuple[int, Sums]], arguments: Iterable[tuple]
+) -> Iterator[tuple[int, Sums]]:
   """Results in order; few arguments wait at once, as they are large.
 
   Arguments are made in the calling thread, where JAX's context managers hold.
@@ -199,15 +227,16 @@ def _in_threads(
 
 
 def _reported(
-  parts: Iterable[Sums],
-  ranking: Ranking,
+  parts: Iterable[tuple[int, Sums]],
+  total: int,
   progress: Callable[[int, int], None] | None,
 ) -> Iterator[Sums]:
-  """The parts as they come, with a call of `progress` for each."""
-  total = len(ranking.order)
-  for start, part in zip(ranking.starts, parts, strict=True):
+  """The sums as they come, with a call of `progress` for each."""
+  done = 0
+  for queries, part in parts:
+    done += queries
     if progress is not None:
-      progress(min(start + ranking.chunk, total), total)
+      progress(done, total)
     yield part
 
 

@@ -80,3 +80,20 @@ def test_chunks_are_padded_and_change_nothing(monkeypatch):
   assert [*ranking.starts] == [0, 8, 16]
   assert ranking.queries.shape == (24, 3)
   assert _positions(ranking, "cpu") == whole == _ranked(rows, "euclidean")
+
+
+@pytest.mark.parametrize(
+  ("free", "chunk"), [(None, 10_000), (2**36, 10_000), (2**20, 21), (0, 8)]
+)
+def test_chunks_of_a_device_fill_half_of_its_free_memory(free, chunk, monkeypatch):
+  assert _ranking._free_bytes() is None  # A CPU does not tell.
+  monkeypatch.setattr(_ranking, "_free_bytes", lambda: free)
+  assert _ranking._chunk_size(10_000, 1_000, 4, "gpu") == chunk
+  assert _ranking._chunk_size(10_000, 50_000, 4, "cpu") == 167
+
+
+def test_chunks_of_a_device_are_of_nearly_equal_size(monkeypatch):
+  monkeypatch.setattr(_ranking, "_free_bytes", lambda: 2**40)
+  assert _ranking._chunk_size(10_000, 50_000, 4, "gpu") == 10_000
+  # No array has more than 2**30 entries: 5,368 queries would be the most.
+  assert _ranking._chunk_size(10_000, 200_000, 4, "gpu") == 5_000

@@ -185,7 +185,15 @@ def test_retrieval_is_the_same_for_both_ways_to_sort(metric, monkeypatch):
   data[0][20:40] = data[0][40:60]  # ties within classes and across them
   by_numpy = retrieval(*data, metric=metric, ranks=(1, 10))
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  assert_same(by_numpy, retrieval(*data, metric=metric, ranks=(1, 10)))
+  monkeypatch.setattr(_ranking, "_UNKNOWN_AT_ONCE", 90 * 9)
+  monkeypatch.setattr(_retrieval, "_POSITIONS_OF_PIECE", 100)
+  calls = []
+  by_xla = retrieval(
+    *data, metric=metric, ranks=(1, 10), progress=lambda *call: calls.append(call)
+  )
+  assert_same(by_numpy, by_xla, 1e-12)  # Sums are added in another order.
+  assert calls[-1] == (40, 40)
+  assert len(calls) > 5  # pieces of chunks
 
 
 def test_retrieval_does_not_depend_on_chunks(monkeypatch):
