@@ -49,7 +49,9 @@ def _run(workdir, experiment=similarity_preserving, **options):
       "8 devices cannot share 100 rows",
       marks=pytest.mark.eight_devices,
     ),
-    ({"test_split": "test[:5]"}, "split test"),
+    pytest.param(
+      {"test_split": "test[:5]"}, "split test", marks=pytest.mark.eight_devices
+    ),
   ],
 )
 def test_refused_run_writes_nothing(options, match, ran, tmp_path):

@@ -10,6 +10,7 @@ from flowkd_jax import parallel
 ROWS = np.arange(8, dtype=np.float32).reshape(4, 2)
 
 
+@pytest.mark.eight_devices
 def test_functions_of_the_global_batch_are_those_of_the_whole_one():
   def of(rows, axis_name):
     return (

@@ -21,6 +21,7 @@ def _add_total(carried, rows):
   return carried + total, rows * total
 
 
+@pytest.mark.eight_devices
 def test_map_step_splits_rows_and_gives_the_rest_to_every_device():
   mapped = parallel.map_step(_add_total, in_axes=(None, 0))
   carried, rows = mapped(jnp.ones(()), ROWS)
@@ -28,6 +29,7 @@ def test_map_step_splits_rows_and_gives_the_rest_to_every_device():
   np.testing.assert_array_equal(rows, ROWS * ROWS.sum())
 
 
+@pytest.mark.eight_devices
 def test_map_step_returns_one_result_and_donates():
   devices = jax.local_devices()[:4]
   mapped = parallel.map_step(
@@ -60,6 +62,7 @@ def _placed(shard, tree):
   return parallel.constrain(tree, shard=shard)
 
 
+@pytest.mark.eight_devices
 def test_both_modes_take_and_return_the_same():
   def step(axis, carried, rows):
     total = parallel.global_sum(rows.sum(), axis)
@@ -79,6 +82,7 @@ def test_both_modes_take_and_return_the_same():
   )
 
 
+@pytest.mark.eight_devices
 def test_jit_mode_splits_a_later_axis_and_donates():
   seen = []
 
@@ -111,6 +115,7 @@ def test_check_mode_refuses_unknown_modes_and_rules_of_another():
   parallel.check_mode("jit", rule)
 
 
+@pytest.mark.eight_devices
 def test_fully_sharded_splits_the_longest_axis_below_a_name():
   rule = parallel.fully_sharded("constants")
   assert rule("constants/params/kernel", (8, 3, 16)) == PartitionSpec(
@@ -129,6 +134,7 @@ def test_fully_sharded_splits_the_longest_axis_below_a_name():
   assert parallel.fully_sharded(num_devices=3)("kernel", (8, 6)) is not None
 
 
+@pytest.mark.eight_devices
 def test_place_and_constrain_follow_a_rule():
   tree = {"kernel": np.ones((16, 4), np.float32), "key": jax.random.key(0)}
   placed = parallel.place(tree, shard=parallel.fully_sharded(), name="constants")
@@ -138,6 +144,7 @@ def test_place_and_constrain_follow_a_rule():
   assert again["kernel"].sharding == placed["kernel"].sharding
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
   "spec",
   [

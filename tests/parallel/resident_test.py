@@ -27,6 +27,7 @@ def small_devices(monkeypatch):
   monkeypatch.setattr(_resident, "device_bytes", lambda devices=None: size)
 
 
+@pytest.mark.eight_devices
 def test_users_at_the_same_time_share_one_copy_that_is_freed_with_the_last(images):
   one = parallel.share({"images": images, "seed": np.uint32(3)}, DEVICES)
   other = parallel.share({"images": images}, DEVICES)
@@ -58,6 +59,7 @@ def test_array_that_changed_is_put_there_anew(change, images):
   assert after.arrays["images"] is not before.arrays["images"]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("mode", ["pmap", "jit"])
 def test_large_array_is_split_and_rows_are_those_of_the_whole(
   mode, images, small_devices
@@ -90,6 +92,7 @@ def test_arrays_that_fit_or_may_not_be_split_stay_whole(images, small_devices):
   assert alone.in_axes is None
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("mode", ["pmap", "jit"])
 def test_batches_of_a_split_data_set_are_those_of_the_whole(
   mode, images, small_devices
@@ -126,6 +129,7 @@ def test_batches_of_a_split_data_set_are_those_of_the_whole(
     )
 
 
+@pytest.mark.eight_devices
 def test_device_bytes_are_those_that_a_device_tells():
   class Card:
     platform = "gpu"
