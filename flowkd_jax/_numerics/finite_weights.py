@@ -1,5 +1,6 @@
 """Weights that come from outside, checked for NaN and infinity."""
 
+import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,11 +35,18 @@ def check_finite(name: str, arrays: Mapping[str, Any]) -> None:
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-  """Leaves of a tree by their path, such as "params/conv_1/kernel"."""
+  """Leaves of a tree by their path, such as "params/conv_1/kernel".
+
+  Where two paths read alike, because a key holds a slash, both are written with
+  brackets: "['a/b']" and "['a']['b']".
+  """
+  keystr = jax.tree_util.keystr
   leaves = jax.tree_util.tree_leaves_with_path(tree)
+  names = [keystr(path, simple=True, separator="/") for path, _ in leaves]
+  counts = collections.Counter(names)
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in leaves
+    name if counts[name] == 1 else keystr(path): leaf
+    for name, (path, leaf) in zip(names, leaves, strict=True)
   }
 
 

@@ -55,3 +55,9 @@ def test_by_path_names_leaves_as_they_are_nested():
     "params/conv/kernel": 1.0,
     "other/blocks/0/mask": 2.0,
   }
+
+
+def test_by_path_keeps_leaves_apart_whose_paths_read_alike():
+  tree = {"a": {"b": 1.0}, "a/b": 2.0, "c": 3.0}
+  named = finite_weights.by_path(tree)
+  assert named == {"['a']['b']": 1.0, "['a/b']": 2.0, "c": 3.0}
