@@ -19,7 +19,7 @@ TINY = {
   "student_epochs": "2@1e-3",
   "rotations": ("0", "30", "60"),
   "domain_images": 40,
-  "flow_examples": 16,
+  "measure": (),
   "diagnostics": False,
   "batch_size": 24,
 }

@@ -16,7 +16,7 @@ TINY = {
   "local_steps": 2,
   "generator_steps": 2,
   "averaged_rounds": 2,
-  "flow_examples": 16,
+  "measure": (),
   "diagnostics": False,
   "target_accuracy": 0.12,
 }

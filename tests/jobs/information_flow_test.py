@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -104,7 +105,8 @@ def test_work_directory_of_other_settings_is_refused(finished):
 )
 def test_stages_can_be_named_and_options_work(options, finished, tmp_path):
   shutil.copytree(finished / "auxiliary", tmp_path / "auxiliary")
-  _run(tmp_path, stages=("student",), student_epochs="1@1e-3", **options)
+  options |= {"student_epochs": "1@1e-3", "measure": ()}
+  _run(tmp_path, stages=("student",), **options)
   results = json.loads((tmp_path / "results.json").read_text())["networks"]
   assert [r["name"] for r in results] == ["auxiliary", "student"]
   assert (results[-1]["accuracy"] is not None) == ("label_weight" in options)
@@ -113,7 +115,8 @@ def test_stages_can_be_named_and_options_work(options, finished, tmp_path):
 @pytest.mark.slow
 def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
   shutil.copytree(finished / "auxiliary", tmp_path / "auxiliary")
-  _run(tmp_path, stages=flow_settings.BASELINES, learning_rate_decay="cosine")
+  options = {"learning_rate_decay": "cosine", "measure": ()}
+  _run(tmp_path, stages=flow_settings.BASELINES, **options)
   results = json.loads((tmp_path / "results.json").read_text())["networks"]
   assert [r["name"] for r in results] == [
     "auxiliary",
@@ -127,7 +130,7 @@ def test_baselines_learn_from_the_auxiliary(finished, tmp_path):
 @pytest.mark.slow
 def test_networks_of_an_earlier_run_are_taken(finished, tmp_path):
   chosen = ("teacher", "auxiliary", "student")
-  earlier = {"networks_from": str(finished)}
+  earlier = {"networks_from": str(finished), "measure": ("retrieval",)}
   _run(tmp_path / "run", stages=chosen, **earlier)
   before, now = (
     {
@@ -165,15 +168,20 @@ def test_student_from_the_teacher_cache_is_the_same(finished, tmp_path, capsys):
   runs = {
     "plain": {},
     "filling": {"teacher_cache": str(cache)},
-    "reading": {"teacher_cache": str(cache), "diagnostics": True},
+    "reading": {
+      "teacher_cache": str(cache),
+      "diagnostics": True,
+      "measure": ("flow",),
+    },
   }
   options = {"stages": ("student",), "student_epochs": "1@1e-3"}
-  results = {}
+  results, networks = {}, {}
 
   def student(name, **given):
     workdir = tmp_path / name
     shutil.copytree(finished / "auxiliary", workdir / "auxiliary")
-    _run(workdir, **options, **given)
+    _run(workdir, **{"measure": (), **options, **given})
+    networks[name] = _network(workdir, "student")
     return json.loads((workdir / "student" / "results.json").read_text())[0]
 
   for name, given in runs.items():
@@ -191,8 +199,8 @@ def test_student_from_the_teacher_cache_is_the_same(finished, tmp_path, capsys):
   results["recorded"] = student(
     "recorded", learn_from="recorded", teacher_cache=str(folder)
   )
-  expected = results["plain"]["retrieval"]
-  assert all(result["retrieval"] == expected for result in results.values())
+  for network in networks.values():
+    jax.tree.map(np.testing.assert_array_equal, network, networks["plain"])
   assert [result["teacher"] for result in results.values()] == 3 * ["auxiliary"] + [
     None
   ]
@@ -220,7 +228,7 @@ def test_impossible_caches_are_refused(options, match, tmp_path):
 def test_student_learns_from_the_teacher_itself(layer_map, finished, tmp_path):
   for stage in ("teacher", "student_labels"):
     shutil.copytree(finished / stage, tmp_path / stage)
-  options = {"learn_from": "teacher", "layer_map": layer_map}
+  options = {"learn_from": "teacher", "layer_map": layer_map, "measure": ()}
   _run(tmp_path, stages=("student",), student_epochs="1@1e-3", **options)
   result = json.loads((tmp_path / "results.json").read_text())["networks"][-1]
   assert result["teacher"] == "teacher"
@@ -237,18 +245,28 @@ def test_student_learns_from_the_teacher_itself(layer_map, finished, tmp_path):
   assert layer_matching.given_layers(str(saved), *taps) == found["layer_map"]
 
 
+TRANSFORMER = {
+  "teacher_network": "digits_vit:4",
+  "learn_from": "teacher",
+  "layer_map": "auto",
+  "measure": (),
+}
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory):
+  """A work directory in which a transformer has been trained as the teacher."""
+  workdir = tmp_path_factory.mktemp("transformer")
+  _run(workdir, stages=("teacher",), teacher_epochs="1@1e-3", **TRANSFORMER)
+  return workdir
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "class_token"])
-def test_student_learns_from_a_transformer(pooling, tmp_path):
-  options = {"teacher_network": "digits_vit:4", "learn_from": "teacher"}
-  options |= {"teacher_pooling": pooling, "layer_map": "auto"}
-  _run(
-    tmp_path,
-    stages=("teacher", "student"),
-    teacher_epochs="1@1e-3",
-    student_epochs="1@1e-3",
-    **options,
-  )
+def test_student_learns_from_a_transformer(pooling, transformer, tmp_path):
+  shutil.copytree(transformer / "teacher", tmp_path / "teacher")
+  options = {**TRANSFORMER, "stages": ("student",), "student_epochs": "1@1e-3"}
+  _run(tmp_path, teacher_pooling=pooling, **options)
   teacher, student = json.loads((tmp_path / "results.json").read_text())["networks"]
   assert student["teacher"] == "teacher"
   assert teacher["accuracy"] > 0.05
@@ -256,7 +274,7 @@ def test_student_learns_from_a_transformer(pooling, tmp_path):
   assert found["layer_map"]["dense"] == "class_token"
   assert found["teacher_taps"][0] == "block_1"
   with pytest.raises(ValueError, match="--teacher_pooling: .* before, None now"):
-    _run(tmp_path, stages=("student",), **options | {"teacher_pooling": None})
+    _run(tmp_path, **options)
 
 
 class Theirs(nnx.Module):
@@ -291,6 +309,7 @@ def test_student_learns_from_a_network_of_another_framework(tmp_path, monkeypatc
     stages=("teacher", "student"),
     teacher_network="theirs:make_theirs",
     learn_from="teacher",
+    measure=("flow",),
     teacher_epochs="1@1e-3",
     student_epochs="1@1e-3",
   )
@@ -327,11 +346,9 @@ def test_weights_from_pytorch_replace_the_auxiliary(tmp_path):
       )
 
 
-def test_unprepared_data_set_is_refused_at_once(tmp_path):
-  began = time.monotonic()
+def test_unprepared_data_set_is_refused_before_any_work(tmp_path):
   with pytest.raises(data.DatasetNotPreparedError, match="cifar10"):
     _run(tmp_path, dataset="cifar10", data_dir=str(tmp_path / "nothing"))
-  assert time.monotonic() - began < 10
   assert not (tmp_path / "config.json").exists()
 
 
@@ -378,9 +395,9 @@ def _wait_for(condition, process):
     time.sleep(0.01)
 
 
-def _student(workdir):
+def _network(workdir, stage):
   with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore((workdir / "student_labels" / "network").absolute())
+    return checkpointer.restore((workdir / stage / "network").absolute())
 
 
 def _new_checkpoint(workdir, stage):
@@ -418,12 +435,11 @@ def test_killed_and_terminated_runs_end_bit_for_bit_like_an_uninterrupted_one(tm
   output, _ = last.communicate(timeout=800)
   assert last.returncode == 0, output
 
-  expected, actual = _student(tmp_path / "whole"), _student(parts)
+  expected, actual = (
+    _network(folder, "student_labels") for folder in (tmp_path / "whole", parts)
+  )
   assert set(expected) == {"params", "batch_stats"}
-  for collection in expected:
-    for layer, arrays in expected[collection].items():
-      for name, array in arrays.items():
-        np.testing.assert_array_equal(actual[collection][layer][name], array)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def test_help_ends_well_and_bad_flags_are_messages(tmp_path):

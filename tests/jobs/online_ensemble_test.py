@@ -15,6 +15,7 @@ TINY = {
   "epochs": "1@0.1",
   "flow_examples": 32,
   "diagnostics": False,
+  "measure": (),
   "measure_every": 2,
   "batch_size": 200,
 }

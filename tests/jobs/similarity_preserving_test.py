@@ -13,7 +13,7 @@ TINY = {
   "teacher_network": "digits_cnn:4",
   "student_network": "digits_cnn:2",
   "batch_size": 200,
-  "flow_examples": 64,
+  "measure": (),
   "diagnostics": False,
   "teacher_epochs": "1@1e-3",
   "student_epochs": "1@1e-3",
@@ -44,7 +44,6 @@ def test_accuracy_alone_is_measured_where_no_more_is_wanted(tmp_path):
     stages=("student_labels",),
     train_split="train[:400]",
     validation_split="train[400:600]",
-    measure=(),
   )
   similarity_preserving.run(config)
   (found,) = json.loads((tmp_path / "results.json").read_text())["networks"]
