@@ -177,7 +177,7 @@ def speed(
 def _programs(
   name: str, size: int, config: Config, modes: Sequence[str], device: Any
 ) -> dict[str, Program]:
-  """What is compared at one size; what needs too much memory is not run."""
+  """Programs to compare at one size; those that need too much memory are not run."""
   from experiments.benchmarks import torch_losses
 
   widths = [config.student_width, config.teacher_width]

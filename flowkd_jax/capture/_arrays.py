@@ -9,7 +9,7 @@ PyTree = Any
 
 
 class Layout(NamedTuple):
-  """How a tree is put together again from its arrays by name."""
+  """Structure of a tree, to put it together again from its arrays by name."""
 
   names: tuple[str, ...]
   structure: Any

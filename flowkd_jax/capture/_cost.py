@@ -1,4 +1,4 @@
-"""What it costs to compute the outputs of a traced program."""
+"""Cost of computing the outputs of a traced program."""
 
 import math
 from collections.abc import Callable

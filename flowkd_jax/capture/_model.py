@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a model, of whichever framework."""
+"""Interface of a model of any framework for the rest of the package."""
 
 from collections.abc import Callable
 from collections.abc import Mapping

@@ -76,7 +76,7 @@ def named(found: Iterable[_tags.Tagged]) -> tuple[Taps, Taps]:
 
 
 def any_matches(patterns: Sequence[str]) -> Callable[[str], bool]:
-  """Whether what has a path may have a tap that one of the patterns matches."""
+  """Returns whether a pattern may match a tap at or below a path."""
   split = [pattern.split("/") for pattern in patterns]
   # A pattern may end in the numbers of a call and of an array.
   split += [

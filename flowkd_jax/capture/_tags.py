@@ -23,7 +23,7 @@ PyTree = Any
 
 
 class Label(NamedTuple):
-  """What a marked value is called.
+  """Name of a marked value.
 
   Attributes:
     name: The path of the module, or of what it sows.
@@ -58,7 +58,7 @@ ad.deflinear2(_mark_p, lambda cotangent, x, *, label: [cotangent])
 
 
 def _batch(arguments, axes, *, label):
-  """What `vmap` adds comes first, wherever it kept it until now."""
+  """Moves the axis that `vmap` adds to the front."""
   first = jnp.moveaxis(arguments[0], axes[0], 0)
   return _mark_p.bind(first, label=label), 0
 
@@ -88,7 +88,7 @@ def tag(value: PyTree, name: str, *, sown: bool = False) -> PyTree:
 def harvest(
   function: Callable[..., PyTree], *arguments: PyTree
 ) -> tuple[PyTree, list[Tagged]]:
-  """What the function returns, and what it marked, in order.
+  """Returns the results of the function and the values it marked, in order.
 
   What is marked in a `cond`, a `while_loop` or a function with a derivative of its own
   is not found.
@@ -192,7 +192,7 @@ def _scan(equation, inputs):
 
 
 def _carry(params, inputs) -> tuple[int, int]:
-  """Where among the inputs of a loop its carry starts and ends."""
+  """Positions of the carry among the inputs of a loop: first, and one past the last."""
   if "num_carry" in params:
     start = params["num_consts"]
     return start, start + params["num_carry"]

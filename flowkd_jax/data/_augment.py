@@ -19,7 +19,7 @@ from flowkd_jax._numerics.checks import check_whole
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-  """What is done to a training image at random; nothing by default.
+  """Random changes of training images; none by default.
 
   Attributes:
     flip: mirror left and right with probability 1/2.

@@ -1,4 +1,4 @@
-"""What a training loop asks of batches, and what every kind of them shares."""
+"""Interface of batches for the training loop, and the parts that all kinds share."""
 
 import dataclasses
 import functools
@@ -154,7 +154,7 @@ class PlannedBatches:
 
   @functools.cached_property
   def plan(self) -> EpochPlan:
-    """Which examples make up which step."""
+    """Examples of each step."""
     return EpochPlan(
       num_examples=self.source.num_examples,
       batch_size=self.batch_size,

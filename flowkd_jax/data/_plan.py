@@ -1,4 +1,4 @@
-"""Which examples make up which step: shared by every kind of batches."""
+"""Examples of each step, for every kind of batches."""
 
 import dataclasses
 from collections.abc import Iterator

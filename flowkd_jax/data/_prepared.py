@@ -83,7 +83,7 @@ def not_prepared(name: str, root: pathlib.Path) -> DatasetNotPreparedError:
 
 
 def preparation(name: str, root: pathlib.Path) -> str:
-  """How to prepare a data set in the format that is read here."""
+  """Command that prepares a data set in the format that is read here."""
   return (
     "Prepare it once, where there is a network and, for most data sets, "
     "TensorFlow (reading needs neither):\n"

@@ -77,7 +77,7 @@ class RotatedSource:
 
 
 def is_rotated(split: str) -> bool:
-  """Whether a part of the split has an angle."""
+  """Returns whether a part of the split has an angle."""
   return "@" in split
 
 

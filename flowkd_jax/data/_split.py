@@ -29,7 +29,7 @@ class Source(Protocol):
 
   @property
   def split(self) -> str:
-    """Which part, for example "train"."""
+    """Name of the part, for example "train"."""
     ...
 
   @property

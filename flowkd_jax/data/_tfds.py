@@ -192,7 +192,7 @@ def tfds_infos(name: str, *, data_dir: str | os.PathLike[str] | None) -> dict[st
 
 
 def _builder(name: str, root: pathlib.Path, tfds: Any) -> Any:
-  """Of a data set that is prepared in a format that can be read."""
+  """Builder of a data set that is prepared in a format that can be read."""
   folder = prepared_folder(name, root)
   if folder is None:
     _check_known(name, tfds.list_builders(with_community_datasets=False), root)

@@ -1,4 +1,4 @@
-"""Which rows of a database are nearest to a query."""
+"""Rows of a database that are nearest to a query."""
 
 import numpy as np
 from jaxtyping import ArrayLike

@@ -106,7 +106,7 @@ def _authors_levels(
 def _authors_nearest(
   relevant: int, levels: tuple[float, ...]
 ) -> Int[np.ndarray, " levels"]:
-  """How many relevant rows give the recall nearest to each level.
+  """Numbers of relevant rows that give the recall nearest to each level.
 
   No row found stands for rank 1, which is right even if that rank is relevant:
   its recall is then the nearest there is.

@@ -28,7 +28,7 @@ _COPIES = 6  # arrays of the size of the distances that sorting needs
 
 
 class Ranking(NamedTuple):
-  """What it takes to rank a chunk of queries.
+  """Arrays that are needed to rank a chunk of queries.
 
   Attributes:
     database: rows sorted by class, on the device.

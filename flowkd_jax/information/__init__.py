@@ -1,4 +1,4 @@
-"""What a representation knows: about the labels, and about its own neighbours.
+"""Information in a representation: about the labels, and about its own neighbours.
 
 Quadratic mutual information measures how much the features tell about the labels;
 conditional probabilities describe each row by how likely the others are its

@@ -95,7 +95,7 @@ DIRECT: dict[_divergences.Divergence, Callable[[_Pairs], _Terms]] = {
 
 
 def is_direct(kernel: kernels.Kernel, divergence: _divergences.Divergence) -> bool:
-  """Whether `row_divergences` takes this kernel and this divergence."""
+  """Returns whether `row_divergences` takes this kernel and this divergence."""
   return kernel.direct is not None and divergence in DIRECT
 
 

@@ -207,7 +207,7 @@ def examples(datasets: stages.Datasets) -> Iterator[Finding]:
 
 
 def _place_of(training: data.Batches) -> str:
-  """Where the training images are, and what they take of each device."""
+  """Place of the training images, and the memory they take on each device."""
   if not isinstance(training, data.MemoryBatches):
     return "streamed from disk"
   shared = parallel.share(
@@ -242,7 +242,7 @@ def batch_scope(batch_size: int, num_devices: int) -> Finding:
 
 
 def no_teacher(config: Config) -> Finding:
-  """What was not looked at, as the teacher is not trained, and what to do."""
+  """Checks that were left out because the teacher is not trained, and what to do."""
   name = config.learn_from
   order = flow_settings.TEACHERS if name == "auxiliary" else (name,)
   return Finding(

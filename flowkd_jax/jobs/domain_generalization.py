@@ -249,7 +249,7 @@ def run(config: Config) -> None:
 
 
 def summarize(metrics: report.MetricLog) -> dict[str, float]:
-  """Of a student: the path of its parameters up to the last epoch, the share kept."""
+  """Path of a student's parameters up to the last epoch, and the share kept."""
   trained = [entry for entry in metrics if entry["epoch"] >= 0]
   last = {
     name.removeprefix("trajectory/"): value
@@ -261,7 +261,7 @@ def summarize(metrics: report.MetricLog) -> dict[str, float]:
 
 
 class _Arms:
-  """What each stage is, for one configuration."""
+  """Stages of one configuration, by name."""
 
   def __init__(self, config: Config, runner: stages.StageRunner):
     self.config, self.runner = config, runner

@@ -1,4 +1,4 @@
-"""What a number depends on besides its settings: versions, machine, commit."""
+"""Versions, machine and commit: all that a result depends on besides its settings."""
 
 import importlib.metadata
 import os
@@ -54,7 +54,7 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-  """What the processor calls itself: its rounding is part of a number."""
+  """Name of the processor, whose rounding is part of a result."""
   try:
     lines = CPU_INFO.read_text().splitlines()
   except OSError:

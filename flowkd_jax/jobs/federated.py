@@ -251,7 +251,7 @@ def summarize(metrics: report.MetricLog, config: Config) -> dict[str, Any]:
 
 
 class _Stages:
-  """What each stage is, for one configuration."""
+  """Stages of one configuration, by name."""
 
   def __init__(self, config: Config, runner: stages.StageRunner):
     self.config = config

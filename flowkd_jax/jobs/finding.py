@@ -7,7 +7,7 @@ __all__ = ["Finding", "Level"]
 
 
 class Level(enum.Enum):
-  """How bad a finding is."""
+  """Severity of a finding."""
 
   FINE = "ok"
   SKIPPED = "not yet"

@@ -152,7 +152,7 @@ def run(config: Config) -> None:
 
 
 class _Stages:
-  """What each stage is, for one configuration."""
+  """Stages of one configuration, by name."""
 
   def __init__(self, config: Config, runner: stages.StageRunner):
     self.config, self.runner = config, runner

@@ -100,7 +100,7 @@ def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:
 
 
 class _Stages:
-  """What each stage is, for one configuration."""
+  """Stages of one configuration, by name."""
 
   def __init__(self, config: Config, runner: stages.StageRunner):
     self.config, self.runner = config, runner

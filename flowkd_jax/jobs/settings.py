@@ -1,4 +1,4 @@
-"""What all experiments share: settings, their checks, networks and optimizers.
+"""Settings that all jobs share, their checks, networks and optimizers.
 
 An experiment adds its own settings to `Settings`; `job_run` runs its stages.
 """
@@ -164,7 +164,7 @@ class Settings:
 
   @property
   def mode(self) -> parallel.Mode:
-    """How steps are mapped over devices."""
+    """Mode in which steps are mapped over devices."""
     return "pmap" if self.parallelism == "pmap" else "jit"
 
   @property
@@ -174,7 +174,7 @@ class Settings:
 
   @property
   def shared_by_devices(self) -> tuple[str, int, str]:
-    """What devices share in a step: the setting, its value, what they are."""
+    """Setting that devices share in a step, its value, and a name for its units."""
     return "batch_size", self.batch_size, "rows"
 
   @property

@@ -122,7 +122,7 @@ def run(config: Config) -> None:
 
 
 class _Arms:
-  """What each stage is, for one configuration."""
+  """Stages of one configuration, by name."""
 
   def __init__(self, config: Config, runner: stages.StageRunner):
     self.config, self.runner = config, runner

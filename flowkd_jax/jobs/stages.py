@@ -114,7 +114,7 @@ class Imported:
 
 
 class CacheOptions(NamedTuple):
-  """Where and how outputs of frozen teachers are kept.
+  """Place and format in which outputs of frozen teachers are kept.
 
   Attributes:
     directory: The folder.
@@ -166,7 +166,7 @@ class StageRunner:
     self._earlier: set[str] | None = None
 
   def is_done(self, name: str) -> bool:
-    """Whether the stage has left its results."""
+    """Returns whether the stage has left its results."""
     return is_done(self.workdir, name)
 
   def network(
@@ -239,7 +239,7 @@ class StageRunner:
       raise ValueError(f"stage {stage.name}: {error}") from error
 
   def metrics(self, name: str) -> list[dict[str, Any]]:
-    """What was recorded of the epochs of a stage, in order; -1 is before the first."""
+    """Records of the epochs of a stage, in order; -1 is before the first."""
     entries = report.read_metrics(self.workdir)
     return [entry for entry in entries if entry["stage"] == name]
 
@@ -316,7 +316,7 @@ class StageRunner:
 
   @property
   def _mapped(self) -> dict[str, Any]:
-    """How steps are mapped over devices, as arguments of what maps them."""
+    """Arguments that say in which mode steps are mapped over devices."""
     return {"parallelism": self.options.parallelism, "shard": self.options.shard}
 
   def _with_teacher(self, stage: Stage, method: methods.Method) -> data.Batches:
@@ -403,7 +403,7 @@ class StageRunner:
 
 
 def is_done(workdir: Path, name: str) -> bool:
-  """Whether a stage has left its results in that work directory."""
+  """Returns whether a stage has left its results in that work directory."""
   return (workdir / name / RESULTS).exists()
 
 

@@ -208,7 +208,7 @@ def _alignment_of_kernels(
 
 
 def _moments(similarities, rows, columns, batch, axis_name, block_size):
-  """Of K and L: what to subtract from rows and columns, inverse norms, the loss."""
+  """Means to subtract from rows and columns of K and L, inverse norms, and the loss."""
 
   def row_sums(rows, positions):
     student, teacher = (

@@ -155,7 +155,7 @@ def factor_reconstruction(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """What the paraphraser is trained with, before any student: its reconstruction.
+  """Reconstruction loss with which the paraphraser is trained before any student.
 
   `mean_i |x_i - P(x_i)|^2` with P the paraphraser (Kim et al. 2018). Does not
   depend on the batch; grows with the size of the maps ("elements" does not). Invariant

@@ -1,4 +1,4 @@
-"""What diagnostics tells of a method, beside the losses and weights of every step.
+"""Diagnostics of a method, beside the losses and weights of every step.
 
     gradient/TERM            norm of the gradient of the weighted term alone
     gradient_ratio           norm of the gradient of all terms but "labels" together,
@@ -95,7 +95,7 @@ def likeness(
   mask: Shaped[Array, " batch"] | None,
   axis_name: str | None,
 ) -> dict[str, Float[Array, ""]]:
-  """How like its teacher every tap of the student is: `cka/` and `batch_qmi/`.
+  """Similarity of every student tap to its teacher tap: `cka/` and `batch_qmi/`.
 
   Args:
     pairs: Activations of student and teacher, by name of the student's tap.

@@ -41,7 +41,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Outputs(NamedTuple):
-  """What a network makes of a batch: its logits and its taps, in the order asked."""
+  """Logits of a network on a batch, and its taps in the order asked."""
 
   logits: Float[Array, "batch classes"]
   taps: dict[str, Float[Array, "batch ..."]]

@@ -141,7 +141,7 @@ def passes_filter(
   temperature: float,
   threshold: float | None = None,
 ) -> Bool[Array, "batch classes"]:
-  """Which entries of the gradient pass; see the table above.
+  """Mask of the gradient entries that pass; see the table above.
 
   Args:
     gradient_filter: Any but "random".

@@ -61,7 +61,7 @@ class FederatedState:
 
 
 class _Sent(NamedTuple):
-  """What the server sends to the clients of a round."""
+  """Arrays that the server sends to the clients of a round."""
 
   params: _method.PyTree
   learning_rate: Float[Array, ""]

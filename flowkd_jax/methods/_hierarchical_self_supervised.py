@@ -284,7 +284,7 @@ def _by_branches(optimizer, params_optimizer):
 
 
 def _without(variables, others):
-  """What is in `variables` and not in `others`, by collection and module."""
+  """Variables that are not in `others`, by collection and module."""
   return {
     collection: {k: v for k, v in tree.items() if k not in others.get(collection, {})}
     for collection, tree in variables.items()

@@ -38,7 +38,7 @@ from flowkd_jax.methods import _optimizers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorOptions:
-  """How FedGen's generator is trained and used; defaults as in the published code.
+  """Options of FedGen's generator; defaults as in the published code.
 
   Attributes:
     optimizer: Updates the generator, on the server.
@@ -76,7 +76,7 @@ class GeneratorOptions:
 
 
 class Generator(NamedTuple):
-  """What the server sends to clients beside the network.
+  """Generator that the server sends to clients beside the network.
 
   Attributes:
     params: Of the generator.
@@ -90,7 +90,7 @@ class Generator(NamedTuple):
 
 
 class FedGen:
-  """How clients learn from the generator, and how the server trains it.
+  """Learning of clients from the generator, and training of it on the server.
 
   `params` are the generator's parameters throughout, a `head` those of the classifier
   of a client's network.
@@ -125,14 +125,14 @@ class FedGen:
   def classify(
     self, head: _method.PyTree, latents: Float[Array, "batch latent"]
   ) -> Float[Array, "batch classes"]:
-    """What a client's classifier makes of latents."""
+    """Logits of a client's classifier on latents."""
     variables = {"params": {"classifier": head}}
     return self.model.apply(variables, latents, method="classify")
 
   def sent(
     self, params: _method.PyTree, step: Int[Array, ""], opt_state: optax.OptState = ()
   ) -> Generator:
-    """What clients get in a round; in the first, weights of 0.
+    """Message to the clients of a round; in the first, with weights of 0.
 
     Args:
       params: Of the generator.
@@ -152,7 +152,7 @@ class FedGen:
     minibatch: _method.Batch,
     key: Key[Array, ""],
   ) -> Float[Array, ""]:
-    """What a client adds to its loss of a minibatch, whose logits are given."""
+    """Terms that a client adds to its loss of a minibatch, whose logits are given."""
     keys = jax.random.split(key)
     value = sent.latent_weight * self._latent_term(sent.params, head, keys[0])
     if callable(self.options.kl_weight) or self.options.kl_weight:

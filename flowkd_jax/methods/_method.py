@@ -1,4 +1,4 @@
-"""What the training loop knows of a method: `init`, `update`, `export`, `constants`.
+"""Interface of a method for the training loop: `init`, `update`, `export`, `constants`.
 
 Most methods are a loss and an optimizer; `gradient_method` makes their `update`. A
 method may as well train several networks at once (its parameters are any pytree, its

@@ -71,7 +71,7 @@ def on_rotations(method: _method.Method) -> _method.Method:
 def cross_entropies(
   outputs: _distillation.Outputs, batch: _method.Batch, axis_name: str | None
 ) -> _method.Metrics:
-  """Of the logits with the labels, of the branches with the joint labels.
+  """Cross-entropy of the logits with labels, and of the branches with joint labels.
 
   Args:
     outputs: Logits, and as taps the branches' logits, of a rotated batch.

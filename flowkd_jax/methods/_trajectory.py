@@ -1,4 +1,4 @@
-"""How far and how smoothly a method learns: the path of its parameters.
+"""Path of a method's parameters: how far and how straight they move.
 
 Around any method that is trained by gradients. With parameters `w_i` after update i and
 steps `s_i = w_i - w_{i-1}`, recorded after every update k:

@@ -186,7 +186,7 @@ class CifarResNet(nn.Module):
     train: bool,
     mask: Bool[Array, " batch"] | None,
   ) -> Maps:
-    """What all bodies start from; to be called within `__call__`."""
+    """Output of the stem, with which all bodies begin; call it within `__call__`."""
     x = prepare_images(
       images, mask, smallest=1, network=type(self).__name__, dtype=self.dtype
     )
@@ -248,7 +248,7 @@ def pooled(x: Maps) -> Float[Array, "batch channels"]:
 
 
 def fields_of(network: nn.Module, kind: type) -> dict[str, Any]:
-  """Those fields of a network that a kind of network has, without Linen's own."""
+  """Fields of a network that a kind of network has, without Linen's own."""
   return {
     field.name: getattr(network, field.name)
     for field in dataclasses.fields(kind)

@@ -81,7 +81,7 @@ def window_kernel(
 
 
 def inside_map(height: int, width: int) -> Bool[np.ndarray, "rows columns 4"]:
-  """Which results lie within a map of this size, and not in the border added.
+  """Mask of the results that lie within a map of this size, not in the added border.
 
   Args:
     height: of the map, which is that of the input less 2.

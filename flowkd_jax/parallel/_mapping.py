@@ -200,7 +200,7 @@ def shardings(
 
 
 def _checked(shard, name, shape, devices):
-  """What the rule says of an array, if the devices can share it like that."""
+  """Returns the rule's answer for an array, if the devices can share it like that."""
   spec = shard(name, shape)
   if spec is None:
     return None

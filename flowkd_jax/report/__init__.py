@@ -1,4 +1,4 @@
-"""What came out of a job: the files of its work directory as tables and pictures.
+"""Results of a job: the files of its work directory as tables and pictures.
 
     from flowkd_jax import report
     report.network_table(report.read_results(workdir))   # in a terminal or notebook

@@ -1,4 +1,4 @@
-"""How every picture looks: figures, axes, lines, legends, colours of networks.
+"""Style of all pictures: figures, axes, lines, legends, colours of networks.
 
 Matplotlib is imported inside functions, as it takes a second that only those who
 draw should spend; and without pyplot, which has a global state and a backend.
@@ -53,7 +53,7 @@ _GRID = "#E4E4E4"
 
 
 class NothingToDrawError(ValueError):
-  """What a picture shows was not recorded."""
+  """Error for a picture whose values were not recorded."""
 
 
 def network_colours(names: Iterable[str]) -> dict[str, str]:

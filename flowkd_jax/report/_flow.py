@@ -27,7 +27,7 @@ class _Row(NamedTuple):
 
   @property
   def has_goals(self) -> bool:
-    """Whether it shows a property of networks, not of pairs."""
+    """Returns whether it shows a property of networks, not of pairs."""
     return self.prefix != _ALIKE.prefix
 
 
@@ -35,7 +35,7 @@ _ALIKE = _Row("cka/", "linear CKA with the teacher")
 
 
 class _Flow(NamedTuple):
-  """What is drawn.
+  """Values to draw.
 
   Attributes:
     metrics: Those of all stages.
@@ -57,7 +57,7 @@ class _Flow(NamedTuple):
 def flow_picture(
   metrics: MetricLog, results: Results = (), *, focus: str | None = None
 ) -> "Figure":
-  """What each tap knows about the labels over the epochs, in every network.
+  """Information of each tap about the labels over the epochs, in every network.
 
   A column per tap, a row per kernel; below, where it was recorded, how alike each tap
   and the one that it learns from are. Dashed: where the network that another one

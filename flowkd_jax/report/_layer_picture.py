@@ -1,4 +1,4 @@
-"""Which layer goes with which: matrices over the taps of two networks."""
+"""Pictures of layer maps: matrices over the taps of two networks."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence

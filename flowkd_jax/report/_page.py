@@ -96,7 +96,7 @@ def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
 
 
 def _short_names(paths: Sequence[Path]) -> dict[str, Path]:
-  """What tells the paths apart: each without the folder that they share."""
+  """Shortest names that distinguish the paths: each without the folder they share."""
   absolute = [path.absolute() for path in paths]
   shared = Path(os.path.commonpath([path.parent for path in absolute]))
   return {str(path.relative_to(shared)): path for path in absolute}

@@ -123,7 +123,7 @@ def _existing_file(path: str | os.PathLike[str], name: str) -> Path:
 
 
 def _entry(line: str) -> dict[str, Any] | None:
-  """What the line says; None unless it names stage and epoch.
+  """Entry of a line; None unless it names stage and epoch.
 
   A resumed job may write right behind a line that was cut off. Entries are flat,
   so the last brace opens the last of them.

@@ -40,7 +40,7 @@ def stages_with(metrics: MetricLog, prefix: str) -> list[str]:
 
 
 def endings(metrics: MetricLog, stage: str, prefix: str) -> list[str]:
-  """What follows `prefix` in the keys of a stage: taps from input to output."""
+  """Parts after `prefix` of the keys of a stage: taps from input to output."""
   keys = dict.fromkeys(
     key for entry in metrics if entry["stage"] == stage for key in entry
   )
@@ -72,7 +72,7 @@ def last(line: Series) -> float:
 
 
 def network_titles(metrics: MetricLog, results: Results) -> dict[str, str]:
-  """What to call each network, by name; results come with titles."""
+  """Title of each network, by name; results come with titles."""
   names = [entry["stage"] for entry in metrics]
   titles = {name: name.replace("_", " ") for name in names}
   for network in results:

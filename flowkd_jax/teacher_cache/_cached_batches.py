@@ -101,37 +101,37 @@ class CachedBatches:
 
   @property
   def num_examples(self) -> int:
-    """As of the batches."""
+    """Number of examples of the batches."""
     return self._batches.num_examples
 
   @property
   def num_classes(self) -> int:
-    """As of the batches."""
+    """Number of classes of the batches."""
     return self._batches.num_classes
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """As of the batches."""
+    """Shape of an image of the batches."""
     return self._batches.image_shape
 
   @property
   def batch_size(self) -> int:
-    """As of the batches."""
+    """Rows of a batch."""
     return self._batches.batch_size
 
   @property
   def steps_per_epoch(self) -> int:
-    """As of the batches."""
+    """Steps of an epoch of the batches."""
     return self._batches.steps_per_epoch
 
   @property
   def resident(self) -> Mapping[str, np.ndarray]:
-    """As of the batches. On the devices, teacher and student share them."""
+    """Resident arrays of the batches; teacher and student share them on the devices."""
     return self._batches.resident
 
   @property
   def row_arrays(self) -> tuple[str, ...]:
-    """As of the batches."""
+    """Arrays of the batches with one row per example."""
     return getattr(self._batches, "row_arrays", ())
 
   @functools.cached_property
@@ -144,7 +144,7 @@ class CachedBatches:
     )
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Those of the batches, with the teacher's outputs beside them."""
+    """Rows of the batches, with the teacher's outputs beside them."""
     shared = epoch if is_augmented(self._batches) else 0
     for rows in self._batches.epoch(epoch, start_step):
       outputs = self._cache.read(shared, rows["index"])
@@ -155,13 +155,13 @@ class CachedBatches:
       yield {**rows, **named}
 
   def is_complete(self, epoch: int) -> bool:
-    """Whether the cache has the teacher's outputs for all examples in this epoch."""
+    """Returns whether the cache has the outputs for all examples of this epoch."""
     return self._cache.is_complete(epoch if is_augmented(self._batches) else 0)
 
   def prepare(
     self, resident: Mapping[str, Array], batch: Mapping[str, Array]
   ) -> dict[str, Array]:
-    """Those of the batches, with the teacher's outputs in the type they had."""
+    """Prepares the batches, with the teacher's outputs in the type they had."""
     outputs = {
       f"{TEACHER}{name}": jnp.asarray(batch[f"{TEACHER}{name}"]).astype(dtype)
       for name, dtype in self._dtypes.items()
@@ -300,7 +300,7 @@ def open_cache(
 
 
 def cache_key(batches: CacheableBatches, teacher: Teacher | str) -> dict[str, Any]:
-  """Of what the outputs are: hashes of teacher and data, and the augmentation.
+  """Key of a cache: hashes of teacher and data, and the augmentation.
 
   Args:
     batches: The training batches.
@@ -318,12 +318,12 @@ def cache_key(batches: CacheableBatches, teacher: Teacher | str) -> dict[str, An
 
 
 def is_augmented(batches: CacheableBatches) -> bool:
-  """Whether an example looks different in every epoch."""
+  """Returns whether an example looks different in every epoch."""
   return batches.augmentation != data.Augmentation()
 
 
 def data_hash(batches: CacheableBatches) -> str:
-  """Of images, labels and normalisation; of a streamed set, of some examples."""
+  """Hash of images, labels and normalisation; of some examples if they are streamed."""
   source = batches.source
   count = source.num_examples
   whole = isinstance(source, data.Split)
@@ -340,7 +340,7 @@ def data_hash(batches: CacheableBatches) -> str:
 
 
 def _network_hash(network: Network) -> str:
-  """Of the weights and of what the model says of itself."""
+  """Hash of the weights and of the model's description."""
   description = re.sub(r" at 0x[0-9a-f]+", "", repr(network.model))
   digest = hashlib.sha256(description.encode())
   digest.update(_function_hash.hash_functions(network.model).encode())
@@ -367,7 +367,7 @@ def output_shapes(
 
 
 def _epochs_that_fit(cache: TeacherCache, needed: int, max_gib: float) -> int:
-  """Of the epochs from the first on: within the limit, and on this disk."""
+  """Number of epochs, from the first on, that fit the limit and this disk."""
   existing = sum(cache.has_epoch(epoch) for epoch in range(needed))
   free = shutil.disk_usage(cache.directory).free
   on_disk = existing + int(max(free - _RESERVE, 0) // cache.epoch_bytes)

@@ -120,7 +120,7 @@ def _captured(value: Any, depth: int) -> Iterator[bytes]:
 
 
 def _object(value: Any, depth: int) -> Iterator[bytes]:
-  """What it says of itself, and its attributes or leaves, which this may leave out."""
+  """Description of an object, with attributes or leaves that may be left out."""
   # The representation of a module has its folder.
   said = value.__name__ if isinstance(value, types.ModuleType) else repr(value)
   yield _ADDRESS.sub("", said).encode()
@@ -136,7 +136,7 @@ def _object(value: Any, depth: int) -> Iterator[bytes]:
 
 
 def _is_local(value: Any) -> bool:
-  """Whether it is a lambda, or a function inside a function."""
+  """Returns whether a function is a lambda or inside another function."""
   is_type = isinstance(value, type)
   return not is_type and "<" in getattr(value, "__qualname__", "")
 

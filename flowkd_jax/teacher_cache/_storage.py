@@ -1,4 +1,4 @@
-"""What a teacher makes of every example, kept on disk: any framework can fill it.
+"""Storage of a teacher's outputs on every example; any framework can fill it.
 
 Layout of the folder, N examples, augmentation of epoch E:
 
@@ -107,11 +107,11 @@ class TeacherCache:
     return sum(path.stat().st_size for path in self.directory.rglob("*.npy"))
 
   def has_epoch(self, epoch: int) -> bool:
-    """Whether there is a place for the rows of this epoch, filled or not."""
+    """Returns whether there is a place for the rows of this epoch, filled or not."""
     return all(self._path(name, epoch).exists() for name in self.row_shapes)
 
   def is_complete(self, epoch: int) -> bool:
-    """Whether all rows of this epoch have been written."""
+    """Returns whether all rows of this epoch have been written."""
     return self.has_epoch(epoch) and all(
       self._open(name, epoch)[1].all() for name in self.row_shapes
     )
@@ -225,7 +225,7 @@ class TeacherCache:
 
 
 def describe_cache(directory: str | os.PathLike[str]) -> dict[str, Any]:
-  """What `cache.json` of a teacher cache says.
+  """Contents of `cache.json` of a teacher cache.
 
   Raises:
     FileNotFoundError: If there is none.

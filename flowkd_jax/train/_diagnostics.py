@@ -13,7 +13,7 @@ from flowkd_jax.train import _parallelism
 
 
 class Diagnostics:
-  """What a method shows on one batch, always the same: see `methods.diagnostics`.
+  """Diagnostics of a method on one fixed batch: see `methods.diagnostics`.
 
   A program of its own beside the training step, which stays what it is, to the bit.
   """

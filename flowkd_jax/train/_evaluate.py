@@ -1,4 +1,4 @@
-"""What is measured of a network when it has been trained."""
+"""Evaluation of a trained network."""
 
 import dataclasses
 from typing import Any

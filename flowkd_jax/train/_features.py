@@ -29,7 +29,7 @@ _UNSEEN = 2  # between an estimate of memory and what compilers take
 
 
 class Features(NamedTuple):
-  """What a network makes of a data set, in the order of the examples.
+  """Outputs of a network on a data set, in the order of the examples.
 
   Attributes:
     logits: `[examples, classes]`.

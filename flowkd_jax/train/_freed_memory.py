@@ -1,4 +1,4 @@
-"""What becomes of memory between two steps, on CPUs."""
+"""Handling of freed memory between two steps, on CPUs."""
 
 import ctypes
 

@@ -38,7 +38,7 @@ _STREAMED = 2**16  # bytes of a batch that are worth a thread
 
 
 class Trained(NamedTuple):
-  """What `fit` returns.
+  """Result of `fit`.
 
   Attributes:
     state: The last state of the method.

@@ -1,4 +1,4 @@
-"""What is measured of networks while they learn."""
+"""Measurements of networks while they learn."""
 
 import functools
 from collections.abc import Mapping

@@ -56,7 +56,7 @@ class Pace:
       self.steps = max(1, min(fitting, 2 * self.steps, self._most))
 
   def is_slow(self, steps: int) -> bool:
-    """Whether so many steps would take more than twice the time that is meant."""
+    """Returns whether so many steps would take more than twice the target time."""
     return self._agreed * steps > 2e6 * _SECONDS
 
 

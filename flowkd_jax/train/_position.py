@@ -1,4 +1,4 @@
-"""Where a run stands, as its checkpoints record it."""
+"""Position of a run, as its checkpoints record it."""
 
 import math
 from collections.abc import Mapping

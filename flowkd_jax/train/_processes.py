@@ -19,7 +19,7 @@ _COMPARED_VERSIONS = ("jax", "jaxlib")
 
 
 def is_first_process() -> bool:
-  """Whether this is the process that writes and speaks."""
+  """Returns whether this is the process that writes and speaks."""
   return jax.process_index() == 0
 
 

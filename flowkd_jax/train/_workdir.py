@@ -31,7 +31,7 @@ from flowkd_jax.train import _record
 
 
 class TrainedNetworks(NamedTuple):
-  """What `fit_in_workdir` returns.
+  """Result of `fit_in_workdir`.
 
   Attributes:
     networks: What the method exports, by name.

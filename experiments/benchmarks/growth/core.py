@@ -24,14 +24,14 @@ def _rows(rows: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def _information(size: int) -> Work:
-  """As many classes as rows."""
+  """Quadratic mutual information with as many classes as rows."""
   rows, labels = _rows(size, 64), np.arange(size, dtype=np.int32)
   measure = jax.jit(information.quadratic_mutual_information, static_argnums=2)
   return lambda: measure(rows, labels, size)
 
 
 def _information_of_pairs(size: int) -> Work:
-  """As many classes as rows, a kernel that needs all pairs."""
+  """The same with a kernel that needs all pairs."""
   rows, labels = _rows(size, 64), np.arange(size, dtype=np.int32)
 
   @jax.jit
