@@ -1,4 +1,4 @@
-"""Where the time of a run goes: steps, compiling, measuring, waiting for data."""
+"""Time of a run by part: steps, compiling, measuring, waiting for data."""
 
 import collections
 import contextlib
