@@ -24,6 +24,7 @@ INCLUDED = {
   "results.md": "experiments/RESULTS.md",
   "measured_losses.md": "experiments/LOSSES.md",
   "measured_loop.md": "experiments/LOOP.md",
+  "measured_growth.md": "experiments/GROWTH.md",
   "changelog.md": "CHANGELOG.md",
   "contributing.md": ".github/CONTRIBUTING.md",
 }
@@ -38,7 +39,14 @@ def on_config(config):
     {"Overview": "index.md"},
     {"Notebooks": [f"notebooks/{path.stem}.md" for path in _notebooks()]},
     {"Guides": list(GUIDES)},
-    {"Results": ["results.md", "measured_losses.md", "measured_loop.md"]},
+    {
+      "Results": [
+        "results.md",
+        "measured_losses.md",
+        "measured_loop.md",
+        "measured_growth.md",
+      ]
+    },
     {"Losses": ["losses/index.md", *(f"losses/{page}.md" for page in _loss_pages())]},
     {"Methods": ["methods/index.md", *(f"methods/{name}.md" for name in _methods())]},
     {"Reference": [f"reference/{room}.md" for room in _rooms()]},

@@ -4,4 +4,9 @@ from experiments.benchmarks.growth import benchmark
 from flowkd_jax.cli import launch
 
 if __name__ == "__main__":
-  launch.launch(benchmark.Config, benchmark.configure, benchmark.run)
+  launch.launch(
+    benchmark.Config,
+    benchmark.configure,
+    benchmark.run,
+    program="python -m experiments.benchmarks.growth",
+  )
