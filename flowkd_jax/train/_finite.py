@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -72,8 +73,20 @@ def non_finite_arrays(state: PyTree) -> list[str]:
   }
   if not leaves:
     return []
-  finite = jax.device_get(_finite(list(leaves.values())))
+  finite = _are_finite(list(leaves.values()))
   return [name for name, good in zip(leaves, finite, strict=True) if not good]
+
+
+def _are_finite(leaves: Sequence[jax.Array]) -> Sequence[Any]:
+  """Whether each array is finite; waits for the devices."""
+  if all(leaf.is_fully_addressable for leaf in leaves) and _is_on_cpu(leaves[0]):
+    # NumPy reads the memory of such a device and has nothing to compile.
+    return [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
+  return jax.device_get(_finite(leaves))
+
+
+def _is_on_cpu(array: jax.Array) -> bool:
+  return all(device.platform == "cpu" for device in array.devices())
 
 
 @jax.jit

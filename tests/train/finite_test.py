@@ -23,6 +23,18 @@ def test_first_step_that_is_not_finite_is_found(metrics, expected):
   assert _finite.first_non_finite(metrics) == expected
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_both_ways_find_arrays_that_are_not_finite(on_cpu, monkeypatch):
+  monkeypatch.setattr(_finite, "_is_on_cpu", lambda _: on_cpu)
+  state = {
+    "a": jnp.array([1.0, jnp.nan]),
+    "b": jnp.ones(3, jnp.bfloat16),
+    "c": jnp.array([jnp.inf], jnp.bfloat16),
+    "d": jnp.zeros((0, 2)),
+  }
+  assert _finite.non_finite_arrays(state) == ["a", "c"]
+
+
 def test_arrays_that_are_not_finite_are_named_but_not_those_of_the_optimizer():
   state_of = collections.namedtuple("State", ["params", "opt_state", "count"])
   bad = jnp.array([1.0, jnp.inf])
