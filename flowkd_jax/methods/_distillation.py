@@ -18,7 +18,6 @@ from typing import NamedTuple
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Array
@@ -187,7 +186,7 @@ def distillation(
     export=lambda variables: {
       "network": _method.Network(student, _of_student(variables))
     },
-    constants=jax.tree.map(jnp.asarray, dict(teacher.variables)),
+    constants=_method.as_arrays(dict(teacher.variables)),
     compare=compare,
     check=check,
     axis_name=axis_name,

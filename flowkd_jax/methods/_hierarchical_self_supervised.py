@@ -76,7 +76,7 @@ def hierarchical_teacher(
   """
   frozen = backbone is not None
   branched = _branched(network, frozen_backbone=frozen)
-  constants = jax.tree.map(jnp.asarray, dict(backbone or {}))
+  constants = _method.as_arrays(dict(backbone or {}))
 
   def init_variables(key, images):
     fresh = capture.init(branched, key, images)

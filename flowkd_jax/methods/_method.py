@@ -17,6 +17,7 @@ from typing import Protocol
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.typing import ArrayLike
@@ -213,6 +214,13 @@ def _first_state(optimizer, key, params):
     "key": jax.random.fold_in(key, 1),
     "opt_state": _optimizers.initial_state(optimizer, params),
   }
+
+
+def as_arrays(tree: PyTree) -> PyTree:
+  """The leaves as arrays; those of the host stay there, however large they are."""
+  return jax.tree.map(
+    lambda leaf: leaf if isinstance(leaf, np.ndarray) else jnp.asarray(leaf), tree
+  )
 
 
 def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | None:

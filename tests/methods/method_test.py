@@ -120,3 +120,11 @@ def test_optimizers_of_several_trees_are_those_of_each():
   state = method.init(jax.random.key(0), BATCH["image"])
   state, _ = method.update(state, BATCH, method.constants)
   np.testing.assert_allclose(state.params["w"], 3 - 18, rtol=1e-6)
+
+
+def test_as_arrays_leaves_arrays_where_they_are():
+  tree = {"host": np.ones(2, np.float32), "device": jnp.ones(2), "number": 3.0}
+  arrays = _method.as_arrays(tree)
+  assert arrays["host"] is tree["host"]
+  assert arrays["device"] is tree["device"]
+  assert isinstance(arrays["number"], jax.Array)
