@@ -24,6 +24,7 @@ GROUPS = {
   "Networks": (
     *("network", "teacher_network", "auxiliary_network", "student_network"),
     *("num_students", "networks_from", "auxiliary_checkpoint", "mixed_precision"),
+    "teacher_mixed_precision",
   ),
   "Training": (
     *("batch_size", "epochs", "rounds", "teacher_epochs", "branch_epochs"),

@@ -63,7 +63,7 @@ _SPLITS = ("train_split", "validation_split", "test_split")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.AdamSettings, settings.CacheSettings):
+class Config(settings.AdamSettings, settings.TeacherSettings):
   """Settings; the data set, networks and epochs fit two cores."""
 
   dataset: str = fields.setting(
@@ -296,9 +296,10 @@ class _Arms:
 
     def make():
       keep_rate = self._matched_rate() if kind == "random" else 1.0
+      teacher = self.runner.network("teacher", self.teacher_model)
       return methods.filtered_distillation(
         self.student_model,
-        self.runner.network("teacher", self.teacher_model),
+        settings.applied_teacher(config, teacher),
         self._adam("student"),
         gradient_filter=kind,
         threshold=thresholds.get(kind),

@@ -51,7 +51,7 @@ _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.AdamSettings, settings.CacheSettings):
+class Config(settings.AdamSettings, settings.TeacherSettings):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
@@ -328,6 +328,11 @@ def _check_unread(config: Config, given: Mapping[str, Any]) -> None:
 
 
 def _check_recorded(config: Config) -> None:
+  if config.teacher_mixed_precision:
+    raise ValueError(
+      "--teacher_mixed_precision: expected with a network to learn from, got it with "
+      f"--learn_from={RECORDED}, whose outputs are there already"
+    )
   if config.teacher_cache is None:
     raise ValueError(
       f"--learn_from={RECORDED}: expected --teacher_cache, the folder of the outputs"

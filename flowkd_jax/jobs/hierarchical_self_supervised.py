@@ -68,7 +68,7 @@ _NETWORKS = ("teacher_network", "student_network")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.CacheSettings):
+class Config(settings.TeacherSettings):
   """Settings; the defaults are the authors'. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
@@ -264,7 +264,8 @@ class _Stages:
   def _frozen_teacher(self):
     joint_classes = 4 * self.training.num_classes
     branched = models.with_branches(self.teacher_model, joint_classes)
-    return self.runner.network(self.config.teacher, branched)
+    teacher = self.runner.network(self.config.teacher, branched)
+    return settings.applied_teacher(self.config, teacher)
 
   def _of_student(self, name, title, make, *, taught=False):
     return stages.Stage(

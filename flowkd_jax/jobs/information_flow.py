@@ -140,7 +140,7 @@ class _Stages:
       start = self.runner.network("auxiliary_labels", model).variables
       return self._distilled(
         model,
-        self.runner.network("teacher", teacher),
+        self._applied("teacher", teacher),
         pairs=last,
         weights=dict.fromkeys(last, 1.0),
         optimizer=self._adam("auxiliary"),
@@ -299,7 +299,7 @@ class _Stages:
     def make_method():
       if recorded:
         return make(model, self._recorded())
-      teacher = self.runner.network(learn_from, self.model(learn_from))
+      teacher = self._applied(learn_from, self.model(learn_from))
       if self.config.teacher_pooling is not None:
         pool = pooling.POOLINGS[self.config.teacher_pooling]
         teacher = teacher._replace(model=capture.pooled(teacher.model, pool))
@@ -314,6 +314,10 @@ class _Stages:
       classifies=classifies,
       init_name="student",
     )
+
+  def _applied(self, name, model) -> methods.Network:
+    """The network of a stage as a frozen teacher."""
+    return settings.applied_teacher(self.config, self.runner.network(name, model))
 
   def _recorded(self) -> methods.Network:
     return teacher_cache.recorded_teacher(

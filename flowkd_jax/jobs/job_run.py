@@ -23,8 +23,8 @@ from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import normalization
 from flowkd_jax.jobs import sources
 from flowkd_jax.jobs import stages
-from flowkd_jax.jobs.settings import CacheSettings
 from flowkd_jax.jobs.settings import Settings
+from flowkd_jax.jobs.settings import TeacherSettings
 
 __all__ = [
   "CONFIG",
@@ -154,7 +154,7 @@ def _shard_rule(settings: Settings) -> parallel.ShardRule | None:
 
 
 def _cache_options(settings: Settings) -> stages.CacheOptions | None:
-  if not isinstance(settings, CacheSettings) or settings.teacher_cache is None:
+  if not isinstance(settings, TeacherSettings) or settings.teacher_cache is None:
     return None
   if jax.process_count() > 1:
     raise ValueError(

@@ -6,11 +6,13 @@ An experiment adds its own settings to `Settings`; `job_run` runs its stages.
 import dataclasses
 from collections.abc import Sequence
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from flowkd_jax import capture
+from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import parallel
 from flowkd_jax import schedules
@@ -25,9 +27,10 @@ __all__ = [
   "MEASURES",
   "PARALLELISMS",
   "AdamSettings",
-  "CacheSettings",
   "Settings",
+  "TeacherSettings",
   "adam",
+  "applied_teacher",
   "check_settings",
   "learning_rate",
   "network",
@@ -194,8 +197,14 @@ class AdamSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheSettings(Settings):
-  """Settings of experiments that can keep the outputs of frozen teachers."""
+class TeacherSettings(Settings):
+  """Settings of experiments with frozen teachers."""
+
+  teacher_mixed_precision: bool = fields.setting(
+    False,
+    "Compute the frozen teacher in bfloat16, whatever the student computes in; "
+    "losses stay in float32.",
+  )
 
   teacher_cache: str | None = fields.setting(
     None,
@@ -227,9 +236,9 @@ def check_settings(settings: Settings, flags: Sequence[str]) -> None:
   if not settings.workdir:
     raise ValueError("--workdir: expected a folder to write to, got none")
   unread = ("teacher_cache_dtype", "teacher_cache_gib")
-  if isinstance(settings, CacheSettings) and settings.teacher_cache is None:
+  if isinstance(settings, TeacherSettings) and settings.teacher_cache is None:
     for name in unread:
-      if getattr(settings, name) != getattr(CacheSettings, name):
+      if getattr(settings, name) != getattr(TeacherSettings, name):
         raise ValueError(f"--{name}: expected with --teacher_cache, got it alone")
   for name in flags:
     try:
@@ -272,6 +281,26 @@ def network(settings: Settings, name: str, num_classes: int) -> capture.AnyModel
     dtype=jnp.bfloat16 if settings.mixed_precision else jnp.float32,
     axis_name=settings.axis_name,
   )
+
+
+def applied_teacher(
+  settings: TeacherSettings, network: methods.Network
+) -> methods.Network:
+  """The frozen teacher in the precision in which it is applied.
+
+  Raises:
+    ValueError: If that is bfloat16 and the network is none of this package.
+  """
+  if not settings.teacher_mixed_precision:
+    return network
+  model = network.model
+  if not isinstance(model, nn.Module) or not hasattr(model, "dtype"):
+    raise ValueError(
+      "--teacher_mixed_precision: expected a teacher that is a Linen module with the "
+      f"field dtype, as those of this package are, got {type(model).__name__}; "
+      "compute in bfloat16 within your function and leave the flag away"
+    )
+  return network._replace(model=model.clone(dtype=jnp.bfloat16))
 
 
 def staged_network(

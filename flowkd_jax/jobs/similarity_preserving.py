@@ -41,7 +41,7 @@ _PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.AdamSettings, settings.CacheSettings):
+class Config(settings.AdamSettings, settings.TeacherSettings):
   """Settings; the weight is the paper's, networks and epochs fit two cores."""
 
   stages: tuple[str, ...] = fields.setting(
@@ -202,7 +202,8 @@ class _Arms:
     )
 
   def _teacher(self):
-    return self.runner.network("teacher", self.teacher_model)
+    teacher = self.runner.network("teacher", self.teacher_model)
+    return settings.applied_teacher(self.config, teacher)
 
   def _adam(self, role):
     return settings.adam(

@@ -100,7 +100,10 @@ def test_every_flag_is_read(launcher):
   [
     ("jobs.online_ensemble", ("adam_beta2", "teacher_cache", "teacher_cache_gib")),
     ("jobs.hierarchical_self_supervised", ("adam_beta2",)),
-    ("jobs.federated", ("teacher_cache", "teacher_cache_dtype")),
+    (
+      "jobs.federated",
+      ("teacher_cache", "teacher_cache_dtype", "teacher_mixed_precision"),
+    ),
   ],
 )
 def test_flags_of_other_launchers_are_not_taken(launcher, names):

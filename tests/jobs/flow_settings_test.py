@@ -29,6 +29,10 @@ def test_layer_maps_are_checked_with_the_other_settings(text, tmp_path):
   [
     ({"matching": "quadratic", "divergence": "kl"}, "--divergence: expected with"),
     ({"teacher_cache_dtype": "float16"}, "--teacher_cache_dtype: expected with --tea"),
+    (
+      {"learn_from": "recorded", "teacher_cache": ".", "teacher_mixed_precision": True},
+      "--teacher_mixed_precision: expected with a network to learn from",
+    ),
     ({"teacher_cache_gib": 1.0}, "--teacher_cache_gib: expected with --teacher_cache"),
   ],
 )

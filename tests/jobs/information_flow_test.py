@@ -100,7 +100,7 @@ def test_work_directory_of_other_settings_is_refused(finished):
   [
     {"matching": "quadratic", "label_weight": 1.0},
     {"authors": True, "mixed_precision": True, "schedule_by_step": True},
-    {"recipe": "labelled", "average": 0.9},
+    {"recipe": "labelled", "average": 0.9, "teacher_mixed_precision": True},
   ],
 )
 def test_stages_can_be_named_and_options_work(options, finished, tmp_path):

@@ -6,12 +6,15 @@ import sys
 import types
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from flowkd_jax import capture
+from flowkd_jax import methods
+from flowkd_jax import models
 from flowkd_jax import train
 from flowkd_jax.jobs import flow_settings
 from flowkd_jax.jobs import job_run
@@ -53,6 +56,33 @@ def test_sgd_decays_within_each_phase():
   np.testing.assert_allclose(steps, [0.1, 0.05, 0.01, 0.005], rtol=1e-5)
 
 
+def test_applied_teacher_computes_in_bfloat16_where_asked():
+  model = models.by_name("digits_cnn:2", num_classes=3)
+  images = np.random.default_rng(0).standard_normal((4, 8, 8, 1)).astype(np.float32)
+  given = methods.Network(model, capture.init(model, jax.random.key(0), images))
+  plain = flow_settings.Config(workdir="W")
+  assert settings.applied_teacher(plain, given) is given
+  config = dataclasses.replace(plain, teacher_mixed_precision=True)
+  found = settings.applied_teacher(config, given)
+  assert found.variables is given.variables
+  outputs = [
+    capture.apply_with_taps(network.model, network.variables, images)
+    for network in (given, found)
+  ]
+  (logits, taps), (rounded, rounded_taps) = outputs
+  assert all(tap.dtype == jnp.bfloat16 for tap in rounded_taps.values())
+  assert taps.keys() == rounded_taps.keys()
+  np.testing.assert_allclose(rounded, logits, rtol=0.1, atol=0.05)
+  assert np.abs(rounded - logits).max() > 0
+
+
+def test_teachers_of_others_are_not_computed_in_bfloat16():
+  config = flow_settings.Config(workdir="W", teacher_mixed_precision=True)
+  teacher = methods.Network(capture.with_taps(nn.Dense(3), ["__call__"]), {})
+  with pytest.raises(ValueError, match="--teacher_mixed_precision: expected a teacher"):
+    settings.applied_teacher(config, teacher)
+
+
 def test_epochs_of_all_phases_are_added():
   assert settings.number_of_epochs("150@0.1,30@0.01") == 180
 
@@ -66,7 +96,7 @@ def test_split_of_fewer_images_than_devices_is_refused(tmp_path):
 
 def test_work_directories_from_before_a_setting_existed_go_on(tmp_path):
   path = tmp_path / "config.json"
-  now = settings.CacheSettings(workdir=str(tmp_path))
+  now = settings.TeacherSettings(workdir=str(tmp_path))
   job_run.remember(now, path)
   before = json.loads(path.read_text())
   del before["learning_rate_decay"]
