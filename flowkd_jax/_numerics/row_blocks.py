@@ -127,13 +127,13 @@ def one_block(
 
 
 def all_at_once(batches: int, batch: int) -> bool:
-  """True if matrices of all pairs of so many batches together are as small as a block.
+  """True if matrices of all pairs of so many batches together are as small as 4 blocks.
 
   Args:
     batches: Number of batches.
     batch: Rows of each.
   """
-  return batches * batch**2 <= _block_entries()
+  return batches * batch**2 <= 4 * _block_entries()
 
 
 def _block_entries() -> int:

@@ -25,6 +25,21 @@ def test_results_are_in_the_order_of_the_arrays():
   assert sorted(calls) == [(3, 2), (3, 4), (3, 5)]
 
 
+@pytest.mark.parametrize(("number", "traces"), [(7, 7), (8, 1)])
+def test_few_wide_arrays_are_not_copied(number, traces):
+  calls = []
+
+  def total(x):
+    calls.append(x.shape)
+    return x.sum()
+
+  jax.eval_shape(
+    lambda arrays: equal_shapes.map_by_shape(total, arrays),
+    [jnp.ones((2, 17))] * number,
+  )
+  assert len(calls) == traces
+
+
 def test_dtypes_are_not_mixed(x64):
   arrays = [jnp.ones((2, 3), dtype) for dtype in (jnp.float32, jnp.float64)]
   results = equal_shapes.map_by_shape(jnp.sum, arrays)
