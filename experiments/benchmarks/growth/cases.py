@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from experiments.benchmarks.growth import core
 from experiments.benchmarks.growth import devices
 from experiments.benchmarks.growth import runs
+from experiments.benchmarks.growth import storing
 from experiments.benchmarks.growth.case import Case
 from experiments.benchmarks.growth.case import measure
 
@@ -15,6 +16,7 @@ CASES: Mapping[str, Case] = {
   **core.CASES,
   **devices.CASES,
   **runs.CASES,
+  **storing.CASES,
 }
 
 

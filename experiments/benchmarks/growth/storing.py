@@ -1,0 +1,41 @@
+"""Cases of a trained network: checkpoints of its state, retrieval by its features."""
+
+import tempfile
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks.growth.case import Case
+from flowkd_jax import evaluation
+from flowkd_jax import train
+
+Work = Callable[[], Any]
+_NUMBERS = 1000  # of an array
+_QUERIES, _CLASSES, _WIDTH = 500, 10, 64
+
+
+def _checkpoint(count: int) -> Work:
+  """A checkpoint of a state of so many arrays."""
+  rng = np.random.default_rng(0)
+  state = {f"array_{i}": rng.standard_normal(_NUMBERS) for i in range(count)}
+  checkpoints = train.Checkpoints(tempfile.mkdtemp())
+  return lambda: checkpoints.save(1, state, {})
+
+
+def _retrieval(count: int) -> Work:
+  """Retrieval from a database of so many rows."""
+  rng = np.random.default_rng(0)
+
+  def features(rows):
+    return rng.standard_normal((rows, _WIDTH), np.float32), np.arange(rows) % _CLASSES
+
+  database, queries = features(count), features(_QUERIES)
+  return lambda: evaluation.retrieval(*database, *queries, ranks=(1,))
+
+
+CASES: Mapping[str, Case] = {
+  "checkpoint": Case(_checkpoint, (100, 400, 1600), "arrays", tiny=1),
+  "retrieval": Case(_retrieval, (5000, 20_000, 80_000), "rows", tiny=100),
+}
