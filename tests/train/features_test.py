@@ -96,6 +96,7 @@ def _large(count, side):
   return data.evaluation_batches(large, batch_size=count, mean=(128,), std=(64,))
 
 
+@pytest.mark.eight_devices
 def test_batch_has_fewer_rows_if_it_would_need_too_much_memory(monkeypatch):
   """Rows are chosen by the memory of a device, and change no feature."""
   monkeypatch.setattr(_features, "_SMALL", 0)

@@ -158,6 +158,7 @@ def test_batches_of_a_call_are_bounded_in_bytes(toy, batches):
   assert step.most_steps({"index": np.broadcast_to(np.uint8(0), (2**28,))}) == 1
 
 
+@pytest.mark.eight_devices
 def test_memory_of_many_steps_grows_by_the_stacked_batches_alone(toy, batches):
   devices = jax.local_devices()[:2]
   # Rows that the toy reads through its mask, as wide as small images.
