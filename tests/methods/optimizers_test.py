@@ -38,12 +38,15 @@ def _spy(seen, optimizer):
 
 
 def _own_trees(name):
-  """Names at the top of each tree that the optimizers of a method are to see."""
+  """Names at the top of each tree that the optimizers of a method are to see.
+
+  In the order of their keys in the parameters, as the first state is made under `jit`.
+  """
   backbone, cnn = ["body", "stem"], sorted(_variables(CNN)["params"])
   branches = ["branch_1_body", "branch_2_body"]
   return {
-    "hint": [cnn, ["dense"]],
-    "online_ensemble": [["stem", "student_1", "student_2"], None],
+    "hint": [["dense"], cnn],
+    "online_ensemble": [None, ["stem", "student_1", "student_2"]],
     "hierarchical_teacher": [backbone, branches],
     "hierarchical_teacher, frozen": [branches],
     "hierarchical_student": [backbone, branches],

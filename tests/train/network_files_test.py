@@ -60,10 +60,10 @@ def test_network_of_a_later_version_is_refused(network, tmp_path):
   metadata = json.loads(path.read_text())
   entries = metadata["custom_metadata"]["flowkd_jax"]
   entries.pop("sha256")
-  later = _checkpoint._files.seal({**entries, "format": "flowkd_jax checkpoint 3"})
+  later = _checkpoint._files.seal({**entries, "format": "flowkd_jax checkpoint 4"})
   metadata["custom_metadata"]["flowkd_jax"] = later
   path.write_text(json.dumps(metadata))
-  with pytest.raises(ValueError, match="expected the format .*2', got .*3'; use"):
+  with pytest.raises(ValueError, match="expected the format .*got .*4'; use"):
     train.load_network(tmp_path, network)
 
 
