@@ -9,6 +9,5 @@ def test_checkpoint_can_be_repeated():
   save()
 
 
-def test_retrieval_has_queries_of_all_classes(monkeypatch):
-  monkeypatch.setattr(storing, "_QUERIES", 20)
+def test_retrieval_has_queries_of_all_classes():
   assert storing.CASES["retrieval"].make(100)().unmatched_queries == 0
