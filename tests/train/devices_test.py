@@ -2,6 +2,7 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,6 +11,7 @@ from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import parallel
 from flowkd_jax import train
+from flowkd_jax.parallel import _resident
 
 pytestmark = pytest.mark.optimizer
 SGD = optax.sgd(0.1)
@@ -78,3 +80,35 @@ def test_needed_bytes_hold_state_and_data(method, batches):
   needed = step.needed_bytes(train.replicate(state), next(batches.epoch(0)))
   resident = batches.resident["images"].nbytes
   assert resident < needed < 2**22
+
+
+@pytest.mark.parametrize("parallelism", ["pmap", "jit"])
+def test_steps_on_data_that_is_split_are_those_on_the_whole(
+  parallelism, batches, monkeypatch
+):
+  """One by one and several in one call."""
+  axis = parallel.axis_of(parallelism)
+
+  def update(state, batch, constants):
+    weights = batch["label"] + batch["image"].sum((1, 2, 3))
+    total = parallel.global_sum(jnp.where(batch["mask"], weights, 0).sum(), axis)
+    return state + total, {"total": total}
+
+  method = methods.Method(lambda *_: None, update, lambda _: {}, axis_name=axis)
+  rows, states = [*batches.epoch(0)], []
+  for memory in (2**30, 64):
+    monkeypatch.setattr(_resident, "device_bytes", lambda _, most=memory: most)
+    step = train.DeviceStep(
+      method,
+      batches.prepare,
+      batches.resident,
+      steps_per_call=3,
+      parallelism=parallelism,
+      row_arrays=batches.row_arrays,
+    )
+    state, _ = step(step.place_state(jnp.zeros(())), rows[0])
+    state, _ = step.run(state, rows)
+    states.append(float(state))
+  held = step._resident.arrays["images"].addressable_shards[0].data
+  assert held.size == 6 * 8 * 8  # of 44 images
+  np.testing.assert_allclose(states[1], states[0], rtol=1e-6)

@@ -103,11 +103,11 @@ def test_sharded_teacher_equals_the_replicated_one(batches):
 
 
 @pytest.mark.eight_devices
-def test_sharded_state_is_donated_saved_and_resumed(batches, tmp_path):
+def test_run_that_began_by_pmap_goes_on_with_a_sharded_state(batches, tmp_path):
   options = {"parallelism": "jit", "shard": parallel.fully_sharded("state")}
   expected = _fit(_plain(None), batches, epochs=2, parallelism="jit")
   with train.Checkpoints(tmp_path) as checkpoints:
-    _fit(_plain(None), batches, checkpoints=checkpoints, **options)
+    _fit(_plain("batch"), batches, checkpoints=checkpoints)
   with train.Checkpoints(tmp_path) as checkpoints:
     state = _fit(_plain(None), batches, epochs=2, checkpoints=checkpoints, **options)
   _assert_close(state, expected)
