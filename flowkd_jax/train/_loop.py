@@ -92,24 +92,21 @@ class _Run:
   """One call of `fit`: position, steps in flight, sums of the epoch."""
 
   def __init__(self, method, batches, epochs, options):
-    self.method, self.batches, self.epochs = method, batches, epochs
-    self.options = options
+    self.method, self.batches = method, batches
+    self.epochs, self.options = epochs, options
     self.devices = list(options.devices or jax.local_devices())
     parallel.check_batch_size(
       batches.batch_size // jax.process_count(), len(self.devices)
     )
     self._per_epoch = batches.steps_per_epoch
-    self.step = 0
+    self.step, self._exchange_at = 0, 1  # the next exchange of several processes
     self.sums: dict[str, float] = {}
     self.seconds = self.earlier_seconds = 0.0
-    self.began = time.monotonic()
-    self.saved_at = self._shown_at = time.monotonic()
+    self.began = self.saved_at = self._shown_at = time.monotonic()
     self._latest: dict[str, float] = {}  # metrics beside the bar
     self._last: tuple[Any, bool] | None = None  # batches to try a state on
-    most = options.most_steps_per_call
-    self._pace = _pace.Pace(max(most, options.check_every))
+    self._pace = _pace.Pace(max(options.most_steps_per_call, options.check_every))
     self._in_flight = _pace.InFlight(self._pace, options.check_every)
-    self._exchange_at = 1  # step of the next exchange of several processes
     self._compiled: set[bool] = set()
     self.times = options.times or _times.Times()
 
@@ -138,7 +135,8 @@ class _Run:
     began = time.monotonic() - self.seconds
     with self._batches_of(epoch) as (batches, block, most):
       while True:
-        steps, many = self._next_call(block, most)
+        left = self._per_epoch - self.step % self._per_epoch
+        steps, many = self._pace.next_call(left, block, most)
         with self.times.spent(_times.DATA):
           chunk = list(itertools.islice(batches, steps))
         if not chunk:
@@ -165,16 +163,6 @@ class _Run:
           batches = stack.enter_context(reading)
       yield itertools.chain([] if first is None else [first], batches), block, most
 
-  def _next_call(self, block, most):
-    """Number of steps of the next call, and whether it takes blocks of steps.
-
-    It depends only on what several processes have agreed on.
-    """
-    left = self._per_epoch - self.step % self._per_epoch
-    steps = min(most, max(self._pace.steps, block), left) // block * block
-    slow = block > 1 and self._pace.is_slow(block)
-    return (steps, True) if most > 1 and steps and not slow else (1, False)
-
   def _call(self, state, chunk, many):
     """The state after the steps of some batches, dispatched."""
     began = time.monotonic()
@@ -192,8 +180,7 @@ class _Run:
   def _dispatch(self, state, chunk, many):
     if many:
       return self._device_step.run(state, chunk)
-    (batch,) = chunk
-    return self._device_step(state, batch)
+    return self._device_step(state, *chunk)
 
   def _total_seconds(self):
     return self.earlier_seconds + time.monotonic() - self.began

@@ -55,6 +55,20 @@ class Pace:
       fitting = int(1e6 * _SECONDS / microseconds)
       self.steps = max(1, min(fitting, 2 * self.steps, self._most))
 
+  def next_call(self, left: int, block: int, most: int) -> tuple[int, bool]:
+    """Number of steps of the next call, and whether it takes blocks of steps.
+
+    It depends only on what several processes have agreed on.
+
+    Args:
+      left: Steps that are left of the epoch.
+      block: Steps of a block.
+      most: Maximum number of steps.
+    """
+    steps = min(most, max(self.steps, block), left) // block * block
+    slow = block > 1 and self.is_slow(block)
+    return (steps, True) if most > 1 and steps and not slow else (1, False)
+
   def is_slow(self, steps: int) -> bool:
     """Returns whether so many steps would take more than twice the target time."""
     return self._agreed * steps > 2e6 * _SECONDS

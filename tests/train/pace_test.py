@@ -1,6 +1,7 @@
 """Steps of a call by measured time, and steps in flight."""
 
 import numpy as np
+import pytest
 
 from flowkd_jax.train import _pace
 
@@ -60,3 +61,16 @@ def test_check_every_bounds_the_steps_ahead():
   for step in range(3):
     calls.add(step, 1, {"loss": np.float32(step)}, 0.0)
   assert calls.overdue() == (0, {"loss": [0, 1]})
+
+
+@pytest.mark.parametrize(
+  ("given", "expected"),
+  [
+    ({"left": 96, "block": 12, "most": 60}, (12, True)),
+    ({"left": 7, "block": 12, "most": 60}, (1, False)),
+    ({"left": 96, "block": 1, "most": 1}, (1, False)),
+    ({"left": 3, "block": 1, "most": 60}, (1, True)),
+  ],
+)
+def test_next_call_takes_whole_blocks_of_what_is_left(given, expected):
+  assert _pace.Pace(100).next_call(**given) == expected
