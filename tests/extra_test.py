@@ -49,6 +49,7 @@ def _tried(*statements):
   return dict(line.split(" -> ", 1) for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_rooms_of_the_extra_say_what_to_install():
   rooms = [room for room, packages in _extra.ROOMS.items() if packages]
   statements = [
@@ -69,6 +70,7 @@ def test_rooms_of_the_extra_say_what_to_install():
     assert "No module named" not in said, (statement, said)
 
 
+@pytest.mark.slow
 def test_core_needs_none_of_the_extra():
   rooms = (*flowkd_jax.__all__, "data", "evaluation", "jobs")
   found = _tried(
@@ -113,6 +115,7 @@ def test_rooms_require_what_their_modules_import(room):
   assert imported - core - sys.stdlib_module_names <= required
 
 
+@pytest.mark.slow
 @needs_extra
 def test_commands_need_the_whole_extra():
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

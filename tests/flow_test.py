@@ -27,6 +27,7 @@ def _taps(seed=0, shapes=((4, 4, 2), (8,), (2, 4), (8,))):
 LABELS = jnp.arange(10, dtype=jnp.int32) % 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "student_t"])
 def test_information_flow_holds_the_information_of_each_tap(name):
   taps, kernel = _taps(), kernels.by_name(name)
@@ -52,6 +53,7 @@ def test_taps_of_equal_width_share_one_vmap():
   assert calls == [(3, 4), (3, 5)]
 
 
+@pytest.mark.slow
 def test_equal_taps_in_blocks_may_be_split_by_shard_map():
   taps = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 3)), jnp.float32)
   labels = jnp.arange(16, dtype=jnp.int32) % 3
@@ -81,6 +83,7 @@ def test_nearest_layers_map_last_to_last():
   np.testing.assert_array_equal(flow.nearest_layers(student, teacher), [0, 1, 3])
 
 
+@pytest.mark.slow
 def test_flow_divergence_sums_squares_over_the_layer_map():
   student, teacher = jnp.array([0.1, 0.5]), jnp.array([0.2, 0.4, 1.0])
   nearest = flow.flow_divergence(student, teacher)
@@ -93,6 +96,7 @@ def test_flow_divergence_sums_squares_over_the_layer_map():
   np.testing.assert_allclose(relative, 0.5**2 + 0.5**2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_flow_divergence_is_differentiable_in_the_student_taps():
   student, teacher = (list(_taps(seed).values()) for seed in (0, 1))
 

@@ -26,6 +26,7 @@ def _weighted(values, weights, mask):
   return np.stack(rows)
 
 
+@pytest.mark.slow
 def test_mean_is_that_of_the_real_positions():
   ones = np.ones_like(WEIGHTS)
   np.testing.assert_allclose(pooling.mean(TOKENS), TOKENS.mean(1), rtol=1e-5)
@@ -35,6 +36,7 @@ def test_mean_is_that_of_the_real_positions():
   np.testing.assert_allclose(pooling.mean(maps), maps.mean((1, 2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_is_a_weighted_mean():
   expected = _weighted(TOKENS.astype(np.float64), WEIGHTS, MASK)
   for scale in (1, 1000):
@@ -91,6 +93,7 @@ def test_masked_nans_reach_neither_values_nor_gradients(dtype):
     assert (gradient[:3] != 0).any()
 
 
+@pytest.mark.slow
 def test_gradient_of_the_weights_is_that_of_the_quotient():
   cotangent = RNG.normal(size=(4, 3)).astype(np.float32)
   loss = lambda weights: (cotangent * pooling.attention(TOKENS, weights)).sum()

@@ -48,6 +48,7 @@ def test_critical_period_refuses_impossible_values(arguments, match):
     schedules.critical_period(**arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.optimizer
 def test_reset_every_equals_a_new_optimizer_each_period():
   gradients = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)

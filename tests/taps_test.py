@@ -105,6 +105,7 @@ def test_the_order_of_a_mapping_changes_nothing(name, crossing):
     chex.assert_trees_all_close(actual, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_teacher_that_is_an_argument_of_jit_is_paired_by_name(name):
   # The student's dictionary is made inside and keeps its order; the teacher's is
@@ -133,6 +134,7 @@ def test_pairs_join_taps_of_other_names(name):
   chex.assert_trees_all_close(BY_NAME[name](*items, **options), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["information_flow", "quadratic_flow"])
 def test_weights_go_by_name_too(name):
   weights = dict(zip(NAMES, (100.0, 10.0, 1.0), strict=True))
@@ -343,6 +345,7 @@ def test_functions_of_the_order_take_pairs_and_refuse_mappings(name):
       function(teacher, mapping)
 
 
+@pytest.mark.slow
 def test_nearest_flow_needs_an_order():
   teacher = [*_taps(1).items()]
   expected = losses.quadratic_flow(ARRAYS, [tap for _, tap in teacher], **LABELLED)
@@ -354,6 +357,7 @@ def test_nearest_flow_needs_an_order():
     nearest(ITEMS, teacher, pairs={"stem": "stem"})
 
 
+@pytest.mark.slow
 def test_flow_vectors_have_the_order_of_a_sequence_and_no_names():
   by_name = flow.information_flow(_taps(0), LABELS, 2)
   vector = flow.information_flow(ITEMS, LABELS, 2)

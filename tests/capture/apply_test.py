@@ -40,6 +40,7 @@ def variables():
   return capture.init(Net(), jax.random.key(0), IMAGES)
 
 
+@pytest.mark.slow
 def test_apply_with_taps_gives_those_asked_for_in_their_order(variables):
   output, taps = capture.apply_with_taps(Net(), variables, IMAGES)
   assert [*taps] == ["clean", "by_batch"]
@@ -52,6 +53,7 @@ def test_apply_with_taps_gives_those_asked_for_in_their_order(variables):
   np.testing.assert_allclose(taps["norm"], taps["clean"] - mean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_with_taps_replaces_those_that_the_model_declares(variables):
   model = capture.with_taps(Net(), ["turned"])
   assert capture.tap_shapes(model, variables, IMAGES) == {"turned": (4, 8)}
@@ -65,6 +67,7 @@ def test_what_is_no_model_is_refused(variables):
     capture.apply_with_taps(3, variables, IMAGES)
 
 
+@pytest.mark.slow
 def test_tap_that_depends_on_the_batch_is_refused(variables):
   message = "model: Net is not in evaluation mode: its tap by_batch of an image depend"
   with pytest.raises(ValueError, match=message):
@@ -73,6 +76,7 @@ def test_tap_that_depends_on_the_batch_is_refused(variables):
     capture.check_evaluation(Clean(), variables, IMAGES, taps=("layer", "norm"))
 
 
+@pytest.mark.slow
 def test_taps_that_are_not_asked_for_may_do_as_they_like(variables):
   capture.check_evaluation(Clean(), variables, IMAGES)
   capture.check_evaluation(Net(), variables, IMAGES, taps=())

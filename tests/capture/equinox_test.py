@@ -93,6 +93,7 @@ def test_every_tap_of_a_module_is_what_it_computes(stranger):
   assert {tap.name: tap.shape for tap in listed}["blocks/1/linear"] == (5, 3, 4)
 
 
+@pytest.mark.slow
 def test_taps_are_declared_and_wrong_paths_refused(stranger):
   model, variables = capture.from_equinox(stranger, taps=["blocks/*", "layers/2"])
   _, taps = capture.apply_with_taps(model, variables, IMAGES)
@@ -103,6 +104,7 @@ def test_taps_are_declared_and_wrong_paths_refused(stranger):
     capture.apply_with_taps(model, variables, IMAGES, taps=["layer/2"])
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_default_and_training_takes_keys(stranger):
   model, variables = capture.from_equinox(stranger)
   capture.check_evaluation(model, variables, IMAGES)
@@ -124,6 +126,7 @@ def test_evaluation_is_the_default_and_training_takes_keys(stranger):
   assert (first != (np.asarray(dropped(jax.random.key(1))) == 0)).any()
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_scanned_layers(stranger):
   model, variables = capture.from_equinox(stranger)
 
@@ -150,6 +153,7 @@ class Normalised(eqx.Module):
     return self.norm(image[0, :, 0], state)
 
 
+@pytest.mark.slow
 def test_modules_with_a_state_are_used_in_evaluation_only():
   module, state = eqx.nn.make_with_state(Normalised)()
   model, variables = capture.from_equinox(module, state=state)

@@ -78,6 +78,7 @@ def test_apply_with_taps_returns_all_in_order():
   )
 
 
+@pytest.mark.slow
 def test_apply_with_taps_selects_in_the_order_asked_for():
   _, taps = capture.apply_with_taps(
     STUDENT, prepared(STUDENT), IMAGES, taps=["dense", "block_1"]
@@ -85,6 +86,7 @@ def test_apply_with_taps_selects_in_the_order_asked_for():
   assert list(taps) == ["dense", "block_1"]
 
 
+@pytest.mark.slow
 def test_apply_with_taps_returns_updated_collections():
   variables = prepared(STUDENT)
   mask = jnp.array([True, True, True, False])
@@ -125,6 +127,7 @@ def test_apply_with_taps_lets_gradients_through():
   assert np.abs(grads["classifier"]["kernel"]).sum() == 0
 
 
+@pytest.mark.slow
 def test_apply_with_taps_takes_models_of_others():
   model = Stranger()
   variables = prepared(model)
@@ -186,6 +189,7 @@ def test_taps_that_are_no_names_are_refused(taps, match):
     capture.with_taps(STUDENT, taps)
 
 
+@pytest.mark.slow
 def test_layers_of_a_scan_are_numbered_whatever_it_drops():
   model = Scanned()
   variables = prepared(model)
@@ -230,6 +234,7 @@ class Layers(nn.Module):
     return nn.Dense(2, name="head")(x)
 
 
+@pytest.mark.slow
 def test_layers_of_a_rematerialised_scan_let_gradients_through():
   model = Layers()
   variables = prepared(model)
@@ -273,6 +278,7 @@ class Silent(nn.Module):
     return Inner(name="head")(nn.remat(Inner)(name="inner")(x))
 
 
+@pytest.mark.slow
 def test_apply_with_taps_captures_modules_of_models_that_sow_nothing():
   model = Silent()
   variables = prepared(model)
@@ -295,6 +301,7 @@ def test_apply_with_taps_captures_modules_of_models_that_sow_nothing():
   np.testing.assert_allclose(taps["layer_0"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_captured_modules_let_gradients_through():
   model = Silent()
   variables = prepared(model)
@@ -309,6 +316,7 @@ def test_captured_modules_let_gradients_through():
   assert np.abs(grads["layer_0"]["kernel"]).sum() > 0
 
 
+@pytest.mark.slow
 def test_stars_match_within_a_part_and_double_stars_across():
   model = Silent()
   for pattern, expected in {
@@ -371,6 +379,7 @@ class Listed(nn.Module):
     return nn.Dense(2)(images.reshape(len(images), -1)) * self.scale.sum()
 
 
+@pytest.mark.slow
 def test_init_compiles_once_for_equal_modules():
   compiled = _linen._initializer(alone=True)
   first = prepared(CNN(width=1, num_blocks=1))
@@ -381,6 +390,7 @@ def test_init_compiles_once_for_equal_modules():
   jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+@pytest.mark.slow
 def test_init_serves_modules_without_a_hash_and_within_a_compiled_function():
   module = Listed(np.ones(2, np.float32))
   alone = capture.init(module, jax.random.key(0), IMAGES)

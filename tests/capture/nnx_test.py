@@ -90,6 +90,7 @@ def test_every_tap_of_a_module_is_what_it_computes(stranger):
   np.testing.assert_array_equal(output, taps["head"])
 
 
+@pytest.mark.slow
 def test_what_is_sown_comes_by_itself_and_declared_taps_too(stranger):
   _, taps = capture.apply_with_taps(*capture.from_nnx(stranger), IMAGES)
   assert list(taps) == ["before_head"]
@@ -103,6 +104,7 @@ def test_what_is_sown_comes_by_itself_and_declared_taps_too(stranger):
   assert capture.init(model, jax.random.key(3), IMAGES) == variables
 
 
+@pytest.mark.slow
 def test_wrong_paths_name_the_nearest_right_ones(stranger):
   model, variables = capture.from_nnx(stranger)
   with pytest.raises(
@@ -113,6 +115,7 @@ def test_wrong_paths_name_the_nearest_right_ones(stranger):
     capture.apply_with_taps(model, variables, IMAGES, taps=["block/0"])
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_default_and_training_takes_keys(stranger):
   model, variables = capture.from_nnx(stranger)
   capture.check_evaluation(model, variables, IMAGES)
@@ -183,6 +186,7 @@ class Obstinate(nnx.Module):
     return self.norm(x, use_running_average=False)
 
 
+@pytest.mark.slow
 def test_teachers_in_training_mode_are_found_out():
   model, variables = capture.from_nnx(Obstinate(nnx.Rngs(0)))
   with pytest.raises(ValueError, match="model: Obstinate is not in evaluation mode"):
@@ -198,6 +202,7 @@ def test_what_is_no_module_is_refused(stranger):
     capture.apply_with_taps(stranger, {}, IMAGES)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_refused_by_name():
   module = Stranger(nnx.Rngs(0))
   norm = module.blocks[1].norm

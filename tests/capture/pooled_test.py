@@ -27,6 +27,7 @@ def _both(model, variables, pool, **options):
   return *plain, *capture.apply_with_taps(pooled, variables, IMAGES, **options)
 
 
+@pytest.mark.slow
 def test_maps_are_pooled_and_rows_are_not():
   model = CNN(width=2, num_blocks=2, padding="SAME")
   variables = capture.init(model, jax.random.key(0), IMAGES)
@@ -44,6 +45,7 @@ def test_maps_are_pooled_and_rows_are_not():
   assert shapes == {"block_1": (4, 2), "block_2": (4, 4), "dense": (4, 16)}
 
 
+@pytest.mark.slow
 def test_tokens_of_other_frameworks_are_pooled():
   model, variables = capture.from_nnx(Tokens(nnx.Rngs(0)), taps=["embed"])
   _, taps, _, pooled = _both(model, variables, pooling.class_token)
@@ -51,6 +53,7 @@ def test_tokens_of_other_frameworks_are_pooled():
   np.testing.assert_array_equal(pooled["embed"], taps["embed"][:, 0])
 
 
+@pytest.mark.slow
 def test_taps_of_a_model_that_declares_none_can_be_given():
   class Stranger(nn.Module):
     @nn.compact

@@ -27,6 +27,7 @@ FLAGS = (
   "--batch_size=200",
   "--flow_examples=200",
   "--measure=flow",
+  "--kernels=cosine",
 )
 
 

@@ -52,6 +52,7 @@ def test_arguments_without_dashes_are_the_setting_that_takes_them():
     launch._by_position(["b"], None, {})
 
 
+@pytest.mark.slow
 def test_report_takes_folders_and_then_flags(tmp_path):
   arguments = [str(tmp_path), f"--output={tmp_path / 'page.html'}"]
   done = subprocess.run(

@@ -37,6 +37,7 @@ def test_augment_without_options_changes_nothing():
   np.testing.assert_array_equal(same, images)
 
 
+@pytest.mark.slow
 def test_augment_flips_about_half_of_the_rows():
   images, keys = images_and_keys(batch=256)
   flipped = np.asarray(augment(images, keys, flip=True, padding=0))
@@ -47,6 +48,7 @@ def test_augment_flips_about_half_of_the_rows():
   assert 0.4 < is_mirrored.mean() < 0.6
 
 
+@pytest.mark.slow
 def test_augment_crops_every_window_of_the_zero_padded_image():
   images, keys = images_and_keys(batch=256)
   cropped = np.asarray(augment(images, keys, flip=False, padding=1))
@@ -60,6 +62,7 @@ def test_augment_crops_every_window_of_the_zero_padded_image():
   assert counts.max() < 50
 
 
+@pytest.mark.slow
 def test_augment_combines_crop_and_flip():
   images, keys = images_and_keys(batch=32)
   result = np.asarray(augment(images, keys, flip=True, padding=2))
@@ -68,6 +71,7 @@ def test_augment_combines_crop_and_flip():
     position(windows + [window[:, ::-1] for window in windows], crop)
 
 
+@pytest.mark.slow
 def test_augment_depends_on_the_example_and_not_on_the_batch():
   images, keys = images_and_keys(batch=16)
   whole = jax.jit(lambda i, k: data.augment(i, k, flip=True, padding=2))(images, keys)

@@ -46,6 +46,7 @@ def test_prepare_rows_normalises_in_the_dtype_of_the_batches():
   np.testing.assert_array_equal(rows["mask"], _batch()["mask"])
 
 
+@pytest.mark.slow
 def test_prepare_rows_augments_by_seed_epoch_and_index():
   batches = _planned(augmentation=_augment.Augmentation(flip=True, padding=1))
   batch = _batch()

@@ -98,6 +98,7 @@ def test_prepare_is_that_of_the_images(split, clients):
   np.testing.assert_allclose(prepared["image"][1, 3], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_example_is_augmented_anew_in_every_pass(split, clients):
   batches = make(split, clients, clients_per_round=4)
   (step,) = batches.epoch(0)

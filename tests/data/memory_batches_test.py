@@ -86,6 +86,7 @@ def test_prepare_gathers_and_normalises(split):
   np.testing.assert_array_equal(prepared["mask"], batch["mask"])
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_prepare_is_the_same_on_one_and_on_eight_devices(split):
   augmentation = data.Augmentation(flip=True, padding=2)
@@ -98,6 +99,7 @@ def test_prepare_is_the_same_on_one_and_on_eight_devices(split):
     np.testing.assert_array_equal(mapped[name].reshape(rows.shape), rows)
 
 
+@pytest.mark.slow
 def test_prepare_augments_an_example_alike_in_any_batch(split):
   augmentation = data.Augmentation(flip=True, padding=2)
 

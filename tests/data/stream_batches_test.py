@@ -27,6 +27,7 @@ def split(data_dir):
   return data.load("tiny_fixed", "train", data_dir=data_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_stream_yields_the_batches_of_memory(source, split, drop_last):
   memory = data.MemoryBatches(split, drop_last=drop_last, **OPTIONS)

@@ -56,6 +56,7 @@ def test_accuracy_of_broken_logits_is_nan(value, top_k):
   assert np.isnan(accuracy(LOGITS.at[2, 1].set(value), LABELS, top_k=top_k))
 
 
+@pytest.mark.slow
 def test_accuracy_agrees_with_argmax_at_negative_infinity():
   logits = jnp.array([[-jnp.inf, -jnp.inf], [-jnp.inf, 0.0]])
   assert accuracy(logits, jnp.array([0, 1])) == 1

@@ -31,6 +31,7 @@ def test_cka_matrix_is_the_alignment_of_every_pair():
   np.testing.assert_allclose(actual[0, 1], 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_flow_distance_matrix_is_the_distance_of_flows():
   actual = evaluation.flow_distance_matrix(
     TAPS, TAPS, labels=LABELS, num_classes=3, block_size=8
@@ -70,6 +71,7 @@ def test_flow_distance_matrix_reads_labels_by_the_rule_of_losses():
     evaluation.flow_distance_matrix([rows], [rows], labels=labels, num_classes=2)
 
 
+@pytest.mark.slow
 def test_cka_matrix_is_that_of_the_loss(monkeypatch):
   monkeypatch.setattr(_layer_comparison, "_BYTES_AT_ONCE", 4 * 24 * 9 * 7)  # 7 rows
   monkeypatch.setattr(_layer_comparison, "_COLUMNS_AT_ONCE", 4)

@@ -30,6 +30,7 @@ def test_row_without_valid_columns_has_finite_gradient():
   np.testing.assert_array_equal(jax.jit(jax.grad(total))(jnp.ones((2, 3))), 0)
 
 
+@pytest.mark.slow
 def test_log_totals_are_those_of_the_valid_columns():
   logs = jnp.array([[-1e6, -1e6 - 1.0, 5.0], [0.0, 1.0, 2.0]])
   valid = jnp.array([[1, 1, 0], [0, 0, 0]], bool)

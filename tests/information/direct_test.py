@@ -40,6 +40,7 @@ def _problem(width=5):
   return student, teacher, np.arange(13) < 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_value_and_derivatives_equal_those_of_logarithms(name, divergence, x64):
@@ -64,6 +65,7 @@ def test_value_and_derivatives_equal_those_of_logarithms(name, divergence, x64):
     np.testing.assert_allclose(two, other, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_second_derivatives_equal_those_of_logarithms(x64):
   student, teacher, mask = _problem(2)
   student[2] = 1, 2
@@ -78,6 +80,7 @@ def test_second_derivatives_equal_those_of_logarithms(x64):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mean", "divergence"), [(1e3, DIVERGENCES[1]), (10.0, DIVERGENCES[0])]
 )
@@ -100,6 +103,7 @@ def test_near_equality_and_large_means_keep_the_digits(mean, divergence):
   np.testing.assert_allclose(gradient, reference, rtol=0, atol=1e-2 * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["student_t", "cauchy"])
 @pytest.mark.parametrize("scale", [1e-15, 1e12])
 def test_similarities_far_from_one_keep_their_gradient(name, scale):

@@ -51,6 +51,7 @@ def test_information_equals_its_definition(name, block_size, x64):
   np.testing.assert_allclose(value, within + everything - 2 * between, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "student_t"])
 def test_information_of_thousands_of_rows_is_safe_in_float32(name):
   rng = np.random.default_rng(0)
@@ -74,6 +75,7 @@ def test_information_of_thousands_of_rows_is_safe_in_float32(name):
   np.testing.assert_allclose(actual, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "student_t"])
 def test_padding_changes_nothing(name):
   features, labels = _batch()
@@ -93,6 +95,7 @@ def test_padding_changes_nothing(name):
   np.testing.assert_allclose(measures(padded, padded_labels, mask), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("name", ["cosine", "student_t", "adaptive_rbf"])
 def test_information_and_gradient_of_the_global_batch(name):
@@ -117,6 +120,7 @@ def test_information_and_gradient_of_the_global_batch(name):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_information_is_finite_at_degenerate_rows(name, degenerate_rows):
   @jax.jit
@@ -133,6 +137,7 @@ def test_information_is_finite_at_degenerate_rows(name, degenerate_rows):
     assert np.isfinite(gradient).all(), case
 
 
+@pytest.mark.slow
 def test_features_that_are_the_labels_carry_most_information():
   labels = jnp.arange(12) % CLASSES
   perfect = jax.nn.one_hot(labels, CLASSES)
@@ -156,6 +161,7 @@ def test_bad_input_is_refused():
     measure(features, labels, CLASSES, mask=jnp.ones(3, bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_rows_without_a_label_change_neither_information_nor_bandwidth(name, x64):
   features, labels = _batch(dtype=jnp.float64)
@@ -176,6 +182,7 @@ def test_rows_without_a_label_change_neither_information_nor_bandwidth(name, x64
   assert np.isnan(measure(features, labels.at[3].set(CLASSES))).all()
 
 
+@pytest.mark.slow
 def test_kernel_of_ones_own_may_have_any_name():
   kernel = kernels.rbf(2.0)
   named = dataclasses.replace(kernel, name="cosine")
@@ -189,6 +196,7 @@ def test_kernel_of_ones_own_may_have_any_name():
   assert others == [first, first]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "student_t"])
 def test_memory_and_work_do_not_grow_with_rows_times_classes(name):
   rows, classes = 1024, 2048
@@ -212,6 +220,7 @@ def test_memory_and_work_do_not_grow_with_rows_times_classes(name):
   assert compiled.cost_analysis()["flops"] < 300 * pairs + 100 * 8 * (rows + classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "student_t"])
 def test_information_is_accurate_with_few_rows_of_a_class(name):
   rng = np.random.default_rng(0)

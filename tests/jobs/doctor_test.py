@@ -100,6 +100,7 @@ def test_doctor_finds_absent_and_rare_classes():
     assert "kept on the devices, one copy of 0.0 MiB on each." in fine.text
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_doctor_says_that_a_large_data_set_is_split(monkeypatch):
   monkeypatch.setattr("flowkd_jax.parallel._resident.device_bytes", lambda _: 2**16)

@@ -124,6 +124,7 @@ def test_random_rows_are_as_many_as_passed_the_filter_in_every_epoch(tmp_path):
   assert records["kd_confident", 2]["kept"] < records["kd_confident", 0]["kept"]
 
 
+@pytest.mark.slow
 def test_control_whose_filter_is_missing_says_what_to_do(tmp_path):
   config = _configure(tmp_path, stages=("kd_random",))
   with pytest.raises(ValueError, match="as much as kd_saturated, which has not been"):
@@ -192,6 +193,7 @@ def test_impossible_settings_are_refused(options, match):
     _configure("w", **options)
 
 
+@pytest.mark.slow
 def test_images_that_are_not_there_are_refused(tmp_path):
   config = _configure(tmp_path, domain_images=900)
   with pytest.raises(ValueError, match=r"--train_split: split of digits: Requested"):

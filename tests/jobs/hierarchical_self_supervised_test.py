@@ -1,9 +1,14 @@
 """Hierarchical self-supervision, small: all stages, refusing."""
 
 import json
+import shutil
 
+import jax
+import numpy as np
 import pytest
 
+from flowkd_jax import capture
+from flowkd_jax import models
 from flowkd_jax.jobs import hierarchical_self_supervised as experiment
 from flowkd_jax.jobs import settings
 
@@ -33,16 +38,38 @@ def _results(workdir):
   return {result["name"]: result for result in results}
 
 
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+  """A work directory in which the teacher has been trained."""
+  workdir = tmp_path_factory.mktemp("taught")
+  _run(workdir, stages=("teacher",))
+  return workdir
+
+
 @pytest.mark.slow
-def test_students_learn_from_the_teacher_and_leave_their_branches(tmp_path):
-  names = experiment.STAGES[:-1]
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("student_labels", "student_kd", "student_kd_rotations"),
+    ("student_joint_labels", "student"),
+  ],
+)
+def test_students_learn_from_the_teacher_and_leave_their_branches(
+  names, taught, tmp_path
+):
+  shutil.copytree(taught / "teacher", tmp_path / "teacher")
   _run(tmp_path, stages=names)
   found = _results(tmp_path)
-  assert list(found) == list(names)
-  taught = [name for name, result in found.items() if result["teacher"] == "teacher"]
-  assert taught == ["student_kd", "student_kd_rotations", "student"]
-  students = [name for name in names if name.startswith("student")]
-  assert len({found[name]["parameters"] for name in students}) == 1
+  # `online` is the last of all stages.
+  assert list(found) == [n for n in experiment.STAGES[:-1] if n in {*names, "teacher"}]
+  learners = {"student_kd", "student_kd_rotations", "student"}
+  for name, result in found.items():
+    assert result["teacher"] == ("teacher" if name in learners else None)
+  plain = models.by_name(TINY["student_network"], num_classes=10)
+  images = np.zeros((2, 8, 8, 1), np.float32)
+  without_branches = capture.init(plain, jax.random.key(0), images)["params"]
+  size = sum(leaf.size for leaf in jax.tree.leaves(without_branches))
+  assert {found[name]["parameters"] for name in names} == {size}
 
 
 @pytest.mark.slow
@@ -61,6 +88,7 @@ def test_teachers_keep_their_branches_and_frozen_ones_their_accuracy(tmp_path):
     assert frozen[key] == plain[key]
 
 
+@pytest.mark.slow
 def test_stage_whose_teacher_is_missing_says_what_to_do(tmp_path):
   with pytest.raises(ValueError, match="stage teacher_frozen has not been run.*--sta"):
     _run(tmp_path, stages=("student",), teacher="teacher_frozen")

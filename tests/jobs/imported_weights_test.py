@@ -81,6 +81,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(state, tmp_path):
     _configure(tmp_path / "weights.npz", tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_of_another_size_are_refused(state, tmp_path):
   path = tmp_path / "weights.npz"
   np.savez(path, **state)

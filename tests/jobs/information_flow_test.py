@@ -87,6 +87,7 @@ def test_finished_stages_are_not_repeated(finished, capsys):
   assert (finished / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_work_directory_of_other_settings_is_refused(finished):
   with pytest.raises(
     ValueError, match="--seed: 0 before, 1 now.*Use another --workdir"
@@ -149,6 +150,7 @@ def test_networks_of_an_earlier_run_are_taken(finished, tmp_path):
     _run(tmp_path / "other", teacher_network="digits_resnet:4", **earlier)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("options", "match"),
   [
@@ -352,6 +354,7 @@ def test_unprepared_data_set_is_refused_before_any_work(tmp_path):
   assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_devices_that_cannot_share_a_batch_refuse_before_any_work(tmp_path):
   with pytest.raises(ValueError, match="8 devices cannot share 100 rows"):
@@ -442,6 +445,7 @@ def test_killed_and_terminated_runs_end_bit_for_bit_like_an_uninterrupted_one(tm
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+@pytest.mark.slow
 def test_help_ends_well_and_bad_flags_are_messages(tmp_path):
   process = _command(tmp_path, "--help")
   output, _ = process.communicate(timeout=800)

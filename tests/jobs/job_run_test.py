@@ -61,6 +61,7 @@ def test_refused_run_writes_nothing(options, match, ran, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_methods_of_all_stages_are_checked_before_the_first_runs(
   ran, tmp_path, monkeypatch
 ):
@@ -103,6 +104,7 @@ def test_refused_run_has_no_claim_on_its_work_directory(ran, tmp_path):
   assert not ran
 
 
+@pytest.mark.slow
 def test_measured_normalization_is_kept_and_resumed(ran, tmp_path, monkeypatch):
   monkeypatch.setattr("flowkd_jax.data._normalization._KNOWN", {})
   options = {"train_split": "train[:200]", "stages": ("teacher",)}

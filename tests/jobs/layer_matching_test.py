@@ -40,6 +40,7 @@ def _features(**taps):
   return train.Features(np.zeros((6, 2), np.float32), taps, labels)
 
 
+@pytest.mark.slow
 def test_found_layers_are_those_most_alike_and_are_written(tmp_path):
   rng = np.random.default_rng(0)
   first, second, other = rng.normal(size=(3, 6, 4)).astype(np.float32)

@@ -56,6 +56,7 @@ def test_sgd_decays_within_each_phase():
   np.testing.assert_allclose(steps, [0.1, 0.05, 0.01, 0.005], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_applied_teacher_computes_in_bfloat16_where_asked():
   model = models.by_name("digits_cnn:2", num_classes=3)
   images = np.random.default_rng(0).standard_normal((4, 8, 8, 1)).astype(np.float32)

@@ -51,6 +51,7 @@ def test_results_of_another_form_and_damage_are_named(tmp_path):
     stages.read_results(tmp_path, "student")
 
 
+@pytest.mark.slow
 def test_stage_says_where_its_time_went(runner, tmp_path, capsys):
   model = models.by_name("digits_cnn:1", num_classes=3)
   network = train.blank_network(model, image_shape=(8, 8, 1))

@@ -59,6 +59,7 @@ def test_sizes_and_times_have_units_that_suit():
   assert "all 100 epochs 27.8 hours" in step_checks.step_time(1.0, 1000, 100).text
 
 
+@pytest.mark.slow
 def test_rehearsals_leave_the_method_as_it_was():
   split = data.load("digits", "train", limit=64)
   batches = data.training_batches(

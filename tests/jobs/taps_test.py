@@ -14,6 +14,7 @@ from flowkd_jax import capture
 from flowkd_jax.jobs import taps
 
 
+@pytest.mark.slow
 def test_listing_shows_taps_with_shapes_and_costs(capsys, monkeypatch):
   monkeypatch.setenv("COLUMNS", "120")
   taps.run(taps.configure(network="cnn1:8", batch_size=64))
@@ -48,6 +49,7 @@ def make_blocks():
   return capture.from_nnx(Blocks(nnx.Rngs(0)))
 
 
+@pytest.mark.slow
 def test_listing_shows_models_of_other_frameworks(capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "theirs", sys.modules[__name__])
   taps.run(taps.configure(network="theirs:make_blocks", batch_size=64))

@@ -29,6 +29,7 @@ def _only(findings):
   return finding
 
 
+@pytest.mark.slow
 def test_good_teacher_is_fine():
   finding = _only(teacher_checks.classifier(_features(np.eye(3)[LABELS]), 3))
   assert finding.level is FINE
@@ -46,6 +47,7 @@ class Obstinate(nnx.Module):
     return self.norm(x, use_running_average=False)
 
 
+@pytest.mark.slow
 def test_teacher_that_is_always_in_training_is_wrong():
   split = data.load("digits", "train", limit=32)
   probe = data.evaluation_batches(split, batch_size=32, mean=(8,), std=(4,))
@@ -55,6 +57,7 @@ def test_teacher_that_is_always_in_training_is_wrong():
   assert "model: Obstinate is not in evaluation mode" in finding.text
 
 
+@pytest.mark.slow
 def test_other_order_of_labels_is_wrong():
   finding = _only(teacher_checks.classifier(_features(np.eye(3)[(LABELS + 1) % 3]), 3))
   assert finding.level is WRONG
@@ -104,6 +107,7 @@ def test_taps_of_shapes_that_do_not_suit_are_warnings():
   assert "take a pooled tap" in wide.text
 
 
+@pytest.mark.slow
 def test_statistics_of_other_data_are_a_warning():
   model = models.by_name("digits_cnn:2", num_classes=3)
   variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
@@ -124,6 +128,7 @@ def test_statistics_of_other_data_are_a_warning():
   assert "statistics of other data" in finding.text
 
 
+@pytest.mark.slow
 def test_weak_teachers_are_never_fine():
   """A fifth of 1,000 images right, by logits and by taps alike."""
   rng = np.random.default_rng(0)
@@ -140,6 +145,7 @@ def test_weak_teachers_are_never_fine():
   assert levels == {0.1: WRONG, 0.22: WRONG, 0.5: WARNING, 0.7: FINE, 1.0: FINE}
 
 
+@pytest.mark.slow
 def test_chance_is_the_most_frequent_class():
   labels = np.where(np.arange(100) < 90, 0, 1).astype(np.int32)
   outputs = np.tile(np.float32([1, 0]), (100, 1))

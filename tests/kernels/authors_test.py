@@ -12,6 +12,7 @@ def test_authors_have_kernels_of_their_own():
     kernels.authors_kernel("von_mises_fisher")
 
 
+@pytest.mark.slow
 def test_authors_student_t_is_that_of_their_code():
   x = np.random.default_rng(0).standard_normal((5, 3))
   squares = ((x[:, None] - x[None]) ** 2).sum(-1)

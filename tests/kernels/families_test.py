@@ -56,6 +56,7 @@ def test_student_t_takes_any_degree(degree):
   np.testing.assert_allclose(actual, 1 / (1 + _distances(x) ** degree), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_von_mises_fisher_is_the_gaussian_of_unit_rows():
   x = jnp.asarray(_features(), jnp.float32)
   actual = jax.jit(kernels.von_mises_fisher(9.0))(x)
@@ -118,6 +119,7 @@ def test_kernel_is_computed_in_float32_whatever_comes_in(dtype):
   np.testing.assert_allclose(actual, expected, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_geometry_of_some_rows_equals_that_of_all():
   x = jnp.asarray(_features(), jnp.float32)
   everything = jax.jit(_geometry)(x)
@@ -128,6 +130,7 @@ def test_geometry_of_some_rows_equals_that_of_all():
     )
 
 
+@pytest.mark.slow
 def test_gradient_of_distances_is_exact_at_a_zero_row(x64):
   x = jnp.asarray(_features()).at[2].set(0)
   weights = jnp.asarray(_features(1, (12, 12)))
@@ -143,6 +146,7 @@ def test_gradient_of_distances_is_exact_at_a_zero_row(x64):
   np.testing.assert_allclose(*gradients, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_exact(x64):
   x = jnp.asarray(_features(shape=(4, 3)))
 
@@ -160,6 +164,7 @@ def test_second_derivatives_are_exact(x64):
   np.testing.assert_allclose(*hessians, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("make", "name"),
   [
@@ -202,6 +207,7 @@ LEARNT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNT)
 def test_parameters_may_be_traced_and_differentiated(name, x64):
   """In blocks too; derivatives against differences in float64."""

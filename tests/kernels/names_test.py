@@ -7,6 +7,7 @@ import pytest
 from flowkd_jax import kernels
 
 
+@pytest.mark.slow
 def test_names_and_objects_stand_for_kernels():
   own = kernels.rbf(3.0)
   assert kernels.as_kernel(own) is own

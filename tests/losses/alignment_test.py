@@ -29,6 +29,7 @@ def _gaussian(x, bandwidth):
   return np.exp(-squared / (2 * bandwidth**2 * spread))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(3, 4), (9, 4), (9, 20)])
 def test_linear_cka_of_masked_rows_is_its_definition_at_any_width(widths):
   student, teacher = _features(8, *widths)
@@ -39,6 +40,7 @@ def test_linear_cka_of_masked_rows_is_its_definition_at_any_width(widths):
   np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_rbf_cka_of_a_wide_kernel_is_linear_cka():
   student, teacher = _features(8, 3, 4)
   exact = [np.asarray(x, np.float64) for x in (student, teacher)]
@@ -49,6 +51,7 @@ def test_rbf_cka_of_a_wide_kernel_is_linear_cka():
   np.testing.assert_allclose(wide, losses.linear_cka(student, teacher), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.linear_cka, losses.rbf_cka])
 def test_alignment_with_rows_all_alike(loss):
   student, teacher = _features(9, 3, 20)
@@ -71,6 +74,7 @@ def test_alignment_of_kernels_refuses_second_derivatives(loss):
     jax.hessian(loss)(wide, other)
 
 
+@pytest.mark.slow
 def test_impossible_options_are_refused():
   student, teacher = _features(4, 3, 3)
   with pytest.raises(ValueError, match="bandwidth: expected a number above 0, got 0"):

@@ -13,6 +13,7 @@ TEACHER = jnp.ones((3, 5))
 MASK = jnp.array([True, False, True])
 
 
+@pytest.mark.slow
 def test_gathered_batch_flattens_widens_and_blanks_masked_rows():
   student = STUDENT.at[1].set(jnp.nan)
   batch = _batch.gathered_batch(student, TEACHER, MASK, None)
@@ -52,6 +53,7 @@ def test_gathered_batch_of_several_devices_has_the_columns_of_all():
   np.testing.assert_array_equal(number, [2, 2, 2])
 
 
+@pytest.mark.slow
 def test_pair_sides_share_the_points_in_one_block_only():
   batch = _batch.gathered_batch(STUDENT, TEACHER, None, None)
   rows, columns = _batch.pair_sides(batch, None)

@@ -116,6 +116,7 @@ def _assert_finite(results, message):
     assert rows.all(), (message, "problems", np.flatnonzero(~rows))
 
 
+@pytest.mark.slow
 @every_loss
 def test_value_and_gradient_take_part_of_both_sides(name, x64):
   student, teacher = _example(name, dtype=np.float64)
@@ -204,6 +205,7 @@ def test_never_nan_at_degenerate_inputs(name, dtype):
   _assert_never_nan(name, _degenerate_cases(), seed=1, dtype=jnp.dtype(dtype))
 
 
+@pytest.mark.slow
 @every_loss
 def test_never_nan_with_a_batch_of_one_row(name):
   for scale in (1, 0, 1e4):
@@ -223,6 +225,7 @@ PROBLEM = strategies.tuples(
 )
 
 
+@pytest.mark.slow
 @every_loss
 def test_never_nan_property(name):
   """16 problems an example: 20 examples are 320 cases a loss, 5000 in all."""
@@ -238,6 +241,7 @@ def test_never_nan_property(name):
   check()
 
 
+@pytest.mark.slow
 @every_loss
 def test_numpy_without_jit_equals_jit(name):
   student, teacher = _example(name)
@@ -249,6 +253,7 @@ def test_numpy_without_jit_equals_jit(name):
   np.testing.assert_allclose(eager, jitted, rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_loss
 def test_numpy_float64_and_a_list_as_mask_are_accepted(name):
   """Warnings are errors here, so this also proves that none is given."""
@@ -268,6 +273,7 @@ def _assert_problems_equal(name, sides, mask, results, tolerance):
       _assert_close(jax.tree.map(lambda x, i=index: x[i], results), expected, tolerance)
 
 
+@pytest.mark.slow
 @every_loss
 def test_vmap_and_checkpoint_change_nothing(name):
   problems = [_example(name, seed) for seed in range(CASES)]
@@ -302,6 +308,7 @@ def test_permutation_of_rows_permutes_the_gradients(name, x64):
   _assert_close(permuted, (value, [np.asarray(g)[order] for g in gradients]))
 
 
+@pytest.mark.slow
 @every_loss
 def test_padding_changes_nothing_whatever_it_holds(name, x64):
   student, teacher = _example(name, dtype=np.float64)
@@ -326,6 +333,7 @@ def _blocked(name):
   return jax.jit(_value_and_grad(name, block_size=5))
 
 
+@pytest.mark.slow
 @with_blocks
 def test_blocks_change_nothing(name, x64):
   problem = *_example(name, dtype=np.float64), _ids(), _mask("most")
@@ -365,6 +373,7 @@ def test_what_is_not_finite_makes_the_loss_nan_in_real_rows_only(name):
     _assert_close(padded, clean)
 
 
+@pytest.mark.slow
 @with_blocks
 def test_what_is_not_finite_is_noticed_in_blocks(name, x64):
   for side, value in _not_finite(name):
@@ -383,6 +392,7 @@ def _number_options(name):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "option"),
   [

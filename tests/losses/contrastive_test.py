@@ -30,6 +30,7 @@ def _embed(features, head):
   return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 4])
 def test_crd_is_infonce_of_both_sides(block_size):
   student, teacher = _features()
@@ -45,6 +46,7 @@ def test_crd_is_infonce_of_both_sides(block_size):
   np.testing.assert_allclose(gradient, reference, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_crd_is_invariant_to_permutation_and_without_heads_to_scale_and_rotation():
   student, teacher = _features()
   order = jnp.array([3, 1, 5, 0, 2, 4])
@@ -64,6 +66,7 @@ def test_crd_is_invariant_to_permutation_and_without_heads_to_scale_and_rotation
   )
 
 
+@pytest.mark.slow
 def test_gradient_steps_reduce_the_loss():
   student, teacher = _features()
   step = jax.jit(jax.value_and_grad(_crd))
@@ -73,6 +76,7 @@ def test_gradient_steps_reduce_the_loss():
   assert step(student, teacher)[0] < 0.9 * first
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused():
   student, teacher = _features()
   with pytest.raises(ValueError, match="student has width 5 .* 7: pass params"):

@@ -51,6 +51,7 @@ def test_factor_transfer_equals_its_definition(power):
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_factor_reconstruction_equals_its_definition():
   student, teacher = _maps()
   params = _networks(student, teacher)

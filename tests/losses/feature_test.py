@@ -39,6 +39,7 @@ def test_authors_hint_and_gradient_are_reproduced(path, x64):
   golden_files.assert_reproduced(golden, "hint", *results)
 
 
+@pytest.mark.slow
 def test_hint_is_the_mean_over_rows_of_the_squared_distance():
   student, teacher = _features()
   params = losses.hint_init(jax.random.key(1), (5,), (7,))
@@ -51,6 +52,7 @@ def test_hint_is_the_mean_over_rows_of_the_squared_distance():
   assert without_bias != actual
 
 
+@pytest.mark.slow
 def test_hint_projects_maps_by_a_convolution_and_pools_the_larger():
   student, teacher = _features(2, (4, 4, 3), (6, 2, 5))
   params = losses.hint_init(jax.random.key(1), student.shape, teacher.shape)
@@ -79,6 +81,7 @@ def test_hint_is_invariant_to_rotation_shift_and_permutation():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["rows", "elements"])
 def test_vid_equals_its_definition(reduction):
   student, teacher = _features(4, (4, 4, 3), (4, 4, 5))
@@ -95,6 +98,7 @@ def test_vid_equals_its_definition(reduction):
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @every_loss
 def test_loss_does_not_depend_on_the_batch_size(loss):
   sides = _features()
@@ -103,6 +107,7 @@ def test_loss_does_not_depend_on_the_batch_size(loss):
   np.testing.assert_allclose(loss(*twice), loss(*sides), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reduction", "factor"), [("rows", 3), ("elements", 1)])
 def test_losses_grow_with_the_width_of_the_teacher(reduction, factor):
   student, teacher = _features()
@@ -132,6 +137,7 @@ def test_vid_init_sets_the_variance(variance):
   np.testing.assert_allclose(actual, np.full(3, variance), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_vid_is_invariant_to_permutations_of_rows_and_positions():
   student, teacher = _features(4, (4, 4, 3), (4, 4, 5))
   loss = jax.jit(_vid)
@@ -142,6 +148,7 @@ def test_vid_is_invariant_to_permutations_of_rows_and_positions():
   )
 
 
+@pytest.mark.slow
 def test_what_is_learnt_learns():
   student, teacher = _features(rows=32)
   teacher = jnp.tanh(student @ jnp.ones((5, 7)) / 3) + 0.01 * teacher
@@ -164,6 +171,7 @@ def test_what_is_learnt_learns():
     assert step(params)[0] < 0.97 * first
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused():
   student, teacher = _features()
   with pytest.raises(ValueError, match="student has 5 channels and teacher 7: pass"):

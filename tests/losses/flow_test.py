@@ -44,6 +44,7 @@ def test_information_flow_is_the_weighted_sum_of_its_terms():
     np.testing.assert_allclose(loss(*taps), np.dot(weights, expected), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_layer_map_pairs_taps_of_networks_of_different_depth():
   student, teacher = (
     list(taps.values()) for taps in (_taps(0, (6, 4)), _taps(1, (8, 8, 9)))
@@ -117,6 +118,7 @@ def test_unknown_names_are_refused():
     losses.information_flow(student, student, divergence="js")
 
 
+@pytest.mark.slow
 def test_kernels_and_divergences_are_objects_or_names():
   student, teacher = _taps(0, (6,)), _taps(1, (8,))
   own = lambda log_student, log_teacher: jnp.abs(log_teacher - log_student)
@@ -178,6 +180,7 @@ def test_objects_that_are_no_kernel_or_divergence_are_refused():
     loss(kernels="rbf:2", authors=True)
 
 
+@pytest.mark.slow
 def test_kernel_objects_take_the_place_of_the_authors_kernels():
   taps = _taps(0, (6,)), _taps(1, (8,))
   loss = jax.jit(
@@ -190,6 +193,7 @@ def test_kernel_objects_take_the_place_of_the_authors_kernels():
   assert by_name == same != ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [2**18, 1])
 def test_taps_of_equal_shapes_are_compiled_once(entries, monkeypatch):
   monkeypatch.setattr(row_blocks, "_ENTRIES_ON_CPU", entries)  # together, or in turn
@@ -218,6 +222,7 @@ def test_taps_of_equal_shapes_are_compiled_once(entries, monkeypatch):
     np.testing.assert_allclose(gradient[name], expected[name], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_old_names_of_arguments_work_with_a_warning():
   loss = functools.partial(losses.information_flow, _taps(0, (6,)), _taps(1, (8,)))
   with pytest.warns(DeprecationWarning, match="kernel_names is called kernels"):
@@ -229,6 +234,7 @@ def test_old_names_of_arguments_work_with_a_warning():
     loss(kernel_names=("cosine",), kernels=("cosine",))
 
 
+@pytest.mark.slow
 def test_information_flow_is_traced_once_for_kernels_of_other_parameters():
   chex.clear_trace_counter()
 

@@ -75,12 +75,14 @@ def _differences(function, student, teacher):
   return gradient
 
 
+@pytest.mark.slow
 def test_value_of_the_definition():
   teacher = jnp.array([[1.0, 0, -jnp.inf]])
   value = losses.knowledge_distillation(jnp.zeros((1, 3)), teacher)
   np.testing.assert_allclose(value, 6.6115, atol=5e-5)
 
 
+@pytest.mark.slow
 @every_loss
 def test_class_that_both_sides_rule_out_might_not_exist(name, x64):
   sides = _logits()
@@ -154,6 +156,7 @@ def test_class_that_the_student_alone_rules_out_is_infinitely_wrong(x64):
   assert np.isfinite(losses.knowledge_distillation(student, teacher))
 
 
+@pytest.mark.slow
 def test_dist_leaves_out_entries_that_both_sides_rule_out(x64):
   student, teacher = _logits()
   student[0, 1] = teacher[0, 1] = -np.inf
@@ -215,6 +218,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "option", "value"), OPTIONS)
 def test_options_may_be_traced_and_differentiated(name, option, value, x64):
   student, teacher = _logits()
@@ -238,6 +242,7 @@ def test_options_may_be_traced_and_differentiated(name, option, value, x64):
   assert jax.jit(loss)(jnp.bfloat16(value)).dtype == jnp.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["knowledge_distillation", "decoupled_kd"])
 def test_every_row_may_have_its_temperature(name, x64):
   student, teacher = _logits()
@@ -288,6 +293,7 @@ def test_options_that_are_no_numbers_are_refused(name, option, value):
       _loss(name, **{option: broken})(student, teacher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["knowledge_distillation", "decoupled_kd", "dist"])
 def test_finite_logits_do_not_overflow_at_low_temperatures(name):
   student, teacher = (np.float32(1e37 * logits) for logits in _logits())

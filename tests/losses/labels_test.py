@@ -78,6 +78,7 @@ def test_batch_without_a_label_is_zero(name, x64):
   assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(results))
 
 
+@pytest.mark.slow
 @every_labelled
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int64", "uint32"])
 def test_labels_of_every_integer_dtype_are_the_same(name, dtype, x64):
@@ -101,6 +102,7 @@ def test_label_beyond_the_classes_gives_nan_on_the_device(name, beyond, x64):
   _assert_same(evaluate(sides, _changed(labels, 13, beyond), mask), expected)
 
 
+@pytest.mark.slow
 @every_labelled
 def test_label_beyond_the_classes_is_refused_on_the_host(name):
   sides, labels = _example(name, np.float32)
@@ -121,6 +123,7 @@ def test_label_beyond_the_classes_is_refused_on_the_host(name):
   assert np.isfinite(masked)
 
 
+@pytest.mark.slow
 @every_labelled
 def test_labels_that_overflow_int32_are_no_classes(name):
   sides, labels = _example(name, np.float32)
@@ -133,6 +136,7 @@ def test_labels_that_overflow_int32_are_no_classes(name):
   assert np.isnan(value)  # not the missing label -1
 
 
+@pytest.mark.slow
 @every_labelled
 def test_rows_without_a_label_are_counted_over_all_devices(name, x64):
   sides, labels = _example(name)
@@ -158,6 +162,7 @@ def test_labels_that_are_no_integers_are_refused(labels):
     losses.cross_entropy(jnp.zeros((2, 3)), labels)
 
 
+@pytest.mark.slow
 def test_labels_in_a_list_of_lists_are_refused():
   with pytest.raises(ValueError, match="labels: expected one integer a row"):
     losses.cross_entropy(jnp.zeros((2, 3)), [[0], [1, 2]])

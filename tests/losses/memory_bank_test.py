@@ -68,6 +68,7 @@ def _authors_step(student, teacher, options, normalizers=None):
   return total, found, new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [NUMBER, 50])
 def test_crd_bank_is_the_authors_computation(number, monkeypatch):
   monkeypatch.setattr(f"{__name__}.NUMBER", number)  # 6: by row; 50: all rows at once
@@ -92,6 +93,7 @@ def test_crd_bank_is_the_authors_computation(number, monkeypatch):
   assert (again["log_normalizers"] == updated["log_normalizers"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_crd_bank_update_of_eight_devices_skips_padding():
   student, teacher = _features(16)
@@ -123,6 +125,7 @@ def test_crd_bank_update_of_eight_devices_skips_padding():
     assert (expected[side][padded] == constants["bank"][side][padded]).all()
 
 
+@pytest.mark.slow
 def test_a_batch_of_padding_leaves_the_bank_alone():
   student, teacher = _features()
   options = _bank_options(student, teacher, 6)
@@ -132,6 +135,7 @@ def test_a_batch_of_padding_leaves_the_bank_alone():
     assert (one == other).all()
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_negatives_are_other_rows_whatever_the_devices():
   indices = jnp.arange(16, dtype=jnp.int32)
@@ -146,6 +150,7 @@ def test_negatives_are_other_rows_whatever_the_devices():
   assert (split.reshape(16, 200) == negatives).all()
 
 
+@pytest.mark.slow
 def test_crd_bank_is_invariant_to_permutation_of_rows_and_negatives():
   student, teacher = _features()
   options = _bank_options(student, teacher, 6)
@@ -158,6 +163,7 @@ def test_crd_bank_is_invariant_to_permutation_of_rows_and_negatives():
   )
 
 
+@pytest.mark.slow
 def test_crd_bank_does_not_depend_on_the_batch_size():
   student, teacher = _features()
   options = _bank_options(student, teacher, 6)
@@ -186,6 +192,7 @@ def test_crd_bank_differentiates_in_its_temperature():
   np.testing.assert_allclose(slope, (high - low) / 2e-2, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_gradient_steps_reduce_the_loss():
   student, teacher = _features()
   step = jax.jit(jax.value_and_grad(_crd_bank))
@@ -195,6 +202,7 @@ def test_gradient_steps_reduce_the_loss():
   assert step(student, teacher)[0] < 0.9 * first
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused():
   student, teacher = _features()
   options = _bank_options(student, teacher, 6)

@@ -39,6 +39,7 @@ def _authors_divergence(kernel):
   return jax.jit(jax.value_and_grad(loss))
 
 
+@pytest.mark.slow
 @golden_files.every_file
 @pytest.mark.parametrize("kernel", kernels.AUTHORS_KERNELS)
 def test_authors_values_and_gradients_are_reproduced(path, kernel, x64):
@@ -89,6 +90,7 @@ def _definition(student, teacher, kernel_name):
   return total / len(s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 5])
 @pytest.mark.parametrize("name", ["cosine", "student_t"])
 def test_conditional_divergence_equals_its_definition(name, block_size):
@@ -100,6 +102,7 @@ def test_conditional_divergence_equals_its_definition(name, block_size):
   np.testing.assert_allclose(actual, _definition(student, teacher, name), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_several_kernels_are_summed():
   student, teacher = _features()
   pair = [kernels.cosine(), kernels.student_t()]
@@ -110,6 +113,7 @@ def test_several_kernels_are_summed():
   np.testing.assert_allclose(together, sum(apart), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_blocks_change_neither_value_nor_gradient(name):
   student, teacher = _features(rows=13)
@@ -125,6 +129,7 @@ def test_blocks_change_neither_value_nor_gradient(name):
   np.testing.assert_allclose(dense[1], blocked[1], rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_matrix_reduction_is_smaller_by_the_batch_size():
   student, teacher = _features()
   loss = losses.conditional_divergence
@@ -159,6 +164,7 @@ INVARIANCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INVARIANCES)
 def test_invariances_are_those_of_the_documentation(name):
   student, teacher = _features()
@@ -177,6 +183,7 @@ def test_invariances_are_those_of_the_documentation(name):
     assert (difference < 1e-4) == (change in invariances), (change, difference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "pkt", "information_flow"])
 def test_loss_does_not_depend_on_batch_size_or_width(name):
   rng = np.random.default_rng(0)
@@ -189,6 +196,7 @@ def test_loss_does_not_depend_on_batch_size_or_width(name):
   assert 0.5 < wide / small < 2
 
 
+@pytest.mark.slow
 def test_quadratic_flow_does_not_depend_on_the_batch_size():
   sides = _features()
   twice = [jnp.concatenate([side, side]) for side in sides]
@@ -196,6 +204,7 @@ def test_quadratic_flow_does_not_depend_on_the_batch_size():
   np.testing.assert_allclose(loss(*twice), loss(*sides), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_steps_reduce_the_loss():
   student, teacher = _features()
   loss = jax.jit(jax.value_and_grad(lambda s: losses.pkt(s, teacher)))
@@ -218,6 +227,7 @@ def test_bad_input_is_refused():
     losses.pkt(student, teacher, mask=jnp.ones(3, bool))
 
 
+@pytest.mark.slow
 def test_pkt_keeps_its_gradient_under_a_large_common_mean():
   rng = np.random.default_rng(0)
   sides = [(rng.standard_normal((16, 8)) + 1000).astype(np.float32) for _ in range(2)]

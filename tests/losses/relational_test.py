@@ -56,6 +56,7 @@ def _authors_sides(golden, name):
   return [golden_files.widened(golden, side) for side in (student, "teacher")]
 
 
+@pytest.mark.slow
 @golden_files.every_file
 def test_authors_values_and_gradients_are_reproduced(path, x64):
   golden = np.load(path)
@@ -132,6 +133,7 @@ def test_losses_equal_their_definitions(loss, block_size, widths):
   np.testing.assert_allclose(actual, _definition(loss, student, teacher), rtol=2e-5)
 
 
+@pytest.mark.slow
 @named
 def test_loss_of_equal_sides_is_zero(loss):
   student, _ = _features()
@@ -161,6 +163,7 @@ INVARIANCES = {
 }
 
 
+@pytest.mark.slow
 @named
 def test_invariances_are_those_of_the_documentation(loss):
   student, teacher = _features()
@@ -179,6 +182,7 @@ def test_invariances_are_those_of_the_documentation(loss):
   np.testing.assert_allclose(permuted, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_reductions_differ_by_what_the_documentation_says():
   student, teacher = _features()
   count = 10
@@ -202,6 +206,7 @@ def test_reductions_differ_by_what_the_documentation_says():
   np.testing.assert_allclose(matrix, rows / count, rtol=1e-5)
 
 
+@pytest.mark.slow
 @named
 def test_loss_does_not_depend_on_batch_size_or_width(loss):
   rng = np.random.default_rng(0)
@@ -214,6 +219,7 @@ def test_loss_does_not_depend_on_batch_size_or_width(loss):
   np.testing.assert_allclose(wide, small, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("authors", [False, True])
 def test_correlation_congruence_of_neighbours_skips_padding(authors):
   student, teacher = _features(6, 5, 5)
@@ -225,6 +231,7 @@ def test_correlation_congruence_of_neighbours_skips_padding(authors):
   np.testing.assert_allclose(padded, loss(student, teacher), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_near_rows_keep_their_digits():
   """Differences far below a common mean, against float64."""
   rng = np.random.default_rng(0)
@@ -262,6 +269,7 @@ def test_wide_features_of_the_global_batch(loss):
   )
 
 
+@pytest.mark.slow
 @named
 def test_gradient_steps_reduce_the_loss(loss):
   student, teacher = _features()
@@ -274,6 +282,7 @@ def test_gradient_steps_reduce_the_loss(loss):
   assert step(student, teacher)[0] < 0.6 * first
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused():
   student, teacher = _features()
   with pytest.raises(ValueError, match="gamma: expected a number above 0, got -1"):

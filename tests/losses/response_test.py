@@ -12,6 +12,7 @@ from flowkd_jax import losses
 from tests.losses import golden_files
 
 
+@pytest.mark.slow
 def test_cross_entropy_is_the_masked_mean_of_optax():
   logits = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4)), jnp.float32)
   labels = jnp.arange(6, dtype=jnp.int32) % 4
@@ -25,6 +26,7 @@ def test_cross_entropy_is_the_masked_mean_of_optax():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_cross_entropy_of_the_global_batch():
   logits = jnp.asarray(np.random.default_rng(0).standard_normal((8, 4)), jnp.float32)
@@ -38,6 +40,7 @@ def test_cross_entropy_of_the_global_batch():
   np.testing.assert_allclose(values, np.full(8, expected), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cross_entropy_without_a_valid_row_is_zero():
   value = losses.cross_entropy(
     jnp.ones((2, 3)), jnp.zeros(2, jnp.int32), mask=jnp.zeros(2, bool)
@@ -106,6 +109,7 @@ def _relative_entropy(s, t):
   return (t * (np.log(t) - np.log(s))).sum(1)
 
 
+@pytest.mark.slow
 def test_decoupled_kd_equals_its_definition():
   student, teacher = _logits()
   parts = []
@@ -128,6 +132,7 @@ def test_decoupled_kd_equals_its_definition():
   np.testing.assert_allclose(actual, coupled, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_decoupled_kd_is_finite_where_the_label_takes_all():
   student = jnp.float32([[200.0, -200.0], [-200.0, 200.0], [0.0, 0.0]])
   loss = lambda s, t: losses.decoupled_kd(s, t, labels=jnp.array([0, 0, 1]))
@@ -147,6 +152,7 @@ def test_dist_equals_its_definition():
   np.testing.assert_allclose(actual, 4 * (2 * rows + 3 * columns), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dist_of_rows_all_alike_counts_classes_without_variation():
   student, teacher = _logits()
   alike = jnp.broadcast_to(student[:1], student.shape)
@@ -190,6 +196,7 @@ def test_response_losses_are_invariant_to_shift_and_permutation(name):
     assert abs(loss(other, teacher, labels) / expected - 1) > 0.01
 
 
+@pytest.mark.slow
 @named
 def test_response_losses_do_not_depend_on_the_batch_size(name):
   student, teacher = _logits()
@@ -228,6 +235,7 @@ def test_logits_of_a_single_class_are_refused():
       call()
 
 
+@pytest.mark.slow
 def test_relative_entropy_of_near_logits_keeps_its_digits():
   student, _ = _logits()
   teacher = student + 1e-3 * _logits(seed=1)[0]

@@ -13,6 +13,7 @@ RIGHT = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
 EQUAL = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("reduction", "divisor"), [("mean", 6), ("rows", 3), ("matrix", 9)]
 )
@@ -24,6 +25,7 @@ def test_rkd_distance_of_three_rows_is_that_by_hand(reduction, divisor):
   np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("reduction", "divisor"), [("mean", 6), ("rows", 3), ("matrix", 27)]
 )
@@ -35,6 +37,7 @@ def test_rkd_angle_of_three_rows_is_that_by_hand(reduction, divisor):
   np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_large_gaps_count_linearly():
   # One row is apart: its relative distances are 2, all others 0.
   student = jnp.array([[0.0], [0.0], [0.0], [1.0]])
@@ -44,6 +47,7 @@ def test_large_gaps_count_linearly():
   np.testing.assert_allclose(losses.rkd_distance(student, teacher), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.rkd_distance, losses.rkd_angle])
 def test_duplicates_have_finite_gradients_and_rows_all_alike_none(loss):
   student = jnp.concatenate([RIGHT, RIGHT[:1]])

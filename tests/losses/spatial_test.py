@@ -129,6 +129,7 @@ def test_energies_are_invariant_to_scale_rotation_and_permutation(loss):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["polynomial", "gaussian", "linear"])
 def test_nst_is_invariant_to_scale_and_order_of_channels(kernel):
   student, teacher = _maps()
@@ -148,6 +149,7 @@ def test_nst_is_invariant_to_scale_and_order_of_channels(kernel):
     np.testing.assert_allclose(loss(-student, teacher), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_loss
 def test_loss_does_not_depend_on_the_batch_size(loss):
   sides = _maps()
@@ -166,6 +168,7 @@ def test_losses_of_normalised_maps_do_not_depend_on_the_width(loss):
   np.testing.assert_allclose(loss(*wide), loss(student, teacher), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fsp_grows_with_the_channel_pairs_and_the_fourth_power_of_scale():
   student, teacher = _maps()
   pair, other = (student, student**2), (teacher[..., :3], teacher[..., 2:])
@@ -179,6 +182,7 @@ def test_fsp_grows_with_the_channel_pairs_and_the_fourth_power_of_scale():
     np.testing.assert_allclose(loss(scale(pair), scale(other)), 16 * narrow, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fsp_is_invariant_to_a_permutation_of_positions():
   student, teacher = _maps()
   pair, other = (student, student**2), (teacher[..., :3], teacher[..., 2:])
@@ -208,6 +212,7 @@ def _degenerate_maps():
 OPTIONS = [name for name in LOSSES if "," in name and "learnt" not in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_loss_and_gradients_are_finite_at_degenerate_maps(name):
   teacher = _maps()[1]
@@ -218,6 +223,7 @@ def test_loss_and_gradients_are_finite_at_degenerate_maps(name):
       assert all(jax.tree.leaves(finite)), case
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused():
   student, teacher = _maps()
   with pytest.raises(ValueError, match=r"student: expected non-empty maps of shape"):
@@ -242,6 +248,7 @@ def test_bad_input_is_refused():
     losses.fsp((student, student), (teacher, teacher))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e11, 1e18, 1e30])
 def test_fsp_never_has_a_nan_gradient(scale):
   """Gradients that the dtype can hold are exact; larger ones keep their sign."""

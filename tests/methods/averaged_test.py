@@ -63,6 +63,7 @@ def test_impossible_decay_is_refused(network, decay):
     methods.averaged(plain, decay=decay)
 
 
+@pytest.mark.slow
 def test_no_buffer_stands_in_the_state_twice(network, batches):
   method = methods.averaged(methods.supervised(network(), optax.sgd(0.1)), decay=0.9)
   state = method.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1)))

@@ -107,6 +107,7 @@ def test_likeness_is_one_to_itself_and_of_numpy_else(network, teacher, batches):
   assert found["batch_qmi/student/block_2"] > 0
 
 
+@pytest.mark.slow
 def test_logits_are_compared_where_no_taps_are(network, teacher, batches):
   method = methods.knowledge_distillation(
     network(), teacher, optax.sgd(0.1), axis_name=None

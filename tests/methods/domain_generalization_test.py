@@ -55,6 +55,7 @@ def gradient(passing):
   return np.asarray(found)
 
 
+@pytest.mark.slow
 def test_filters_pass_what_their_definition_says():
   labels, rows = np.asarray(LABELS), np.arange(12)
   unsure = DIFFERENCE[rows, labels] < 0
@@ -72,6 +73,7 @@ def test_filters_pass_what_their_definition_says():
       assert 0 < entries.mean() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "saturated", "confident", "small"])
 def test_gradient_is_that_of_distillation_where_it_passes_and_zero_elsewhere(name):
   found, passing = gradient(passes(name)), np.asarray(passes(name))
@@ -82,11 +84,13 @@ def test_gradient_is_that_of_distillation_where_it_passes_and_zero_elsewhere(nam
   np.testing.assert_array_equal(found[passing], whole[passing])
 
 
+@pytest.mark.slow
 def test_filter_that_passes_nothing_leaves_no_gradient():
   assert (gradient(passes("small", threshold=1.1)) == 0).all()
   assert (gradient(jnp.zeros((12, 3), bool)) == 0).all()
 
 
+@pytest.mark.slow
 def test_filters_follow_the_student_and_the_teacher():
   assert not passes("saturated", TEACHER).any()
   sure = 9.0 * jax.nn.one_hot(LABELS, 3)

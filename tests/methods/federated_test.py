@@ -123,6 +123,7 @@ def round_by_hand(start, batch, mu=0.0):
 # Rounds ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, 0.7])
 def test_round_of_two_clients_is_that_by_hand(mu):
   method, batch = make(proximal_weight=mu), round_of()
@@ -136,6 +137,7 @@ def test_round_of_two_clients_is_that_by_hand(mu):
   assert int(state.step) == 1
 
 
+@pytest.mark.slow
 def test_proximal_weight_keeps_clients_near_the_global_network():
   batch = round_of(steps=5)
   start, _ = after(make())
@@ -146,6 +148,7 @@ def test_proximal_weight_keeps_clients_near_the_global_network():
   assert moved[1] < 0.9 * moved[0]
 
 
+@pytest.mark.slow
 def test_learning_rate_is_a_schedule_of_the_round():
   schedule = optax.exponential_decay(0.4, 1, 0.5)
   method = methods.federated_averaging(Linear(), schedule, axis_name=None)
@@ -168,6 +171,7 @@ def test_export_is_the_global_network():
 # FedGen ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_generator_changes_nothing_in_the_first_round_and_then_the_classifier():
   first, second = round_of(steps=1), round_of(steps=1, seed=1)
   plain, fedgen = make(), make(generator=generator())
@@ -191,6 +195,7 @@ def test_kl_term_is_off_by_default_and_reaches_the_encoder():
   assert largest_gap(off.params["encoder"], on.params["encoder"]) > 1e-2
 
 
+@pytest.mark.slow
 def test_generator_is_left_as_it_was_with_no_steps():
   fedgen = make(generator=generator(steps=0))
   start, _ = after(fedgen)
@@ -301,6 +306,7 @@ def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(rounds, tmp_
 # Refusals --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_networks_that_cannot_be_averaged_or_distilled_are_refused(network):
   method = methods.federated_averaging(network(), RATE)
   with pytest.raises(ValueError, match="only variables are parameters.*batch_stats"):
@@ -309,6 +315,7 @@ def test_networks_that_cannot_be_averaged_or_distilled_are_refused(network):
     methods.federated_averaging(network(), RATE, generator=generator())
 
 
+@pytest.mark.slow
 def test_impossible_settings_are_refused():
   with pytest.raises(ValueError, match="proximal_weight: expected 0 or above, got -1"):
     make(proximal_weight=-1.0)

@@ -97,6 +97,7 @@ def test_student_learns_from_the_teacher_in_evaluation_mode(
   assert set(after.collections) == {"batch_stats"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", TEACHERS)
 def test_modules_of_others_are_trained_on_labels_too(framework, network, batches):
   make, convert, _ = TEACHERS[framework]

@@ -155,6 +155,7 @@ def test_teacher_from_scratch_is_trained_on_labels_and_joint_labels(batch):
   assert set(exported.variables["params"]) == set(variables["params"])
 
 
+@pytest.mark.slow
 def test_joint_labels_without_a_teacher_export_the_backbone_alone(batch):
   method = methods.hierarchical_teacher(
     _network(), optax.sgd(0.1), keep_branches=False, axis_name=None
@@ -169,6 +170,7 @@ def test_joint_labels_without_a_teacher_export_the_backbone_alone(batch):
   assert set(exported.variables["params"]) == {"stem", "body"}
 
 
+@pytest.mark.slow
 def test_branches_on_a_frozen_backbone_leave_it_as_it_is(batch):
   backbone = _variables(_network(), seed=2)
   method = methods.hierarchical_teacher(
@@ -235,6 +237,7 @@ def test_student_learns_from_logits_and_branches(batch, teacher):
   )
 
 
+@pytest.mark.slow
 def test_rotations_without_branches_are_the_control(batch, teacher):
   """Image-matched knowledge distillation; the teacher needs no branches either."""
   plain = methods.Network(

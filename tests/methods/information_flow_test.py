@@ -107,6 +107,7 @@ def test_two_student_taps_may_share_a_teacher_tap(network, teacher, batches):
   assert np.isfinite(metrics["loss/block_2"])
 
 
+@pytest.mark.slow
 def test_kernel_objects_are_matching_options(network, teacher, batches):
   batch, terms = batches[0], []
   for kernel in (kernels.von_mises_fisher(8.0), "von_mises_fisher:8", "cosine"):
@@ -118,6 +119,7 @@ def test_kernel_objects_are_matching_options(network, teacher, batches):
   assert terms[0] == terms[1] != terms[2]
 
 
+@pytest.mark.slow
 def test_taps_of_equal_options_are_compared_together(
   network, teacher, batches, monkeypatch
 ):
@@ -136,6 +138,7 @@ def test_taps_of_equal_options_are_compared_together(
   assert calls == [(["block_2"], "cauchy"), (["block_1", "dense"], "cosine")]
 
 
+@pytest.mark.slow
 def test_wrong_kernels_are_refused_before_a_step(network, teacher):
   for options, message in (
     ({"kernels": ["rbf:0"]}, "kernels: expected rbf:BANDWIDTH"),
@@ -179,6 +182,7 @@ def test_last_tap_may_learn_from_class_probabilities(name, network, teacher, bat
   np.testing.assert_allclose(metrics["loss/dense"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_starts_from_given_variables(network, teacher):
   variables = capture.init(network(), jax.random.key(3), jnp.zeros((2, 8, 8, 1)))
   method = _method(network, teacher, initial=variables)
@@ -196,6 +200,7 @@ def test_impossible_settings_are_refused(network, teacher):
     _method(network, teacher, matching="probability")
 
 
+@pytest.mark.slow
 def test_missing_tap_is_an_error_that_lists_those_there_are(network, teacher, batches):
   method = _method(network, teacher, pairs={"dens": "dense"}, weights={"dens": 1.0})
   state = method.init(jax.random.key(0), batches[0]["image"])

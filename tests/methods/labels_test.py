@@ -89,6 +89,7 @@ def test_federated_counts_leave_out_rows_without_a_label():
   np.testing.assert_array_equal(counts, [[1, 0, 0]])
 
 
+@pytest.mark.slow
 def test_ensemble_cross_entropy_leaves_out_rows_without_a_label():
   logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 3)), jnp.float32)
   counts = jnp.array([[1.0, 2, 3], [3, 2, 1]])

@@ -40,6 +40,7 @@ def without_noise(params):
   return {**params, "hidden": {**params["hidden"], "kernel": kernel}}
 
 
+@pytest.mark.slow
 def test_ensemble_cross_entropy_weighs_clients_by_their_examples_of_the_label():
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(2, 4, 3)).astype(np.float32)
@@ -121,6 +122,7 @@ def test_kl_term_draws_examples_to_latents_of_their_label():
   )
 
 
+@pytest.mark.slow
 def test_server_trains_on_labels_that_were_drawn_only():
   fedgen = fedgen_of(steps=5)
   params = fedgen.init(jax.random.key(0))

@@ -38,6 +38,7 @@ def _made(**options):
   )
 
 
+@pytest.mark.slow
 def test_update_is_a_gradient_step_by_hand():
   method = _made()
   state = method.init(jax.random.key(0), BATCH["image"])
@@ -69,6 +70,7 @@ def test_update_over_an_axis_is_that_of_the_global_batch():
   np.testing.assert_allclose(states.params["w"], [1.2, 1.2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_observe_gives_gradients_of_the_terms_and_what_is_compared():
   method = _made(compare=lambda variables, *_: {"w": variables["params"]["w"]})
   state = method.init(jax.random.key(0), BATCH["image"])

@@ -100,6 +100,7 @@ def test_loss_is_that_of_the_paper(trained):
   np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_everything_is_trained_and_adapters_are_not_exported(trained):
   method, state, _, after, _ = trained
   moved = jax.tree.map(
@@ -137,6 +138,7 @@ def test_exported_students_alone_are_those_within_the_ensemble(trained):
   assert np.abs(stem["mean"]).max() > 0
 
 
+@pytest.mark.slow
 def test_students_follow_the_gradients_of_labels_and_ensemble(trained):
   method, state, batch, after, _ = trained
   ensemble = method.export(state)["ensemble"].model
@@ -157,6 +159,7 @@ def test_students_follow_the_gradients_of_labels_and_ensemble(trained):
     )
 
 
+@pytest.mark.slow
 def test_the_widest_student_does_not_follow_the_adapted_maps(trained):
   _, state, batch, after, _ = trained
   state = state.replace(params={**state.params, "adapters": {}})
@@ -175,6 +178,7 @@ def test_the_widest_student_does_not_follow_the_adapted_maps(trained):
   assert np.abs(stage[0] - stage[1]).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_shared_base_alone_is_cross_entropy(trained):
   _, state, batch, _, _ = trained
   method = _method(feature_weight=0.0, ensemble_weight=0.0)

@@ -67,6 +67,7 @@ def test_optimizers_see_the_own_tree_of_every_network(name):
     assert names is None or sorted(tree) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", ["supervised", "knowledge_distillation", "information_flow", "hint"]
 )

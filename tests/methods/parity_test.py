@@ -12,7 +12,7 @@ from flowkd_jax import capture
 from flowkd_jax import methods
 from flowkd_jax import models
 
-pytestmark = pytest.mark.optimizer
+pytestmark = [pytest.mark.optimizer, pytest.mark.slow]
 
 
 def _supervised(network, axis_name):
@@ -145,7 +145,6 @@ def _plain(make, network):
 
 
 @pytest.mark.eight_devices
-@pytest.mark.slow
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_one_device_eight_devices_and_plain_jit_agree(make, network, batches):
   expected, expected_losses = _run(*_plain(make, network), batches)

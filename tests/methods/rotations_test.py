@@ -34,6 +34,7 @@ def _rotated(batch):
   return np.stack(images), np.array(labels)
 
 
+@pytest.mark.slow
 def test_rotations_are_interleaved_with_joint_labels():
   batch = _batch()
   rotated = _rotations.rotated_batch(batch)
@@ -75,6 +76,7 @@ def _log_softmax(x):
   return x - np.log(np.exp(x).sum(1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_cross_entropies_are_of_upright_images_and_of_all_rotations():
   rotated = _rotations.rotated_batch(_batch())
   branches = {"branch_1": _logits(12, 1), "branch_2": _logits(12, 2)}
@@ -89,6 +91,7 @@ def test_cross_entropies_are_of_upright_images_and_of_all_rotations():
   np.testing.assert_allclose(terms["joint_labels"], sum(expected), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_divergences_are_sums_over_the_branches_of_the_student():
   batch = _rotations.rotated_batch(_batch())
   student = Outputs(_logits(3, 0), {"branch_1": _logits(12, 1)})

@@ -133,6 +133,7 @@ def assert_trees_close(actual, expected, atol=1e-5):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_batch_norm_is_exact_over_uneven_shards():
   x = activations()
@@ -193,6 +194,7 @@ def test_batch_norm_is_exact_under_checked_shard_map():
   assert_trees_close(params, expected_params)
 
 
+@pytest.mark.slow
 def test_batch_norm_without_valid_rows_is_finite_and_keeps_averages():
   layer, x = BatchNorm(), activations()
   variables = variables_of(layer, x)

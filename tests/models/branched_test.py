@@ -30,6 +30,7 @@ def sown_shapes(model, images, taps=None):
   return capture.tap_shapes(model, shapes, images, taps=taps)
 
 
+@pytest.mark.slow
 def test_branches_are_copies_of_the_remaining_stages():
   backbone = models.cifar_resnet(14, width=2)
   branched = models.with_branches(backbone, 40)
@@ -54,6 +55,7 @@ def test_branches_are_copies_of_the_remaining_stages():
   )
 
 
+@pytest.mark.slow
 def test_branches_leave_the_backbone_as_it_is():
   branched, images = models.with_branches(TINY, 12), images_of()
   assert models.backbone(branched) == TINY
@@ -76,6 +78,7 @@ def test_backbone_starts_from_the_same_weights_with_branches_and_without():
   )
 
 
+@pytest.mark.slow
 def test_frozen_backbone_stays_in_evaluation_mode():
   branched = models.with_branches(TINY, 12, frozen_backbone=True)
   images = images_of()

@@ -17,6 +17,7 @@ class _Layers(nn.Module):
     return _building_blocks.dense(x, 100, name="dense", dtype=jnp.float32)
 
 
+@pytest.mark.slow
 def test_layers_start_uniform_within_the_root_of_the_fan_in():
   images = jnp.zeros((1, 3, 3, 4))
   params = jax.jit(_Layers().init)(jax.random.key(0), images)["params"]
@@ -36,6 +37,7 @@ def _prepare(images, mask=None, dtype=jnp.bfloat16):
   )
 
 
+@pytest.mark.slow
 def test_prepare_images_casts_and_blackens_what_is_masked():
   images = jnp.ones((2, 4, 4, 1)).at[1].set(jnp.nan)
   prepared = _prepare(images, jnp.array([True, False]))

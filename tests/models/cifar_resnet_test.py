@@ -36,6 +36,7 @@ def sown_shapes(model, images, taps=None):
   return capture.tap_shapes(model, shapes, images, taps=taps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("depth", "parameters"), [(20, 272_474), (56, 855_770), (110, 1_730_714)]
 )
@@ -44,6 +45,7 @@ def test_networks_have_the_sizes_of_the_paper(depth, parameters):
   assert parameters_of(models.cifar_resnet(depth)) == parameters
 
 
+@pytest.mark.slow
 def test_resnet110_has_the_size_of_the_ensemble_paper():
   assert parameters_of(models.cifar_resnet(110, num_classes=100)) == 1_736_564
 
@@ -112,6 +114,7 @@ def test_block_is_two_convolutions_and_a_projected_shortcut():
   np.testing.assert_allclose(TINY.apply(variables, images), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_resnet_does_not_depend_on_the_number_of_devices():
   images = images_of()
   mask = jnp.array([True, True, True, False])

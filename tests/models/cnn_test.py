@@ -63,6 +63,7 @@ def test_cnn_takes_digits():
   assert state["intermediates"]["block_2"][0].shape == (6, 2, 2, 4)
 
 
+@pytest.mark.slow
 def test_cnn_initialises_as_pytorch():
   model = CNN(width=32, num_blocks=1)
   images = images_of((1, 4, 4, 3))
@@ -73,6 +74,7 @@ def test_cnn_initialises_as_pytorch():
       assert 0.7 < largest <= 1, name
 
 
+@pytest.mark.slow
 def test_cnn_computes_in_bfloat16_with_float32_parameters():
   model = DIGITS.clone(dtype=jnp.bfloat16)
   variables = variables_of(model, images_of())
@@ -92,6 +94,7 @@ def test_cnn_computes_in_bfloat16_with_float32_parameters():
   np.testing.assert_allclose(logits, run(DIGITS)[0], rtol=0.03, atol=0.03)
 
 
+@pytest.mark.slow
 def test_cnn_ignores_masked_images_in_training():
   variables = variables_of(DIGITS, images_of())
   mask = jnp.array([True, True, False, True, True, False])
@@ -120,6 +123,7 @@ def test_cnn_ignores_masked_images_in_training():
   )
 
 
+@pytest.mark.slow
 def test_cnn_does_not_depend_on_the_number_of_devices():
   images = images_of((8, 8, 8, 1))
   mask = jnp.array([True] * 5 + [False] * 3)
@@ -142,6 +146,7 @@ def test_cnn_does_not_depend_on_the_number_of_devices():
   )
 
 
+@pytest.mark.slow
 def test_cnn_gradient_is_exact_under_checked_shard_map():
   model = CNN(width=1, num_blocks=1, padding="SAME", axis_name="batch")
   images = images_of((16, 5, 5, 1))

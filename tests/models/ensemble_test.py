@@ -48,6 +48,7 @@ def test_students_have_the_shares_of_the_paper():
   assert shares == [62.79, 35.26, 15.15, 3.64]
 
 
+@pytest.mark.slow
 def test_students_share_the_stem_and_sow_what_trains_them():
   ensemble = models.shrinking_ensemble(TINY, 2)
   assert models.student_network(ensemble, 1) == TINY

@@ -20,6 +20,7 @@ def model():
   return models.LatentCNN(width=3, latent=5, num_classes=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(6, 8), (7, 5), (1, 2)])
 def test_strided_convolution_is_that_of_flax(height, width):
   x = random_array((2, height, width, 3))
@@ -72,6 +73,7 @@ def test_masked_images_cannot_reach_a_gradient(model):
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_latent_cnn_computes_in_bfloat16(model):
   model = model.clone(dtype=jnp.bfloat16)
   images = random_array((2, 8, 8, 1))
@@ -82,6 +84,7 @@ def test_latent_cnn_computes_in_bfloat16(model):
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {logits.dtype}
 
 
+@pytest.mark.slow
 def test_generator_is_two_dense_layers_of_noise_and_label():
   generator = models.LatentGenerator(latent=3, num_classes=4, hidden=6)
   noise, labels = random_array((5, 2)), jnp.array([0, 3, 1, 1, 2])
@@ -97,6 +100,7 @@ def test_generator_is_two_dense_layers_of_noise_and_label():
   )
 
 
+@pytest.mark.slow
 def test_latent_cnn_refuses_flat_images(model):
   with pytest.raises(ValueError, match="images: expected a non-empty array of shape"):
     model.init(jax.random.key(0), jnp.zeros((2, 64)))

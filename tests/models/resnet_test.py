@@ -60,6 +60,7 @@ def test_resnet_takes_small_images(size, sides):
   }
 
 
+@pytest.mark.slow
 def test_resnet_computes_in_bfloat16_with_float32_parameters():
   model = TINY.clone(dtype=jnp.bfloat16)
   variables = variables_of(model, images_of())
@@ -79,6 +80,7 @@ def test_resnet_computes_in_bfloat16_with_float32_parameters():
   np.testing.assert_allclose(logits, run(TINY)[0], rtol=0.03, atol=0.03)
 
 
+@pytest.mark.slow
 def test_resnet_does_not_depend_on_the_number_of_devices():
   images = images_of()
   mask = jnp.array([True, True, True, False])

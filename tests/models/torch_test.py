@@ -27,6 +27,7 @@ def load(name):
   return arrays, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_from_torch_gives_the_same_activations(name):
   model = NETWORKS[name]
@@ -43,6 +44,7 @@ def test_from_torch_gives_the_same_activations(name):
     np.testing.assert_allclose(actual, arrays[f"tap/{tap}"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_from_torch_returns_what_init_returns():
   model = NETWORKS["torch_cnn.npz"]
   arrays, state = load("torch_cnn.npz")

@@ -52,6 +52,7 @@ def test_window_maximum_drops_incomplete_windows():
   np.testing.assert_array_equal(window_maximum(x, 5, 7), x[:, :2, :3].max(3))
 
 
+@pytest.mark.slow
 def test_window_maximum_gives_ties_to_the_first():
   x = jnp.array([[[1.0, 2.0, 2.0, 0.0]]])[..., None]
   gradient = jax.grad(lambda x: window_maximum(x, 2, 2).sum())(x[None])
@@ -72,6 +73,7 @@ class Plain(nn.Module):
     return nn.Dense(10, name="classifier")(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 @pytest.mark.parametrize("size", [(6, 6), (7, 9)])
 def test_cnn_equals_the_usual_network(padding, size):

@@ -46,6 +46,7 @@ def test_dtypes_are_not_mixed(x64):
   assert [each.dtype for each in results] == [jnp.float32, jnp.float64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [2**18, 1])
 def test_arrays_split_over_devices_give_the_global_result(entries, monkeypatch):
   monkeypatch.setattr(row_blocks, "_ENTRIES_ON_CPU", entries)

@@ -32,6 +32,7 @@ def test_on_any_mesh_keeps_the_order_of_mappings():
   assert size_if_ordered(taps, more=taps) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 @pytest.mark.parametrize(
   "measure",

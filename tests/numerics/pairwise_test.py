@@ -49,6 +49,7 @@ def test_pair_geometry_is_that_of_numpy_at_every_scale(scale, columns_apart):
   np.testing.assert_array_equal(pairs.same, np.eye(6, dtype=bool))
 
 
+@pytest.mark.slow
 def test_pair_geometry_of_duplicates_is_exactly_zero():
   rows = 3 + np.random.default_rng(2).standard_normal((20, 77))
   rows = jnp.asarray(np.concatenate([rows, rows]), jnp.float32)
@@ -65,6 +66,7 @@ def test_pair_geometry_of_a_row_that_is_not_finite_is_nan_in_its_pairs():
   assert np.isnan(squared[:5, 5]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("real", [None, [True, False, True, True, True]])
 def test_pair_means_are_means_over_the_real_columns(real):
   rows = jnp.asarray(np.delete(_rows(), 1, axis=0), jnp.float32)
@@ -102,6 +104,7 @@ def test_safe_power_is_zero_with_its_gradient_at_zero_and_keeps_nan(exponent):
   np.testing.assert_allclose(gradient, [0, slope, np.nan], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gram_has_the_gradient_of_the_product():
   rng = np.random.default_rng(1)
   rows, weights = (jnp.asarray(rng.standard_normal(s)) for s in ((4, 3), (4, 4)))

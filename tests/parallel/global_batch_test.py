@@ -10,6 +10,7 @@ from flowkd_jax import parallel
 ROWS = np.arange(8, dtype=np.float32).reshape(4, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_functions_of_the_global_batch_are_those_of_the_whole_one():
   def of(rows, axis_name):
@@ -32,6 +33,7 @@ def test_functions_of_the_global_batch_are_those_of_the_whole_one():
   np.testing.assert_array_equal(weights.reshape(-1), expected[4])
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_finite_are_found():
   rows = jnp.asarray(ROWS).at[2, 1].set(jnp.inf)
   np.testing.assert_array_equal(parallel.finite_rows(rows), [True, True, False, True])

@@ -27,6 +27,7 @@ def small_devices(monkeypatch):
   monkeypatch.setattr(_resident, "device_bytes", lambda devices=None: size)
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_users_at_the_same_time_share_one_copy_that_is_freed_with_the_last(images):
   one = parallel.share({"images": images, "seed": np.uint32(3)}, DEVICES)
@@ -92,6 +93,7 @@ def test_arrays_that_fit_or_may_not_be_split_stay_whole(images, small_devices):
   assert alone.in_axes is None
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("mode", ["pmap", "jit"])
 def test_batches_of_a_split_data_set_are_those_of_the_whole(

@@ -1,6 +1,7 @@
 """Means over runs."""
 
 import numpy as np
+import pytest
 
 from flowkd_jax import report
 from flowkd_jax.report import _average
@@ -38,6 +39,7 @@ def test_mean_metrics_keep_the_order_of_stages_and_taps(metrics):
     assert _series.endings(found, "student", prefix) == taps
 
 
+@pytest.mark.slow
 def test_mean_of_equal_runs_is_drawn_as_one_of_them(metrics, results):
   logs, networks = [metrics] * 3, [results] * 3
   mean = _average.mean_metrics(logs), _average.mean_results(networks)

@@ -20,6 +20,7 @@ def _lines(axes, *, dashed=False):
   }
 
 
+@pytest.mark.slow
 def test_twelve_networks_have_colours_of_their_own(metrics):
   (first, *_) = [entry for entry in metrics if entry["stage"] == "student_labels"]
   many = [{**first, "stage": f"row {n}"} for n in range(12)]
@@ -41,11 +42,13 @@ def test_networks_have_one_colour_in_all_pictures(metrics, results):
   assert len(colours[0]) == 5
 
 
+@pytest.mark.slow
 def test_pictures_show_themselves_in_notebooks_without_pyplot(results):
   png = report.precision_recall_picture(results)._repr_png_()
   assert struct.unpack(">I", png[16:20]) == (1200,)
 
 
+@pytest.mark.slow
 def test_import_does_not_load_matplotlib():
   code = "import sys; from flowkd_jax import report; print('matplotlib' in sys.modules)"
   found = subprocess.run(

@@ -108,6 +108,7 @@ def test_flow_picture_shows_a_network_measured_once_as_a_goal_only(metrics, resu
   assert sum(line.is_dashed() for line in panel.get_lines()) == 1
 
 
+@pytest.mark.slow
 def test_flow_picture_draws_the_network_in_focus_bold(metrics, results):
   for focus, colour in (("student", "#D55E00"), ("auxiliary", "#0072B2")):
     figure = report.flow_picture(metrics, results, focus=focus)

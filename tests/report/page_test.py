@@ -105,6 +105,7 @@ def test_page_of_many_runs_draws_means(rate, pictures, tmp_path, monkeypatch):
   assert page.rows[-1][:2] == ["run 7", "7"]
 
 
+@pytest.mark.slow
 def test_page_of_six_runs_shows_each(tmp_path):
   folders = [*_runs(tmp_path, 6, seed=lambda run: 0)]
   page = _Reader(report.report_page(folders))

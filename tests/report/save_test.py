@@ -11,6 +11,7 @@ from PIL import Image
 from flowkd_jax import report
 
 
+@pytest.mark.slow
 def test_pictures_survive_one_epoch_and_diverged_losses(tmp_path):
   entry = {"stage": "mine", "epoch": 0, "loss": math.nan, "qmi/cosine/dense": 0.0}
   entry |= {"loss/dense": math.nan, "weight/dense": 1, "test_accuracy": None}
@@ -43,6 +44,7 @@ def test_save_pictures_of_running_job_skips_what_is_not_there(
   assert "precision_recall.png: results: expected retrieval" in caplog.text
 
 
+@pytest.mark.slow
 def test_save_pictures_of_evaluation_alone(workdir):
   (workdir / "metrics.jsonl").unlink()
   assert [path.stem for path in report.save_pictures(workdir)] == ["precision_recall"]

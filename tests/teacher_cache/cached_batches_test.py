@@ -102,6 +102,7 @@ def test_other_methods_and_batch_sizes_read_what_is_there(
   _trained(method, cached)
 
 
+@pytest.mark.slow
 def test_another_teacher_seed_or_augmentation_is_computed_anew(batches, tmp_path):
   folders = set()
   method = _flow(_teacher())
@@ -141,6 +142,7 @@ def test_teachers_that_differ_in_a_function_share_no_cache(batches):
   assert again == keys[1]
 
 
+@pytest.mark.slow
 def test_without_augmentation_one_epoch_serves_all(batches, tmp_path, monkeypatch):
   method = _flow(_teacher())
   plain = dataclasses.replace(batches, augmentation=data.Augmentation())
@@ -168,6 +170,7 @@ def test_interrupted_filling_goes_on(batches, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, resumed, expected)
 
 
+@pytest.mark.slow
 def test_half_precision_is_near_and_the_same_when_read_again(batches, tmp_path):
   method = _flow(_teacher())
   exact, _ = _opened(tmp_path, batches, method)
@@ -186,6 +189,7 @@ def test_half_precision_is_near_and_the_same_when_read_again(batches, tmp_path):
   assert prepared["teacher/logits"].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_epochs_beyond_the_limit_are_computed(batches, tmp_path):
   method = _flow(_teacher())
   free, _ = _opened(tmp_path / "free", batches, method)
@@ -200,6 +204,7 @@ def test_epochs_beyond_the_limit_are_computed(batches, tmp_path):
     _opened(tmp_path / "none", batches, method, max_gib=1e-9)
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_once_and_survived(batches, tmp_path, monkeypatch):
   def full(*args):
     raise OSError(28, "No space left on device")
@@ -246,6 +251,7 @@ def test_teacher_of_another_framework_is_recorded_and_taught_from(batches, tmp_p
     _opened(tmp_path, other, method)
 
 
+@pytest.mark.slow
 def test_batches_of_clients_and_methods_without_teacher_are_refused(
   method, batches, tmp_path
 ):

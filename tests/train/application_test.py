@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from flowkd_jax import capture
 from flowkd_jax import models
@@ -47,6 +48,7 @@ def test_modules_without_a_hash_are_applied_too():
   assert applied.names == ("scaled",)
 
 
+@pytest.mark.slow
 def test_extractors_keep_some_taps_of_a_shared_program(batches):
   model = models.by_name("digits_cnn:1", num_classes=3)
   variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))

@@ -83,6 +83,7 @@ def test_second_fit_from_the_same_start_gives_the_same(few):
   jax.tree.map(np.testing.assert_array_equal, _copy(one), _copy(other))
 
 
+@pytest.mark.slow
 def test_fit_leaves_host_arrays_unchanged(few):
   start = jax.device_get(capture.init(CNN, jax.random.key(1), IMAGES))
   kept = jax.tree.map(np.copy, start)
@@ -107,6 +108,7 @@ class _Equinox(eqx.Module):
     return self.dense(image.reshape(-1))
 
 
+@pytest.mark.slow
 def test_modules_of_other_frameworks_stay_alive(few):
   module, other = (
     _NNX(nnx.Rngs(0)),
@@ -123,6 +125,7 @@ def test_modules_of_other_frameworks_stay_alive(few):
   assert np.isfinite(other(IMAGES[0])).all()
 
 
+@pytest.mark.slow
 def test_one_array_may_be_two_leaves_of_the_state(few):
   """Tied weights, and optimizers that keep the first parameters."""
   shared = jnp.ones(3)
@@ -150,6 +153,7 @@ def test_replicate_shares_no_memory_with_its_argument():
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_hook_may_keep_what_it_is_given(few):
   kept = []
   options = train.FitOptions(on_epoch=lambda *given: kept.append(given[-1]) or {})

@@ -58,6 +58,7 @@ def _save(folder, state):
 
 
 # Orbax leaves reads of a damaged store unfinished, whose threads complain.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_changed_bit_of_a_checkpoint_changes_nothing_or_is_damage(state, tmp_path):
   _save(tmp_path / "saved", state)

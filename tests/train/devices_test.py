@@ -60,6 +60,7 @@ def test_step_refuses_a_batch_that_devices_cannot_share(method, batches):
     step(None, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("devices", [1, 2])
 def test_plain_batch_norm_is_refused_on_several_devices(devices, batches):
@@ -74,6 +75,7 @@ def test_plain_batch_norm_is_refused_on_several_devices(devices, batches):
     step.needed_bytes(state, next(batches.epoch(0)))
 
 
+@pytest.mark.slow
 def test_needed_bytes_hold_state_and_data(method, batches):
   state = method.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32))
   step = train.DeviceStep(method, batches.prepare, batches.resident)
@@ -82,6 +84,7 @@ def test_needed_bytes_hold_state_and_data(method, batches):
   assert resident < needed < 2**22
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallelism", ["pmap", "jit"])
 def test_steps_on_data_that_is_split_are_those_on_the_whole(
   parallelism, batches, monkeypatch

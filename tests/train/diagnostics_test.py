@@ -71,12 +71,14 @@ def test_training_with_diagnostics_is_the_same_to_the_bit(flow, batches):
   assert seen[0]["gradient/dense"] != seen[2]["gradient/dense"]
 
 
+@pytest.mark.slow
 def test_methods_without_terms_or_observation_have_no_diagnostics(method, batches):
   state = method.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32))
   assert train.Diagnostics(method, batches)(train.replicate(state)) == {}
   assert train.Diagnostics(method._replace(observe=None), batches)(None) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_batch_that_devices_cannot_share_is_refused(flow, batches):
   with pytest.raises(ValueError, match="3 devices cannot share 16 rows"):

@@ -65,6 +65,7 @@ def _federated(batches):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("name", ROWS)
 def test_many_steps_a_call_lower_for_tpu_and_cuda(name, batches):

@@ -16,6 +16,7 @@ from flowkd_jax import train
 from flowkd_jax.train import _features
 
 
+@pytest.mark.slow
 def test_features_are_those_of_every_example_in_order(split):
   model = models.by_name("digits_cnn:2", num_classes=3)
   variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
@@ -46,6 +47,7 @@ class Foreign(nnx.Module):
     return x
 
 
+@pytest.mark.slow
 def test_models_of_other_frameworks_have_features_too(split):
   module = Foreign()
   model, variables = capture.from_nnx(module, taps=["layers/*"])
@@ -59,6 +61,7 @@ def test_models_of_other_frameworks_have_features_too(split):
   np.testing.assert_array_equal(features.logits, features.taps["layers/1"])
 
 
+@pytest.mark.slow
 def test_missing_tap_is_an_error(split):
   model = models.by_name("digits_cnn:2", num_classes=3)
   variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
@@ -96,6 +99,7 @@ def _large(count, side):
   return data.evaluation_batches(large, batch_size=count, mean=(128,), std=(64,))
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_batch_has_fewer_rows_if_it_would_need_too_much_memory(monkeypatch):
   """Rows are chosen by the memory of a device, and change no feature."""
@@ -119,6 +123,7 @@ def test_batch_has_fewer_rows_if_it_would_need_too_much_memory(monkeypatch):
   assert train.FeatureExtractor(model, batches).planned(variables)[0] == 8
 
 
+@pytest.mark.slow
 def test_small_images_are_taken_as_asked():
   model = models.by_name("digits_cnn:2", num_classes=3)
   variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))

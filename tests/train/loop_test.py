@@ -83,6 +83,7 @@ def test_metrics_of_an_epoch_do_not_depend_on_interruptions(method, batches, tmp
     assert one["loss"] == other["loss"]
 
 
+@pytest.mark.slow
 def test_finished_run_is_not_repeated(method, batches, tmp_path):
   with train.Checkpoints(tmp_path) as checkpoints:
     first = _fit(method, batches, checkpoints=checkpoints)
@@ -94,6 +95,7 @@ def test_finished_run_is_not_repeated(method, batches, tmp_path):
   assert int(again.step) == int(first.step) == 9
 
 
+@pytest.mark.slow
 def test_epochs_are_recorded_with_what_is_measured(toy, batches, tmp_path):
   measured = []
 
@@ -113,6 +115,7 @@ def test_epochs_are_recorded_with_what_is_measured(toy, batches, tmp_path):
   assert list(tmp_path.glob("tensorboard/toy/events*"))
 
 
+@pytest.mark.slow
 def test_non_finite_metric_stops_and_names_step_tap_and_checkpoint(
   toy, batches, tmp_path
 ):
@@ -150,6 +153,7 @@ def _diverging(rate, start=1.0, **params):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("check_every", [1, 50])
 def test_last_good_checkpoint_can_be_trained_on(check_every, batches, tmp_path):

@@ -75,6 +75,7 @@ def fast_pace(monkeypatch):
   monkeypatch.setattr(_pace, "_SECONDS", 1e4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_run_equals_single_calls(devices, method, batches):
   chosen = jax.local_devices()[:devices]
@@ -99,6 +100,7 @@ def test_run_equals_single_calls(devices, method, batches):
   _assert_equal(many, one, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fewer_steps_do_not_compile_again(toy, batches):
   traced = []
   method = toy()
@@ -190,6 +192,7 @@ def test_memory_of_many_steps_grows_by_the_stacked_batches_alone(toy, batches):
   assert 12 * batch <= taken[1] - taken[0] < 12 * batch + 2**10
 
 
+@pytest.mark.slow
 def test_signal_is_answered_within_a_call(toy, batches, fast_pace):
   """After a signal at most one more call is taken: that which was dispatched."""
   method, taken = toy(), []
@@ -221,6 +224,7 @@ def test_signal_is_answered_within_a_call(toy, batches, fast_pace):
   assert stopped.value.step in (12, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_fit_with_many_steps_a_call_equals_single_steps(
   devices, method, batches, calls, fast_pace, tmp_path
@@ -238,6 +242,7 @@ def test_fit_with_many_steps_a_call_equals_single_steps(
   assert max(taken for taken in calls if taken != "one") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.cpu("a GPU need not repeat an update to the bit")
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("stops", [[1], [3, 2]])
@@ -269,6 +274,7 @@ def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
   _assert_equal(actual, expected)
 
 
+@pytest.mark.slow
 def test_bad_step_within_a_call_is_named(toy, batches, fast_pace):
   long = _Repeated(batches, 20)
   with pytest.raises(train.NonFiniteError, match=r"loss/conv not finite in step 37 "):
@@ -290,6 +296,7 @@ class _Repeated:
     return iter((self._times * rows)[start_step:])
 
 
+@pytest.mark.slow
 def test_calls_grow_with_measured_time_and_are_asked_after_each(
   toy, batches, calls, fast_pace
 ):
@@ -310,6 +317,7 @@ def test_calls_grow_with_measured_time_and_are_asked_after_each(
   assert asked == [*range(1, len(steps) + 1)][:-1] + [len(calls)]
 
 
+@pytest.mark.slow
 def test_slow_steps_are_taken_alone(toy, batches, calls, monkeypatch):
   monkeypatch.setattr(_pace, "_SECONDS", 1e-6)
   expected = _fit(toy(), _Repeated(batches, 8), epochs=1)
@@ -320,6 +328,7 @@ def test_slow_steps_are_taken_alone(toy, batches, calls, monkeypatch):
   np.testing.assert_allclose(state.params["x"], expected.params["x"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_run_goes_on_with_another_number_of_steps_a_call(
   method, batches, calls, fast_pace, tmp_path
 ):
@@ -335,6 +344,7 @@ def test_run_goes_on_with_another_number_of_steps_a_call(
   _assert_equal(actual, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_host_does_not_run_far_ahead_of_slow_steps(toy, batches):
   """With steps of 0.1 s it would take 5 s to stop if 50 of them were dispatched."""
   executed = []
@@ -372,6 +382,7 @@ def _sleep(executed):
   return sleep
 
 
+@pytest.mark.slow
 def test_steps_that_fill_a_teacher_cache_are_single_calls(
   batches, calls, fast_pace, tmp_path
 ):
@@ -398,6 +409,7 @@ def test_steps_that_fill_a_teacher_cache_are_single_calls(
   _assert_equal(reading, filling, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cpu_takes_one_step_a_call_unless_told(toy, batches, calls):
   assert train.FitOptions().most_steps_per_call == 1
   assert train.FitOptions(steps_per_call=7).most_steps_per_call == 7

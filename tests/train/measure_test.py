@@ -49,6 +49,7 @@ def test_epoch_measures_are_those_of_the_examples(split, clean, network):
   np.testing.assert_allclose(measured["qmi/cosine/dense"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_epoch_measures_count_units_that_never_move(split, clean, network):
   measured = train.EpochMeasures(clean, dead_units=True).of({"network": network})
   _, taps = _applied(network, split)
@@ -56,6 +57,7 @@ def test_epoch_measures_count_units_that_never_move(split, clean, network):
   assert measured["dead/dense"] == pytest.approx(still.mean())
 
 
+@pytest.mark.slow
 def test_epoch_measures_tell_several_networks_apart(clean, network):
   measured = train.EpochMeasures(clean).of({"one": network, "two": network})
   assert measured["one/qmi/cosine/dense"] == measured["two/qmi/cosine/dense"]
@@ -88,6 +90,7 @@ def test_epoch_measures_serve_networks_of_several_kinds(clean, network):
   assert first != second
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_not_measured(clean, network):
   measure = train.EpochMeasures(None, accuracies={"test_accuracy": clean})
   assert list(measure.of({"network": network})) == ["test_accuracy"]

@@ -83,6 +83,7 @@ def test_network_moved_to_a_name_that_orbax_cannot_read_is_not_called_damaged(
     train.load_network(tmp_path / "back\\slash" / "network", network)
 
 
+@pytest.mark.slow
 def test_network_is_saved_and_loaded(tmp_path):
   model = models.by_name("digits_cnn:2", num_classes=3)
   variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))

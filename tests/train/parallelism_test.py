@@ -62,6 +62,7 @@ def _assert_close(actual, expected, tolerance=1e-5):
   )
 
 
+@pytest.mark.slow
 def test_modes_agree_step_by_step_and_in_one_call(batches):
   expected = _fit(_flow("batch"), batches)
   for steps in (1, 3):
@@ -78,6 +79,7 @@ def _bytes_per_device(tree):
   return held
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_sharded_teacher_equals_the_replicated_one(batches):
   """No device holds more than its share of the teacher's kernels."""
@@ -102,6 +104,7 @@ def test_sharded_teacher_equals_the_replicated_one(batches):
   assert whole / 8 <= most < whole / 6  # scalars and a few biases stay whole
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_run_that_began_by_pmap_goes_on_with_a_sharded_state(batches, tmp_path):
   options = {"parallelism": "jit", "shard": parallel.fully_sharded("state")}
@@ -139,6 +142,7 @@ def test_diagnostics_and_features_agree(batches, split):
     np.testing.assert_allclose(features[1].taps[name], tap, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_teacher_cache_agrees(batches, tmp_path):
   read = []
   for parallelism, shard in [("pmap", None), ("jit", SHARDED)]:
@@ -183,6 +187,7 @@ def test_method_of_another_mode_is_refused(axis_name, parallelism, hint, toy, ba
       refuse()
 
 
+@pytest.mark.slow
 def test_method_without_axis_runs_by_pmap_on_one_device(batches):
   state = _fit(_plain(None), batches, devices=jax.local_devices()[:1])
   assert int(state.step) == 3

@@ -61,6 +61,7 @@ def _fit_toy(workdir, toy, batches, *, epochs=1, key=None):
   return train.fit_in_workdir(workdir, "net", toy(), batches, epochs=epochs, key=key)
 
 
+@pytest.mark.slow
 def test_fit_in_workdir_refuses_another_run_under_the_name(
   tmp_path, toy, batches, split
 ):
@@ -84,6 +85,7 @@ def test_fit_in_workdir_refuses_another_run_under_the_name(
   assert len(report.read_metrics(tmp_path)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_fit_in_workdir_goes_on_after_a_refusal(tmp_path, toy, batches):
   with pytest.raises(ValueError, match="8 devices cannot share 12 rows"):

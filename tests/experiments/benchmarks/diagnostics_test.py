@@ -26,6 +26,7 @@ def test_benchmark_measures_steps_and_looks(capsys):
   assert "% of an epoch of 391 steps" in cores
 
 
+@pytest.mark.slow
 def test_impossible_settings_are_refused():
   with pytest.raises(ValueError, match="--probe: expected 1 or more, got 0"):
     diagnostics.configure(probe=0)

@@ -31,6 +31,7 @@ def test_sharded_teacher_takes_an_eighth_and_teaches_the_same(capsys, tmp_path):
   assert "teacher, MiB each" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_teacher_is_on_the_host_and_settings_are_checked():
   config = sharded_teacher.configure(teacher_network="digits_cnn:2", image_size=8)
   teacher = sharded_teacher.frozen_teacher(config)

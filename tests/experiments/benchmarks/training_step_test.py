@@ -60,6 +60,7 @@ def test_benchmarked_programs_run():
     programs[name]()
 
 
+@pytest.mark.slow
 @pytest.mark.optimizer
 def test_one_call_may_take_many_steps():
   model = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")

@@ -1,10 +1,12 @@
 """Measurement of one case at one size."""
 
 import numpy as np
+import pytest
 
 from experiments.benchmarks.growth import case
 
 
+@pytest.mark.slow
 def test_measurement_counts_calls_and_their_memory():
   calls = []
 

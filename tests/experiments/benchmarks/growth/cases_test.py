@@ -9,6 +9,7 @@ from experiments.benchmarks.growth import cases
 from experiments.benchmarks.growth.case import Case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases.CASES)
 def test_case_runs_at_its_smallest_size(name):
   case = cases.CASES[name]
@@ -17,6 +18,7 @@ def test_case_runs_at_its_smallest_size(name):
   assert len(case.sizes) >= 3
 
 
+@pytest.mark.slow
 def test_measurement_is_printed_as_json(monkeypatch, capsys):
   case = Case(lambda size: lambda: size, (1,), "things")
   monkeypatch.setattr(cases, "CASES", {"nothing": case})
