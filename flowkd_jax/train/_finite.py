@@ -78,7 +78,7 @@ def non_finite_arrays(state: PyTree) -> list[str]:
 
 
 def _are_finite(leaves: Sequence[jax.Array]) -> Sequence[Any]:
-  """Whether each array is finite; waits for the devices."""
+  """Returns whether each array is finite; waits for the devices."""
   if all(leaf.is_fully_addressable for leaf in leaves) and _is_on_cpu(leaves[0]):
     # NumPy reads the memory of such a device and has nothing to compile.
     return [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
