@@ -175,7 +175,7 @@ def listed(names: Iterable[Any]) -> str:
   return ", ".join(repr(name) for name in names)
 
 
-def _sequence_items(argument, taps):
+def _sequence_items(argument: str, taps: Any) -> list[tuple[str, Any]]:
   if hasattr(taps, "_fields"):
     return list(zip(taps._fields, taps, strict=True))
   named = [_is_item(tap) for tap in taps]
