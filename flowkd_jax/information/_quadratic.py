@@ -34,12 +34,15 @@ from jaxtyping import Shaped
 from flowkd_jax import kernels
 from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import label_rule
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import pairwise
 from flowkd_jax._numerics import row_blocks
 
 Scalar = Float[Array, ""]
+
+_MOST_INDICATORS = 2**17  # entries of a matrix of rows and classes, half a MiB
 
 
 class InformationPotentials(NamedTuple):
@@ -195,11 +198,21 @@ def _centred_class_sums(rows, batch, axis_name) -> Float[Array, "classes dim"]:
   would lose digits.
   """
   total = parallel.global_sum(lax.stop_gradient(rows).sum(0), axis_name)
-  sums = jax.ops.segment_sum(
-    rows - total[None, :] / batch.number, batch.classes, batch.shares.shape[0]
-  )
+  centred = rows - total[None, :] / batch.number
+  sums = _class_sums(centred, batch.classes, batch.shares.shape[0])
   sums = parallel.global_sum(sums, axis_name)
   return sums - batch.shares[:, None] * sums.sum(0, keepdims=True)
+
+
+def _class_sums(rows, classes, num_classes) -> Float[Array, "classes dim"]:
+  """Sum of the rows of each class."""
+  if rows.shape[0] * num_classes > _MOST_INDICATORS:
+    return jax.ops.segment_sum(rows, classes, num_classes)
+  # A GPU adds the rows of a segment in any order, so that a run is not repeated to the
+  # bit, and a TPU adds them one after the other. A product does neither.
+  names = jnp.arange(num_classes, dtype=classes.dtype)
+  indicators = (classes[:, None] == names[None, :]).astype(rows.dtype)
+  return float32.matmul(indicators.T, rows)
 
 
 def _mean_similarity(

@@ -220,6 +220,20 @@ def test_memory_and_work_do_not_grow_with_rows_times_classes(name):
   assert compiled.cost_analysis()["flops"] < 300 * pairs + 100 * 8 * (rows + classes)
 
 
+def test_few_classes_are_summed_in_one_order():
+  """Sums by segment are added in any order on a GPU."""
+
+  def operations(classes):
+    labels = jnp.zeros(128, jnp.int32)
+    measure = information.quadratic_mutual_information
+    traced = jax.make_jaxpr(lambda rows: measure(rows, labels, classes))
+    return str(traced(jnp.ones((128, 8))))
+
+  # The other one counts the rows of each class, which is exact in any order.
+  assert operations(10).count("scatter-add") == 1
+  assert operations(2000).count("scatter-add") == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "student_t"])
 def test_information_is_accurate_with_few_rows_of_a_class(name):
