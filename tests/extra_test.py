@@ -1,4 +1,4 @@
-"""What a core installation says when rooms of the extra are imported."""
+"""Messages of a core installation where rooms of the extra are imported."""
 
 import ast
 import importlib.metadata
@@ -39,7 +39,7 @@ for statement in sys.argv[1:]:
 
 
 def _tried(*statements):
-  """What each statement does in a core installation."""
+  """Outcome of each statement in a core installation."""
   done = subprocess.run(
     [sys.executable, "-c", PROGRAM, *statements],
     capture_output=True,

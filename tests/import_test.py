@@ -1,4 +1,4 @@
-"""What `import flowkd_jax` loads."""
+"""Modules that `import flowkd_jax` loads."""
 
 import importlib.resources
 import subprocess

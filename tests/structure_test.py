@@ -32,7 +32,8 @@ def _test_files():
 def _first_lines():
   """First line of every docstring, by its place."""
   kinds = ast.Module | ast.ClassDef | ast.FunctionDef
-  for path in MODULES:
+  tests = sorted((ROOT / "tests").rglob("*.py"))
+  for path in [*MODULES, *tests]:
     for node in ast.walk(ast.parse(path.read_text())):
       text = ast.get_docstring(node) if isinstance(node, kinds) else None
       if text:

@@ -1,4 +1,4 @@
-"""What the listing says a tap costs, against counts by hand."""
+"""Listed costs of taps, against counts by hand."""
 
 import flax.linen as nn
 import jax

@@ -48,7 +48,7 @@ def _executed(name, folder):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """Where a notebook runs: only the package can be imported there."""
+  """Folder in which a notebook runs: only the package can be imported there."""
   (tmp_path / "path").mkdir()
   (tmp_path / "path" / "flowkd_jax").symlink_to(ROOT / "flowkd_jax")
   monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))

@@ -15,7 +15,7 @@ def image_of(index):
 
 
 def same_examples(split, indices):
-  """Whether a split of `tiny_fixed` holds these examples, in any order."""
+  """Returns whether a split of `tiny_fixed` holds these examples, in any order."""
   expected = {image_of(index).tobytes(): index % 3 for index in indices}
   found = {
     image.tobytes(): label

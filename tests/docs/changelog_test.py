@@ -1,4 +1,4 @@
-"""What stands about versions and names outside of the code is true."""
+"""Versions and names that stand outside of the code."""
 
 import pathlib
 import re

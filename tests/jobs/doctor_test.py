@@ -1,4 +1,4 @@
-"""What the doctor sees and says."""
+"""Findings of the doctor."""
 
 import dataclasses
 

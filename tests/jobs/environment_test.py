@@ -1,4 +1,4 @@
-"""What a number depends on besides its settings."""
+"""Versions, machine and commit that are kept with a result."""
 
 import platform
 import sys

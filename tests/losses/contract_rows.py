@@ -1,4 +1,4 @@
-"""How to call each public loss: the table of the contract test."""
+"""Table of the contract test: a call of each public loss."""
 
 from collections.abc import Callable
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What every public loss promises, proved for each: one row a loss.
+"""Contract of every public loss: each test runs for each row of the table.
 
 A new loss is one new row of `contract_rows.ROWS`: how to call it and the shapes of an
 example. Each row runs through every test below; `exempt` names a test that cannot

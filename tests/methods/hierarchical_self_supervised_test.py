@@ -111,7 +111,7 @@ def _divergence(student, teacher, temperature):
 
 
 def _label_terms(outputs, batch):
-  """Of upright images with labels; of all rotations, summed over branches."""
+  """Cross-entropy of upright images, and of all rotations, summed over branches."""
   _, joint = _rotated(batch)
   upright = _cross_entropy(outputs[0][::4], np.asarray(batch["label"])[:VALID])
   branches = [_cross_entropy(x, joint[: 4 * VALID]) for x in outputs[1:]]

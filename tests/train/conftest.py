@@ -1,10 +1,12 @@
 """A tiny data set and method, for the training loop."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
@@ -33,6 +35,25 @@ def batches(split):
     std=(64,),
     augmentation=data.Augmentation(flip=True, padding=1),
   )
+
+
+@pytest.fixture
+def clean(split):
+  return data.evaluation_batches(split, batch_size=16, mean=(128,), std=(64,))
+
+
+@pytest.fixture
+def network():
+  model = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")
+  images = jnp.zeros((2, 8, 8, 1))
+  return methods.Network(model, capture.init(model, jax.random.key(0), images))
+
+
+def applied(network, split):
+  """Logits and taps of a network on the images of a split."""
+  images = (jnp.asarray(split.images, jnp.float32) - 128) / 64
+  model = network.model.clone(axis_name=None)
+  return capture.apply_with_taps(model, network.variables, images)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is measured of a trained network."""
+"""Evaluation of a trained network."""
 
 import dataclasses
 
@@ -11,27 +11,9 @@ import pytest
 from flowkd_jax import capture
 from flowkd_jax import data
 from flowkd_jax import methods
-from flowkd_jax import models
 from flowkd_jax import report
 from flowkd_jax import train
-
-
-@pytest.fixture
-def clean(split):
-  return data.evaluation_batches(split, batch_size=16, mean=(128,), std=(64,))
-
-
-@pytest.fixture
-def network():
-  model = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")
-  images = jnp.zeros((2, 8, 8, 1))
-  return methods.Network(model, capture.init(model, jax.random.key(0), images))
-
-
-def _applied(network, split):
-  images = (jnp.asarray(split.images, jnp.float32) - 128) / 64
-  model = network.model.clone(axis_name=None)
-  return capture.apply_with_taps(model, network.variables, images)
+from tests.train.conftest import applied
 
 
 @pytest.mark.slow
@@ -39,7 +21,7 @@ def test_evaluate_network_measures_the_last_tap(split, clean, network):
   others = dataclasses.replace(split, images=split.images[:, ::-1].copy())
   database = data.evaluation_batches(others, batch_size=16, mean=(128,), std=(64,))
   result = train.evaluate_network(network, database, clean)
-  logits, _ = _applied(network, split)
+  logits, _ = applied(network, split)
   right = np.mean(np.argmax(logits, axis=1) == split.labels)
   assert result["accuracy"] == pytest.approx(right)
   assert 0 < result["retrieval"]["cosine"]["mean_average_precision"] <= 1

@@ -1,4 +1,4 @@
-"""What is measured of networks during training and after it."""
+"""Measurements of networks during training and after it."""
 
 import jax
 import jax.numpy as jnp
@@ -6,38 +6,20 @@ import numpy as np
 import pytest
 
 from flowkd_jax import capture
-from flowkd_jax import data
 from flowkd_jax import information
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import train
+from tests.train.conftest import applied
 
 pytestmark = pytest.mark.optimizer
-
-
-@pytest.fixture
-def clean(split):
-  return data.evaluation_batches(split, batch_size=16, mean=(128,), std=(64,))
-
-
-@pytest.fixture
-def network():
-  model = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")
-  images = jnp.zeros((2, 8, 8, 1))
-  return methods.Network(model, capture.init(model, jax.random.key(0), images))
-
-
-def _applied(network, split):
-  images = (jnp.asarray(split.images, jnp.float32) - 128) / 64
-  model = network.model.clone(axis_name=None)
-  return capture.apply_with_taps(model, network.variables, images)
 
 
 @pytest.mark.slow
 def test_epoch_measures_are_those_of_the_examples(split, clean, network):
   measure = train.EpochMeasures(clean, accuracies={"test_accuracy": clean})
   measured = measure.of({"network": network})
-  logits, taps = _applied(network, split)
+  logits, taps = applied(network, split)
   right = np.mean(np.argmax(logits, axis=1) == split.labels)
   assert measured["test_accuracy"] == pytest.approx(right)
   kernels = ("cosine", "student_t")
@@ -52,7 +34,7 @@ def test_epoch_measures_are_those_of_the_examples(split, clean, network):
 @pytest.mark.slow
 def test_epoch_measures_count_units_that_never_move(split, clean, network):
   measured = train.EpochMeasures(clean, dead_units=True).of({"network": network})
-  _, taps = _applied(network, split)
+  _, taps = applied(network, split)
   still = np.ptp(np.asarray(taps["dense"]), axis=0) == 0
   assert measured["dead/dense"] == pytest.approx(still.mean())
 

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Time of a run by part."""
 
 import time
 

@@ -31,7 +31,7 @@ _PLACES = {
 
 @pytest.fixture
 def resolve(monkeypatch, tmp_path):
-  """What the settings of a launch are when its command is given."""
+  """Settings of a launch, as its command gives them."""
   # The authors' weights are no part of the repository.
   monkeypatch.setattr(imported_weights, "check", lambda *arguments: None)
   domains = ("art_painting", "cartoon", "photo", "sketch")
