@@ -62,6 +62,7 @@ def _reconstruction(student, teacher):
 
 LOSSES = {
   "attention_transfer": (losses.attention_transfer, MAPS),
+  "channel_wise_distillation": (losses.channel_wise_distillation, (MAPS[0], MAPS[0])),
   "conditional_divergence": (losses.conditional_divergence, VECTORS),
   "correlation_congruence": (losses.correlation_congruence, VECTORS),
   "crd": (losses.crd, (VECTORS[0], VECTORS[0])),
@@ -73,6 +74,7 @@ LOSSES = {
   "factor_transfer": (losses.factor_transfer, MAPS),
   "fsp": (_solution, (MAPS[0], MAPS[0])),
   "hint": (losses.hint, (VECTORS[0], VECTORS[0])),
+  "ickd": (losses.ickd, (MAPS[0], MAPS[0])),
   "information_flow": (_flow(authors=False), VECTORS),
   "information_flow, authors": (_flow(authors=True), VECTORS),
   "knowledge_distillation": (losses.knowledge_distillation, LOGITS),

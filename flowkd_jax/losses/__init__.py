@@ -48,7 +48,9 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `quadratic_flow`, cosine kernel, D of all taps | (n + C) D | (n + C) D |
 | `quadratic_flow`, other kernels, likewise | n N D + C | N D + T N b + C |
 | `attention_transfer`, `factor_transfer` without networks | n P C | n P C |
-| `nst` | n P C^2 | n (P C + C^2) |
+| `channel_wise_distillation` | n P C | n P C |
+| `channel_wise_distillation` with a projection | n P C^2 | n P C + C^2 |
+| `nst`, `ickd` | n P C^2 | n (P C + C^2) |
 | `fsp` | n P C^2 | n (P C + C^2) |
 | `hint`, `vid`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
 | `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
@@ -61,6 +63,9 @@ one device.
 
 from flowkd_jax.losses._alignment import linear_cka
 from flowkd_jax.losses._alignment import rbf_cka
+from flowkd_jax.losses._channel import channel_wise_distillation
+from flowkd_jax.losses._channel import ickd
+from flowkd_jax.losses._channel import ickd_init
 from flowkd_jax.losses._contrastive import crd
 from flowkd_jax.losses._contrastive import crd_init
 from flowkd_jax.losses._factor import factor_reconstruction
@@ -95,6 +100,7 @@ from flowkd_jax.losses._tap_weights import weighted_sum
 
 __all__ = [
   "attention_transfer",
+  "channel_wise_distillation",
   "conditional_divergence",
   "correlation_congruence",
   "crd",
@@ -112,6 +118,8 @@ __all__ = [
   "fsp",
   "hint",
   "hint_init",
+  "ickd",
+  "ickd_init",
   "information_flow",
   "information_flow_terms",
   "knowledge_distillation",

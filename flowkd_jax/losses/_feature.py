@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Key
@@ -20,6 +19,7 @@ from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import renamed
+from flowkd_jax.losses import _projection
 from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
@@ -102,10 +102,10 @@ def hint(
     Romero et al., "FitNets: hints for thin deep nets", ICLR 2015.
   """
   features = student, teacher
-  student, teacher = _paired_features(student, teacher, mask)
+  student, teacher = _projection.paired_features(student, teacher, mask)
   if params is not None:
-    _check_kernel("params", params["kernel"], student, teacher)
-    student = _linear(student, params)
+    _projection.check_kernel("params", params["kernel"], student, teacher)
+    student = _projection.linear(student, params, mask=mask, axis_name=axis_name)
   elif student.shape != teacher.shape:
     raise ValueError(
       f"student has {student.shape[-1]} channels and teacher {teacher.shape[-1]}: pass "
@@ -211,49 +211,16 @@ def vid(
   """
   checks.check_positive("epsilon", epsilon)
   features = student, teacher
-  student, teacher = _paired_features(student, teacher, mask)
+  student, teacher = _projection.paired_features(student, teacher, mask)
   first, *others = params["kernels"]
   last = others[-1] if others else first
-  _check_kernel("params", first, student, None)
-  _check_kernel("params", last, None, teacher)
-  mean = _linear(student, {"kernel": first})
+  _projection.check_kernel("params", first, student, None)
+  _projection.check_kernel("params", last, None, teacher)
+  mean = _projection.linear(student, {"kernel": first})
   for kernel in others:
-    mean = _linear(jax.nn.relu(mean), {"kernel": kernel})
+    mean = _projection.linear(jax.nn.relu(mean), {"kernel": kernel})
   raw_variance = jnp.asarray(params["variance"]).astype(mean.dtype)
   variance = jax.nn.softplus(raw_variance) + float32.like(epsilon, mean)
   variance = jnp.broadcast_to(variance, mean.shape)
   terms = (teacher - mean) ** 2 / (2 * variance) + jnp.log(variance) / 2
   return _spatial.reduced(terms, reduction, mask, axis_name, *features)
-
-
-def _paired_features(student, teacher, mask):
-  """Both sides checked, at least float32, masked rows zero, alike but in channels."""
-  if jnp.ndim(student) == jnp.ndim(teacher) == 4:
-    return _spatial.paired_maps(student, teacher, mask)
-  checks.check_features(student=student, teacher=teacher)
-  checks.check_mask(mask, student)
-  if student.shape[:-1] != teacher.shape[:-1]:
-    raise ValueError(
-      "expected student and teacher to agree in all axes but the last (maps may differ "
-      f"in size), but student has shape {student.shape} and teacher {teacher.shape}"
-    )
-  return _spatial.zero_masked(student, mask), _spatial.zero_masked(teacher, mask)
-
-
-def _linear(features, params):
-  """Features times a matrix over their last axis, plus a bias if there is one."""
-  kernel = jnp.asarray(params["kernel"]).astype(features.dtype)
-  product = jnp.tensordot(features, kernel, 1, precision=lax.Precision.HIGHEST)
-  bias = params.get("bias")
-  if bias is None:
-    return product
-  return product + jnp.broadcast_to(bias.astype(product.dtype), product.shape)
-
-
-def _check_kernel(name, kernel, student, teacher):
-  """Raises unless the matrix fits the channels of the student and of the teacher."""
-  expected = tuple(
-    jnp.shape(kernel)[axis] if side is None else side.shape[-1]
-    for axis, side in enumerate((student, teacher))
-  )
-  checks.check_shape(f"{name} kernel", kernel, expected)

@@ -110,7 +110,7 @@ def knowledge_distillation(
   """
   sides, scale = _softened(student, teacher, temperature, mask)
   student_logs, teacher_logs = (jax.nn.log_softmax(side) for side in sides)
-  rows = _relative_entropy(student_logs, teacher_logs).sum(1)
+  rows = relative_entropy(student_logs, teacher_logs).sum(1)
   return parallel.global_mean(scale**2 * rows, mask, axis_name)
 
 
@@ -171,8 +171,8 @@ def decoupled_kd(
   positions = jnp.arange(classes, dtype=jnp.int32)
   target = positions[None, :] == read.classes[:, None]
   student_side, teacher_side = (_decoupled_logs(side, target) for side in sides)
-  target_terms = _relative_entropy(student_side.binary, teacher_side.binary).sum(1)
-  rest_terms = _relative_entropy(student_side.rest, teacher_side.rest).sum(1)
+  target_terms = relative_entropy(student_side.binary, teacher_side.binary).sum(1)
+  rest_terms = relative_entropy(student_side.rest, teacher_side.rest).sum(1)
   # Without mass on the other classes the teacher says nothing about them.
   rest_terms = jnp.where(teacher_side.certain, 0, rest_terms)
   weights = _numbers(rest_terms, alpha=alpha, beta=beta)
@@ -316,7 +316,9 @@ def _real_logits(logits, mask):
   return jnp.where(jnp.asarray(mask).astype(bool)[:, None], logits, 0)
 
 
-def _relative_entropy(student_logs, teacher_logs):
+def relative_entropy(
+  student_logs: Float[Array, "..."], teacher_logs: Float[Array, "..."]
+) -> Float[Array, "..."]:
   """Terms `t (log t - log s) - t + s`, each 0 or above; the last two cancel in sum.
 
   Without them the terms have both signs, and the sum of near sides is rounding. Where

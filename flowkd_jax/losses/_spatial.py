@@ -229,7 +229,7 @@ def attention_maps(
   maps: Maps, exponent: float | Float[Array, ""]
 ) -> Float[Array, "batch positions"]:
   """The energy `mean_c |F_c|^exponent` of each position, of norm one a row."""
-  maps = _rescaled(maps.reshape(maps.shape[0], -1)).reshape(maps.shape)
+  maps = rescaled(maps.reshape(maps.shape[0], -1)).reshape(maps.shape)
   energy = maps**2
   if isinstance(exponent, jax.Array) or exponent != 2:
     energy = pairwise.safe_power(energy, exponent / 2)
@@ -253,7 +253,7 @@ def reduced(
   return parallel.global_mean(rows, mask, axis_name, *features)
 
 
-def _rescaled(rows):
+def rescaled(rows):
   """Rows divided by their largest entry, for what does not depend on scale.
 
   A constant to the gradient, which is exact nevertheless because scaling by a
@@ -267,7 +267,7 @@ def _channel_vectors(maps):
   """Channels as vectors of positions with norm one, `[batch, channels, positions]`."""
   batch, _, _, channels = maps.shape
   vectors = jnp.moveaxis(maps.reshape(batch, -1, channels), 2, 1)
-  rows = _rescaled(vectors.reshape(batch * channels, -1))
+  rows = rescaled(vectors.reshape(batch * channels, -1))
   return kernels.unit_rows(rows).reshape(vectors.shape)
 
 

@@ -100,6 +100,11 @@ FACTORS = losses.factor_transfer_init(KEY, *MAPS)
 
 ROWS = {
   "attention_transfer": _rowwise(losses.attention_transfer),
+  "channel_wise_distillation": _rowwise(
+    losses.channel_wise_distillation,
+    *(shape[1:] for shape in MAPS),
+    params=losses.hint_init(KEY, *MAPS),
+  ),
   "conditional_divergence": _pairwise(losses.conditional_divergence),
   "correlation_congruence": _pairwise(losses.correlation_congruence),
   "correlation_congruence, authors": _rowwise(
@@ -139,6 +144,12 @@ ROWS = {
   "hint": _rowwise(
     losses.hint, (5,), (7,), params=losses.hint_init(KEY, (1, 5), (1, 7))
   ),
+  "ickd": _rowwise(
+    losses.ickd,
+    *(shape[1:] for shape in MAPS),
+    params=losses.ickd_init(KEY, *MAPS),
+  ),
+  "ickd, equal channels": _rowwise(losses.ickd, (4, 4, 3), (5, 3, 3)),
   "information_flow": _taps(losses.information_flow),
   "information_flow, authors": _taps(losses.information_flow, authors=True)._replace(
     exempt=MATRIX
@@ -165,6 +176,7 @@ NOT_LOSSES = {
   "crd_negatives": "draws indices",
   "factor_transfer_init": "parameters",
   "hint_init": "parameters",
+  "ickd_init": "parameters",
   "vid_init": "parameters",
   "information_flow_terms": "a dictionary, summed by information_flow",
   "quadratic_flow_terms": "a dictionary, summed by quadratic_flow",

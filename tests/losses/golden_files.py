@@ -15,6 +15,28 @@ WIDTHS = {"student": 16, "teacher": 40, "student_same_width": 40}
 every_file = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
+def load(name):
+  """The values of one loss, by the name of its file."""
+  return np.load(PATHS[0].with_name(f"{name}.npz"))
+
+
+def channels_last(array):
+  """Maps from the layout of PyTorch to ours."""
+  return array.transpose(0, 2, 3, 1)
+
+
+def kernel(weights):
+  """Kernel of a convolution from the layout of PyTorch; a matrix if it is 1 x 1."""
+  kernel = weights.transpose(2, 3, 1, 0)
+  return kernel[0, 0] if kernel.shape[:2] == (1, 1) else kernel
+
+
+def assert_near(actual, expected, tolerance=1e-9):
+  """Equality relative to the largest entry."""
+  largest = np.abs(expected).max()
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * largest)
+
+
 def widened(golden, side):
   rows = golden[side].astype(np.float64)
   return np.pad(rows, ((0, 0), (0, WIDTHS[side] - rows.shape[1])))

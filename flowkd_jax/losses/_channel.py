@@ -1,0 +1,190 @@
+"""Losses on the channels of maps: where each is active, and how they correlate.
+
+Both compare an example with itself only. Channel i of the student is compared with
+channel i of the teacher, so a learnt projection brings the student to as many channels
+as the teacher has; see `_projection`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Key
+from jaxtyping import Shaped
+
+from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import meshes
+from flowkd_jax.losses import _projection
+from flowkd_jax.losses import _response
+from flowkd_jax.losses import _spatial
+
+Mask = Shaped[Array, " batch"] | None
+Parameters = dict[str, Any]
+DISTRIBUTIONS = ("positions", "channels")
+
+
+@meshes.on_any_mesh
+def channel_wise_distillation(
+  student: Float[Array, "batch student_height student_width student_channels"],
+  teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
+  *,
+  params: Parameters | None = None,
+  temperature: float = 4.0,
+  softmax_over: str = "positions",
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Channel-wise distillation: divergence of the places where each channel is active.
+
+  `T^2 mean_ic sum_p t_icp log(t_icp / s_icp)`, where `t_ic` and `s_ic` are the softmax
+  of channel c of example i over its positions p at temperature T (Shu et al. 2021,
+  Eq. 4). 0 or above; depends neither on the batch nor on the number of channels.
+  Invariant to a constant added to a channel, and to a permutation of channels or of
+  positions common to both sides.
+
+  With `softmax_over="channels"` the softmax is over the channels of each position, and
+  the mean over positions: pixel-wise distillation, with which the paper compares.
+
+  On logits of segmentation the authors train with T = 4 and weight 3, on features with
+  weight 50. Ports take a 1 x 1 convolution where the channels differ, as `params` does
+  here. The authors' code takes the logarithm of a softmax, which is minus infinity for
+  far logits; here the value is finite.
+
+  Args:
+    student: Student maps.
+    teacher: Teacher maps; the larger map is average-pooled to the smaller.
+    params: From `hint_init`, trained beside the student. None compares the channels as
+      they are.
+    temperature: T.
+    softmax_over: "positions" (the paper) or "channels".
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If an input is not a map, batches or channels disagree, `temperature` is
+      not positive or `softmax_over` is another word.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> maps = jnp.arange(8.0).reshape(1, 2, 2, 2)
+    >>> float(channel_wise_distillation(maps, maps + 3))
+    0.0
+
+  References:
+    Shu et al., "Channel-wise knowledge distillation for dense prediction", ICCV 2021.
+  """
+  checks.check_positive("temperature", temperature)
+  checks.check_choice("softmax_over", softmax_over, DISTRIBUTIONS)
+  features = student, teacher
+  student, teacher = _spatial.paired_maps(student, teacher, mask)
+  student = _projection.projected(
+    student, teacher, params, "hint_init", mask=mask, axis_name=axis_name
+  )
+  scale = jnp.asarray(temperature).astype(student.dtype)
+  axis = 1 if softmax_over == "positions" else 2
+  logs = [_log_shares(side, scale, axis) for side in (student, teacher)]
+  rows = _response.relative_entropy(*logs).sum(axis).mean(1)
+  return scale**2 * parallel.global_mean(rows, mask, axis_name, *features)
+
+
+def ickd_init(
+  key: Key[Array, ""],
+  student_shape: Sequence[int],
+  teacher_shape: Sequence[int],
+) -> Parameters:
+  """A batch-normalised linear map between the channels, for `ickd`.
+
+  Args:
+    key: Random key.
+    student_shape: Shape of the student maps, of which only the channels count.
+    teacher_shape: Shape of the teacher maps.
+
+  Returns:
+    `{"kernel": [student_channels, teacher_channels], "scale": [teacher_channels],
+    "bias": [teacher_channels]}` in float32.
+  """
+  return _projection.normalized_init(key, student_shape[-1], teacher_shape[-1])
+
+
+@meshes.on_any_mesh
+def ickd(
+  student: Float[Array, "batch student_height student_width student_channels"],
+  teacher: Float[Array, "batch teacher_height teacher_width teacher_channels"],
+  *,
+  params: Parameters | None = None,
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  """Inter-channel correlation: inner products of each channel with all others.
+
+  `mean_ic |g_ic^s - g_ic^t|^2`, where `g_ic` is row c, divided by its norm, of the Gram
+  matrix `F_i' F_i` of the channels of example i over its positions (Liu et al. 2021,
+  Eq. 4). Between 0 and 4; depends neither on the batch nor on the numbers of channels
+  and positions. Invariant to the scale of each example and to a permutation of
+  positions of either side, whose maps may differ in size.
+
+  As in the authors' code for classification: the student's channels go through a 1 x 1
+  convolution and batch normalisation, the teacher's stay as they are. The normalisation
+  takes the statistics of the batch, in a measurement too, where the authors' layer
+  takes running averages. torchdistill divides by the batch twice. The paper's variant
+  for segmentation, which cuts maps into a grid, is not here. A channel that is zero
+  everywhere has correlations of zero, in value and gradient.
+
+  Args:
+    student: Student maps.
+    teacher: Teacher maps, of any size.
+    params: From `ickd_init`, trained beside the student. None compares the channels as
+      they are.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If an input is not a map, or batches or channels disagree.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> maps = jnp.eye(4).reshape(1, 2, 2, 4)
+    >>> float(ickd(maps, 3 * maps))
+    0.0
+
+  References:
+    Liu et al., "Exploring inter-channel correlation for diversity-preserved knowledge
+    distillation", ICCV 2021.
+  """
+  checks.check_maps(student=student, teacher=teacher)
+  checks.check_mask(mask, student)
+  features = student, teacher
+  student, teacher = (_spatial.zero_masked(side, mask) for side in features)
+  student = _projection.projected(
+    student, teacher, params, "ickd_init", mask=mask, axis_name=axis_name
+  )
+  gaps = jnp.subtract(*map(_channel_correlations, (student, teacher)))
+  rows = (gaps**2).sum(2).mean(1)
+  return parallel.global_mean(rows, mask, axis_name, *features)
+
+
+def _log_shares(maps, temperature, axis):
+  """Logarithms of a softmax over the positions (axis 1) or the channels (axis 2)."""
+  batch, _, _, channels = maps.shape
+  # No finite activation becomes infinite, nor does a difference of two.
+  largest = float(jnp.finfo(maps.dtype).max) / 4
+  logits = jnp.clip(maps.reshape(batch, -1, channels) / temperature, -largest, largest)
+  return jax.nn.log_softmax(logits, axis=axis)
+
+
+def _channel_correlations(maps):
+  """Rows of the Gram matrix of each example's channels, of norm one."""
+  batch, _, _, channels = maps.shape
+  positions = _spatial.rescaled(maps.reshape(batch, -1)).reshape(batch, -1, channels)
+  products = jnp.einsum(
+    "bpi,bpj->bij", positions, positions, precision=lax.Precision.HIGHEST
+  )
+  return kernels.unit_rows(products.reshape(-1, channels)).reshape(products.shape)

@@ -1,0 +1,214 @@
+"""Learnt maps from the student's channels to the teacher's, before a comparison.
+
+A projection is a dictionary of parameters. With a "kernel" `[inputs, outputs]` it is a
+linear map at every position, on maps a convolution of 1 x 1; with a "bias" an offset is
+added; with a "scale" the result is batch-normalised before that, as in PyTorch's
+`BatchNorm2d`. What is learnt beside a loss is thrown away after training, so the
+normalisation always takes the statistics of the batch, over real rows and all devices,
+and keeps no running averages.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Key
+from jaxtyping import Shaped
+
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax.losses import _spatial
+
+Features = Float[Array, "batch *positions channels"]
+Mask = Shaped[Array, " batch"] | None
+Parameters = dict[str, Any]
+# Added to the variance in every normalisation, as in PyTorch.
+EPSILON = 1e-5
+
+
+def normalized_init(
+  key: Key[Array, ""], inputs: int, outputs: int, *, size: int = 1
+) -> Parameters:
+  """Parameters of a convolution without bias that is batch-normalised.
+
+  Args:
+    key: Random key.
+    inputs: Channels before.
+    outputs: Channels after.
+    size: Side of the kernel; 1 makes a matrix.
+  """
+  shape = (inputs, outputs) if size == 1 else (size, size, inputs, outputs)
+  kernel = jax.nn.initializers.he_normal()(key, shape, jnp.float32)
+  return {"kernel": kernel, "scale": jnp.ones(outputs), "bias": jnp.zeros(outputs)}
+
+
+def paired_features(
+  student: Features, teacher: Features, mask: Mask
+) -> tuple[Features, Features]:
+  """Both sides checked, at least float32, masked rows zero, alike but in channels."""
+  if jnp.ndim(student) == jnp.ndim(teacher) == 4:
+    return _spatial.paired_maps(student, teacher, mask)
+  checks.check_features(student=student, teacher=teacher)
+  checks.check_mask(mask, student)
+  check_positions(student, teacher)
+  return _spatial.zero_masked(student, mask), _spatial.zero_masked(teacher, mask)
+
+
+def check_positions(student: Features, teacher: Features) -> None:
+  """Raises ValueError unless both have the same axes but the last."""
+  if student.shape[:-1] != teacher.shape[:-1]:
+    raise ValueError(
+      "expected student and teacher to agree in all axes but the last (maps may differ "
+      f"in size), but student has shape {student.shape} and teacher {teacher.shape}"
+    )
+
+
+def projected(
+  student: Features,
+  teacher: Features,
+  params: Mapping[str, Any] | None,
+  init: str,
+  *,
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Features:
+  """The student's features with the teacher's channels.
+
+  Args:
+    student: Student features, masked rows zero.
+    teacher: Teacher features, for their width.
+    params: The projection; None where both have as many channels.
+    init: Name of the function that makes the parameters, for the message.
+    mask: Rows or positions that are real, for the statistics of a normalisation.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If the projection does not fit, or there is none and the channels
+      differ.
+  """
+  if params is not None:
+    check_kernel("params", params["kernel"], student, teacher)
+    return linear(student, params, mask=mask, axis_name=axis_name)
+  if student.shape[-1] != teacher.shape[-1]:
+    raise ValueError(
+      "expected as many channels in the student as in the teacher, but student has "
+      f"{student.shape[-1]} channels and teacher {teacher.shape[-1]}: pass params, "
+      f"from {init}(key, student.shape, teacher.shape)"
+    )
+  return student
+
+
+def linear(
+  features: Features,
+  params: Mapping[str, Any],
+  *,
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Features:
+  """Features times a matrix over their last axis, normalised and offset if asked."""
+  kernel = jnp.asarray(params["kernel"]).astype(features.dtype)
+  product = jnp.tensordot(features, kernel, 1, precision=lax.Precision.HIGHEST)
+  return _normalized_or_offset(product, params, mask, axis_name)
+
+
+def convolution(
+  maps: Float[Array, "batch height width inputs"],
+  params: Mapping[str, Any],
+  name: str,
+  *,
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, "batch height width outputs"]:
+  """A convolution that keeps the size of the maps, normalised and offset if asked.
+
+  Args:
+    maps: Maps, masked rows zero.
+    params: "kernel" `[height, width, inputs, outputs]`, and "scale", "bias" as above.
+    name: Name of the layer in the message.
+    mask: Rows that are real, for the statistics of a normalisation.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If the kernel does not fit.
+  """
+  kernel = jnp.asarray(params["kernel"]).astype(maps.dtype)
+  fitting = (*kernel.shape[:2], maps.shape[-1], kernel.shape[-1])
+  checks.check_shape(f"{name} kernel", kernel, fitting)
+  product = lax.conv_general_dilated(
+    maps,
+    kernel,
+    window_strides=(1, 1),
+    padding="SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    precision=lax.Precision.HIGHEST,
+  )
+  return _normalized_or_offset(product, params, mask, axis_name)
+
+
+def check_kernel(
+  name: str, kernel: Any, student: Features | None, teacher: Features | None
+) -> None:
+  """Raises unless the matrix fits the channels of the student and of the teacher."""
+  expected = tuple(
+    jnp.shape(kernel)[axis] if side is None else side.shape[-1]
+    for axis, side in enumerate((student, teacher))
+  )
+  checks.check_shape(f"{name} kernel", kernel, expected)
+
+
+def batch_normalized(features: Features, mask: Mask, axis_name: str | None) -> Features:
+  """Each channel with mean 0 and variance 1 over the real rows of the global batch.
+
+  The variance is the biased one plus `EPSILON`. Channels are brought into a unit in
+  which no square overflows; below that unit nothing changes.
+  """
+  axes = tuple(range(features.ndim - 1))
+  shape = features.shape[-1:]
+  real = _real_positions(features, mask)
+  count = parallel.global_sum(real.sum(), axis_name)
+  count = count * (features.size // shape[0] // real.size)
+  count = jnp.maximum(count, 1)
+  largest = jnp.abs(lax.stop_gradient(jnp.where(real, features, 0))).max(axes)
+  if axis_name is not None:
+    # Checked before: `lax.pmax` does not name the argument in its error.
+    largest = lax.pmax(largest, axis_name)
+  unit = jnp.maximum(float32.power_of_two(largest) / 2.0**32, 1)
+  unit = jnp.where(jnp.isfinite(unit), unit, 1)
+
+  def mean(values):
+    total = jnp.where(real, values, 0).sum(axes)
+    return _per_channel(parallel.global_sum(total, axis_name) / count, values)
+
+  scaled = features / _per_channel(unit, features)
+  centred = scaled - mean(scaled)
+  least = float(jnp.finfo(features.dtype).tiny) ** 0.5
+  epsilon = jnp.maximum(EPSILON / unit**2, least)
+  return centred * lax.rsqrt(mean(centred**2) + _per_channel(epsilon, features))
+
+
+def _real_positions(features, mask):
+  """Real positions as numbers that broadcast against the features."""
+  if mask is None:
+    return jnp.ones((features.shape[0],) + (1,) * (features.ndim - 1), features.dtype)
+  real = jnp.asarray(mask).astype(bool).astype(features.dtype)
+  return real.reshape(real.shape + (1,) * (features.ndim - real.ndim))
+
+
+def _normalized_or_offset(product, params, mask, axis_name):
+  if params.get("scale") is not None:
+    product = batch_normalized(product, mask, axis_name)
+    scale = jnp.asarray(params["scale"]).astype(product.dtype)
+    product = product * _per_channel(scale, product)
+  if params.get("bias") is not None:
+    bias = jnp.asarray(params["bias"]).astype(product.dtype)
+    product = product + _per_channel(bias, product)
+  return product
+
+
+def _per_channel(values, features):
+  return values.reshape((1,) * (features.ndim - 1) + (-1,))
