@@ -29,6 +29,7 @@ def cross_entropy(
   logits: Float[Array, "batch classes"],
   labels: Int[Array, " batch"],
   *,
+  smoothing: Option = 0.0,
   mask: Shaped[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -42,18 +43,24 @@ def cross_entropy(
   Args:
     logits: Unnormalised log-probabilities.
     labels: Class of each row; negative in rows without a label, which are left out.
+    smoothing: Share of the target, in [0, 1], that is spread evenly over the classes
+      of the row that are not ruled out (Szegedy et al. 2016, section 7).
     mask: Which rows are real; the mean is over those.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
     TypeError: If logits are not floating or labels not integers.
     ValueError: If shapes disagree or logits are not [batch, classes], of two classes or
-      more, or a label in a NumPy array is no class.
+      more, a label in a NumPy array is no class, or `smoothing` is outside [0, 1].
 
   Example:
     >>> import jax.numpy as jnp
     >>> round(float(cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))), 4)
     1.3863
+
+  References:
+    Szegedy et al., "Rethinking the inception architecture for computer vision",
+    CVPR 2016.
   """
   _check_logits("logits", logits)
   checks.check_mask(mask, logits)
@@ -61,7 +68,22 @@ def cross_entropy(
   read = label_rule.read_labels(labels, classes, shape=(rows,), mask=mask)
   logs = jax.nn.log_softmax(_real_logits(logits, read.labelled))
   terms = -jnp.take_along_axis(logs, read.classes[:, None], axis=1)[:, 0]
+  if isinstance(smoothing, jax.Array) or smoothing:
+    terms = _smoothed(terms, logs, smoothing)
   return parallel.global_mean(read.invalidate(terms), read.labelled, axis_name)
+
+
+def _smoothed(terms, logs, smoothing):
+  """Terms whose target is spread over all classes that are not ruled out."""
+  (share,) = _numbers(logs, smoothing=smoothing)
+  if not isinstance(smoothing, jax.Array) and not 0 <= smoothing <= 1:
+    raise ValueError(f"smoothing: expected a number in [0, 1], got {smoothing}")
+  ruled_out = jnp.isneginf(logs)
+  classes = jnp.maximum((~ruled_out).sum(1, keepdims=True, dtype=logs.dtype), 1)
+  # Divided before the sum, which overflows for logits of 1e38.
+  spread = -jnp.where(ruled_out, 0, logs / classes).sum(1)
+  # 0 times an infinity, as where the label is ruled out, would be NaN.
+  return (1 - share) * jnp.where(share < 1, terms, 0) + share * spread
 
 
 @meshes.on_any_mesh

@@ -14,6 +14,7 @@ def supervised(
   model: capture.AnyModel,
   optimizer: optax.GradientTransformation,
   *,
+  label_smoothing: float = 0.0,
   initial: _method.Variables | None = None,
   axis_name: str | None = "batch",
 ) -> _method.Method:
@@ -22,6 +23,7 @@ def supervised(
   Args:
     model: The network; its `axis_name`, if it has BatchNorm, is the same.
     optimizer: Updates its parameters.
+    label_smoothing: Share of the target that is spread evenly over all classes.
     initial: Variables to start from; fresh ones by default.
     axis_name: Mapped axis over which the batch is split.
   """
@@ -33,7 +35,9 @@ def supervised(
     del constants, step
     logits, _, updated = _method.forward(model, variables, batch, key=key)
     labels, mask = batch["label"], batch["mask"]
-    value = losses.cross_entropy(logits, labels, mask=mask, axis_name=axis_name)
+    value = losses.cross_entropy(
+      logits, labels, smoothing=label_smoothing, mask=mask, axis_name=axis_name
+    )
     read = label_rule.read_labels(
       labels, logits.shape[1], shape=mask.shape, mask=mask, name="label"
     )

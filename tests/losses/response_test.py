@@ -27,6 +27,33 @@ def test_cross_entropy_is_the_masked_mean_of_optax():
 
 
 @pytest.mark.slow
+def test_smoothed_cross_entropy_is_that_of_smoothed_targets():
+  logits = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+  logits = jnp.pad(logits, ((0, 0), (0, 1)), constant_values=-jnp.inf)
+  labels = jnp.array([0, 2, 1, -1], jnp.int32)
+
+  def value(share, logits):
+    return losses.cross_entropy(logits, labels, smoothing=share)
+
+  both = jax.jit(jax.value_and_grad(value, argnums=(0, 1)))
+  found, gradients = both(jnp.float32(0.3), logits)
+  targets = optax.smooth_labels(jax.nn.one_hot(labels[:3], 3), 0.3)
+  expected = optax.softmax_cross_entropy(logits[:3, :3], targets).mean()
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  assert all(np.isfinite(gradient).all() for gradient in gradients)
+  whole = both(jnp.float32(1), logits.at[0, 0].set(-jnp.inf))[0]
+  assert np.isfinite(whole), "a target without a share is not read"
+
+
+def test_impossible_smoothing_is_refused():
+  logits, labels = jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32)
+  with pytest.raises(ValueError, match=r"smoothing: expected a number in \[0, 1\]"):
+    losses.cross_entropy(logits, labels, smoothing=1.5)
+  with pytest.raises(TypeError, match="smoothing: expected a number, got 'much'"):
+    losses.cross_entropy(logits, labels, smoothing="much")
+
+
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_cross_entropy_of_the_global_batch():
   logits = jnp.asarray(np.random.default_rng(0).standard_normal((8, 4)), jnp.float32)
