@@ -10,6 +10,7 @@ teacher's outputs may come in the batch, as "teacher/logits" and "teacher/taps/T
 then the teacher is not applied.
 """
 
+import inspect
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -38,6 +39,9 @@ from flowkd_jax.teacher_cache import teacher_outputs
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+# Collection of the variables that holds the state of the loss terms.
+_LOSS_STATE = "loss_state"
+
 
 class Outputs(NamedTuple):
   """Logits of a network on a batch, and its taps in the order asked."""
@@ -47,7 +51,15 @@ class Outputs(NamedTuple):
 
 
 class Terms(Protocol):
-  """The loss terms of a method, by name, each of the global batch."""
+  """The loss terms of a method, by name, each of the global batch.
+
+  A function that has a further parameter of one of these names is called with it:
+
+    step   updates so far, for options that follow a schedule
+    key    a random key of the step, the same on all devices
+    state  the state that `LossParams.state` made; the function then returns
+           `(terms, new state)`, the state being the same on all devices
+  """
 
   def __call__(
     self,
@@ -67,17 +79,24 @@ class Terms(Protocol):
     ...
 
 
+_Init = Callable[[Key[Array, ""], Shapes, Shapes], _method.PyTree]
+
+
 class LossParams(NamedTuple):
-  """Parameters that the loss terms learn beside the student.
+  """Parameters that the loss terms learn beside the student, and their state.
 
   Attributes:
     init: `(key, shapes of student taps, of teacher taps) -> parameters`.
     optimizer: Updates them; by default the same transformation as for the student,
       with a state of its own.
+    state: `(key, shapes of student taps, of teacher taps) -> state`, arrays that the
+      terms carry from step to step without a gradient, such as a memory bank. None if
+      there are none.
   """
 
-  init: Callable[[Key[Array, ""], Shapes, Shapes], _method.PyTree]
+  init: _Init
   optimizer: optax.GradientTransformation | None = None
+  state: _Init | None = None
 
 
 @renamed.renamed_arguments(learnt="params")
@@ -116,20 +135,21 @@ def distillation(
   check_weights(weights, label_weight)
   student_taps, teacher_taps = (tuple(names) for names in taps)
   frozen_teacher = _method.Teacher(teacher, teacher_taps)
+  call_terms = _with_moment(terms, axis_name)
 
   def init_variables(key, images):
     fresh = capture.init(student, key, images) if initial is None else initial
     variables = dict(fresh)
-    beside = {}
+    beside, kept = {}, {}
     if params is not None:
       shapes = (
         capture.tap_shapes(student, variables, images, taps=student_taps),
         capture.tap_shapes(*teacher, images, taps=teacher_taps),
       )
-      beside = params.init(jax.random.fold_in(key, 2), *shapes)
+      beside, kept = _first_params(params, key, *shapes)
     # Checkpoints of version 0.1 have these two names.
     trained = {"student": variables.pop("params"), "learnt": beside}
-    return {"params": trained, **variables}
+    return {"params": trained, **variables, **kept}
 
   def outputs(variables, batch, constants, key):
     frozen = jax.tree.map(
@@ -142,7 +162,7 @@ def distillation(
 
   def loss(variables, batch, constants, *, step, key):
     own, frozen, updated = outputs(variables, batch, constants, key)
-    values = terms(own, frozen, batch, variables["params"]["learnt"])
+    values, kept = call_terms(own, frozen, batch, variables, step=step, key=key)
     recorded = {name: values.pop(name) for name in [*values] if name not in weights}
     current = dict(weights)
     if label_weight:
@@ -152,7 +172,7 @@ def distillation(
       )
     current = {name: _method.at_step(weight, step) for name, weight in current.items()}
     value, metrics = _method.weighted_loss(values, current)
-    return value, (updated, metrics | recorded)
+    return value, ({**updated, **kept}, metrics | recorded)
 
   def compare(variables, batch, constants, key):
     own, frozen, _ = outputs(variables, batch, constants, key)
@@ -247,5 +267,40 @@ def check_weights(
     _method.check_not_negative(f"weight of {name}", weight)
 
 
+def _first_params(
+  params: LossParams, key: Key[Array, ""], *shapes: Shapes
+) -> tuple[_method.PyTree, dict[str, _method.PyTree]]:
+  """Parameters that the terms learn, and the collection of their state, if any."""
+  learnt = params.init(jax.random.fold_in(key, 2), *shapes)
+  if params.state is None:
+    return learnt, {}
+  return learnt, {_LOSS_STATE: params.state(jax.random.fold_in(key, 3), *shapes)}
+
+
+def _with_moment(terms: Terms, axis_name: str | None) -> Callable[..., Any]:
+  """The terms, called with the step, the key and the state if they name them.
+
+  Returns:
+    `(student, teacher, batch, variables, *, step, key) -> (terms, collections)`.
+  """
+  parameters = inspect.signature(terms).parameters
+  names = [name for name in ("step", "key", "state") if name in parameters]
+
+  def call(student, teacher, batch, variables, **moment):
+    moment["state"] = variables.get(_LOSS_STATE)
+    asked = {name: moment[name] for name in names}
+    if "key" in asked and axis_name is not None:
+      # Every device has a key of its own, for dropout: all take that of the first.
+      words = lax.all_gather(jax.random.key_data(asked["key"]), axis_name)[0]
+      asked["key"] = jax.random.wrap_key_data(words)
+    found: Any = terms(student, teacher, batch, variables["params"]["learnt"], **asked)
+    values, kept = found if "state" in asked else (found, None)
+    return dict(values), {} if kept is None else {_LOSS_STATE: kept}
+
+  return call
+
+
 def _of_student(variables: Mapping[str, Any]) -> dict[str, Any]:
-  return {**variables, "params": variables["params"]["student"]}
+  own = {**variables, "params": variables["params"]["student"]}
+  own.pop(_LOSS_STATE, None)
+  return own

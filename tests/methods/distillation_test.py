@@ -2,6 +2,8 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -96,3 +98,41 @@ def test_methods_of_a_callers_own_terms(network, teacher, batches):
     taps=(("dense",), ("block_2",)),
   )
   np.testing.assert_allclose(metrics["loss"], 2 * metrics["loss/cka"], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_terms_get_the_step_a_key_and_their_state_on_every_device(
+  network, teacher, batches
+):
+  def terms(student, teacher, batch, params, *, step, key, state):
+    del params, batch
+    draw = jax.random.uniform(key)
+    counted = {"calls": state["calls"] + 1}
+    terms = {"step": step.astype(jnp.float32), "draw": draw, "calls": state["calls"]}
+    logits = (student.logits - teacher.logits).mean()
+    return {"logits": logits, **terms}, counted
+
+  method = methods.distillation(
+    network("batch"),
+    teacher,
+    optax.sgd(0.1),
+    terms=terms,
+    weights={"logits": 1.0},
+    params=methods.LossParams(
+      lambda *_: {}, state=lambda *_: {"calls": jnp.float32(5)}
+    ),
+  )
+  devices = jax.local_device_count()
+  batch = {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batches[0].items()}
+  state = method.init(jax.random.key(0), batches[0]["image"])
+  update = jax.pmap(
+    method.update, axis_name="batch", in_axes=(None, 0, None), out_axes=0
+  )
+  after, metrics = update(state, batch, method.constants)
+  metrics = jax.tree.map(np.asarray, metrics)
+  assert metrics["step"][0] == 0
+  assert metrics["calls"][0] == 5
+  assert len(set(metrics["draw"].tolist())) == 1
+  np.testing.assert_array_equal(after.collections["loss_state"]["calls"], 6)
+  exported = method.export(jax.tree.map(lambda leaf: leaf[0], after))["network"]
+  assert "loss_state" not in exported.variables
