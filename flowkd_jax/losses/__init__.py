@@ -41,7 +41,7 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `conditional_divergence` for each kernel, `pkt` | n N D | N (D + b) |
 | `similarity_preserving` | n N D | N (D + b) |
 | `correlation_congruence`, `rkd_distance`, `rbf_cka`, `crd` | n N D | N (D + b) |
-| `linear_cka`, both widths below N | N D + n D^2 | N D + D^2 |
+| `linear_cka`, both widths below N, debiased N / 2 | N D + n D^2 | N D + D^2 |
 | `linear_cka`, other widths | n N D | N (D + b) |
 | `rkd_angle` | N^2 D + n N^2 | N (D + N b) |
 | `information_flow`, D of all taps, T taps | n N D | N D + T N b |

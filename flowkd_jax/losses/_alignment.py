@@ -6,20 +6,17 @@ Widths may differ. Where matrices of all pairs are needed, means are constants t
 gradient, which changes nothing in it, but second derivatives are refused.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 
-from flowkd_jax import information
-from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import pairwise
-from flowkd_jax._numerics import row_blocks
 from flowkd_jax.losses import _batch
+from flowkd_jax.losses import _kernel_alignment
 
 
 @meshes.on_any_mesh
@@ -27,6 +24,7 @@ def linear_cka(
   student: Float[Array, "batch ..."],
   teacher: Float[Array, "batch ..."],
   *,
+  debiased: bool = False,
   mask: _batch.Mask = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -40,21 +38,33 @@ def linear_cka(
   permutation. If all rows of one side are alike the loss is 1, of both, 0; the
   gradient is 0 then.
 
+  `debiased=True` takes the unbiased estimates HSIC1 instead (Song et al. 2012, Eq. 5),
+  each divided like the biased ones: `1 - HSIC1(K, L) / sqrt(HSIC1(K, K) HSIC1(L, L))`.
+  The diagonals do not count, and unrelated features have alignment 0 on average at any
+  number of rows and any width. The alignment may be negative, so the loss lies between
+  0 and 2. It takes 4 rows at least: a smaller batch is refused, and with fewer rows
+  that the mask leaves the loss is 0. A side whose matrix without its diagonal is
+  constant, or is unlike that in one row only, counts as a side with all rows alike.
+  Several ports centre the matrices before they remove the diagonals, which is biased.
+
   With N rows in the global batch and widths of D together, it costs O(N D^2) time and
-  O(N D + D^2) memory where both widths are below N, else O(N^2 D) time and
-  O(N (D + block_size)) memory. Differs from the many ports of the authors' code that
-  multiply by an N x N centring matrix: the features are centred instead.
+  O(N D + D^2) memory where both widths are below N (debiased: below N / 2), else
+  O(N^2 D) time and O(N (D + block_size)) memory. Differs from the many ports of the
+  authors' code that multiply by an N x N centring matrix: the features are centred
+  instead.
 
   Args:
     student: Student features; axes after the first are flattened.
     teacher: Teacher features, of any width.
+    debiased: Use the unbiased estimates of all three terms.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
     block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If batch sizes disagree, or an array is empty or has no feature axis.
+    ValueError: If batch sizes disagree, an array is empty or has no feature axis, or
+      `debiased` and the global batch has fewer than 4 rows.
 
   Example:
     >>> import jax.numpy as jnp
@@ -65,22 +75,28 @@ def linear_cka(
   References:
     Kornblith et al., "Similarity of neural network representations revisited",
     ICML 2019.
+    Song et al., "Feature selection via dependence maximization", JMLR 2012.
   """
   if block_size is not None:
     checks.check_count("block_size", block_size)
-  batch = _batch.gathered_batch(student, teacher, mask, axis_name)
+  batch = _gathered_batch(student, teacher, mask, axis_name, debiased=debiased)
   columns = [_centred(side, batch) for side in batch.columns]
   rows = [_own_rows(side, batch, axis_name) for side in columns]
-  if max(side.shape[1] for side in columns) < batch.real.shape[0]:
-    return _alignment_of_features(rows, axis_name)
+  # Diagonals that are subtracted from products of features take digits with them, the
+  # more the wider the features.
+  widest = max(side.shape[1] for side in columns) * (2 if debiased else 1)
+  if widest < batch.real.shape[0]:
+    return _kernel_alignment.alignment_of_features(
+      rows, batch.number, axis_name, debiased=debiased
+    )
 
   def similarities(rows, columns, positions):
     del positions
     return float32.matmul(rows, columns)
 
   columns = [side.T for side in columns]
-  return _alignment_of_kernels(
-    similarities, rows, columns, batch, mask, axis_name, block_size
+  return _kernel_alignment.alignment_of_kernels(
+    similarities, rows, columns, batch, mask, axis_name, block_size, debiased=debiased
   )
 
 
@@ -90,6 +106,7 @@ def rbf_cka(
   teacher: Float[Array, "batch ..."],
   *,
   bandwidth: float = 1.0,
+  debiased: bool = False,
   mask: _batch.Mask = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -110,14 +127,16 @@ def rbf_cka(
     teacher: Teacher features, of any width.
     bandwidth: Width of the kernel in root mean squared distances; the larger, the
       nearer to `linear_cka`.
+    debiased: Use the unbiased estimates of all three terms, as in `linear_cka`.
     mask: Which rows are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
     block_size: Rows evaluated at a time; None chooses.
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If batch sizes disagree, an array is empty or has no feature axis, or
-      `bandwidth` is not positive.
+    ValueError: If batch sizes disagree, an array is empty or has no feature axis,
+      `bandwidth` is not positive, or `debiased` and the global batch has fewer than 4
+      rows.
 
   Example:
     >>> import jax.numpy as jnp
@@ -128,9 +147,10 @@ def rbf_cka(
   References:
     Kornblith et al., "Similarity of neural network representations revisited",
     ICML 2019.
+    Song et al., "Feature selection via dependence maximization", JMLR 2012.
   """
   checks.check_positive("bandwidth", bandwidth)
-  batch = _batch.gathered_batch(student, teacher, mask, axis_name)
+  batch = _gathered_batch(student, teacher, mask, axis_name, debiased=debiased)
   spreads = [_mean_squared_distance(side, batch) for side in batch.columns]
 
   def similarities(rows, columns, positions):
@@ -148,131 +168,16 @@ def rbf_cka(
     (side, jnp.where(spread == 0, 1, spread), spread == 0, width)
     for side, spread in zip(columns, spreads, strict=True)
   ]
-  return _alignment_of_kernels(
-    similarities, rows, columns, batch, mask, axis_name, block_size
+  return _kernel_alignment.alignment_of_kernels(
+    similarities, rows, columns, batch, mask, axis_name, block_size, debiased=debiased
   )
 
 
-def _alignment_of_features(rows, axis_name):
-  student, teacher = rows
-
-  def norm(left, right):
-    products = parallel.global_sum(float32.matmul(left.T, right), axis_name)
-    return (products**2).sum()
-
-  across = norm(student, teacher)
-  sizes = [pairwise.safe_power(norm(side, side), 0.5) for side in rows]
-  still = [size == 0 for size in sizes]
-  alignment = across / jnp.where(still[0] | still[1], 1, sizes[0] * sizes[1])
-  loss = 1 - alignment
-  loss = jnp.where(loss < 0, 0, loss)  # not a maximum, which may lose a NaN
-  loss = jnp.where(still[0] != still[1], 1, loss)
-  return jnp.where(still[0] & still[1], 0, loss)
-
-
-def _alignment_of_kernels(
-  similarities, rows, columns, batch, mask, axis_name, block_size
-):
-  """`|K / |K| - L / |L||^2 / 2` of doubly centred matrices, in two passes over them.
-
-  `similarities(rows, columns, positions)` gives rows of K or L. Means and norms are
-  those of a first pass, and constants: the derivative in a mean is 0, as all rows of
-  the centred matrices sum to 0, and that in the norms is in the terms of the second.
-  """
-  rows, columns = _differentiable_once((tuple(rows), tuple(columns)))
-  real = None if mask is None else batch.real
-  means, factors, loss = _moments(
-    similarities, *lax.stop_gradient((rows, columns)), batch, axis_name, block_size
-  )
-
-  def row_terms(shared, block):
-    columns, means, factors, loss, real = shared
-    rows, own_means, positions = block
-    student, teacher = (
-      factor * (similarities(*side, positions) - own[:, None] - mean[None, :])
-      for *side, own, mean, factor in zip(
-        rows, columns, own_means, means, factors, strict=True
-      )
-    )
-    terms = (student - teacher) ** 2 - loss * (student**2 + teacher**2)
-    return (terms if real is None else jnp.where(real[None, :], terms, 0)).sum(1)
-
-  total = row_blocks.sum_over_rows(
-    row_terms,
-    block_size,
-    (columns, means, factors, loss, real),
-    (rows, tuple(side[batch.positions] for side in means), batch.positions),
-    batch.real[batch.positions].astype(loss.dtype),
-  )
-  return parallel.global_sum(total, axis_name) / 2 + loss
-
-
-def _moments(similarities, rows, columns, batch, axis_name, block_size):
-  """Means to subtract from rows and columns of K and L, inverse norms, and the loss."""
-
-  def row_sums(rows, positions):
-    student, teacher = (
-      jnp.where(batch.real[None, :], similarities(*side, positions), 0)
-      for side in zip(rows, columns, strict=True)
-    )
-    products = student, teacher, student**2, teacher**2, student * teacher
-    return jnp.stack([product.sum(1) for product in products], 1)
-
-  sums = information.rows_in_blocks(row_sums, block_size, rows, batch.positions)
-  sums = jnp.where(batch.real[batch.positions][:, None], sums, 0)
-  count = _at_least_one(batch.number)
-  own_means = sums[:, :2] / count
-  means = tuple(parallel.gather_rows(own_means, axis_name).T)
-  totals = parallel.global_sum(sums.sum(0), axis_name)
-  # From sums over the devices, so that the result is known to be the same on all.
-  products = float32.matmul(own_means.T, own_means)
-  products = parallel.global_sum(products, axis_name)
-  grand = totals[:2] / count**2
-
-  def centred(total, one, other):
-    shared = 2 * products[one, other] - count * grand[one] * grand[other]
-    return total - count * shared
-
-  squares = centred(totals[2], 0, 0), centred(totals[3], 1, 1)
-  factors = tuple(
-    pairwise.safe_power(jnp.maximum(square, 0), -0.5) for square in squares
-  )
-  loss = 1 - centred(totals[4], 0, 1) * factors[0] * factors[1]
-  loss = jnp.where((squares[0] <= 0) & (squares[1] <= 0), 0, loss)
-  halves = tuple(mean - each / 2 for mean, each in zip(means, grand, strict=True))
-  return halves, factors, loss
-
-
-def _differentiable_once(tree):
-  def once(leaf):
-    return _once(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-  return jax.tree.map(once, tree)
-
-
-@jax.custom_jvp
-def _once(array):
-  """The array; its derivative has none."""
-  return array
-
-
-@jax.custom_jvp
-def _never(array):
-  return array
-
-
-@_once.defjvp
-def _(primals, tangents):
-  return _never(*primals), *tangents
-
-
-@_never.defjvp
-def _(primals, tangents):
-  del primals, tangents
-  raise TypeError(
-    "this alignment has first derivatives only: second ones would miss how its means "
-    "and norms change"
-  )
+def _gathered_batch(student, teacher, mask, axis_name, *, debiased):
+  batch = _batch.gathered_batch(student, teacher, mask, axis_name)
+  if debiased:
+    _kernel_alignment.check_debiased_rows(batch.real.shape[0])
+  return batch
 
 
 def _own_rows(columns, batch, axis_name):
@@ -289,18 +194,14 @@ def _centred(columns, batch):
 def _mean_squared_distance(columns, batch):
   """Over pairs of different rows, in squared units of `pairwise.unit_of`."""
   _, variance = _deviations(columns, batch)
-  mean = 2 * variance * batch.number / _at_least_one(batch.number - 1)
+  mean = 2 * variance * batch.number / _kernel_alignment.at_least_one(batch.number - 1)
   return jnp.where(mean == 0, 1, mean)
-
-
-def _at_least_one(count):
-  return jnp.where(count < 1, 1, count)
 
 
 def _deviations(columns, batch):
   """Columns less their mean, and the mean of their squared norms, in units."""
   columns = columns / pairwise.unit_of(columns)
-  count = _at_least_one(batch.number)
+  count = _kernel_alignment.at_least_one(batch.number)
   valid = batch.real[:, None]
   centred = jnp.where(valid, columns - columns.sum(0, keepdims=True) / count, 0)
   variance = (centred**2).sum() / count

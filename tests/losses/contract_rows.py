@@ -96,6 +96,7 @@ def _in_dtype_of(rows, options):
 KEY = jax.random.key(0)
 MAPS = (1, 4, 4, 3), (1, 4, 4, 4)
 MATRIX = {"replication": "divides by a gathered count, equal but not known to be"}
+FEW_ROWS = {"one row": "refuses fewer than 4 rows, which have no unbiased estimate"}
 FACTORS = losses.factor_transfer_init(KEY, *MAPS)
 
 ROWS = {
@@ -156,11 +157,20 @@ ROWS = {
   ),
   "knowledge_distillation": _logits(losses.knowledge_distillation),
   "linear_cka": _pairwise(losses.linear_cka),
+  "linear_cka, debiased": _pairwise(losses.linear_cka, debiased=True)._replace(
+    exempt=FEW_ROWS
+  ),
+  "linear_cka, debiased wide": _pairwise(
+    losses.linear_cka, (20,), debiased=True
+  )._replace(exempt=FEW_ROWS),
   "nst": _rowwise(losses.nst),
   "pkt": _pairwise(losses.pkt),
   "pkt, authors": _pairwise(losses.pkt, authors=True)._replace(exempt=MATRIX),
   "quadratic_flow": _taps(losses.quadratic_flow),
   "rbf_cka": _pairwise(losses.rbf_cka),
+  "rbf_cka, debiased": _pairwise(losses.rbf_cka, debiased=True)._replace(
+    exempt=FEW_ROWS
+  ),
   "rkd_angle": _pairwise(losses.rkd_angle),
   "rkd_distance": _pairwise(losses.rkd_distance),
   "similarity_preserving": _pairwise(losses.similarity_preserving),

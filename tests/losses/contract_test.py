@@ -208,6 +208,8 @@ def test_never_nan_at_degenerate_inputs(name, dtype):
 @pytest.mark.slow
 @every_loss
 def test_never_nan_with_a_batch_of_one_row(name):
+  if "one row" in ROWS[name].exempt:
+    pytest.skip(ROWS[name].exempt["one row"])
   for scale in (1, 0, 1e4):
     sides = [np.float32(scale) * rows for rows in _example(name, batch=1)]
     results = _plain(name)(*sides, _ids(1), np.ones(1, bool))
