@@ -1,6 +1,7 @@
 """Likeness of every layer of one network to every layer of another, as matrices."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -26,14 +27,28 @@ Taps = Sequence[Any]
 # the same for all taps.
 _COLUMNS_AT_ONCE = 256
 _BYTES_AT_ONCE = 2**28
+# HSIC1 divides by the number of rows less 3.
+_LEAST_DEBIASED = 4
 
 
 def cka_matrix(
-  student: Taps, teacher: Taps
+  student: Taps,
+  teacher: Taps,
+  *,
+  debiased: bool = False,
+  batch_size: int | None = None,
 ) -> Float[np.ndarray, "student_taps teacher_taps"]:
   """Linear CKA between every student tap and every teacher tap (1 is alike).
 
-  Kornblith et al. 2019, section 3, over all rows at once; 1 less `losses.linear_cka`.
+  Kornblith et al. 2019, section 3, over all rows at once; 1 less `losses.linear_cka`,
+  whose `debiased` is the one here. The biased CKA of unrelated taps grows with their
+  widths over the number of rows, so it prefers wide taps where rows are few; the
+  debiased CKA is 0 on average, and below 0 at times.
+
+  With `batch_size`, the three estimates are averaged over batches before the ratio
+  (Nguyen et al. 2021, Eq. 5): with `debiased=True` the result then does not depend on
+  the batch size but for noise, and time grows with N and not with its square.
+
   With N rows, T taps of both networks together and W their widths' sum it takes
   `O(N^2 (W + T^2))` time and, beside the taps, memory for as many rows of the N x N
   matrices of all taps as fit 256 MiB. It is compiled once, whatever the widths.
@@ -42,10 +57,24 @@ def cka_matrix(
     student: Activations `[rows, ...]`, from input to output: a sequence of arrays or of
       `(name, array)` pairs. A mapping does not keep its order under `jax.jit`.
     teacher: Activations of the teacher on the same rows, likewise.
+    debiased: Use the unbiased estimates HSIC1 of all three terms.
+    batch_size: Most rows of a batch; batches are as good as equal, in the order of the
+      rows. None takes all rows at once.
 
   Raises:
     TypeError: If a tap is not floating point, or taps are a mapping.
-    ValueError: If there are no taps or the rows disagree.
+    ValueError: If there are no taps, the rows disagree, `batch_size` is not positive,
+      or a batch has fewer than 4 rows with `debiased`.
+
+  Example:
+    >>> import numpy as np
+    >>> taps = [np.eye(8)[:, :3], np.eye(8)[:, 2:]]
+    >>> cka_matrix(taps, taps, debiased=True).diagonal().round(4)
+    array([1., 1.])
+
+  References:
+    Nguyen, Raghu and Kornblith, "Do wide and deep networks learn the same things?",
+    ICLR 2021.
   """
   students, teachers = (
     [tap for _, tap in _taps.ordered_taps(argument, taps)]
@@ -54,13 +83,30 @@ def cka_matrix(
   for left in students:
     for right in teachers:
       checks.check_features(student=left, teacher=right)
-  products = _products_of_similarities([*students, *teachers])
+  taps = [np.asarray(tap) for tap in (*students, *teachers)]
+  batches = _batches(len(taps[0]), batch_size, debiased=debiased)
+  products = _products_of_similarities(taps, batches, debiased=debiased)
   sizes = np.sqrt(np.diagonal(products))
   still = sizes == 0
   alignment = products / np.where(still, 1, sizes) / np.where(still, 1, sizes)[:, None]
   # As in `losses.linear_cka` where all rows of a tap are alike.
   alignment[still[:, None] & still] = 1
-  return np.minimum(alignment[: len(students), len(students) :], 1)
+  return np.clip(alignment[: len(students), len(students) :], -1, 1)
+
+
+def _batches(rows: int, batch_size: int | None, *, debiased: bool) -> list[slice]:
+  """Rows of each batch; all of one size or one row less."""
+  if batch_size is not None:
+    checks.check_count("batch_size", batch_size)
+  number = 1 if batch_size is None else -(-rows // batch_size)
+  bounds = [rows * i // number for i in range(number + 1)]
+  least = rows // number
+  if debiased and least < _LEAST_DEBIASED:
+    raise ValueError(
+      f"debiased: expected at least {_LEAST_DEBIASED} rows in each batch, got {least}; "
+      "take more examples, a larger batch_size, or debiased=False"
+    )
+  return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
 def flow_distance_matrix(
@@ -132,6 +178,10 @@ class _Centred(NamedTuple):
   means: Float[np.ndarray, " dim"]
   factor: float
 
+  @property
+  def spread(self) -> float:
+    return self.unit / self.factor if self.factor else 0.0
+
   def columns(self) -> Iterator[Float[np.ndarray, "rows columns"]]:
     """Centred columns, as many at a time as `_COLUMNS_AT_ONCE`, or zeros instead."""
     dtype = _dtype_of(self.rows)
@@ -162,15 +212,30 @@ def _centred(tap: Any) -> _Centred:
   return _Centred(rows, unit, means, 0.0 if variance <= noise else variance**-0.5)
 
 
-def _products_of_similarities(taps: Sequence[Any]) -> Float[np.ndarray, "taps taps"]:
-  """Inner products of the centred matrices of similarities of all pairs of taps."""
-  with np.errstate(
-    invalid="ignore"
-  ):  # A NaN or an infinity makes its tap's entries NaN.
-    return _sum_of_blocks([_centred(tap) for tap in taps])
+def _products_of_similarities(
+  taps: Sequence[np.ndarray], batches: Sequence[slice], *, debiased: bool
+) -> Float[np.ndarray, "taps taps"]:
+  """Inner products of the centred matrices of similarities of all pairs of taps.
+
+  The mean over the batches, each tap in units of its largest spread in a batch; of
+  HSIC1 if debiased.
+  """
+  # A NaN or an infinity makes its tap's entries NaN.
+  with np.errstate(invalid="ignore"):
+    products, spreads = [], []
+    for batch in batches:
+      centred = [_centred(tap[batch]) for tap in taps]
+      products.append(_sum_of_blocks(centred, debiased=debiased))
+      spreads.append([tap.spread for tap in centred])
+    largest = np.max(spreads, axis=0)
+    factors = np.square(spreads / np.where(largest == 0, 1, largest))
+    scaled = np.stack(products) * factors[:, :, None] * factors[:, None, :]
+    return scaled.mean(0)
 
 
-def _sum_of_blocks(taps: Sequence[_Centred]) -> Float[np.ndarray, "taps taps"]:
+def _sum_of_blocks(
+  taps: Sequence[_Centred], *, debiased: bool
+) -> Float[np.ndarray, "taps taps"]:
   """Products of blocks of rows of the matrices, added in float64."""
   rows = len(taps[0].rows)
   total = np.zeros((len(taps), len(taps)))
@@ -179,9 +244,33 @@ def _sum_of_blocks(taps: Sequence[_Centred]) -> Float[np.ndarray, "taps taps"]:
     # The last block overlaps the one before it, so that all have one shape.
     first = min(start, rows - at_once)
     block = slice(first, first + at_once)
-    products = _products([_similarities(tap, block) for tap in taps])
+    similarities = [_similarities(tap, block) for tap in taps]
+    products = _products(similarities, np.int32(first) if debiased else None)
     total += np.asarray(products, np.float64)[start - first :].sum(0)
-  return total
+  return _unbiased(total, taps) if debiased else total / rows**2
+
+
+def _unbiased(
+  products: Float[np.ndarray, "taps taps"], taps: Sequence[_Centred]
+) -> Float[np.ndarray, "taps taps"]:
+  """HSIC1 from the products of matrices without their diagonals.
+
+  The rows of a tap are centred, so that a row of its matrix sums to 0 with the
+  diagonal, and to the negative of the diagonal without it.
+  """
+  rows = len(taps[0].rows)
+  diagonals = np.zeros((len(taps), rows))
+  for sums, tap in zip(diagonals, taps, strict=True):
+    for columns in tap.columns():
+      sums += np.square(columns, dtype=np.float64).sum(1)
+  totals = diagonals.sum(1)
+  shared = 2 / (rows - 2) * diagonals @ diagonals.T
+  found = products + np.outer(totals, totals) / ((rows - 1) * (rows - 2)) - shared
+  # A matrix that is constant, or has one row unlike the others, is 0 once centred.
+  digits = np.array([np.finfo(_dtype_of(tap.rows)).eps for tap in taps])
+  noise = 16 * digits * np.diagonal(products + shared)
+  still = np.diagonal(found) <= noise
+  return np.where(still[:, None] | still, 0, found) / (rows * (rows - 3))
 
 
 def _similarities(tap: _Centred, block: slice) -> Float[Array, "block rows"]:
@@ -198,10 +287,20 @@ def _add_products(total, rows, columns):
 
 @jax.jit
 def _products(
-  similarities: Sequence[Float[Array, "block rows"]],
+  similarities: Sequence[Float[Array, "block rows"]], first: Int[Array, ""] | None
 ) -> Float[Array, "block taps taps"]:
-  """For each row its inner products in all pairs of taps."""
+  """For each row its inner products in all pairs of taps.
+
+  Args:
+    similarities: Some rows of the matrix of each tap.
+    first: Position of the first of them, if the diagonals are left out.
+  """
   stacked = jnp.stack(similarities, 1)
+  if first is not None:
+    block, _, rows = stacked.shape
+    positions = first + jnp.arange(block, dtype=first.dtype)
+    same = positions[:, None] == jnp.arange(rows, dtype=first.dtype)[None, :]
+    stacked = jnp.where(same[:, None, :], 0, stacked)
   return float32.matmul(stacked, stacked.swapaxes(1, 2))
 
 

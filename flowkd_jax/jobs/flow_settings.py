@@ -163,10 +163,11 @@ class Config(settings.AdamSettings, settings.TeacherSettings):
   layer_map: str = fields.setting(
     "",
     "Teacher tap for each student tap: pairs a:b,c:d; auto (highest linear "
-    "CKA, order kept); kappa (nearest information flow); or a file "
+    "CKA, order kept); auto_debiased (highest debiased CKA, for few examples or "
+    "unequal widths); kappa (nearest information flow); or a file "
     "layer_map.json of an earlier run. Without the flag: the tap of the same "
-    "name; if names differ, one to one in order. auto and kappa compare the "
-    "student of the stage student_labels if that is finished, otherwise an "
+    "name; if names differ, one to one in order. auto, auto_debiased and kappa "
+    "compare the student of the stage student_labels if that is finished, otherwise an "
     "untrained student.",
   )
   last_tap_from: str = fields.setting(

@@ -2,8 +2,9 @@
 
 `--layer_map` may be empty (the teacher tap of the same name; if names differ, one to
 one, in the order that the networks declare), `auto` (most alike by linear CKA, in
-order), `kappa` (nearest information flow, the paper's), pairs `a:b,c:d`, or a file that
-an earlier run left.
+order), `auto_debiased` (by debiased linear CKA, which does not prefer wide taps where
+examples are few), `kappa` (nearest information flow, the paper's), pairs `a:b,c:d`, or
+a file that an earlier run left.
 """
 
 import os
@@ -28,7 +29,8 @@ __all__ = [
 ]
 
 LayerMap = dict[str, str]
-FOUND = ("auto", "kappa")
+_AUTO_DEBIASED = "auto_debiased"
+FOUND = ("auto", _AUTO_DEBIASED, "kappa")
 FILE = "layer_map.json"
 
 
@@ -89,7 +91,7 @@ def _same_or_one_to_one(
     raise ValueError(
       f"--layer_map: the student has the taps {', '.join(student_taps)}, its teacher "
       f"{', '.join(teacher_taps)}; expected the same names or as many others, or a "
-      f"map: auto, kappa, {student_taps[-1]}:{teacher_taps[-1]} or the like"
+      f"map: {', '.join(FOUND)}, {student_taps[-1]}:{teacher_taps[-1]} or the like"
     )
   return pairs
 
@@ -117,7 +119,7 @@ def found_layers(
   """The map that the activations of both networks suggest, saved and drawn.
 
   Args:
-    how: "auto" or "kappa".
+    how: One of `FOUND`.
     student: Taps of the student, on some examples.
     teacher: Taps of the teacher, on the same examples.
     num_classes: Number of classes.
@@ -126,11 +128,12 @@ def found_layers(
   # Features keep the order of the network; no compiled function is between.
   taps = [*student.taps.items()], [*teacher.taps.items()]
   names = [*student.taps], [*teacher.taps]
-  cka = evaluation.cka_matrix(*taps)
+  debiased = how == _AUTO_DEBIASED
+  cka = evaluation.cka_matrix(*taps, debiased=debiased)
   distance = evaluation.flow_distance_matrix(
     *taps, labels=student.labels, num_classes=num_classes
   )
-  if how == "auto":
+  if how != "kappa":
     chosen = flow.monotone_layers(cka)
   else:
     chosen = flow.nearest_of_distances(jnp.asarray(distance)).tolist()
@@ -148,7 +151,8 @@ def found_layers(
       "flow_distance": distance.tolist(),
     },
   )
-  matrices = {"linear CKA": cka, "distance of information flow": distance}
+  title = "debiased linear CKA" if debiased else "linear CKA"
+  matrices = {title: cka, "distance of information flow": distance}
   if train.is_first_process():
     figure = report.layer_picture(matrices, *names, layer_map)
     report.save_figure(figure, folder / "layer_map.png")

@@ -1,6 +1,7 @@
 """Matrices of likeness between the taps of two networks."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flowkd_jax import flow
 from flowkd_jax import losses
 from flowkd_jax.evaluation import _layer_comparison
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)
 TAPS = [RNG.standard_normal((24, width)).astype(np.float32) for width in (3, 5)]
 LABELS = np.arange(24, dtype=np.int32) % 3
@@ -95,6 +97,48 @@ def test_cka_matrix_is_that_of_the_loss(monkeypatch):
   expected = [[1 - float(measure(left, right)) for right in taps] for left in taps[:4]]
   np.testing.assert_allclose(found, expected, atol=3e-7)
   assert evaluation.cka_matrix(taps[4:5], taps[4:6]).tolist() == [[1, 1]]
+
+
+@pytest.mark.slow
+def test_debiased_cka_matrix_is_that_of_the_loss(monkeypatch):
+  monkeypatch.setattr(_layer_comparison, "_BYTES_AT_ONCE", 4 * 24 * 5 * 7)  # 7 rows
+  rng = np.random.default_rng(1)
+  common = rng.standard_normal((24, 5))
+  taps = [
+    1e30 * common,
+    100 + common @ rng.standard_normal((5, 30)),
+    rng.standard_normal((24, 5)),
+    np.full((24, 5), 0.1),  # all rows alike
+    np.where(np.arange(24)[:, None] == 3, 7.0, np.ones((24, 5))),  # one unlike
+    np.where(np.arange(24)[:, None] == 3, np.nan, common),
+  ]
+  taps = [tap.astype(np.float32) for tap in taps]
+  found = evaluation.cka_matrix(taps, taps, debiased=True)
+  measure = jax.jit(lambda *sides: losses.linear_cka(*sides, debiased=True))
+  expected = [[1 - float(measure(left, right)) for right in taps] for left in taps[:2]]
+  np.testing.assert_allclose(found[:2], expected, atol=1e-6)
+  assert (found[:3, :3] < 0).any()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_estimates_are_averaged_over_batches_before_the_ratio(seed):
+  golden = np.load(GOLDEN / f"cka_debiased_{seed}.npz")
+  taps = [golden["student"]], [golden["teacher"]]
+  found = evaluation.cka_matrix(*taps, debiased=True)
+  np.testing.assert_allclose(found, [[golden["value"]]], rtol=1e-5)
+  found = evaluation.cka_matrix(
+    *taps, debiased=True, batch_size=len(golden["student"]) // 2
+  )
+  np.testing.assert_allclose(found, [[golden["value_two_minibatches"]]], rtol=1e-5)
+
+
+def test_batches_too_small_for_the_debiased_estimate_are_refused():
+  with pytest.raises(ValueError, match="debiased: expected at least 4 rows.* got 3"):
+    evaluation.cka_matrix(TAPS, TAPS, debiased=True, batch_size=3)
+  with pytest.raises(ValueError, match="debiased: expected at least 4 rows.* got 2"):
+    evaluation.cka_matrix([TAPS[0][:2]], [TAPS[1][:2]], debiased=True)
+  with pytest.raises(ValueError, match="batch_size: expected a number above 0, got 0"):
+    evaluation.cka_matrix(TAPS, TAPS, batch_size=0)
 
 
 @pytest.mark.parametrize(

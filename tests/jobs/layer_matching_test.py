@@ -15,7 +15,7 @@ def test_layer_maps_that_do_not_fit_are_refused():
     "": "--layer_map: the student has the taps block_1, dense, its teacher stage_1",
     "block_1:stage_9": "--layer_map: no tap stage_9; there are stage_1, stage_2",
     "dens:pooled": "--layer_map: no tap dens; there are block_1, dense",
-    "nothing.json": "--layer_map: expected auto, kappa, pairs such as dense:pooled",
+    "nothing.json": "--layer_map: expected auto, auto_debiased, kappa, pairs such",
     "block_1:stage_1,block_1:stage_2": "--layer_map: expected pairs .* each student",
     "block_1:stage_1,dense": "--layer_map: expected pairs student_tap:teacher_tap",
     "block_1:": "--layer_map: expected pairs student_tap:teacher_tap",
@@ -57,3 +57,23 @@ def test_found_layers_are_those_most_alike_and_are_written(tmp_path):
   path = str(tmp_path / layer_matching.FILE)
   read = layer_matching.given_layers(path, tuple(student.taps), tuple(teacher.taps))
   assert read == found
+
+
+@pytest.mark.slow
+def test_layers_are_found_by_debiased_alignment_too(tmp_path):
+  rng = np.random.default_rng(7)
+  first, second = rng.normal(size=(2, 6, 4)).astype(np.float32)
+  wide = rng.normal(size=(6, 500)).astype(np.float32)
+  noisy = first + 1.3 * rng.normal(size=(6, 4)).astype(np.float32)
+  student = _features(low=first, high=second)
+  teacher = _features(a=noisy, b=wide, c=second)
+  found = {
+    how: layer_matching.found_layers(
+      how, student, teacher, num_classes=2, folder=tmp_path
+    )
+    for how in ("auto", "auto_debiased")
+  }
+  assert found["auto_debiased"] == {"low": "a", "high": "c"}
+  assert found["auto"] == {"low": "b", "high": "c"}
+  written = json.loads((tmp_path / layer_matching.FILE).read_text())
+  assert written["how"] == "auto_debiased"
