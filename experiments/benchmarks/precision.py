@@ -65,6 +65,7 @@ LOSSES = {
   "channel_wise_distillation": (losses.channel_wise_distillation, (MAPS[0], MAPS[0])),
   "conditional_divergence": (losses.conditional_divergence, VECTORS),
   "correlation_congruence": (losses.correlation_congruence, VECTORS),
+  "cosine_regression": (losses.cosine_regression, (VECTORS[0], VECTORS[0])),
   "crd": (losses.crd, (VECTORS[0], VECTORS[0])),
   "crd_bank": (_bank, VECTORS),
   "cross_entropy": (_of_labels, LOGITS),
@@ -79,6 +80,7 @@ LOSSES = {
   "information_flow, authors": (_flow(authors=True), VECTORS),
   "knowledge_distillation": (losses.knowledge_distillation, LOGITS),
   "linear_cka": (losses.linear_cka, VECTORS),
+  "normalized_regression": (losses.normalized_regression, (VECTORS[0], VECTORS[0])),
   "nst": (losses.nst, MAPS),
   "pkt": (losses.pkt, VECTORS),
   "quadratic_flow": (

@@ -52,6 +52,8 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `channel_wise_distillation` with a projection | n P C^2 | n P C + C^2 |
 | `nst`, `ickd` | n P C^2 | n (P C + C^2) |
 | `fsp` | n P C^2 | n (P C + C^2) |
+| `cosine_regression`, `normalized_regression` | n P C | n P C |
+| these two with a projection | n P C^2 | n P C + C^2 |
 | `hint`, `vid`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
 | `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
 | `crd_bank` where M is at most 4 K | n M W | n M |
@@ -85,6 +87,8 @@ from flowkd_jax.losses._memory_bank import crd_bank_update
 from flowkd_jax.losses._memory_bank import crd_negatives
 from flowkd_jax.losses._probabilistic import conditional_divergence
 from flowkd_jax.losses._probabilistic import pkt
+from flowkd_jax.losses._regression import cosine_regression
+from flowkd_jax.losses._regression import normalized_regression
 from flowkd_jax.losses._relational import correlation_congruence
 from flowkd_jax.losses._relational import similarity_preserving
 from flowkd_jax.losses._response import cross_entropy
@@ -103,6 +107,7 @@ __all__ = [
   "channel_wise_distillation",
   "conditional_divergence",
   "correlation_congruence",
+  "cosine_regression",
   "crd",
   "crd_bank",
   "crd_bank_init",
@@ -124,6 +129,7 @@ __all__ = [
   "information_flow_terms",
   "knowledge_distillation",
   "linear_cka",
+  "normalized_regression",
   "nst",
   "pkt",
   "quadratic_flow",

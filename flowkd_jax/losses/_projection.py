@@ -177,8 +177,7 @@ def batch_normalized(features: Features, mask: Mask, axis_name: str | None) -> F
   if axis_name is not None:
     # Checked before: `lax.pmax` does not name the argument in its error.
     largest = lax.pmax(largest, axis_name)
-  unit = jnp.maximum(float32.power_of_two(largest) / 2.0**32, 1)
-  unit = jnp.where(jnp.isfinite(unit), unit, 1)
+  unit = units_of_large(largest)
 
   def mean(values):
     total = jnp.where(real, values, 0).sum(axes)
@@ -186,9 +185,24 @@ def batch_normalized(features: Features, mask: Mask, axis_name: str | None) -> F
 
   scaled = features / _per_channel(unit, features)
   centred = scaled - mean(scaled)
-  least = float(jnp.finfo(features.dtype).tiny) ** 0.5
-  epsilon = jnp.maximum(EPSILON / unit**2, least)
+  epsilon = epsilon_in(unit, EPSILON)
   return centred * lax.rsqrt(mean(centred**2) + _per_channel(epsilon, features))
+
+
+def units_of_large(largest: Float[Array, "..."]) -> Float[Array, "..."]:
+  """Units in which no square of a value up to `largest` overflows; 1 for small ones.
+
+  Args:
+    largest: Largest magnitudes, constants to the gradient.
+  """
+  unit = jnp.maximum(float32.power_of_two(largest), 1)
+  return jnp.where(jnp.isfinite(unit), unit, 1)
+
+
+def epsilon_in(unit: Float[Array, "..."], epsilon: float) -> Float[Array, "..."]:
+  """An offset of a variance in the square of the unit, never rounded to zero."""
+  least = float(jnp.finfo(unit.dtype).tiny) ** 0.5
+  return jnp.maximum(epsilon / unit**2, least)
 
 
 def _real_positions(features, mask):

@@ -111,6 +111,10 @@ ROWS = {
   "correlation_congruence, authors": _rowwise(
     losses.correlation_congruence, (5,), (5,), authors=True
   )._replace(exempt={"permutation": "multiplies neighbours in the batch"}),
+  "cosine_regression": _rowwise(
+    losses.cosine_regression, (5,), (7,), params=losses.hint_init(KEY, (1, 5), (1, 7))
+  ),
+  "cosine_regression, maps": _rowwise(losses.cosine_regression, (4, 4, 3), (6, 5, 3)),
   "crd": _pairwise(losses.crd, params=losses.crd_init(KEY, (1, 5), (1, 7), width=4)),
   "crd_bank": Row(
     _bank, exempt={"traced": "Z of a first batch is a constant; see memory_bank_test"}
@@ -163,6 +167,17 @@ ROWS = {
   "linear_cka, debiased wide": _pairwise(
     losses.linear_cka, (20,), debiased=True
   )._replace(exempt=FEW_ROWS),
+  "normalized_regression": _rowwise(
+    losses.normalized_regression, (4, 3), (4, 3)
+  )._replace(exempt={"threshold": "no part of squares"}),
+  "normalized_regression, standard": _rowwise(
+    losses.normalized_regression,
+    (4, 3),
+    (4, 5),
+    normalization="standard",
+    distance="smooth_l1",
+    params=losses.hint_init(KEY, (1, 3), (1, 5)),
+  ),
   "nst": _rowwise(losses.nst),
   "pkt": _pairwise(losses.pkt),
   "pkt, authors": _pairwise(losses.pkt, authors=True)._replace(exempt=MATRIX),
