@@ -92,7 +92,11 @@ def check_integer(name: str, array: Any) -> None:
 
 
 def check_positive(
-  name: str, value: Any, *, rows: int | None = None, least: float = 0.0
+  name: str,
+  value: Any,
+  *,
+  rows: int | tuple[int, ...] | None = None,
+  least: float = 0.0,
 ) -> None:
   """Raises unless `value` is a finite number above `least`.
 
@@ -102,7 +106,8 @@ def check_positive(
   Args:
     name: Name of the argument in the message.
     value: A number, or an array of shape ().
-    rows: If given, an array of shape (rows,) is accepted too.
+    rows: If given, an array of shape (rows,) is accepted too. Of a tuple, every
+      beginning is accepted, such as (batch,) and (batch, tokens).
     least: Lower bound, excluded.
 
   Raises:
@@ -112,8 +117,10 @@ def check_positive(
   """
   _check_real(name, value)
   shape = np.shape(value)
-  if shape != () and shape != (rows,):
-    wanted = "a number" if rows is None else f"a number or one for each of {rows} rows"
+  whole = rows if isinstance(rows, tuple) else () if rows is None else (rows,)
+  if shape != whole[: len(shape)]:
+    sizes = " x ".join(map(str, whole))
+    wanted = f"a number or one for each of {sizes} rows" if whole else "a number"
     raise ValueError(f"{name}: expected {wanted}, got an array of shape {shape}")
   if isinstance(value, jax.Array):
     return

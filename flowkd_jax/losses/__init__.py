@@ -2,6 +2,21 @@
 
 Pure functions of arrays, whatever library they come from. The caller jits.
 
+**Shapes of logits.** Losses on logits take `[batch, classes]` or any number of axes in
+between, such as `[batch, tokens, vocabulary]` or maps with channels last. Each position
+is a row. Labels and temperatures may have one entry for each row, a mask one for each
+example (`[batch]`) or for each row (`[batch, tokens]`). The mean runs over the real
+rows of the global batch, so an example without a real row counts nothing.
+
+**Standardised logits.** With `standardize=True` a loss on logits reads
+`(z - mean z) / (1e-7 + std z)` in place of the logits z of a row, on both sides and
+before the temperature (Sun et al., "Logit standardization in knowledge distillation",
+CVPR 2024): the student then need not have the teacher's range of logits. As in the
+authors' code, the standard deviation is that of a sample (ddof 1) and has a gradient.
+Classes at minus infinity count in neither moment. A row that is constant but for
+rounding becomes 0, without a gradient. The authors use temperatures of 2 or 3 and
+weights from 6 to 15.
+
 **Labels, NaN and infinities.** One rule each, for every loss, every metric of
 `flowkd_jax.evaluation` and every method:
 
@@ -70,6 +85,8 @@ from flowkd_jax.losses._channel import ickd
 from flowkd_jax.losses._channel import ickd_init
 from flowkd_jax.losses._contrastive import crd
 from flowkd_jax.losses._contrastive import crd_init
+from flowkd_jax.losses._decoupled import decoupled_kd
+from flowkd_jax.losses._dist import dist
 from flowkd_jax.losses._factor import factor_reconstruction
 from flowkd_jax.losses._factor import factor_transfer
 from flowkd_jax.losses._factor import factor_transfer_init
@@ -92,8 +109,6 @@ from flowkd_jax.losses._regression import normalized_regression
 from flowkd_jax.losses._relational import correlation_congruence
 from flowkd_jax.losses._relational import similarity_preserving
 from flowkd_jax.losses._response import cross_entropy
-from flowkd_jax.losses._response import decoupled_kd
-from flowkd_jax.losses._response import dist
 from flowkd_jax.losses._response import knowledge_distillation
 from flowkd_jax.losses._rkd import rkd_angle
 from flowkd_jax.losses._rkd import rkd_distance

@@ -49,11 +49,11 @@ def _taps(loss, **options):
   return Row(call, blocks=True, classes=classes)
 
 
-def _logits(loss):
+def _logits(loss, **options):
   def call(student, teacher, ids, **more):
     if loss is losses.decoupled_kd:
       more = {"labels": ids % 3, **more}
-    return loss(student, teacher, **more)
+    return loss(student, teacher, **options, **more)
 
   classes = 6 if loss is losses.decoupled_kd else None
   return Row(call, student=(6,), teacher=(6,), classes=classes)
@@ -160,6 +160,9 @@ ROWS = {
     exempt=MATRIX
   ),
   "knowledge_distillation": _logits(losses.knowledge_distillation),
+  "knowledge_distillation, standardized": _logits(
+    losses.knowledge_distillation, standardize=True
+  ),
   "linear_cka": _pairwise(losses.linear_cka),
   "linear_cka, debiased": _pairwise(losses.linear_cka, debiased=True)._replace(
     exempt=FEW_ROWS

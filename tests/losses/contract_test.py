@@ -344,7 +344,9 @@ def test_blocks_change_nothing(name, x64):
 
 def _not_finite(name):
   """Pairs of a side and a value that its features may not hold."""
-  values = (np.nan, np.inf) if name in LOGITS else (np.nan, np.inf, -np.inf)
+  values = (
+    (np.nan, np.inf) if name.split(",")[0] in LOGITS else (np.nan, np.inf, -np.inf)
+  )
   takes_teacher = "both sides" not in ROWS[name].exempt or ROWS[name].teacher_constant
   return [(side, value) for side in range(1 + takes_teacher) for value in values]
 

@@ -60,3 +60,16 @@ def assert_reproduced(golden, name, value, gradient):
     atol=1e-9 * abs(expected).max(),
     err_msg=name,
   )
+
+
+def second_set(name):
+  """Decorator: a test with `golden`, for each file of one loss in the second set."""
+  paths = sorted(PATHS[0].parent.glob(f"response_{name}_*.npz"))
+  return pytest.mark.parametrize(
+    "golden", [dict(np.load(path)) for path in paths], ids=[p.stem for p in paths]
+  )
+
+
+def assert_gradient(actual, expected):
+  """Equal to 1e-9 of the largest entry."""
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-9 * abs(expected).max())

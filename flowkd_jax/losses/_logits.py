@@ -1,0 +1,244 @@
+"""Logits of student and teacher, checked, as rows, and softened.
+
+Logits are `[batch, classes]` or have more axes in between, as `[batch, tokens,
+vocabulary]` or maps do. Every position is a row then. A mask has one entry for each
+example, `[batch]`, or one for each row.
+"""
+
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
+
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import label_rule
+
+# A number, or an array that may be traced and differentiated.
+Option = float | Float[Array, "..."]
+Mask = Shaped[Array, "batch *positions"] | None
+
+# Added to the standard deviation, as in the authors' code of logit standardisation.
+EPSILON = 1e-7
+
+
+class Rows(NamedTuple):
+  """Logits of one or two sides as rows, in their own dtype.
+
+  Attributes:
+    sides: Logits of each side, masked rows as given.
+    mask: Rows that are real; None if all are.
+    leading: Shape of the logits without the axis of classes.
+  """
+
+  sides: tuple[Float[Array, "rows classes"], ...]
+  mask: Bool[Array, " rows"] | None
+  leading: tuple[int, ...]
+
+  def mean(
+    self, rows: Float[Array, " rows"], axis_name: str | None
+  ) -> Float[Array, ""]:
+    """Mean over the real rows of the global batch; 0 if there are none."""
+    return parallel.global_mean(rows, self.mask, axis_name)
+
+  def at_least_float32(self) -> list[Float[Array, "rows classes"]]:
+    """Both sides in at least float32, 0 in masked rows, which may hold anything."""
+    return [real_logits(side, self.mask) for side in self.sides]
+
+
+def read(mask: Mask, **sides: Float[Array, "batch *positions classes"]) -> Rows:
+  """Checks logits by the names of the arguments, and flattens all but the last axis.
+
+  Raises:
+    TypeError: If logits are not floating point.
+    ValueError: If shapes disagree, or there are fewer than two axes or two classes.
+  """
+  (first, logits), *others = sides.items()
+  check_logits(first, logits)
+  for name, other in others:
+    checks.check_floating(name, other)
+    checks.check_shape(name, other, logits.shape)
+  leading = tuple(logits.shape[:-1])
+  rows = [jnp.asarray(side).reshape(-1, logits.shape[-1]) for side in sides.values()]
+  return Rows(tuple(rows), read_mask(mask, leading), leading)
+
+
+def read_labelled(
+  mask: Mask,
+  labels: Int[Array, "batch *positions"],
+  **sides: Float[Array, "batch *positions classes"],
+) -> tuple[Rows, label_rule.Labels]:
+  """The same with a label for each row; rows without a label are masked.
+
+  Raises:
+    TypeError: If logits are not floating point or labels not integers.
+    ValueError: As `read`, or if labels have another shape or a label in a NumPy array
+      is no class.
+  """
+  rows = read(mask, **sides)
+  whole = None if rows.mask is None else rows.mask.reshape(rows.leading)
+  classes = rows.sides[0].shape[1]
+  found = label_rule.read_labels(labels, classes, shape=rows.leading, mask=whole)
+  flat = label_rule.Labels(*(each.reshape(-1) for each in found))
+  return rows._replace(mask=flat.labelled), flat
+
+
+def check_logits(name: str, logits: Any) -> None:
+  """Raises unless logits are floating [batch, ..., classes] of two classes or more."""
+  checks.check_features(**{name: logits})
+  if logits.shape[-1] == 1:
+    raise ValueError(
+      f"{name}: expected logits of two classes or more, got shape {logits.shape}, "
+      "whose softmax is 1 in every row; for a binary problem use two logits"
+    )
+
+
+def read_mask(mask: Mask, leading: tuple[int, ...]) -> Any:
+  """One boolean for each row, from one for each example or each row.
+
+  What comes from NumPy or a list stays on the host, where labels are checked with it.
+
+  Raises:
+    ValueError: If the mask has another shape.
+  """
+  if mask is None:
+    return None
+  if np.shape(mask) != leading[:1]:
+    checks.check_shape("mask", mask, leading)
+  xp = jnp if isinstance(mask, jax.Array) else np
+  return spread(xp.asarray(mask).astype(bool), leading)
+
+
+def spread(values: Any, leading: tuple[int, ...]) -> Any:
+  """Values of examples, or of rows, as one for each row."""
+  xp = jnp if isinstance(values, jax.Array) else np
+  missing = (1,) * (len(leading) - values.ndim)
+  return xp.broadcast_to(values.reshape(*values.shape, *missing), leading).reshape(-1)
+
+
+def real_logits(
+  logits: Float[Array, "rows classes"], mask: Bool[Array, " rows"] | None
+) -> Float[Array, "rows classes"]:
+  """Logits in at least float32, 0 in masked rows, which may hold anything."""
+  logits = jnp.asarray(float32.at_least_float32(logits))
+  return logits if mask is None else jnp.where(mask[:, None], logits, 0)
+
+
+def softened(
+  rows: Rows, temperature: Option, *, standardize: bool
+) -> tuple[list[Float[Array, "rows classes"]], Float[Array, " rows"]]:
+  """Both sides divided by the temperature, and the temperature as `[rows or 1]`.
+
+  Infinite logits stay as they are, without a gradient; no finite logit becomes one.
+  """
+  sides = rows.at_least_float32()
+  scale = temperatures(rows, temperature)
+  if standardize:
+    sides = [standardized(side) for side in sides]
+  return [divided(side, scale[:, None]) for side in sides], scale
+
+
+def temperatures(rows: Rows, temperature: Option) -> Float[Array, " rows"]:
+  """The temperature as `[1]` or `[rows]`; 1 in masked rows, which are not read.
+
+  Raises:
+    TypeError: If it is no real number.
+    ValueError: If it is not positive, or neither one number nor one for each example or
+      row.
+  """
+  checks.check_positive("temperature", temperature, rows=rows.leading)
+  values = jnp.asarray(temperature).astype(float32_dtype(rows))
+  if not values.ndim:
+    return values.reshape(-1)
+  values = spread(values, rows.leading)
+  return values if rows.mask is None else jnp.where(rows.mask, values, 1)
+
+
+def float32_dtype(rows: Rows) -> Any:
+  """Dtype of the computation: float64 if the first side has it, else float32."""
+  wide = rows.sides[0].dtype == jnp.float64
+  return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
+def numbers(rows: Rows, **options: Option) -> list[Float[Array, ""]]:
+  """Numbers, traced ones too, in the dtype of the computation.
+
+  Raises:
+    TypeError: If one is no real number.
+    ValueError: If one has a shape or is not finite.
+  """
+  for name, value in options.items():
+    checks.check_number(name, value)
+  return [jnp.asarray(value).astype(float32_dtype(rows)) for value in options.values()]
+
+
+def divided(
+  logits: Float[Array, "rows classes"], temperature: Float[Array, "rows 1"]
+) -> Float[Array, "rows classes"]:
+  """Logits divided by a temperature; finite stay finite, infinite infinite."""
+  infinite = jnp.isinf(logits)
+  largest = float(jnp.finfo(logits.dtype).max) / 4
+  # The inner `where` keeps infinity out of the gradient of the temperature.
+  quotients = jnp.where(infinite, 0, logits) / temperature
+  clipped = jnp.clip(quotients, -largest, largest)
+  return jnp.where(infinite, lax.stop_gradient(logits), clipped)
+
+
+def standardized(
+  logits: Float[Array, "rows classes"],
+) -> Float[Array, "rows classes"]:
+  """Logits of each row less their mean, divided by their standard deviation.
+
+  `(z - mean z) / (1e-7 + std z)` with the standard deviation of a sample (ddof 1), as
+  in the authors' code (Sun et al. 2024, Eq. 4). Classes that are ruled out by minus
+  infinity stay so and do not count. Rows that are constant but for rounding become 0,
+  without a gradient.
+  """
+  possible = logits != -jnp.inf
+  unit = _unit(logits, possible)
+  scaled = jnp.where(possible, logits, 0) / unit
+  count = possible.sum(1, keepdims=True, dtype=logits.dtype)
+  mean = scaled.sum(1, keepdims=True) / jnp.maximum(count, 1)
+  centred = jnp.where(possible, scaled - mean, 0)
+  squares = (centred**2).sum(1, keepdims=True)
+  return standard_scores(logits, unit, mean, squares, count)
+
+
+def standard_scores(
+  logits: Float[Array, "rows classes"],
+  unit: Float[Array, "rows 1"],
+  mean: Float[Array, "rows 1"],
+  squares: Float[Array, "rows 1"],
+  count: Float[Array, "rows 1"],
+) -> Float[Array, "rows classes"]:
+  """Standardised logits from their moments.
+
+  Args:
+    logits: The logits, or some of their columns.
+    unit: Power of two near the largest magnitude of the row; squares neither overflow
+      nor vanish beside it.
+    mean: Mean in that unit.
+    squares: Sum of squared differences from the mean in that unit.
+    count: Number of possible classes.
+  """
+  variance = squares / jnp.maximum(count - 1, 1)
+  # Neither of NaN, which must reach the result, nor with an infinite gradient.
+  still = variance <= (8 * jnp.finfo(logits.dtype).eps) ** 2
+  deviation = jnp.sqrt(jnp.where(still, 1, variance)) + EPSILON / unit
+  possible = logits != -jnp.inf
+  scores = (jnp.where(possible, logits, 0) / unit - mean) / deviation
+  return jnp.where(possible, jnp.where(still, 0, scores), -jnp.inf)
+
+
+def _unit(logits, possible):
+  magnitudes = jnp.where(possible, jnp.abs(lax.stop_gradient(logits)), 0)
+  return float32.power_of_two(magnitudes.max(1, keepdims=True))
