@@ -20,8 +20,8 @@ from flowkd_jax import kernels
 from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import meshes
+from flowkd_jax.losses import _log_probabilities
 from flowkd_jax.losses import _projection
-from flowkd_jax.losses import _response
 from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
@@ -90,7 +90,7 @@ def channel_wise_distillation(
   scale = jnp.asarray(temperature).astype(student.dtype)
   axis = 1 if softmax_over == "positions" else 2
   logs = [_log_shares(side, scale, axis) for side in (student, teacher)]
-  rows = _response.relative_entropy(*logs).sum(axis).mean(1)
+  rows = _log_probabilities.relative_entropy(*logs).sum(axis).mean(1)
   return scale**2 * parallel.global_mean(rows, mask, axis_name, *features)
 
 
