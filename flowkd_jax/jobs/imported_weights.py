@@ -16,7 +16,9 @@ __all__ = [
 ]
 
 # Classifiers of the networks that can be imported: their rows are the classes.
-_CLASSIFIERS = ("fc2.bias", "linear.bias")
+_CLASSIFIERS = (
+  *("fc2.bias", "linear.bias", "fc.bias", "classifier.bias", "classifier.0.bias"),
+)
 
 
 def read(flag: str, path: str) -> dict[str, np.ndarray]:

@@ -26,7 +26,8 @@ NAMES = f"one of {', '.join(models.NAMES)}"
 DESCRIPTION = (
   "NAME or NAME:WIDTH with NAME cnn1, resnet18, vit, resnetDEPTH or "
   "strided_resnetDEPTH (DEPTH 8, 14, 20, 32, 44, 56, 110), digits_cnn, digits_resnet, "
-  "digits_vit, latent_cnn; or MODULE:FUNCTION, a function of yours that returns the "
+  "digits_vit, latent_cnn, of the CIFAR-100 benchmark resnetDEPTHx1, resnet8x4, "
+  "resnet32x4; or MODULE:FUNCTION, a function of yours that returns the "
   "model (it is imported and called)"
 )
 

@@ -43,9 +43,10 @@ class BranchedResNet(CifarResNet):
     """Logits of the backbone; arguments as in `CifarResNet`."""
     train_backbone = train and not self.frozen_backbone
     x = self.stem(images, train_backbone, mask)
-    logits, maps = self.body(self.widths)(x, train_backbone, mask)
-    self.sow_taps(maps)
-    for i, (branch, x) in enumerate(zip(self.branches, maps, strict=True), start=1):
+    logits, stages = self.body(self.widths)(x, train_backbone, mask)
+    self.sow_taps(x, stages)
+    branches = zip(self.branches, stages.maps, strict=True)
+    for i, (branch, x) in enumerate(branches, start=1):
       widths = self.widths[i:]
       body = self.body(
         widths or self.widths[-1:],

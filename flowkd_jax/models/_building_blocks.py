@@ -18,6 +18,10 @@ from flowkd_jax.models._batch_norm import zero_masked
 # the paper were trained (kaiming_uniform with a = sqrt(5)).
 kernel_initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+# Normal with variance 2 / (kernel area * output channels), however many groups: the
+# networks of RepDistiller (kaiming_normal with fan_out).
+fan_out_initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
 
 def bias_initializer(fan_in: int) -> jax.nn.initializers.Initializer:
   """Uniform within 1 / sqrt(`fan_in`), as PyTorch initialises biases."""
@@ -51,16 +55,20 @@ def convolution(
 
 
 def dense(
-  x: Float[Array, "batch dim"], features: int, *, name: str, dtype: DTypeLike
+  x: Float[Array, "batch dim"],
+  features: int,
+  *,
+  name: str,
+  dtype: DTypeLike,
+  **options: Any,
 ) -> Float[Array, "batch features"]:
-  """A dense layer initialised as in PyTorch."""
-  return nn.Dense(
-    features,
-    kernel_init=kernel_initializer,
-    bias_init=bias_initializer(x.shape[-1]),
-    dtype=dtype,
-    name=name,
-  )(x)
+  """A dense layer initialised as in PyTorch, unless `options` say otherwise."""
+  defaults = {
+    "kernel_init": kernel_initializer,
+    "bias_init": bias_initializer(x.shape[-1]),
+  }
+  layer = nn.Dense(features, dtype=dtype, name=name, **{**defaults, **options})
+  return layer(x)
 
 
 def prepare_images(

@@ -8,6 +8,7 @@ several bodies on one stem or on one another's maps.
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,74 +17,83 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 
-from flowkd_jax.models._batch_norm import BatchNorm
+from flowkd_jax._numerics.checks import check_choice
+from flowkd_jax.models._benchmark_network import Activations
+from flowkd_jax.models._benchmark_network import Maps
+from flowkd_jax.models._benchmark_network import convolved
+from flowkd_jax.models._benchmark_network import map_names
+from flowkd_jax.models._benchmark_network import preactivation_names
+from flowkd_jax.models._benchmark_network import sow_activations
+from flowkd_jax.models._benchmark_network import tap_names
+from flowkd_jax.models._building_blocks import dense
+from flowkd_jax.models._building_blocks import fan_out_initializer
 from flowkd_jax.models._building_blocks import prepare_images
-from flowkd_jax.models._resnet import small_map
 
-Maps = Float[Array, "batch height width channels"]
-
-
-class NormalizedConvolution(nn.Module):
-  """A convolution without bias, then BatchNorm.
-
-  Attributes:
-    width: channels of the result.
-    kernel_size: side of the kernel; the map is padded by half of it.
-    stride: factor by which the result is smaller than the input.
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
-  """
-
-  width: int
-  kernel_size: int = 3
-  stride: int = 1
-  dtype: DTypeLike = jnp.float32
-  axis_name: str | None = None
-
-  @nn.compact
-  def __call__(self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None) -> Maps:
-    """Applies both; arguments as in `CifarResNet`."""
-    x = nn.Conv(
-      self.width,
-      (self.kernel_size, self.kernel_size),
-      strides=self.stride,
-      padding=self.kernel_size // 2,
-      use_bias=False,
-      kernel_init=nn.initializers.xavier_normal(),
-      dtype=self.dtype,
-      name="conv",
-    )(x)
-    norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name="norm")
-    return norm(x, train=train, mask=mask)
+_XAVIER = nn.initializers.xavier_normal()
+# Name: initializer of the convolutions, and options of the linear layer.
+_INITIALIZERS = {
+  "xavier": (_XAVIER, {"kernel_init": _XAVIER, "bias_init": nn.initializers.zeros}),
+  "fan_out": (fan_out_initializer, {}),
+}
 
 
 class ResidualBlock(nn.Module):
   """Two 3x3 convolutions and a shortcut; ReLU after the first and after the sum.
 
   Where the shape changes, the shortcut is a 1x1 convolution with BatchNorm (option B
-  of the paper). Attributes as in `NormalizedConvolution`.
+  of the paper). Attributes as in `NormalizedConvolution`; `initializer` as in
+  `CifarResNet`.
   """
 
   width: int
   stride: int = 1
+  initializer: str = "xavier"
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None) -> Maps:
-    """Applies the block; arguments as in `CifarResNet`."""
+  def __call__(
+    self,
+    x: Maps,
+    train: bool,
+    mask: Bool[Array, " batch"] | None,
+    sums: list[Maps] | None = None,
+  ) -> Maps:
+    """Applies the block; arguments as in `CifarResNet`.
+
+    Args:
+      x: maps.
+      train: as in `CifarResNet`.
+      mask: as in `CifarResNet`.
+      sums: list to which the sum before the last ReLU is appended. (A second result
+        would change the tap that the output of the block is.)
+    """
 
     def convolve(x, name, **options):
-      layer = NormalizedConvolution(
-        self.width, dtype=self.dtype, axis_name=self.axis_name, name=name, **options
-      )
-      return layer(x, train, mask)
+      kernel_init = _INITIALIZERS[self.initializer][0]
+      options |= {"kernel_init": kernel_init, "name": name}
+      return convolved(self, x, self.width, train, mask, **options)
 
     shortcut = x
     if self.stride != 1 or x.shape[-1] != self.width:
       shortcut = convolve(x, "shortcut", kernel_size=1, stride=self.stride)
     x = nn.relu(convolve(x, "conv_1", stride=self.stride))
-    return nn.relu(convolve(x, "conv_2") + shortcut)
+    x = convolve(x, "conv_2") + shortcut
+    if sums is not None:
+      sums.append(x)
+    return nn.relu(x)
+
+
+class StageMaps(NamedTuple):
+  """Maps of each stage of a body.
+
+  Attributes:
+    maps: the result of each stage.
+    preactivations: the same before the last ReLU.
+  """
+
+  maps: Sequence[Maps]
+  preactivations: Sequence[Maps]
 
 
 class ResNetBody(nn.Module):
@@ -94,6 +104,7 @@ class ResNetBody(nn.Module):
     strides: factor by which each stage makes the map smaller.
     num_blocks: blocks of each stage.
     num_classes: number of logits.
+    initializer: as in `CifarResNet`.
     dtype: compute dtype; parameters, statistics and logits are float32.
     axis_name: mapped axis over which BatchNorm takes statistics in training.
   """
@@ -102,40 +113,48 @@ class ResNetBody(nn.Module):
   strides: tuple[int, ...]
   num_blocks: int
   num_classes: int
+  initializer: str = "xavier"
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
   def __call__(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
-  ) -> tuple[Float[Array, "batch classes"], list[Maps]]:
-    """Logits, and the map after the last ReLU of each stage."""
-    maps = []
+  ) -> tuple[Float[Array, "batch classes"], StageMaps]:
+    """Logits, and the maps at the end of each stage."""
+    maps, preactivations = [], []
     for i, (width, stride) in enumerate(
       zip(self.widths, self.strides, strict=True), start=1
     ):
+      sums: list[Maps] = []
       for j in range(self.num_blocks):
         x = ResidualBlock(
           width=width,
           stride=1 if j else stride,
+          initializer=self.initializer,
           dtype=self.dtype,
           axis_name=self.axis_name,
           name=f"stage_{i}_block_{j + 1}",
-        )(x, train, mask)
+        )(x, train, mask, sums)
       maps.append(x)
-    classifier = nn.Dense(
-      self.num_classes, kernel_init=nn.initializers.xavier_normal(), name="classifier"
-    )
-    return classifier(pooled(x).astype(jnp.float32)), maps
+      preactivations.append(sums[-1])
+    options = {**_INITIALIZERS[self.initializer][1], "name": "classifier"}
+    representation = pooled(x).astype(jnp.float32)
+    logits = dense(representation, self.num_classes, dtype=jnp.float32, **options)
+    return logits, StageMaps(maps, preactivations)
 
 
 class CifarResNet(nn.Module):
   """A 3x3 stem with BatchNorm and ReLU, then three stages of residual blocks.
 
-  `CifarResNet()` is ResNet-20, `cifar_resnet(110)` ResNet-110. Weights are drawn as in
-  Walawalkar et al. (normal, Xavier). Activations are sown under the names in `taps`:
-  the result of each stage, averaged to 4x4 where it is larger, and `pooled`, before
-  the classifier.
+  `CifarResNet()` is ResNet-20, `cifar_resnet(110)` ResNet-110. Activations are sown
+  under the names in `taps`: the result of each stage, averaged to 4x4 where it is
+  larger, and `pooled`, before the classifier. Besides, as in `BenchmarkNetwork`, there
+  are the full maps (`maps`: f0 after the ReLU of the stem, then f1, f2, f3 of the
+  stages) and those of the stages before their last ReLU (`preactivations`).
+
+  The networks of RepDistiller are the same but for the initializer, `"fan_out"`:
+  `resnet20x1`, `resnet8x4` and the like of `by_name`.
 
   Attributes:
     num_blocks: blocks of each stage, n of 6n + 2.
@@ -143,6 +162,9 @@ class CifarResNet(nn.Module):
     stem_width: channels of the stem.
     stem_stride: factor by which the stem makes the map smaller.
     num_classes: number of logits.
+    initializer: "xavier" draws all kernels as Walawalkar et al. do (normal, Xavier);
+      "fan_out" as RepDistiller does: convolutions normal with variance 2 / (kernel area
+      * output channels), the linear layer uniform within 1 / sqrt(inputs).
     dtype: compute dtype and that of the taps; parameters, statistics and logits
       are float32.
     axis_name: mapped axis over which BatchNorm takes statistics in training.
@@ -153,13 +175,24 @@ class CifarResNet(nn.Module):
   stem_width: int = 16
   stem_stride: int = 1
   num_classes: int = 10
+  initializer: str = "xavier"
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @property
   def taps(self) -> tuple[str, ...]:
-    """Names of the sown activations, from input to output."""
-    return (*(f"stage_{i + 1}" for i in range(len(self.widths))), "pooled")
+    """Names of the activations to be distilled and measured, from input to output."""
+    return tap_names(len(self.widths))
+
+  @property
+  def maps(self) -> tuple[str, ...]:
+    """Names of the full maps, from input to output: f0 of the stem, f1, ..."""
+    return map_names(len(self.widths))
+
+  @property
+  def preactivations(self) -> tuple[str, ...]:
+    """Names of the maps of the stages before their last ReLU: f1_preact, ..."""
+    return preactivation_names(len(self.widths))
 
   @nn.compact
   def __call__(
@@ -176,8 +209,8 @@ class CifarResNet(nn.Module):
       mask: rows that are valid; none means all.
     """
     x = self.stem(images, train, mask)
-    logits, maps = self.body(self.widths)(x, train, mask)
-    self.sow_taps(maps)
+    logits, stages = self.body(self.widths)(x, train, mask)
+    self.sow_taps(x, stages)
     return logits
 
   def stem(
@@ -186,18 +219,21 @@ class CifarResNet(nn.Module):
     train: bool,
     mask: Bool[Array, " batch"] | None,
   ) -> Maps:
-    """Output of the stem, with which all bodies begin; call it within `__call__`."""
+    """Output of the stem, with which all bodies begin; call it within `__call__`.
+
+    Raises:
+      ValueError: if the initializer is unknown or the images are of another rank.
+    """
+    check_choice("initializer", self.initializer, tuple(_INITIALIZERS))
     x = prepare_images(
       images, mask, smallest=1, network=type(self).__name__, dtype=self.dtype
     )
-    layer = NormalizedConvolution(
-      self.stem_width,
-      stride=self.stem_stride,
-      dtype=self.dtype,
-      axis_name=self.axis_name,
-      name="stem",
-    )
-    return nn.relu(layer(x, train, mask))
+    options = {
+      "stride": self.stem_stride,
+      "kernel_init": _INITIALIZERS[self.initializer][0],
+      "name": "stem",
+    }
+    return nn.relu(convolved(self, x, self.stem_width, train, mask, **options))
 
   def body(
     self, widths: Sequence[int], *, name: str = "body", **options: Any
@@ -210,25 +246,29 @@ class CifarResNet(nn.Module):
     return ResNetBody(
       widths=tuple(widths),
       num_blocks=self.num_blocks,
+      initializer=self.initializer,
       dtype=self.dtype,
       axis_name=self.axis_name,
       name=name,
       **{**defaults, **options},
     )
 
-  def sow_taps(self, maps: Sequence[Maps]) -> None:
-    """Sows the taps of the body that gave these maps."""
-    for i, x in enumerate(maps, start=1):
-      self.sow("intermediates", f"stage_{i}", small_map(x))
-    self.sow("intermediates", "pooled", pooled(maps[-1]))
+  def sow_taps(self, stem: Maps, stages: StageMaps) -> None:
+    """Sows the taps, from the outputs of the stem and of a body."""
+    maps = (stem, *stages.maps)
+    found = Activations(maps, stages.preactivations, pooled(maps[-1]))
+    sow_activations(self, found)
 
 
-def cifar_resnet(depth: int, *, width: int = 16, **options: Any) -> CifarResNet:
+def cifar_resnet(
+  depth: int, *, width: int = 16, stem_width: int | None = None, **options: Any
+) -> CifarResNet:
   """The network of so many layers.
 
   Args:
     depth: 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...
-    width: channels of the stem and of the first stage; they double twice.
+    width: channels of the first stage; they double twice.
+    stem_width: channels of the stem; None means `width`.
     **options: further fields of the module.
 
   Raises:
@@ -238,8 +278,12 @@ def cifar_resnet(depth: int, *, width: int = 16, **options: Any) -> CifarResNet:
     raise ValueError(
       f"depth: expected 6n + 2 with n of 1 or more, such as 20 or 56, got {depth}"
     )
-  widths = (width, 2 * width, 4 * width)
-  return CifarResNet(num_blocks=depth // 6, widths=widths, stem_width=width, **options)
+  return CifarResNet(
+    num_blocks=depth // 6,
+    widths=(width, 2 * width, 4 * width),
+    stem_width=width if stem_width is None else stem_width,
+    **options,
+  )
 
 
 def pooled(x: Maps) -> Float[Array, "batch channels"]:

@@ -36,6 +36,16 @@ class ResNetEnsemble(CifarResNet):
     return ("pooled",)
 
   @property
+  def maps(self) -> tuple[str, ...]:
+    """Empty: the maps are those of several students, under `student_maps`."""
+    return ()
+
+  @property
+  def preactivations(self) -> tuple[str, ...]:
+    """Empty, as `maps`."""
+    return ()
+
+  @property
   def student_logits(self) -> tuple[str, ...]:
     """Taps of the students' logits, from the widest to the thinnest."""
     return tuple(f"student_{j + 1}_logits" for j in range(self.num_students))
@@ -70,7 +80,7 @@ class ResNetEnsemble(CifarResNet):
     all_logits, representations = [], []
     for j, widths in enumerate(self.student_widths):
       body = self.body(widths, name=f"student_{j + 1}")
-      logits, maps = body(x, train, mask)
+      logits, (maps, _) = body(x, train, mask)
       self.sow("intermediates", self.student_logits[j], logits)
       for tap, map_ in zip(self.student_maps[j], maps, strict=True):
         self.sow("intermediates", tap, map_)

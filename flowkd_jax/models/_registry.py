@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flowkd_jax._numerics.checks import check_choice
+from flowkd_jax.models._benchmark_names import BENCHMARK_NETWORKS
 from flowkd_jax.models._cifar_resnet import CifarResNet
 from flowkd_jax.models._cifar_resnet import cifar_resnet
 from flowkd_jax.models._cnn import CNN
@@ -32,6 +33,7 @@ _NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
     )
     for depth in _DEPTHS
   },
+  **BENCHMARK_NETWORKS,
   "latent_cnn": (LatentCNN, 6),
   "vit": (VisionTransformer, 128),
   "digits_vit": (functools.partial(VisionTransformer, depth=4, patch_size=2), 64),
@@ -50,6 +52,9 @@ def by_name(name: str, **options: Any) -> Named:
       64 pixels, say), "vit" (a vision transformer), for the 8x8 digits "digits_cnn",
       "digits_resnet" and "digits_vit", and for clients of federated learning
       "latent_cnn". The width is that of the first block.
+      Of the CIFAR-100 benchmark of RepDistiller and mdistiller: "resnet8x4",
+      "resnet32x4", and "resnet8x1", ..., "resnet110x1", which are "resnet8", ... with
+      the initial weights of RepDistiller. Their width is that of the stem.
     **options: Further fields of the module: `num_classes`, `dtype`, `axis_name`.
 
   Raises:

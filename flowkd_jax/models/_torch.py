@@ -1,9 +1,10 @@
-"""Weights of the authors' PyTorch networks, as variables of ours."""
+"""Weights of PyTorch networks of the same architecture, as variables of ours."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,18 +13,10 @@ from flax import traverse_util
 from flowkd_jax._numerics import finite_weights
 from flowkd_jax.models._cnn import CNN
 from flowkd_jax.models._cnn import smallest_image
-from flowkd_jax.models._resnet import PreActResNet
+from flowkd_jax.models._torch_names import layer_names
 
 Path = tuple[str, ...]
 
-# In a residual block: our name and PyTorch's.
-_BLOCK_NAMES = {
-  "norm_1": "bn1",
-  "conv_1": "conv1",
-  "norm_2": "bn2",
-  "conv_2": "conv2",
-  "shortcut": "shortcut.0",
-}
 _VARIABLE_NAMES = {
   "kernel": "weight",
   "bias": "bias",
@@ -31,6 +24,8 @@ _VARIABLE_NAMES = {
   "mean": "running_mean",
   "var": "running_var",
 }
+# Entries of a checkpoint under which training code keeps the state of the network.
+_WRAPPERS = ("model", "state_dict", "net", "model_state_dict")
 
 
 def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,23 +36,26 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
   permuted; the side of those maps, which must be square, follows from its size.
 
   Args:
-    model: network with the architecture of the weights.
-    state_dict: names and values (NumPy arrays or PyTorch tensors) as in the
-      authors' code; `num_batches_tracked` and the prefix `module.` of
+    model: network with the architecture of the weights: a `CNN` or `PreActResNet` (the
+      authors' code), or one of the benchmark of RepDistiller and mdistiller, such as
+      `by_name("resnet32x4")`. Its number of classes is that of the weights.
+    state_dict: names and values (NumPy arrays or PyTorch tensors) as in that code, or a
+      checkpoint with such a state under "model", "state_dict", "net" or
+      "model_state_dict"; `num_batches_tracked` and the prefix `module.` of
       `DataParallel` are ignored.
 
   Raises:
     ValueError: lists the keys that are missing, unexpected, of a wrong shape, or whose
       values are not finite in float32.
-    TypeError: if `model` is neither a `CNN` nor a `PreActResNet`.
+    TypeError: if `model` is a network of another kind, or `state_dict` no mapping.
   """
-  if not isinstance(model, CNN | PreActResNet):
-    raise TypeError(
-      f"model: expected a CNN or a PreActResNet, got {type(model).__name__}"
-    )
-  arrays = _read_arrays(state_dict)
-  _check_keys(arrays, _template(model, side=1, channels=3))
-  template = _template(model, side=_map_side(model, arrays), channels=_channels(arrays))
+  layers = layer_names(model)
+  arrays = _read_arrays(_unwrapped(state_dict))
+  _check_keys(arrays, _template(model, layers, side=1, channels=3))
+  stem = arrays[f"{next(iter(layers.values()))}.weight"]
+  template = _template(
+    model, layers, side=_map_side(model, arrays), channels=_channels(stem)
+  )
   _check_shapes(arrays, template)
   finite_weights.check_finite("state_dict", arrays)
   flat = {
@@ -65,6 +63,20 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     for name, (path, _) in template.items()
   }
   return traverse_util.unflatten_dict(flat)
+
+
+def _unwrapped(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The state of the network within a checkpoint."""
+  if not isinstance(state_dict, Mapping):
+    raise TypeError(
+      "state_dict: expected names and values, or a checkpoint that holds them under "
+      f"{' or '.join(map(repr, _WRAPPERS))}, got {type(state_dict).__name__}; pass "
+      "what model.state_dict() returned"
+    )
+  for name in _WRAPPERS:
+    if isinstance(inner := state_dict.get(name), Mapping):
+      return inner
+  return state_dict
 
 
 def _read_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -80,7 +92,7 @@ def _read_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _template(
-  model: CNN | PreActResNet, *, side: int, channels: int
+  model: nn.Module, layers: Mapping[str, str], *, side: int, channels: int
 ) -> dict[str, tuple[Path, jax.ShapeDtypeStruct]]:
   """By PyTorch's name: our path and shape, if the last maps are side x side."""
   size = 1
@@ -88,28 +100,12 @@ def _template(
     size = smallest_image(model.num_blocks, model.padding, side)
   images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-  layers = _layer_names(model)
   template = {}
   for path, leaf in traverse_util.flatten_dict(shapes).items():
     _, *modules, variable = path
     layer = layers["/".join(modules)]
     template[f"{layer}.{_VARIABLE_NAMES[variable]}"] = path, leaf
   return template
-
-
-def _layer_names(model: CNN | PreActResNet) -> dict[str, str]:
-  """PyTorch's name of each of our layers, as in the authors' code."""
-  if isinstance(model, CNN):
-    names = {"hidden": "fc1", "classifier": "fc2"}
-    for i in range(1, model.num_blocks + 1):
-      names |= {f"conv_{i}": f"conv{i}", f"norm_{i}": f"conv{i}_bn"}
-    return names
-  names = {"stem": "conv1", "stem_norm": "bn1", "classifier": "linear"}
-  for i, num_blocks in enumerate(model.stage_sizes, 1):
-    for j in range(num_blocks):
-      for ours, theirs in _BLOCK_NAMES.items():
-        names[f"stage_{i}_block_{j + 1}/{ours}"] = f"layer{i}.{j}.{theirs}"
-  return names
 
 
 def _check_keys(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -123,12 +119,12 @@ def _check_keys(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     )
 
 
-def _channels(arrays: Mapping[str, np.ndarray]) -> int:
-  """Channels of the images; anything if the first kernel is not of rank 4."""
-  return (*arrays["conv1.weight"].shape, 1, 1)[1]
+def _channels(stem: np.ndarray) -> int:
+  """Channels of the images, from the first kernel; anything if it has no rank 4."""
+  return (*stem.shape, 1, 1)[1]
 
 
-def _map_side(model: CNN | PreActResNet, arrays: Mapping[str, np.ndarray]) -> int:
+def _map_side(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> int:
   """Side of the last maps, from the dense layer; 1 if nothing fits it."""
   if not isinstance(model, CNN):
     return 1
@@ -154,7 +150,7 @@ def _check_shapes(
     )
 
 
-def _convert(model: CNN | PreActResNet, path: Path, array: np.ndarray) -> np.ndarray:
+def _convert(model: nn.Module, path: Path, array: np.ndarray) -> np.ndarray:
   if path[-1] != "kernel":
     return array
   if path[-2] == "hidden" and isinstance(model, CNN):

@@ -1,9 +1,11 @@
-"""Writes torch_cnn.npz and torch_resnet.npz; run by hand where PyTorch is installed.
+"""Writes the files torch_*.npz; run by hand where PyTorch is installed.
 
     python tests/golden/make_torch_networks.py
 
 The networks are written anew after the description of the authors' (layers, names
-and order of operations), with random weights and random running statistics.
+and order of operations), with random weights and random running statistics. Those of
+the CIFAR-100 benchmark are thinner than RepDistiller's, and their weights have few
+bits, so that the files stay small.
 Names: `state/<key of the state_dict>`, `images` (channels last), `logits` and
 `tap/<name>` (channels last).
 """
@@ -84,6 +86,97 @@ class PreActResNet(nn.Module):
     return self.linear(x), taps
 
 
+def normalized(inputs, outputs, size=3, stride=1, groups=1, bias=False):
+  """A convolution padded by half its kernel, and its BatchNorm."""
+  options = {"padding": size // 2, "groups": groups, "bias": bias}
+  return nn.Conv2d(inputs, outputs, size, stride, **options), nn.BatchNorm2d(outputs)
+
+
+class NumberedLayers(nn.Module):
+  """Convolutions conv1, conv2, ... with BatchNorm bn1, bn2, ..."""
+
+  def add(self, *layers):
+    for number, (convolution, norm) in enumerate(layers, start=1):
+      setattr(self, f"conv{number}", convolution)
+      setattr(self, f"bn{number}", norm)
+
+  def layer(self, number, x):
+    return getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x))
+
+
+class ResidualBlock(NumberedLayers):
+  """Basic block, or bottleneck with `expansion` 4; result before the last ReLU."""
+
+  def __init__(self, inputs, width, stride, expansion=1, shortcut="downsample"):
+    super().__init__()
+    outputs = width * expansion
+    if expansion == 1:
+      self.add(normalized(inputs, width, 3, stride), normalized(width, width))
+    else:
+      self.add(
+        normalized(inputs, width, 1),
+        normalized(width, width, 3, stride),
+        normalized(width, outputs, 1),
+      )
+    self.last = 2 if expansion == 1 else 3
+    self.shortcut_name = shortcut
+    if stride != 1 or inputs != outputs:
+      setattr(self, shortcut, nn.Sequential(*normalized(inputs, outputs, 1, stride)))
+
+  def forward(self, x):
+    shortcut = getattr(self, self.shortcut_name, nn.Identity())(x)
+    for number in range(1, self.last):
+      x = F.relu(self.layer(number, x))
+    return self.layer(self.last, x) + shortcut
+
+
+class StagedNetwork(NumberedLayers):
+  """Stem conv1 and bn1, stages layer1, layer2, ..., whose blocks end before a ReLU."""
+
+  classifier_name = "linear"
+
+  def finish(self, stages, features, classes=10):
+    self.stages = len(stages)
+    for number, blocks in enumerate(stages, start=1):
+      setattr(self, f"layer{number}", nn.Sequential(*blocks))
+    setattr(self, self.classifier_name, nn.Linear(features, classes))
+
+  def after(self, x):
+    return F.relu(x)
+
+  def before_pooling(self, x):
+    return x
+
+  def forward(self, x):
+    x = F.relu(self.layer(1, x))
+    taps = {"f0": x}
+    for number in range(1, self.stages + 1):
+      for block in getattr(self, f"layer{number}"):
+        before = block(x)
+        x = self.after(before)
+      taps |= {f"f{number}": x, f"f{number}_preact": before}
+    taps["pooled"] = self.before_pooling(x).mean((2, 3))
+    return getattr(self, self.classifier_name)(taps["pooled"]), taps
+
+
+class ThinResNet(StagedNetwork):
+  """RepDistiller's resnet8x4 and the like."""
+
+  classifier_name = "fc"
+
+  def __init__(self, depth, widths):
+    super().__init__()
+    inputs, *widths = widths
+    self.add(normalized(3, inputs))
+    stages = []
+    for i, width in enumerate(widths):
+      stages.append([])
+      for j in range((depth - 2) // 6):
+        stages[-1].append(ResidualBlock(inputs, width, 2 if i and not j else 1))
+        inputs = width
+    self.finish(stages, inputs)
+
+
 def randomize_statistics(network):
   for module in network.modules():
     if isinstance(module, nn.BatchNorm2d):
@@ -98,8 +191,18 @@ def channels_last(tensor):
   return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
 
-def save(name, network, images):
+def few_bits(network):
+  """Rounds weights to multiples of 1/64, which compress."""
+  with torch.no_grad():
+    for value in network.state_dict().values():
+      if value.is_floating_point():
+        value.copy_((value * 64).round() / 64)
+
+
+def save(name, network, images, *, rounded=True):
   randomize_statistics(network)
+  if rounded:
+    few_bits(network)
   network.eval()
   with torch.no_grad():
     logits, taps = network(images)
@@ -109,8 +212,19 @@ def save(name, network, images):
   np.savez_compressed(FOLDER / name, **arrays)
 
 
+def save_benchmark_network(name, network, size=8):
+  torch.manual_seed(1)
+  # Drawn again: a network must not depend on those that were made before it.
+  for module in network.modules():
+    if isinstance(module, nn.Conv2d | nn.Linear):
+      module.reset_parameters()
+  save(f"torch_{name}.npz", network, torch.randn(2, 3, size, size))
+
+
 if __name__ == "__main__":
   torch.manual_seed(0)
-  save("torch_cnn.npz", CNN(), torch.randn(3, 3, 32, 32))
+  save("torch_cnn.npz", CNN(), torch.randn(3, 3, 32, 32), rounded=False)
   # Small images: the last stage has maps of 2 x 2.
-  save("torch_resnet.npz", PreActResNet((2, 1, 1, 1)), torch.randn(2, 3, 16, 16))
+  network = PreActResNet((2, 1, 1, 1))
+  save("torch_resnet.npz", network, torch.randn(2, 3, 16, 16), rounded=False)
+  save_benchmark_network("resnet14x4", ThinResNet(14, (4, 8, 16, 32)))

@@ -89,6 +89,8 @@ def test_weights_of_another_size_are_refused(state, tmp_path):
   with pytest.raises(ValueError, match="--auxiliary_checkpoint: .*shapes do not fit"):
     _configure(path, tmp_path, auxiliary_network="cnn1:8")
   with pytest.raises(ValueError, match="--auxiliary_network: model: expected a CNN"):
+    _configure(path, tmp_path, auxiliary_network="vit")
+  with pytest.raises(ValueError, match=r"--auxiliary_checkpoint: .* missing: .*fc\.we"):
     _configure(path, tmp_path, auxiliary_network="resnet8")
 
 

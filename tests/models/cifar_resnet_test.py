@@ -135,3 +135,28 @@ def test_depths_that_do_not_exist_are_refused(depth):
 def test_images_of_another_rank_are_refused():
   with pytest.raises(ValueError, match="images: expected a non-empty array"):
     TINY.init(jax.random.key(0), images_of((8, 8, 1)))
+
+
+@pytest.mark.slow
+def test_initializer_is_that_of_walawalkar_or_of_repdistiller():
+  images = jnp.ones((1, 4, 4, 3))
+  for initializer, kernel, classifier in (
+    ("xavier", 2 / (9 * 64 + 9 * 32), 2 / (64 + 200)),
+    ("fan_out", 2 / (9 * 64), 1 / 64 / 3),
+  ):
+    model = models.cifar_resnet(8, width=16, num_classes=200, initializer=initializer)
+    params = jax.jit(model.init)(jax.random.key(0), images)["params"]["body"]
+    drawn = params["stage_3_block_1"]["conv_1"]["conv"]["kernel"]
+    np.testing.assert_allclose(np.var(drawn), kernel, rtol=0.05)
+    np.testing.assert_allclose(
+      np.var(params["classifier"]["kernel"]), classifier, rtol=0.05
+    )
+    limit = 0 if initializer == "xavier" else 1 / np.sqrt(64)
+    largest = np.abs(params["classifier"]["bias"]).max()
+    assert 0.9 * limit <= largest <= limit
+
+
+def test_unknown_initializers_are_refused():
+  model = TINY.clone(initializer="normal")
+  with pytest.raises(ValueError, match="initializer: expected one of 'xavier', 'fan"):
+    model.init(jax.random.key(0), images_of())

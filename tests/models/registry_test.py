@@ -19,6 +19,9 @@ def test_networks_have_short_names_and_widths():
   assert deep.axis_name == "batch"
   strided = models.by_name("strided_resnet8:4")
   assert strided == models.cifar_resnet(8, width=4, stem_stride=2)
+  wide = models.by_name("resnet8x4:2", num_classes=7)
+  assert (wide.num_blocks, wide.stem_width, wide.widths) == (1, 2, (4, 8, 16))
+  assert wide.initializer == models.by_name("resnet20x1").initializer == "fan_out"
   assert models.by_name("vit") == models.VisionTransformer()
   small = models.by_name("digits_vit:8", num_classes=3)
   assert (small.width, small.depth, small.patch_size) == (8, 4, 2)

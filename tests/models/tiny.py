@@ -1,5 +1,7 @@
 """A tiny network of the CIFAR kind, its variables, and counts without computing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +17,11 @@ def images_of(shape=(4, 8, 8, 1)):
   return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
-def variables_of(model, images):
+def variables_of(model, images, **options):
   """Random variables; compiling the initialisation takes longer than the test."""
   rng = np.random.default_rng(1)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  init = functools.partial(model.init, **options)
+  shapes = jax.eval_shape(init, jax.random.key(0), images)
   return jax.tree.map(
     lambda v: jnp.asarray(rng.uniform(0.1, 0.5, v.shape), v.dtype), shapes
   )

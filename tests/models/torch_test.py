@@ -5,14 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowkd_jax import capture
+from flowkd_jax import models
 from flowkd_jax.models import CNN
 from flowkd_jax.models import PreActResNet
 from flowkd_jax.models import from_torch
+from tests.models.tiny import TINY
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NETWORKS = {
   "torch_cnn.npz": CNN(width=4),
   "torch_resnet.npz": PreActResNet(stage_sizes=(2, 1, 1, 1), width=8),
+}
+# Thin networks of the CIFAR-100 benchmark, with all that the benchmark reads of them.
+BENCHMARK = {
+  "torch_resnet14x4.npz": models.cifar_resnet(14, width=8, stem_width=4),
 }
 
 
@@ -45,9 +52,28 @@ def test_from_torch_gives_the_same_activations(name):
 
 
 @pytest.mark.slow
-def test_from_torch_returns_what_init_returns():
-  model = NETWORKS["torch_cnn.npz"]
-  arrays, state = load("torch_cnn.npz")
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_from_torch_gives_the_same_logits_and_maps_for_the_benchmark(name):
+  model = BENCHMARK[name]
+  arrays, state = load(name)
+  names = {key.removeprefix("tap/") for key in arrays if key.startswith("tap/")}
+  assert names == {*model.maps, *model.preactivations, "pooled"}
+
+  @jax.jit
+  def apply(variables, images):
+    return capture.apply_with_taps(model, variables, images, taps=sorted(names))
+
+  logits, taps = apply(from_torch(model, state), arrays["images"])
+  np.testing.assert_allclose(logits, arrays["logits"], atol=1e-5)
+  for tap in names:
+    np.testing.assert_allclose(taps[tap], arrays[f"tap/{tap}"], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torch_cnn.npz", *BENCHMARK])
+def test_from_torch_returns_what_init_returns(name):
+  model = (NETWORKS | BENCHMARK)[name]
+  arrays, state = load(name)
   variables = from_torch(model, state)
   expected = jax.eval_shape(model.init, jax.random.key(0), arrays["images"])
   assert jax.tree.map(lambda v: (v.shape, v.dtype), variables) == jax.tree.map(
@@ -75,6 +101,22 @@ def test_from_torch_takes_tensors_and_data_parallel_names():
   jax.tree.map(
     np.testing.assert_array_equal, from_torch(model, wrapped), from_torch(model, state)
   )
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "net", "model_state_dict"])
+def test_from_torch_finds_the_state_in_a_checkpoint(key):
+  _, state = load("torch_cnn.npz")
+  model = NETWORKS["torch_cnn.npz"]
+  wrapped = {"epoch": 240, "optimizer": {"state": {}}, key: state}
+  jax.tree.map(
+    np.testing.assert_array_equal, from_torch(model, wrapped), from_torch(model, state)
+  )
+
+
+@pytest.mark.parametrize("state", [None, [("conv1.weight", 1)], CNN()])
+def test_from_torch_refuses_what_is_no_state(state):
+  with pytest.raises(TypeError, match="state_dict: expected names and values, or a"):
+    from_torch(CNN(), state)
 
 
 def test_from_torch_infers_the_size_of_the_images():
@@ -150,5 +192,7 @@ def test_from_torch_rejects_another_width():
 
 
 def test_from_torch_rejects_other_models():
-  with pytest.raises(TypeError, match=r"expected a CNN or a PreActResNet, got dict"):
-    from_torch({}, {})  # pyright: ignore[reportArgumentType]
+  for model in ({}, models.VisionTransformer(), models.with_branches(TINY, 4)):
+    name = type(model).__name__
+    with pytest.raises(TypeError, match=rf"model: expected a CNN, .*, got {name}"):
+      from_torch(model, {})
