@@ -40,6 +40,8 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
   "linear_cka": losses.linear_cka,
   "rbf_cka": losses.rbf_cka,
   "crd": losses.crd,
+  # One example, whose tokens are the rows.
+  "token_relations": lambda s, t, **k: losses.token_relations(s[None], t[None], **k),
 }
 EQUAL_WIDTHS = ("crd",)
 TRIPLES = ("rkd_angle",)

@@ -128,6 +128,15 @@ def crd(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
   )
 
 
+def token_relations(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+  """MiniLMv2's relation loss (Wang et al. 2021), one head, the rows as tokens."""
+  logs = [
+    functional.log_softmax(rows @ rows.T / rows.shape[1] ** 0.5, 1)
+    for rows in (student, teacher)
+  ]
+  return functional.kl_div(*logs, reduction="batchmean", log_target=True)
+
+
 LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
   loss.__name__: loss
   for loss in (
@@ -140,6 +149,7 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     linear_cka,
     rbf_cka,
     crd,
+    token_relations,
   )
 }
 

@@ -70,6 +70,7 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `cosine_regression`, `normalized_regression` | n P C | n P C |
 | these two with a projection | n P C^2 | n P C + C^2 |
 | `hint`, `vid`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
+| `token_relations`, T tokens, H heads, b examples | n T^2 (D + H) | n T D + b T^2 H |
 | `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
 | `crd_bank` where M is at most 4 K | n M W | n M |
 
@@ -116,6 +117,7 @@ from flowkd_jax.losses._spatial import attention_transfer
 from flowkd_jax.losses._spatial import fsp
 from flowkd_jax.losses._spatial import nst
 from flowkd_jax.losses._tap_weights import weighted_sum
+from flowkd_jax.losses._token_relations import token_relations
 
 __all__ = [
   "attention_transfer",
@@ -153,6 +155,7 @@ __all__ = [
   "rkd_angle",
   "rkd_distance",
   "similarity_preserving",
+  "token_relations",
   "vid",
   "vid_init",
   "weighted_sum",

@@ -192,6 +192,9 @@ ROWS = {
   "rkd_angle": _pairwise(losses.rkd_angle),
   "rkd_distance": _pairwise(losses.rkd_distance),
   "similarity_preserving": _pairwise(losses.similarity_preserving),
+  "token_relations": _pairwise(
+    losses.token_relations, (3, 4), (3, 6), relation_heads=2
+  ),
   "vid": _rowwise(
     losses.vid, MAPS[0][1:], MAPS[1][1:], params=losses.vid_init(KEY, *MAPS)
   ),

@@ -1,0 +1,209 @@
+"""Relations between the tokens of one example, as in MiniLM.
+
+Each example is compared with itself only, so nothing of the other rows is needed. A
+`token_mask` says which tokens are real: the others neither ask nor answer.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Shaped
+
+from flowkd_jax import information
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import row_blocks
+
+Mask = Shaped[Array, " batch"] | None
+TokenMask = Shaped[Array, "batch tokens"] | None
+REDUCTIONS = ("tokens", "rows")
+
+
+class Tokens(NamedTuple):
+  """Tokens of both sides in at least float32, masked ones zero.
+
+  Attributes:
+    student: The student's tokens.
+    teacher: The teacher's tokens.
+    real: Which tokens are real.
+    rows: Which examples have a real token.
+  """
+
+  student: Float[Array, "batch tokens student_dim"]
+  teacher: Float[Array, "batch tokens teacher_dim"]
+  real: Bool[Array, "batch tokens"]
+  rows: Bool[Array, " batch"]
+
+
+@meshes.on_any_mesh
+def token_relations(
+  student: Float[Array, "batch tokens student_dim"],
+  teacher: Float[Array, "batch tokens teacher_dim"],
+  *,
+  relation_heads: int = 1,
+  reduction: str = "tokens",
+  token_mask: TokenMask = None,
+  mask: Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """MiniLM's self-attention relations: KL of each token's softmax over the tokens.
+
+  `mean_{h, i} KL(a^t_hi, a^s_hi)` with `a_hi = softmax_j(x_hi . x_hj / sqrt(d))`, where
+  the width is cut into `relation_heads` heads h of width d each (Wang et al. 2021,
+  section 3). Student and teacher may differ in
+  width, not in tokens. Depends neither on the batch nor on the widths through its
+  reduction. Invariant to a rotation within each head and to a permutation of tokens
+  common to both sides; neither to a shift nor to a scale.
+
+  MiniLMv2 sums this loss over queries, keys and values, `token_relations(q_s, q_t) +
+  token_relations(k_s, k_t) + token_relations(v_s, v_t)`, each with the heads of
+  attention side by side in the last axis; with 48 relation heads for teachers of width
+  768 and 64 for 1024; of an upper middle layer of large teachers and the last layer of
+  others. MiniLM of 2020 has the values of the last layer, and the attention itself
+  beside them.
+
+  Every token weighs the same ("tokens"), so long examples weigh more; "rows" takes the
+  mean over the tokens of each example first. A padded token is neither a query nor a
+  key; ports that mask keys only also average over padded queries.
+
+  Takes O(B T^2 (D + H)) time for B examples of T tokens, widths D together and H heads,
+  and memory for as many examples at once as `block_size`. Features above 2^56 (in
+  float32) count as if the whole example were scaled down to it.
+
+  Args:
+    student: Student tokens: queries, keys, values or hidden states.
+    teacher: Teacher tokens.
+    relation_heads: Heads into which both widths are cut; the paper's A_r.
+    reduction: "tokens", the mean over all real tokens; or "rows", the mean over
+      examples of the mean over their tokens.
+    token_mask: Which tokens are real; what the others hold changes nothing. An example
+      without a real token is left out.
+    mask: Which examples are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split.
+    block_size: Examples evaluated at a time; None chooses.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If batches or numbers of tokens disagree, an array is empty or of
+      another rank, heads do not divide a width, or `reduction` is another word.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> tokens = jnp.arange(12.0).reshape(1, 3, 4) / 10
+    >>> float(token_relations(tokens, tokens, relation_heads=2))
+    0.0
+
+  References:
+    Wang et al., "MiniLM: deep self-attention distillation for task-agnostic
+    compression of pre-trained transformers", NeurIPS 2020.
+    Wang et al., "MiniLMv2: multi-head self-attention relation distillation for
+    compressing pretrained transformers", ACL Findings 2021.
+  """
+  checks.check_choice("reduction", reduction, REDUCTIONS)
+  checks.check_count("relation_heads", relation_heads)
+  _check_tokens(student=student, teacher=teacher)
+  _check_heads(relation_heads, student=student, teacher=teacher)
+  tokens = masked_tokens(student, teacher, mask, token_mask)
+  number = tokens.student.shape[1]
+
+  def row_terms(shared, block):
+    del shared
+    *sides, real = block
+    logs = [_log_relations(side, real, relation_heads) for side in sides]
+    terms = information.kullback_leibler(*logs)
+    terms = terms.reshape(real.shape[0], relation_heads, number, number)
+    each = terms.sum(3).mean(1)
+    return jnp.where(real, each, 0).sum(1)
+
+  counts = tokens.real.sum(1, dtype=tokens.student.dtype)
+  weights = parallel.mean_weights(
+    tokens.rows, axis_name, tokens.student, tokens.teacher
+  )
+  if reduction == "tokens":
+    rows, real = (
+      parallel.global_sum(each.sum(), axis_name)
+      for each in (tokens.rows.astype(counts.dtype), counts)
+    )
+    weights *= rows / jnp.where(real == 0, 1, real)
+  else:
+    weights /= jnp.where(counts == 0, 1, counts)
+  total = row_blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    (),
+    tokens[:3],
+    weights,
+    row_entries=relation_heads * number**2,
+  )
+  return parallel.global_sum(total, axis_name)
+
+
+def masked_tokens(
+  student: Float[Array, "batch tokens student_dim"],
+  teacher: Float[Array, "batch tokens teacher_dim"],
+  mask: Mask,
+  token_mask: TokenMask,
+) -> Tokens:
+  """Both sides with the tokens that no mask leaves as zeros."""
+  checks.check_mask(mask, student)
+  real = jnp.ones(student.shape[:2], bool)
+  if token_mask is not None:
+    checks.check_shape("token_mask", token_mask, student.shape[:2])
+    real = jnp.asarray(token_mask).astype(bool)
+  real &= parallel.real_rows(student, mask)[:, None]
+  student, teacher = (
+    jnp.where(real[:, :, None], float32.at_least_float32(side), 0)
+    for side in (student, teacher)
+  )
+  return Tokens(student, teacher, real, real.any(1))
+
+
+def _check_tokens(**arrays):
+  for name, array in arrays.items():
+    checks.check_floating(name, array)
+    shape = jnp.shape(array)
+    if len(shape) != 3 or 0 in shape:
+      raise ValueError(
+        f"{name}: expected non-empty tokens of shape [batch, tokens, dim], got shape "
+        f"{shape}"
+      )
+  checks.check_same_batch(**arrays)
+  counts = {name: jnp.shape(array)[1] for name, array in arrays.items()}
+  if len({*counts.values()}) > 1:
+    found = " and ".join(f"{name} has {count}" for name, count in counts.items())
+    raise ValueError(f"expected as many tokens on both sides, but {found}")
+
+
+def _check_heads(heads, **arrays):
+  for name, array in arrays.items():
+    if array.shape[2] % heads:
+      raise ValueError(
+        f"relation_heads: expected a divisor of the width of the {name}, which is "
+        f"{array.shape[2]}, got {heads}"
+      )
+
+
+def _log_relations(tokens, real, heads):
+  """Log-probabilities `[batch * heads * tokens, tokens]`; 0 for masked keys."""
+  batch, number, dim = tokens.shape
+  tokens = _bounded(tokens).reshape(batch, number, heads, dim // heads)
+  products = jnp.einsum(
+    "bihd,bjhd->bhij", tokens, tokens, precision=lax.Precision.HIGHEST
+  )
+  valid = jnp.broadcast_to(real[:, None, None, :], products.shape)
+  logits = (products / (dim // heads) ** 0.5).reshape(-1, number)
+  return information.conditional_log_probabilities(logits, valid.reshape(-1, number))
+
+
+def _bounded(tokens):
+  """Tokens of which no inner product overflows; a factor is a constant."""
+  largest = float32.largest_entries(tokens)
+  bound = 2.0 ** (jnp.finfo(tokens.dtype).maxexp // 2 - 8)
+  return tokens / jnp.maximum(largest / bound, 1)[:, None, None]
