@@ -55,6 +55,14 @@ def _bank(student, teacher):
   )
 
 
+def _generated(student, teacher):
+  key = jax.random.key(0)
+  dtype = jnp.promote_types(student.dtype, jnp.float32)
+  params = losses.mgd_init(key, student.shape, teacher.shape)
+  params = jax.tree.map(lambda x: x.astype(dtype), params)
+  return losses.mgd(student, teacher, params=params, key=key)
+
+
 def _reconstruction(student, teacher):
   params = losses.factor_transfer_init(jax.random.key(0), student.shape, teacher.shape)
   return losses.factor_reconstruction(teacher, params=params)
@@ -74,12 +82,14 @@ LOSSES = {
   "factor_reconstruction": (_reconstruction, MAPS),
   "factor_transfer": (losses.factor_transfer, MAPS),
   "fsp": (_solution, (MAPS[0], MAPS[0])),
+  "gaussian_wasserstein": (losses.gaussian_wasserstein, (MAPS[0], MAPS[0])),
   "hint": (losses.hint, (VECTORS[0], VECTORS[0])),
   "ickd": (losses.ickd, (MAPS[0], MAPS[0])),
   "information_flow": (_flow(authors=False), VECTORS),
   "information_flow, authors": (_flow(authors=True), VECTORS),
   "knowledge_distillation": (losses.knowledge_distillation, LOGITS),
   "linear_cka": (losses.linear_cka, VECTORS),
+  "mgd": (_generated, MAPS),
   "normalized_regression": (losses.normalized_regression, (VECTORS[0], VECTORS[0])),
   "nst": (losses.nst, MAPS),
   "pkt": (losses.pkt, VECTORS),

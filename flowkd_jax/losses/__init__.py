@@ -67,9 +67,9 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `channel_wise_distillation` with a projection | n P C^2 | n P C + C^2 |
 | `nst`, `ickd` | n P C^2 | n (P C + C^2) |
 | `fsp` | n P C^2 | n (P C + C^2) |
-| `cosine_regression`, `normalized_regression` | n P C | n P C |
-| these two with a projection | n P C^2 | n P C + C^2 |
-| `hint`, `vid`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
+| `cosine_regression`, `normalized_regression`, `gaussian_wasserstein` | n P C | n P C |
+| these three with a projection | n P C^2 | n P C + C^2 |
+| `hint`, `vid`, `mgd`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
 | `token_relations`, T tokens, H heads, b examples | n T^2 (D + H) | n T D + b T^2 H |
 | `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
 | `crd_bank` where M is at most 4 K | n M W | n M |
@@ -99,6 +99,8 @@ from flowkd_jax.losses._flow import information_flow
 from flowkd_jax.losses._flow import information_flow_terms
 from flowkd_jax.losses._flow import quadratic_flow
 from flowkd_jax.losses._flow import quadratic_flow_terms
+from flowkd_jax.losses._masked_generation import mgd
+from flowkd_jax.losses._masked_generation import mgd_init
 from flowkd_jax.losses._memory_bank import crd_bank
 from flowkd_jax.losses._memory_bank import crd_bank_init
 from flowkd_jax.losses._memory_bank import crd_bank_update
@@ -118,6 +120,8 @@ from flowkd_jax.losses._spatial import fsp
 from flowkd_jax.losses._spatial import nst
 from flowkd_jax.losses._tap_weights import weighted_sum
 from flowkd_jax.losses._token_relations import token_relations
+from flowkd_jax.losses._wasserstein import gaussian_wasserstein
+from flowkd_jax.losses._wasserstein import gaussian_wasserstein_init
 
 __all__ = [
   "attention_transfer",
@@ -138,6 +142,8 @@ __all__ = [
   "factor_transfer",
   "factor_transfer_init",
   "fsp",
+  "gaussian_wasserstein",
+  "gaussian_wasserstein_init",
   "hint",
   "hint_init",
   "ickd",
@@ -146,6 +152,8 @@ __all__ = [
   "information_flow_terms",
   "knowledge_distillation",
   "linear_cka",
+  "mgd",
+  "mgd_init",
   "normalized_regression",
   "nst",
   "pkt",

@@ -1,5 +1,6 @@
 """Table of the contract test: a call of each public loss."""
 
+import functools
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -67,6 +68,17 @@ def _cross_entropy(student, teacher, ids, *, labels=None, **options):
 def _flow_of_solution(student, teacher, ids, **options):
   sides = ((maps[..., :2], maps[..., 2:]) for maps in (student, teacher))
   return losses.fsp(*sides, **options)
+
+
+def _generated(student, teacher, ids, *, hidden, **options):
+  return losses.mgd(
+    student,
+    teacher,
+    key=jax.random.key(1),
+    hidden=hidden,
+    **_in_dtype_of(student, {"params": losses.mgd_init(KEY, *MAPS)}),
+    **options,
+  )
 
 
 def _bank(student, teacher, ids, **options):
@@ -146,6 +158,14 @@ ROWS = {
     },
   ),
   "fsp": Row(_flow_of_solution, student=(4, 4, 5), teacher=(4, 4, 5)),
+  "gaussian_wasserstein": _rowwise(
+    losses.gaussian_wasserstein,
+    *(shape[1:] for shape in MAPS),
+    params=losses.gaussian_wasserstein_init(KEY, *MAPS),
+  ),
+  "gaussian_wasserstein, grid": _rowwise(
+    losses.gaussian_wasserstein, (5, 4, 3), (4, 6, 3), grid=3
+  ),
   "hint": _rowwise(
     losses.hint, (5,), (7,), params=losses.hint_init(KEY, (1, 5), (1, 7))
   ),
@@ -181,6 +201,17 @@ ROWS = {
     distance="smooth_l1",
     params=losses.hint_init(KEY, (1, 3), (1, 5)),
   ),
+  **{
+    f"mgd, {hidden}": Row(
+      functools.partial(_generated, hidden=hidden),
+      *(shape[1:] for shape in MAPS),
+      exempt={
+        "permutation": "draws the mask of a row by its position",
+        "hidden_share": "a probability, without a gradient",
+      },
+    )
+    for hidden in ("positions", "channels")
+  },
   "nst": _rowwise(losses.nst),
   "pkt": _pairwise(losses.pkt),
   "pkt, authors": _pairwise(losses.pkt, authors=True)._replace(exempt=MATRIX),
@@ -206,7 +237,9 @@ NOT_LOSSES = {
   "crd_init": "parameters",
   "crd_negatives": "draws indices",
   "factor_transfer_init": "parameters",
+  "gaussian_wasserstein_init": "parameters",
   "hint_init": "parameters",
+  "mgd_init": "parameters",
   "ickd_init": "parameters",
   "vid_init": "parameters",
   "information_flow_terms": "a dictionary, summed by information_flow",
