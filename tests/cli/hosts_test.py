@@ -68,7 +68,9 @@ def test_two_processes_run_an_experiment_as_one_does(tmp_path, run_in_processes)
     assert one["stage"] == two["stage"]
     assert one.keys() == two.keys()
     if "loss" in one:
-      np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-4)
+      # Adam divides by small gradients, so that rounding grows from step to step: to
+      # 2e-4 on some processors. Other rows or other gradients differ by per cents.
+      np.testing.assert_allclose(one["loss"], two["loss"], rtol=2e-3)
   maps = [
     json.loads((tmp_path / name / "student" / "layer_map.json").read_text())
     for name in ("one", "two")
