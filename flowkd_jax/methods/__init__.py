@@ -19,8 +19,8 @@ of the path of its parameters.
 
 A method of your own is a `Method`: `gradient_method` makes one from a loss and an
 optimizer, `distillation` one from loss terms between a student and a frozen teacher.
-`LossFunction` and `Terms` say what they call; `forward` and `weighted_loss` are for use
-in a loss. The guide "Extend it" has an example of each.
+`LossFunction`, `FeatureLoss` and `Terms` say what they call; `forward` and
+`weighted_loss` are for use in a loss. The guide "Extend it" has an example of each.
 """
 
 from flowkd_jax import _extra
@@ -56,6 +56,7 @@ from flowkd_jax.methods._method import Variables
 from flowkd_jax.methods._method import forward
 from flowkd_jax.methods._method import gradient_method
 from flowkd_jax.methods._method import weighted_loss
+from flowkd_jax.methods._micro_batches import FeatureLoss
 from flowkd_jax.methods._online_ensemble import online_ensemble
 from flowkd_jax.methods._optimizers import PerTree
 from flowkd_jax.methods._similarity_preserving import similarity_preserving
@@ -71,6 +72,7 @@ __all__ = [
   "POSTERIOR",
   "POSTERIORS",
   "Batch",
+  "FeatureLoss",
   "FederatedState",
   "GeneratorOptions",
   "LossFunction",

@@ -31,6 +31,7 @@ from flowkd_jax._numerics import renamed
 from flowkd_jax.methods import _diagnostics
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
+from flowkd_jax.methods import _micro_batches
 from flowkd_jax.methods import _optimizers
 from flowkd_jax.methods._diagnostics import LABELS
 from flowkd_jax.teacher_cache import TEACHER
@@ -100,7 +101,7 @@ class LossParams(NamedTuple):
 
 
 @renamed.renamed_arguments(learnt="params")
-def distillation(
+def distillation(  # noqa: PLR0913 (options of one method, by name)
   student: capture.AnyModel,
   teacher: _method.Network,
   optimizer: _optimizers.Optimizer,
@@ -111,6 +112,7 @@ def distillation(
   label_weight: float = 0.0,
   params: LossParams | None = None,
   initial: _method.Variables | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """A method from its loss terms.
@@ -127,12 +129,14 @@ def distillation(
     params: How the parameters are made and updated that the terms learn, such as a
       projection; they are thrown away after training.
     initial: Variables of the student to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
     ValueError: If there is no weight, or one is negative.
   """
   check_weights(weights, label_weight)
+  _micro_batches.check_number(micro_batches)
   student_taps, teacher_taps = (tuple(names) for names in taps)
   frozen_teacher = _method.Teacher(teacher, teacher_taps)
   call_terms = _with_moment(terms, axis_name)
@@ -151,17 +155,17 @@ def distillation(
     trained = {"student": variables.pop("params"), "learnt": beside}
     return {"params": trained, **variables, **kept}
 
-  def outputs(variables, batch, constants, key):
+  def outputs(variables, batch, constants, *, key):
     frozen = jax.tree.map(
       lax.stop_gradient, _of_teacher(frozen_teacher, batch, constants)
     )
     logits, activations, updated = _method.forward(
       student, _of_student(variables), batch, taps=student_taps, key=key
     )
-    return Outputs(logits, activations), frozen, updated
+    return (Outputs(logits, activations), frozen), updated
 
-  def loss(variables, batch, constants, *, step, key):
-    own, frozen, updated = outputs(variables, batch, constants, key)
+  def loss(features, variables, batch, *, step, key):
+    own, frozen = features
     values, kept = call_terms(own, frozen, batch, variables, step=step, key=key)
     recorded = {name: values.pop(name) for name in [*values] if name not in weights}
     current = dict(weights)
@@ -172,10 +176,12 @@ def distillation(
       )
     current = {name: _method.at_step(weight, step) for name, weight in current.items()}
     value, metrics = _method.weighted_loss(values, current)
-    return value, ({**updated, **kept}, metrics | recorded)
+    return value, (kept, metrics | recorded)
+
+  in_parts = _micro_batches.by_micro_batches(outputs, micro_batches)
 
   def compare(variables, batch, constants, key):
-    own, frozen, _ = outputs(variables, batch, constants, key)
+    (own, frozen), _ = in_parts(variables, batch, constants, key=key)
     pairs = {"logits": (own.logits, frozen.logits)}
     if len(student_taps) == len(teacher_taps) > 0:
       theirs = [frozen.taps[name] for name in teacher_taps]
@@ -199,7 +205,7 @@ def distillation(
 
   method = _method.gradient_method(
     init_variables=init_variables,
-    loss=loss,
+    loss=_micro_batches.FeatureLoss(outputs, loss),
     optimizer=_optimizers.PerTree(
       {"student": optimizer, "learnt": (params and params.optimizer) or optimizer}
     ),
@@ -209,6 +215,7 @@ def distillation(
     constants=_method.as_arrays(dict(teacher.variables)),
     compare=compare,
     check=check,
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
   return method._replace(teacher=frozen_teacher)

@@ -52,7 +52,7 @@ THRESHOLDS = {"confident": 0.9, "small": 0.01}
 _DRAWS = 2**32 - 1
 
 
-def filtered_distillation(
+def filtered_distillation(  # noqa: PLR0913 (options of one method, by name)
   student: capture.AnyModel,
   teacher: _method.Network,
   optimizer: optax.GradientTransformation,
@@ -63,6 +63,7 @@ def filtered_distillation(
   temperature: float = 4.0,
   label_weight: float = 0.5,
   initial: _method.Variables | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Distillation by softened logits whose gradient is filtered.
@@ -78,6 +79,7 @@ def filtered_distillation(
     temperature: T.
     label_weight: The weight `a` of the cross-entropy, in [0, 1].
     initial: Variables to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -124,6 +126,7 @@ def filtered_distillation(
     weights={"logits": 1 - label_weight},
     label_weight=label_weight,
     initial=initial,
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
   method = _distillation.comparing_logits(method, (student, initial), teacher)

@@ -42,6 +42,7 @@ from flowkd_jax._numerics import renamed
 from flowkd_jax.methods import _distillation
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
+from flowkd_jax.methods import _micro_batches
 from flowkd_jax.methods import _optimizers
 from flowkd_jax.methods import _rotations
 
@@ -54,6 +55,7 @@ def hierarchical_teacher(
   backbone: _method.Variables | None = None,
   keep_branches: bool = True,
   params_optimizer: optax.GradientTransformation | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """A network and its branches on labels and joint labels.
@@ -68,6 +70,7 @@ def hierarchical_teacher(
       them. Without, this is the control experiment: joint labels without a teacher.
     params_optimizer: Updates the branches; by default the same transformation as for
       the backbone, with a state of its own.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -84,17 +87,19 @@ def hierarchical_teacher(
       _check_backbone(constants, models.backbone_variables(fresh))
     return _without(fresh, constants)
 
-  def loss(variables, batch, constants, *, step, key):
-    del step
+  def apply(variables, batch, constants, *, key):
     logits, branches, updated = _method.forward(
       branched, _joined(variables, constants), batch, taps=branched.branches, key=key
     )
-    outputs = _distillation.Outputs(logits, branches)
+    return _distillation.Outputs(logits, branches), _without(updated, constants)
+
+  def loss(outputs, variables, batch, *, step, key):
+    del variables, step, key
     values = _rotations.cross_entropies(outputs, batch, axis_name)
     if frozen:
       del values["labels"]  # the branches change nothing there
     value, metrics = _method.weighted_loss(values, dict.fromkeys(values, 1.0))
-    return value, (_without(updated, constants), metrics)
+    return value, ({}, metrics)
 
   def export(variables):
     variables = _joined(variables, constants)
@@ -104,11 +109,12 @@ def hierarchical_teacher(
 
   method = _method.gradient_method(
     init_variables=init_variables,
-    loss=loss,
+    loss=_micro_batches.FeatureLoss(apply, loss),
     optimizer=_by_branches(optimizer, params_optimizer),
     export=export,
     constants=constants,
     check=_heads.labels_fit("network", network.num_classes),
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
   return _rotations.on_rotations(method)
@@ -123,6 +129,7 @@ def hierarchical_student(
   temperature: float = 3.0,
   branches: bool = True,
   params_optimizer: optax.GradientTransformation | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Distillation from the teacher's logits and its branches, in four rotations.
@@ -138,6 +145,7 @@ def hierarchical_student(
       control experiment, knowledge distillation on the same images.
     params_optimizer: Updates the branches; by default the same transformation as for
       the student, with a state of its own.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -169,6 +177,7 @@ def hierarchical_student(
     terms=terms,
     weights=weights,
     taps=taps,
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
   method = _method.also_checked(
@@ -189,6 +198,7 @@ def hierarchical_mutual(
   *,
   temperature: float = 3.0,
   params_optimizer: optax.GradientTransformation | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Two networks that teach each other, from scratch, by logits and branches.
@@ -203,6 +213,7 @@ def hierarchical_mutual(
     temperature: T.
     params_optimizer: Updates the branches; by default the same transformation, with a
       state of its own.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -223,14 +234,18 @@ def hierarchical_mutual(
     }
     return _by_collection(fresh)
 
-  def loss(variables, batch, constants, *, step, key):
-    del constants, step
+  def apply(variables, batch, constants, *, key):
+    del constants
     outputs, updated = [], {}
     for name, model in pair.items():
       logits, branches, updated[name] = _method.forward(
         model, _of_network(variables, name), batch, taps=model.branches, key=key
       )
       outputs.append(_distillation.Outputs(logits, branches))
+    return outputs, _by_collection(updated)
+
+  def loss(outputs, variables, batch, *, step, key):
+    del variables, step, key
     on_labels = [_rotations.cross_entropies(x, batch, axis_name) for x in outputs]
     options = {"temperature": temperature, "axis_name": axis_name}
     on_each_other = [
@@ -239,7 +254,7 @@ def hierarchical_mutual(
     ]
     values = {**optax.tree.add(*on_labels), **optax.tree.add(*on_each_other)}
     value, metrics = _method.weighted_loss(values, dict.fromkeys(values, 1.0))
-    return value, (_by_collection(updated), metrics)
+    return value, ({}, metrics)
 
   def export(variables):
     return {
@@ -251,12 +266,13 @@ def hierarchical_mutual(
 
   method = _method.gradient_method(
     init_variables=init_variables,
-    loss=loss,
+    loss=_micro_batches.FeatureLoss(apply, loss),
     optimizer=_optimizers.PerTree(
       dict.fromkeys(pair, _by_branches(optimizer, params_optimizer))
     ),
     export=export,
     check=_heads.labels_fit("networks", networks[0].num_classes),
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
   return _rotations.on_rotations(method)

@@ -23,7 +23,7 @@ from flowkd_jax.methods import _method
 
 
 @renamed.renamed_arguments(learnt_optimizer="params_optimizer")
-def hint(
+def hint(  # noqa: PLR0913 (options of one method, by name)
   student: capture.AnyModel,
   teacher: _method.Network,
   optimizer: optax.GradientTransformation,
@@ -34,6 +34,7 @@ def hint(
   label_weight: float = 0.0,
   params_optimizer: optax.GradientTransformation | None = None,
   initial: _method.Variables | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Distillation by hints.
@@ -49,6 +50,7 @@ def hint(
     params_optimizer: Updates the linear maps; by default the same transformation as
       for the student, with a state of its own.
     initial: Variables of the student to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -88,5 +90,6 @@ def hint(
     label_weight=label_weight,
     params=_distillation.LossParams(init_params, params_optimizer),
     initial=initial,
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )

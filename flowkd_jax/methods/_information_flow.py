@@ -47,7 +47,7 @@ LABELLED_POSTERIOR = "labelled_posterior"
 POSTERIORS = (POSTERIOR, LABELLED_POSTERIOR)
 
 
-def information_flow(
+def information_flow(  # noqa: PLR0913 (options of one method, by name)
   student: capture.AnyModel,
   teacher: _method.Network,
   optimizer: optax.GradientTransformation,
@@ -58,6 +58,7 @@ def information_flow(
   matching_options: Mapping | None = None,
   label_weight: float = 0.0,
   initial: _method.Variables | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Distillation by information-flow matching.
@@ -77,6 +78,7 @@ def information_flow(
       place of the others.
     label_weight: Weight of an added cross-entropy, 0 in the paper.
     initial: Variables to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -128,6 +130,7 @@ def information_flow(
     taps=(tuple(pairs), teacher_taps),
     label_weight=label_weight,
     initial=initial,
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
   method = _method.also_checked(method, _posterior_fits(teacher, pairs.values()))

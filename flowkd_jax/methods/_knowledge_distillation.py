@@ -25,6 +25,7 @@ def knowledge_distillation(
   weight: optax.Schedule | float = 1.0,
   label_weight: float = 0.0,
   initial: _method.Variables | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Distillation by the teacher's softened probabilities.
@@ -38,6 +39,7 @@ def knowledge_distillation(
     label_weight: Weight of the cross-entropy on the labels; 0 learns from the
       teacher alone.
     initial: Variables to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -64,6 +66,7 @@ def knowledge_distillation(
     weights={"logits": weight},
     label_weight=label_weight,
     initial=initial,
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
   return _distillation.comparing_logits(method, (student, initial), teacher)

@@ -32,6 +32,7 @@ from flowkd_jax import parallel
 from flowkd_jax._numerics import checks
 from flowkd_jax.methods import _diagnostics
 from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _micro_batches
 from flowkd_jax.methods import _optimizers
 from flowkd_jax.teacher_cache import Network
 from flowkd_jax.teacher_cache import Teacher
@@ -125,6 +126,7 @@ def gradient_method(
   compare: Callable[[dict[str, Any], Batch, PyTree, Key[Array, ""]], Metrics]
   | None = None,
   check: _heads.Check | None = None,
+  micro_batches: int = 1,
   axis_name: str | None,
 ) -> Method:
   """A method from a loss and an optimizer.
@@ -132,16 +134,27 @@ def gradient_method(
   Args:
     init_variables: `(key, images) -> variables`; "params" is trained, other
       collections are carried along.
-    loss: The loss; differentiated with respect to "params" only.
+    loss: The loss; differentiated with respect to "params" only. With micro-batches
+      a `FeatureLoss`: the features of each row, and the loss as a function of them.
     optimizer: Updates "params"; `PerTree` where they are more than one
       network's own tree.
     export: Networks from the variables.
     constants: See `Method`.
     compare: `(variables, batch, constants, key) -> metrics`, for diagnostics only.
     check: See `Method`.
+    micro_batches: Number of parts in which each device computes the features of its
+      rows, one after another, so that memory is needed for the activations of one
+      part. Loss and gradient are those of the whole batch, at the cost of a second
+      forward pass. BatchNorm normalises by the statistics of a part, and its running
+      averages move once for each; dropout draws other units than without parts.
     axis_name: Mapped axis over which the batch is split; None when the whole batch
       is at hand.
+
+  Raises:
+    TypeError: If there are micro-batches, and the loss is no `FeatureLoss`.
+    ValueError: If `micro_batches` is not a positive integer.
   """
+  loss = _in_micro_batches(loss, micro_batches)
 
   def init(key, images):
     variables = dict(init_variables(key, images))
@@ -206,6 +219,19 @@ def gradient_method(
     return export({"params": params, **state.collections})
 
   return Method(init, update, exported, constants, observe, check, axis_name=axis_name)
+
+
+def _in_micro_batches(loss, number):
+  _micro_batches.check_number(number)
+  if number == 1:
+    return loss
+  if not isinstance(loss, _micro_batches.FeatureLoss):
+    raise TypeError(
+      "loss: expected a FeatureLoss(features, loss) with micro_batches, as any other "
+      f"function needs the whole batch at once, got {type(loss).__name__}"
+    )
+  features = _micro_batches.by_micro_batches(loss.features, number)
+  return loss._replace(features=features)
 
 
 def _first_state(optimizer, key, params):

@@ -31,6 +31,7 @@ from flowkd_jax._numerics import renamed
 from flowkd_jax.methods import _distillation
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
+from flowkd_jax.methods import _micro_batches
 from flowkd_jax.methods import _optimizers
 
 
@@ -45,6 +46,7 @@ def online_ensemble(
   ensemble_weight: float = 0.15,
   temperature: float = 2.0,
   params_optimizer: optax.GradientTransformation | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Several widths of a network, trained together, each of use alone.
@@ -66,6 +68,7 @@ def online_ensemble(
     temperature: T.
     params_optimizer: Updates the 1x1 convolutions; by default the same transformation
       as for the students, with a state of its own.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -88,12 +91,17 @@ def online_ensemble(
     params = {"ensemble": variables["params"], "adapters": adapters}
     return {**variables, "params": params}
 
-  def loss(variables, batch, constants, *, step, key):
-    del constants, step
+  def outputs(variables, batch, constants, *, key):
+    del constants
     taps = [*ensemble.student_logits, *sum(ensemble.student_maps, ())]
     mean_logits, taps, updated = _method.forward(
       ensemble, _of_ensemble(variables), batch, taps=taps, key=key
     )
+    return (mean_logits, taps), updated
+
+  def loss(features, variables, batch, *, step, key):
+    del step, key
+    mean_logits, taps = features
     options = {"mask": batch["mask"], "axis_name": axis_name}
     students = [taps[name] for name in ensemble.student_logits]
     values = {
@@ -113,7 +121,7 @@ def online_ensemble(
     values = {name: jnp.stack(terms).sum() for name, terms in values.items()}
     current = {name: weight for name, weight in weights.items() if name in values}
     value, metrics = _method.weighted_loss(values, current)
-    return value, (updated, metrics)
+    return value, ({}, metrics)
 
   def export(variables):
     variables = _of_ensemble(variables)
@@ -127,12 +135,13 @@ def online_ensemble(
 
   return _method.gradient_method(
     init_variables=init_variables,
-    loss=loss,
+    loss=_micro_batches.FeatureLoss(outputs, loss),
     optimizer=_optimizers.PerTree(
       {"ensemble": optimizer, "adapters": params_optimizer or optimizer}
     ),
     export=export,
     check=_heads.labels_fit("network", network.num_classes),
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
 

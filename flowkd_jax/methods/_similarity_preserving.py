@@ -37,6 +37,7 @@ def similarity_preserving(
   label_weight: float = 1.0,
   unrelated: bool = False,
   initial: _method.Variables | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Distillation by the similarities between the rows of a batch.
@@ -52,6 +53,7 @@ def similarity_preserving(
       neighbour in the shuffled batch, so that whatever this still gains is not
       knowledge of the teacher.
     initial: Variables to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -88,6 +90,7 @@ def similarity_preserving(
     taps=(tuple(pairs), tuple(pairs.values())),
     label_weight=label_weight,
     initial=initial,
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
 

@@ -7,6 +7,7 @@ from flowkd_jax import losses
 from flowkd_jax._numerics import label_rule
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
+from flowkd_jax.methods import _micro_batches
 from flowkd_jax.parallel import global_mean
 
 
@@ -16,6 +17,7 @@ def supervised(
   *,
   label_smoothing: float = 0.0,
   initial: _method.Variables | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Cross-entropy on labels, and the accuracy on the rows that have one.
@@ -25,15 +27,20 @@ def supervised(
     optimizer: Updates its parameters.
     label_smoothing: Share of the target that is spread evenly over all classes.
     initial: Variables to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
   """
 
   def init_variables(key, images):
     return capture.init(model, key, images) if initial is None else initial
 
-  def loss(variables, batch, constants, *, step, key):
-    del constants, step
+  def apply(variables, batch, constants, *, key):
+    del constants
     logits, _, updated = _method.forward(model, variables, batch, key=key)
+    return logits, updated
+
+  def loss(logits, variables, batch, *, step, key):
+    del variables, step, key
     labels, mask = batch["label"], batch["mask"]
     value = losses.cross_entropy(
       logits, labels, smoothing=label_smoothing, mask=mask, axis_name=axis_name
@@ -43,13 +50,14 @@ def supervised(
     )
     correct = (logits.argmax(axis=1) == read.classes).astype(value.dtype)
     accuracy = global_mean(read.invalidate(correct), read.labelled, axis_name)
-    return value, (updated, {"accuracy": accuracy})
+    return value, ({}, {"accuracy": accuracy})
 
   return _method.gradient_method(
     init_variables=init_variables,
-    loss=loss,
+    loss=_micro_batches.FeatureLoss(apply, loss),
     optimizer=optimizer,
     export=lambda variables: {"network": _method.Network(model, variables)},
     check=_heads.classifier_fits("model", model, initial),
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
