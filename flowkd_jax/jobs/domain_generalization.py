@@ -63,7 +63,9 @@ _SPLITS = ("train_split", "validation_split", "test_split")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.AdamSettings, settings.TeacherSettings):
+class Config(
+  settings.AdamSettings, settings.TeacherSettings, settings.MicroBatchSettings
+):
   """Settings; the data set, networks and epochs fit two cores."""
 
   dataset: str = fields.setting(
@@ -285,8 +287,7 @@ class _Arms:
 
   def _on_labels(self, name, title, model, role):
     def make():
-      axis_name = self.config.axis_name
-      return methods.supervised(model, self._adam(role), axis_name=axis_name)
+      return methods.supervised(model, self._adam(role), **self.config.method_options)
 
     return self._stage(name, title, make, role=role)
 
@@ -306,7 +307,7 @@ class _Arms:
         keep_rate=keep_rate,
         temperature=config.temperature,
         label_weight=config.label_weight,
-        axis_name=config.axis_name,
+        **config.method_options,
       )
 
     return self._stage(name, title, make, teacher="teacher")

@@ -51,7 +51,9 @@ _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.AdamSettings, settings.TeacherSettings):
+class Config(
+  settings.AdamSettings, settings.TeacherSettings, settings.MicroBatchSettings
+):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(

@@ -68,7 +68,7 @@ _NETWORKS = ("teacher_network", "student_network")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.TeacherSettings):
+class Config(settings.TeacherSettings, settings.MicroBatchSettings):
   """Settings; the defaults are the authors'. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
@@ -204,7 +204,7 @@ class _Stages:
         self._sgd("student"),
         temperature=self.config.temperature,
         label_weight=1.0,
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       ),
       taught=True,
     )
@@ -232,18 +232,16 @@ class _Stages:
         (self.student_model, self.student_model),
         self._sgd("student"),
         temperature=self.config.temperature,
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       ),
     )
 
   def _supervised(self, model, role):
-    axis_name = self.config.axis_name
-    return methods.supervised(model, self._sgd(role), axis_name=axis_name)
+    return methods.supervised(model, self._sgd(role), **self.config.method_options)
 
   def _with_branches(self, model, phases, **options):
-    optimizer, axis_name = self._sgd(phases), self.config.axis_name
     return methods.hierarchical_teacher(
-      model, optimizer, axis_name=axis_name, **options
+      model, self._sgd(phases), **self.config.method_options, **options
     )
 
   def _hierarchical(self, name, title, *, branches):
@@ -256,7 +254,7 @@ class _Stages:
         self._sgd("student"),
         temperature=self.config.temperature,
         branches=branches,
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       ),
       taught=True,
     )

@@ -254,7 +254,7 @@ class _Stages:
         auxiliary,
         self._adam("student"),
         temperature=self.config.kd_temperature,
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       )
 
     return self._from_scratch(
@@ -269,7 +269,7 @@ class _Stages:
         auxiliary,
         self._adam("student"),
         pairs=last,
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       )
 
     return self._from_scratch("student_hint", "student by hint, last tap", make)
@@ -284,7 +284,7 @@ class _Stages:
         pairs=last,
         weights=dict.fromkeys(last, 1.0),
         matching_options={"kernels": "cosine", "divergence": "kl"},
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       )
 
     return self._from_scratch("student_pkt", "student by PKT, last tap", make)
@@ -333,9 +333,7 @@ class _Stages:
     return stages.Stage(
       name,
       title,
-      lambda: methods.supervised(
-        model, self._adam(name), axis_name=self.config.axis_name
-      ),
+      lambda: methods.supervised(model, self._adam(name), **self.config.method_options),
       self._epochs(name),
       init_name=role,
     )
@@ -355,7 +353,7 @@ class _Stages:
       teacher,
       matching=self.config.matching,
       matching_options=matching_options,
-      axis_name=self.config.axis_name,
+      **self.config.method_options,
       **options,
     )
 

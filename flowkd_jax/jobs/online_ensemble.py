@@ -48,7 +48,7 @@ STAGES = ("alone", "shared_base", "ensemble")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.Settings):
+class Config(settings.MicroBatchSettings):
   """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
@@ -178,7 +178,7 @@ class _Stages:
         feature_weight=feature_weight,
         ensemble_weight=ensemble_weight,
         temperature=self.config.temperature,
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       ),
       settings.number_of_epochs(self.config.epochs),
       init_name="ensemble",
@@ -190,7 +190,7 @@ class _Stages:
     return stages.Stage(
       name,
       f"student {number} alone",
-      lambda: methods.supervised(student, self._sgd(), axis_name=self.config.axis_name),
+      lambda: methods.supervised(student, self._sgd(), **self.config.method_options),
       settings.number_of_epochs(self.config.epochs),
     )
 

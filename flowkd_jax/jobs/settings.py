@@ -5,6 +5,7 @@ An experiment adds its own settings to `Settings`; `job_run` runs its stages.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ __all__ = [
   "MEASURES",
   "PARALLELISMS",
   "AdamSettings",
+  "MicroBatchSettings",
   "Settings",
   "TeacherSettings",
   "adam",
@@ -194,6 +196,25 @@ class AdamSettings(Settings):
   adam_beta2: float = fields.setting(
     0.999, "Decay of Adam's mean of squared gradients.", least=0, below=1
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroBatchSettings(Settings):
+  """Settings of experiments whose steps may go through a batch by parts."""
+
+  micro_batches: int = fields.setting(
+    1,
+    "Number of parts in which a device computes its rows of a batch, one after "
+    "another. The loss and its gradient are those of the whole batch, pairs of rows "
+    "included; memory is needed for the activations of one part, and the forward pass "
+    "is computed twice. BatchNorm reads the statistics of a part.",
+    least=1,
+  )
+
+  @property
+  def method_options(self) -> dict[str, Any]:
+    """Arguments of all methods: the mapped axis and the number of micro-batches."""
+    return {"axis_name": self.axis_name, "micro_batches": self.micro_batches}
 
 
 @dataclasses.dataclass(frozen=True)

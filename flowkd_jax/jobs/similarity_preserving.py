@@ -41,7 +41,9 @@ _PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.AdamSettings, settings.TeacherSettings):
+class Config(
+  settings.AdamSettings, settings.TeacherSettings, settings.MicroBatchSettings
+):
   """Settings; the weight is the paper's, networks and epochs fit two cores."""
 
   stages: tuple[str, ...] = fields.setting(
@@ -159,7 +161,7 @@ class _Arms:
         temperature=self.config.kd_temperature,
         weight=self.config.kd_weight,
         label_weight=1 - min(self.config.kd_weight, 1),
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       )
 
     return self._stage("student_kd", "student by softened logits", make)
@@ -180,15 +182,14 @@ class _Arms:
         self._adam("student"),
         pairs=self.pairs,
         weight=self.config.weight,
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
         **options,
       )
 
     return self._stage(name, title, make)
 
   def _supervised(self, model, role):
-    axis_name = self.config.axis_name
-    return methods.supervised(model, self._adam(role), axis_name=axis_name)
+    return methods.supervised(model, self._adam(role), **self.config.method_options)
 
   def _stage(self, name, title, make, *, role="student"):
     epochs = getattr(self.config, f"{role}_epochs")

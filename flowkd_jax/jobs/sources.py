@@ -12,6 +12,7 @@ from flowkd_jax import data
 from flowkd_jax import parallel
 from flowkd_jax.jobs import environment
 from flowkd_jax.jobs import networks
+from flowkd_jax.jobs.settings import MicroBatchSettings
 from flowkd_jax.jobs.settings import Settings
 
 __all__ = [
@@ -44,6 +45,7 @@ def open_sources(settings: Settings) -> dict[str, data.Source]:
   check_disjoint(settings, splits)
   name, size, of = settings.shared_by_devices
   parallel.check_batch_size(size, jax.device_count(), name=f"--{name}", of=of)
+  _check_micro_batches(settings, size)
   for flag, source in sources.items():
     if source.num_examples < jax.local_device_count():
       raise ValueError(
@@ -54,6 +56,17 @@ def open_sources(settings: Settings) -> dict[str, data.Source]:
   _check_images(settings, sources["train_split"])
   check_networks(settings, sources["train_split"].image_shape)
   return sources
+
+
+def _check_micro_batches(settings, rows):
+  if not isinstance(settings, MicroBatchSettings):
+    return
+  most = rows // jax.device_count()
+  if settings.micro_batches > most:
+    raise ValueError(
+      f"--micro_batches: expected at most {most}, the rows that each device has of "
+      f"--batch_size={rows}, got {settings.micro_batches}"
+    )
 
 
 def where(settings: Settings) -> dict[str, Any]:

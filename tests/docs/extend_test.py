@@ -10,6 +10,7 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
 SECTIONS = (
   "A method from loss terms",
   "A method from a loss",
+  "A batch that is larger than its memory",
   "A loss that is right on several devices",
   "A kernel",
   "A divergence",

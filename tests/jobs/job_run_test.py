@@ -1,11 +1,13 @@
 """The run of a job: what is checked before anything is written."""
 
 import json
+import sys
 
 import pytest
 
 from flowkd_jax import data
 from flowkd_jax import jobs
+from flowkd_jax import methods
 from flowkd_jax import train
 from flowkd_jax.jobs import information_flow
 from flowkd_jax.jobs import job_run
@@ -192,3 +194,34 @@ def test_methods_of_all_jobs_are_made_for_the_parallelism(
   assert len(mapped) == len(ran)
   assert axes <= {axis, None}
   assert axis in axes
+
+
+@pytest.mark.parametrize("name", [name for name in jobs.JOBS if name != "federated"])
+def test_methods_of_all_jobs_are_made_with_the_micro_batches(
+  name, ran, tmp_path, monkeypatch
+):
+  numbers = []
+  original = methods.gradient_method
+
+  def gradient_method(*, micro_batches=1, **options):
+    numbers.append(micro_batches)
+    return original(micro_batches=micro_batches, **options)
+
+  def conclude(*args):
+    raise StopIteration  # some jobs would read the results
+
+  module = sys.modules[original.__module__]
+  monkeypatch.setattr(module, "gradient_method", gradient_method)
+  monkeypatch.setattr(train, "check_method", lambda *args, **options: None)
+  monkeypatch.setattr(job_run, "conclude", conclude)
+  job = jobs.load(name)
+  config = job.configure(
+    dataset="digits",
+    workdir=str(tmp_path / "run"),
+    micro_batches=2,
+    **{"batch_size": 200, **_OF_JOB.get(name, {})},
+  )
+  with pytest.raises(StopIteration):
+    job.run(config)
+  assert {*numbers} == {2}
+  assert len(numbers) >= len(ran)

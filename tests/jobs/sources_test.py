@@ -37,6 +37,12 @@ def _nothing_is_decoded(monkeypatch):
       marks=pytest.mark.eight_devices,
     ),
     ({"batch_size": 1008}, "--batch_size: expected at most the 1000 images of"),
+    pytest.param(
+      {"batch_size": 64, "micro_batches": 9},
+      "--micro_batches: expected at most 8, the rows that each device has of "
+      "--batch_size=64, got 9",
+      marks=pytest.mark.eight_devices,
+    ),
     ({"crop_padding": 8}, "--crop_padding: expected less than the 8 pixels"),
     ({"image_size": 3}, "--teacher_network: .* needs at least 4"),
     (

@@ -112,6 +112,27 @@ def test_micro_batches_on_several_devices_change_nothing():
   _assert_close(state.params, expected.params)
 
 
+def test_state_of_the_loss_terms_moves_once_a_step():
+  def terms(student, teacher, batch, params, state):
+    return {"hint": losses.hint(student.logits, teacher.logits)}, state + 1
+
+  network = _Network()
+  method = methods.distillation(
+    network,
+    methods.Network(
+      network, capture.init(network, jax.random.key(1), jnp.zeros((2, 4, 4, 1)))
+    ),
+    optax.sgd(0.1),
+    terms=terms,
+    weights={"hint": 1.0},
+    params=methods.LossParams(lambda *_: {}, state=lambda *_: jnp.zeros((), jnp.int32)),
+    micro_batches=4,
+    axis_name=None,
+  )
+  state, _ = _step(method, _batch(8))
+  assert int(state.collections["loss_state"]) == 1
+
+
 def _dropping(number):
   """A loss of all pairs of rows with dropout, by its features."""
   network = _Network(rate=0.5)
