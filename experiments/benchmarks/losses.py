@@ -42,6 +42,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
   "crd": losses.crd,
   # One example, whose tokens are the rows.
   "token_relations": lambda s, t, **k: losses.token_relations(s[None], t[None], **k),
+  "patch_relations": lambda s, t, **k: losses.patch_relations(s[None], t[None], **k),
 }
 EQUAL_WIDTHS = ("crd",)
 TRIPLES = ("rkd_angle",)

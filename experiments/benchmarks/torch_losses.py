@@ -137,6 +137,12 @@ def token_relations(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tenso
   return functional.kl_div(*logs, reduction="batchmean", log_target=True)
 
 
+def patch_relations(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+  """The Gram loss of DINOv3 (Simeoni et al. 2025), the rows as patches of an image."""
+  grams = [rows @ rows.T for rows in map(functional.normalize, (student, teacher))]
+  return functional.mse_loss(*grams)
+
+
 LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
   loss.__name__: loss
   for loss in (
@@ -150,6 +156,7 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     rbf_cka,
     crd,
     token_relations,
+    patch_relations,
   )
 }
 

@@ -71,6 +71,7 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | these three with a projection | n P C^2 | n P C + C^2 |
 | `hint`, `vid`, `mgd`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
 | `token_relations`, T tokens, H heads, b examples | n T^2 (D + H) | n T D + b T^2 H |
+| `patch_relations`, T patches, b images | n T^2 D | n T D + b T^2 |
 | `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
 | `crd_bank` where M is at most 4 K | n M W | n M |
 
@@ -105,6 +106,7 @@ from flowkd_jax.losses._memory_bank import crd_bank
 from flowkd_jax.losses._memory_bank import crd_bank_init
 from flowkd_jax.losses._memory_bank import crd_bank_update
 from flowkd_jax.losses._memory_bank import crd_negatives
+from flowkd_jax.losses._patch_relations import patch_relations
 from flowkd_jax.losses._probabilistic import conditional_divergence
 from flowkd_jax.losses._probabilistic import pkt
 from flowkd_jax.losses._regression import cosine_regression
@@ -156,6 +158,7 @@ __all__ = [
   "mgd_init",
   "normalized_regression",
   "nst",
+  "patch_relations",
   "pkt",
   "quadratic_flow",
   "quadratic_flow_terms",

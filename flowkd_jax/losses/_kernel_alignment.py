@@ -37,11 +37,11 @@ _ROUNDING = 16
 
 
 def check_debiased_rows(rows: int) -> None:
-  """Raises ValueError if the global batch is too small for the debiased alignment."""
+  """Raises ValueError if there are too few rows for the debiased alignment."""
   if rows < LEAST_ROWS:
     raise ValueError(
-      f"debiased: expected at least {LEAST_ROWS} rows in the global batch, got {rows}; "
-      "use a larger batch, or debiased=False"
+      f"debiased: expected at least {LEAST_ROWS} rows in the global batch (or patches "
+      f"in an image), got {rows}; take more, or debiased=False"
     )
 
 

@@ -1,12 +1,13 @@
 """Relations between the tokens of one example, as in MiniLM.
 
 Each example is compared with itself only, so nothing of the other rows is needed. A
-`token_mask` says which tokens are real: the others neither ask nor answer.
+mask of tokens says which are real: the others are neither queries nor keys.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 from jaxtyping import Bool
@@ -20,8 +21,7 @@ from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
 from flowkd_jax._numerics import row_blocks
 
-Mask = Shaped[Array, " batch"] | None
-TokenMask = Shaped[Array, "batch tokens"] | None
+Mask = Shaped[Array, " batch"] | Shaped[Array, "batch tokens"] | None
 REDUCTIONS = ("tokens", "rows")
 
 
@@ -48,7 +48,6 @@ def token_relations(
   *,
   relation_heads: int = 1,
   reduction: str = "tokens",
-  token_mask: TokenMask = None,
   mask: Mask = None,
   axis_name: str | None = None,
   block_size: int | None = None,
@@ -83,16 +82,15 @@ def token_relations(
     relation_heads: Heads into which both widths are cut; the paper's A_r.
     reduction: "tokens", the mean over all real tokens; or "rows", the mean over
       examples of the mean over their tokens.
-    token_mask: Which tokens are real; what the others hold changes nothing. An example
-      without a real token is left out.
-    mask: Which examples are real; padding changes nothing.
+    mask: Which examples are real, or `[batch, tokens]` which tokens; the others change
+      nothing. An example without a real token is left out.
     axis_name: Mapped axis over which the batch is split.
     block_size: Examples evaluated at a time; None chooses.
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If batches or numbers of tokens disagree, an array is empty or of
-      another rank, heads do not divide a width, or `reduction` is another word.
+    ValueError: If batches, numbers of tokens or the mask disagree, an array is empty
+      or of another rank, heads do not divide a width, or `reduction` is another word.
 
   Example:
     >>> import jax.numpy as jnp
@@ -108,9 +106,9 @@ def token_relations(
   """
   checks.check_choice("reduction", reduction, REDUCTIONS)
   checks.check_count("relation_heads", relation_heads)
-  _check_tokens(student=student, teacher=teacher)
+  check_tokens(student=student, teacher=teacher)
   _check_heads(relation_heads, student=student, teacher=teacher)
-  tokens = masked_tokens(student, teacher, mask, token_mask)
+  tokens = masked_tokens(student, teacher, mask)
   number = tokens.student.shape[1]
 
   def row_terms(shared, block):
@@ -149,15 +147,15 @@ def masked_tokens(
   student: Float[Array, "batch tokens student_dim"],
   teacher: Float[Array, "batch tokens teacher_dim"],
   mask: Mask,
-  token_mask: TokenMask,
 ) -> Tokens:
-  """Both sides with the tokens that no mask leaves as zeros."""
-  checks.check_mask(mask, student)
-  real = jnp.ones(student.shape[:2], bool)
-  if token_mask is not None:
-    checks.check_shape("token_mask", token_mask, student.shape[:2])
-    real = jnp.asarray(token_mask).astype(bool)
-  real &= parallel.real_rows(student, mask)[:, None]
+  """Both sides, masked tokens zero."""
+  if mask is None or np.ndim(mask) == 1:
+    checks.check_mask(mask, student)
+    rows = parallel.real_rows(student, mask)
+    real = jnp.broadcast_to(rows[:, None], student.shape[:2])
+  else:
+    checks.check_shape("mask", mask, student.shape[:2])
+    real = jnp.asarray(mask).astype(bool)
   student, teacher = (
     jnp.where(real[:, :, None], float32.at_least_float32(side), 0)
     for side in (student, teacher)
@@ -165,7 +163,8 @@ def masked_tokens(
   return Tokens(student, teacher, real, real.any(1))
 
 
-def _check_tokens(**arrays):
+def check_tokens(**arrays: Float[Array, "batch tokens dim"]) -> None:
+  """Raises unless every array is floating `[batch, tokens, dim]`, all alike in both."""
   for name, array in arrays.items():
     checks.check_floating(name, array)
     shape = jnp.shape(array)

@@ -213,6 +213,13 @@ ROWS = {
     for hidden in ("positions", "channels")
   },
   "nst": _rowwise(losses.nst),
+  "patch_relations": _pairwise(losses.patch_relations, (5, 4), (5, 6)),
+  "patch_relations, maps": _pairwise(
+    losses.patch_relations, (4, 2, 3), (2, 2, 4), relation="pkt"
+  ),
+  "patch_relations, debiased_linear_cka": _pairwise(
+    losses.patch_relations, (5, 4), (5, 6), relation="debiased_linear_cka"
+  ),
   "pkt": _pairwise(losses.pkt),
   "pkt, authors": _pairwise(losses.pkt, authors=True)._replace(exempt=MATRIX),
   "quadratic_flow": _taps(losses.quadratic_flow),

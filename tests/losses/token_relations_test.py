@@ -25,7 +25,7 @@ def test_token_relations_have_the_golden_values(reduction, x64):
       student,
       teacher,
       relation_heads=heads,
-      token_mask=golden["mask"],
+      mask=golden["mask"],
       reduction=reduction,
     )
 
@@ -54,7 +54,7 @@ def test_masked_tokens_are_neither_read_nor_counted():
   for reduction, weights in (("tokens", (5, 3)), ("rows", (1, 1))):
     function = jax.value_and_grad(
       lambda s, r=reduction: losses.token_relations(
-        s, teacher, relation_heads=2, token_mask=token_mask, reduction=r
+        s, teacher, relation_heads=2, mask=token_mask, reduction=r
       )
     )
     value, gradient = jax.jit(function)(student)
@@ -74,7 +74,7 @@ def test_examples_without_a_real_token_give_zero_and_real_nan_gives_nan():
   student, teacher = _tokens()
   none = np.zeros((3, 5), bool)
   function = jax.jit(
-    jax.value_and_grad(lambda s, m: losses.token_relations(s, teacher, token_mask=m))
+    jax.value_and_grad(lambda s, m: losses.token_relations(s, teacher, mask=m))
   )
   value, gradient = function(student, none)
   assert value == 0
@@ -105,11 +105,11 @@ def test_tokens_that_do_not_fit_are_refused():
     losses.token_relations(student, teacher[:, :4])
   with pytest.raises(ValueError, match="relation_heads: .* width of the student.* 3"):
     losses.token_relations(student, teacher, relation_heads=3)
-  with pytest.raises(ValueError, match="token_mask: expected shape"):
-    losses.token_relations(student, teacher, token_mask=jnp.ones((3, 4)))
+  with pytest.raises(ValueError, match="mask: expected shape"):
+    losses.token_relations(student, teacher, mask=jnp.ones((3, 4)))
   with pytest.raises(ValueError, match=r"student: expected .*\[batch, tokens, dim\]"):
     losses.token_relations(student[0], teacher[0])
   with pytest.raises(ValueError, match="reduction: expected one of"):
     losses.token_relations(student, teacher, reduction="mean")
-  tokens = _token_relations.masked_tokens(student, teacher, jnp.arange(3) < 2, None)
+  tokens = _token_relations.masked_tokens(student, teacher, jnp.arange(3) < 2)
   assert tokens.rows.tolist() == [True, True, False]

@@ -13,6 +13,7 @@ ORIGINALS = {
   "pkt": lambda s, t: losses.pkt(s, t, authors=True),
   "linear_cka": losses.linear_cka,
   "token_relations": lambda s, t: losses.token_relations(s[None], t[None]),
+  "patch_relations": lambda s, t: losses.patch_relations(s[None], t[None]),
   "crd": lambda s, t: losses.crd(s, t[:, : s.shape[1]]),
   **{
     name: lambda s, t, name=name: getattr(losses, name)(s, t, reduction="matrix")
