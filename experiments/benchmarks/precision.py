@@ -63,6 +63,16 @@ def _generated(student, teacher):
   return losses.mgd(student, teacher, params=params, key=key)
 
 
+def _reviewed(student, teacher):
+  sides = [[maps, maps[:, ::2, ::2]] for maps in (student, teacher)]
+  shapes = [[maps.shape for maps in taps] for taps in sides]
+  dtype = jnp.promote_types(student.dtype, jnp.float32)
+  params = losses.review_kd_init(jax.random.key(0), *shapes)
+  return losses.review_kd(
+    *sides, params=jax.tree.map(lambda x: x.astype(dtype), params)
+  )
+
+
 def _reconstruction(student, teacher):
   params = losses.factor_transfer_init(jax.random.key(0), student.shape, teacher.shape)
   return losses.factor_reconstruction(teacher, params=params)
@@ -83,6 +93,7 @@ LOSSES = {
   "factor_transfer": (losses.factor_transfer, MAPS),
   "fsp": (_solution, (MAPS[0], MAPS[0])),
   "gaussian_wasserstein": (losses.gaussian_wasserstein, (MAPS[0], MAPS[0])),
+  "hierarchical_context": (losses.hierarchical_context, (MAPS[0], MAPS[0])),
   "hint": (losses.hint, (VECTORS[0], VECTORS[0])),
   "ickd": (losses.ickd, (MAPS[0], MAPS[0])),
   "information_flow": (_flow(authors=False), VECTORS),
@@ -98,6 +109,7 @@ LOSSES = {
     VECTORS,
   ),
   "rbf_cka": (losses.rbf_cka, VECTORS),
+  "review_kd": (_reviewed, MAPS),
   "rkd_angle": (lambda s, t: losses.rkd_angle(s, t, block_size=16), VECTORS),
   "rkd_distance": (losses.rkd_distance, VECTORS),
   "similarity_preserving": (losses.similarity_preserving, VECTORS),

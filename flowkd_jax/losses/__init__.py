@@ -63,7 +63,7 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `quadratic_flow`, cosine kernel, D of all taps | (n + C) D | (n + C) D |
 | `quadratic_flow`, other kernels, likewise | n N D + C | N D + T N b + C |
 | `attention_transfer`, `factor_transfer` without networks | n P C | n P C |
-| `channel_wise_distillation` | n P C | n P C |
+| `hierarchical_context`, `channel_wise_distillation` | n P C | n P C |
 | `channel_wise_distillation` with a projection | n P C^2 | n P C + C^2 |
 | `nst`, `ickd` | n P C^2 | n (P C + C^2) |
 | `fsp` | n P C^2 | n (P C + C^2) |
@@ -72,6 +72,7 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `hint`, `vid`, `mgd`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
 | `token_relations`, T tokens, H heads, b examples | n T^2 (D + H) | n T D + b T^2 H |
 | `patch_relations`, T patches, b images | n T^2 D | n T D + b T^2 |
+| `review_kd`, W fused channels, P of all taps | n P W (C + W) | n P (C + W) + W C |
 | `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
 | `crd_bank` where M is at most 4 K | n M W | n M |
 
@@ -115,6 +116,9 @@ from flowkd_jax.losses._relational import correlation_congruence
 from flowkd_jax.losses._relational import similarity_preserving
 from flowkd_jax.losses._response import cross_entropy
 from flowkd_jax.losses._response import knowledge_distillation
+from flowkd_jax.losses._review import hierarchical_context
+from flowkd_jax.losses._review import review_kd
+from flowkd_jax.losses._review import review_kd_init
 from flowkd_jax.losses._rkd import rkd_angle
 from flowkd_jax.losses._rkd import rkd_distance
 from flowkd_jax.losses._spatial import attention_transfer
@@ -146,6 +150,7 @@ __all__ = [
   "fsp",
   "gaussian_wasserstein",
   "gaussian_wasserstein_init",
+  "hierarchical_context",
   "hint",
   "hint_init",
   "ickd",
@@ -163,6 +168,8 @@ __all__ = [
   "quadratic_flow",
   "quadratic_flow_terms",
   "rbf_cka",
+  "review_kd",
+  "review_kd_init",
   "rkd_angle",
   "rkd_distance",
   "similarity_preserving",

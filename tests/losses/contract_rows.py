@@ -81,6 +81,18 @@ def _generated(student, teacher, ids, *, hidden, **options):
   )
 
 
+def _reviewed(student, teacher, ids, **options):
+  """A map, and vectors in place of pooled features."""
+  sides = [
+    [maps, maps[:, 0, 0, :] if maps.ndim == 4 else maps] for maps in (student, teacher)
+  ]
+  shapes = [[maps, (1, maps[-1])] for maps in MAPS]
+  params = losses.review_kd_init(KEY, *shapes)
+  return losses.review_kd(
+    *sides, **_in_dtype_of(student, {"params": params}), **options
+  )
+
+
 def _bank(student, teacher, ids, **options):
   state = {
     "params": losses.crd_init(KEY, (1, 5), (1, 7), width=4),
@@ -166,6 +178,7 @@ ROWS = {
   "gaussian_wasserstein, grid": _rowwise(
     losses.gaussian_wasserstein, (5, 4, 3), (4, 6, 3), grid=3
   ),
+  "hierarchical_context": _rowwise(losses.hierarchical_context, (6, 5, 3), (5, 6, 3)),
   "hint": _rowwise(
     losses.hint, (5,), (7,), params=losses.hint_init(KEY, (1, 5), (1, 7))
   ),
@@ -227,6 +240,7 @@ ROWS = {
   "rbf_cka, debiased": _pairwise(losses.rbf_cka, debiased=True)._replace(
     exempt=FEW_ROWS
   ),
+  "review_kd": Row(_reviewed, *(shape[1:] for shape in MAPS)),
   "rkd_angle": _pairwise(losses.rkd_angle),
   "rkd_distance": _pairwise(losses.rkd_distance),
   "similarity_preserving": _pairwise(losses.similarity_preserving),
@@ -248,6 +262,7 @@ NOT_LOSSES = {
   "hint_init": "parameters",
   "mgd_init": "parameters",
   "ickd_init": "parameters",
+  "review_kd_init": "parameters",
   "vid_init": "parameters",
   "information_flow_terms": "a dictionary, summed by information_flow",
   "quadratic_flow_terms": "a dictionary, summed by quadratic_flow",
