@@ -11,9 +11,11 @@ from flowkd_jax._numerics import checks
 
 __all__ = [
   "ResetState",
+  "cosine",
   "critical_period",
   "normalized",
   "reset_every",
+  "warmup",
 ]
 
 
@@ -48,10 +50,8 @@ def critical_period(
     >>> [round(float(weight(step)), 3) for step in (0, 9, 10, 20)]
     [100.0, 100.0, 70.0, 49.0]
   """
-  checks.check_number("initial_weight", initial_weight)
+  _check_weight("initial_weight", initial_weight)
   checks.check_number("decay", decay)
-  if not isinstance(initial_weight, jax.Array) and initial_weight < 0:
-    raise ValueError(f"initial_weight: expected 0 or above, got {initial_weight}")
   if not isinstance(decay, jax.Array) and not 0 < decay <= 1:
     raise ValueError(f"decay: expected a factor in (0, 1], got {decay}")
   checks.check_positive("steps_per_epoch", steps_per_epoch)
@@ -63,6 +63,108 @@ def critical_period(
     return jnp.asarray(initial_weight, jnp.float32) * factor
 
   return schedule
+
+
+def warmup(
+  value: float | jax.Array = 1.0,
+  epochs: float | jax.Array = 20.0,
+  *,
+  steps_per_epoch: int = 1,
+  by_step: bool = False,
+) -> optax.Schedule:
+  """Weight that grows linearly to `value`, and then stays.
+
+  `value * min((k + 1) / epochs, 1)` at epoch k = 0, 1, ..., as in the published code of
+  decoupled distillation (Zhao et al. 2022) and of ReviewKD (Chen et al. 2021), which
+  count epochs from 1 and take 20. With `by_step` the weight grows within epochs too,
+  from 0 at the first step.
+
+  Args:
+    value: Weight in the end; may be traced, and then is not checked.
+    epochs: Epochs until it is reached; likewise.
+    steps_per_epoch: Steps in an epoch; with 1 the argument counts epochs.
+    by_step: Grow at every step instead of every epoch.
+
+  Returns:
+    A function from the step (0, 1, ...) to the weight.
+
+  Raises:
+    ValueError: If `value` is negative, `epochs` not above 0 or `steps_per_epoch` below
+      1.
+
+  Example:
+    >>> weight = warmup(2.0, 4, steps_per_epoch=10)
+    >>> [float(weight(step)) for step in (0, 9, 10, 30, 90)]
+    [0.5, 0.5, 1.0, 2.0, 2.0]
+  """
+  _check_weight("value", value)
+  checks.check_positive("epochs", epochs)
+  checks.check_count("steps_per_epoch", steps_per_epoch)
+
+  def schedule(count):
+    done = jnp.asarray(count, jnp.float32) / steps_per_epoch
+    done = done if by_step else jnp.floor(done) + 1
+    share = jnp.minimum(done / jnp.asarray(epochs, jnp.float32), 1)
+    return jnp.asarray(value, jnp.float32) * share
+
+  return schedule
+
+
+def cosine(
+  value: float | jax.Array = 1.0,
+  start: float | jax.Array = 0.0,
+  end: float | jax.Array = 240.0,
+  *,
+  steps_per_epoch: int = 1,
+  by_step: bool = False,
+) -> optax.Schedule:
+  """Weight that stays until epoch `start` and falls to 0 at `end` as half a cosine.
+
+  `value / 2 (1 + cos(pi min(max((k - start) / (end - start), 0), 1)))` at epoch k, as
+  Lv et al. 2024 weigh their Wasserstein distances from epoch 150 of 240 on.
+
+  Args:
+    value: Weight before it falls; may be traced, and then is not checked.
+    start: Epoch from which it falls; likewise.
+    end: Epoch from which it is 0; likewise.
+    steps_per_epoch: Steps in an epoch; with 1 the argument counts epochs.
+    by_step: Fall at every step instead of every epoch.
+
+  Returns:
+    A function from the step (0, 1, ...) to the weight.
+
+  Raises:
+    ValueError: If `value` or `start` is negative, `end` not above `start` or
+      `steps_per_epoch` below 1.
+
+  Example:
+    >>> weight = cosine(1.0, 150, 240)
+    >>> [round(float(weight(epoch)), 3) for epoch in (0, 150, 195, 239, 240)]
+    [1.0, 1.0, 0.5, 0.0, 0.0]
+  """
+  _check_weight("value", value)
+  _check_weight("start", start)
+  checks.check_number("end", end)
+  numbers_given = not isinstance(start, jax.Array) and not isinstance(end, jax.Array)
+  if numbers_given and end <= start:
+    raise ValueError(f"end: expected an epoch after start, {start}, got {end}")
+  checks.check_count("steps_per_epoch", steps_per_epoch)
+
+  def schedule(count):
+    epochs = jnp.asarray(count, jnp.float32) / steps_per_epoch
+    epochs = epochs if by_step else jnp.floor(epochs)
+    first, last = (jnp.asarray(epoch, jnp.float32) for epoch in (start, end))
+    share = jnp.clip((epochs - first) / (last - first), 0, 1)
+    return jnp.asarray(value, jnp.float32) * (1 + jnp.cos(jnp.pi * share)) / 2
+
+  return schedule
+
+
+def _check_weight(name: str, value: float | jax.Array) -> None:
+  """Raises unless a number is finite and 0 or above; a traced one passes."""
+  checks.check_number(name, value)
+  if not isinstance(value, jax.Array) and value < 0:
+    raise ValueError(f"{name}: expected 0 or above, got {value}")
 
 
 def normalized(

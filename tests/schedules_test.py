@@ -48,6 +48,40 @@ def test_critical_period_refuses_impossible_values(arguments, match):
     schedules.critical_period(**arguments)
 
 
+def test_warmup_counts_epochs_from_one_as_the_published_code():
+  weight = schedules.warmup(8.0, 20, steps_per_epoch=5)
+  for epoch in (0, 1, 18, 19, 20, 100):
+    for step in (5 * epoch, 5 * epoch + 4):
+      np.testing.assert_allclose(weight(step), 8 * min((epoch + 1) / 20, 1), rtol=1e-6)
+  by_step = schedules.warmup(8.0, 2, steps_per_epoch=4, by_step=True)
+  np.testing.assert_allclose([by_step(step) for step in (0, 2, 8, 9)], [0, 2, 8, 8])
+
+
+def test_cosine_stays_and_then_falls_to_zero():
+  weight = schedules.cosine(4.0, 2, 4, steps_per_epoch=10)
+  expected = [4, 4, 4, 2, 2, 0, 0]
+  found = [weight(step) for step in (0, 19, 20, 30, 39, 40, 400)]
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  by_step = schedules.cosine(4.0, 0, 4, by_step=True)
+  np.testing.assert_allclose(by_step(2.0), 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("schedule", "arguments", "match"),
+  [
+    ("warmup", {"value": -1}, "value: expected 0 or above, got -1"),
+    ("warmup", {"epochs": 0}, "epochs: expected a number above 0, got 0"),
+    ("warmup", {"steps_per_epoch": 0}, "steps_per_epoch: expected"),
+    ("cosine", {"value": np.nan}, "value: expected a finite number"),
+    ("cosine", {"start": -1}, "start: expected 0 or above, got -1"),
+    ("cosine", {"start": 9, "end": 9}, "end: expected an epoch after start, 9, got 9"),
+  ],
+)
+def test_warmup_and_cosine_refuse_impossible_values(schedule, arguments, match):
+  with pytest.raises(ValueError, match=match):
+    getattr(schedules, schedule)(**arguments)
+
+
 @pytest.mark.slow
 @pytest.mark.optimizer
 def test_reset_every_equals_a_new_optimizer_each_period():
