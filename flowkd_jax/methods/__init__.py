@@ -8,6 +8,7 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `information_flow` | information-flow matching | Passalis et al., CVPR 2020 |
 | `similarity_preserving` | similarity-preserving distillation | Tung, Mori, ICCV 2019 |
 | `knowledge_distillation` | softened logits | Hinton et al., 2015 |
+| `combined_losses` | any losses of the library, by name | |
 | `hint` | features through a learnt map | Romero et al., ICLR 2015 |
 | `online_ensemble` | students of many widths | Walawalkar et al., ECCV 2020 |
 | `hierarchical_student` and others | classes and rotations | Yang et al., IJCAI 2021 |
@@ -28,6 +29,8 @@ from flowkd_jax import _extra
 _extra.require("methods")
 
 from flowkd_jax.methods._averaged import averaged
+from flowkd_jax.methods._combined_losses import LossTerm
+from flowkd_jax.methods._combined_losses import combined_losses
 from flowkd_jax.methods._distillation import LossParams
 from flowkd_jax.methods._distillation import Outputs
 from flowkd_jax.methods._distillation import Terms
@@ -40,10 +43,7 @@ from flowkd_jax.methods._hierarchical_self_supervised import hierarchical_mutual
 from flowkd_jax.methods._hierarchical_self_supervised import hierarchical_student
 from flowkd_jax.methods._hierarchical_self_supervised import hierarchical_teacher
 from flowkd_jax.methods._hint import hint
-from flowkd_jax.methods._information_flow import LABELLED_POSTERIOR
 from flowkd_jax.methods._information_flow import MATCHINGS
-from flowkd_jax.methods._information_flow import POSTERIOR
-from flowkd_jax.methods._information_flow import POSTERIORS
 from flowkd_jax.methods._information_flow import information_flow
 from flowkd_jax.methods._knowledge_distillation import knowledge_distillation
 from flowkd_jax.methods._latent_generator import GeneratorOptions
@@ -57,10 +57,19 @@ from flowkd_jax.methods._method import forward
 from flowkd_jax.methods._method import gradient_method
 from flowkd_jax.methods._method import weighted_loss
 from flowkd_jax.methods._micro_batches import FeatureLoss
+from flowkd_jax.methods._named_losses import NamedLoss
+from flowkd_jax.methods._named_losses import loss_by_name
+from flowkd_jax.methods._named_losses import loss_names
 from flowkd_jax.methods._online_ensemble import online_ensemble
 from flowkd_jax.methods._optimizers import PerTree
 from flowkd_jax.methods._similarity_preserving import similarity_preserving
 from flowkd_jax.methods._supervised import supervised
+from flowkd_jax.methods._tap_roles import TAP_ROLES
+from flowkd_jax.methods._tap_roles import is_tap_role
+from flowkd_jax.methods._tap_roles import layer_names
+from flowkd_jax.methods._targets import LABELLED_POSTERIOR
+from flowkd_jax.methods._targets import POSTERIOR
+from flowkd_jax.methods._targets import POSTERIORS
 from flowkd_jax.methods._trajectory import with_trajectory
 from flowkd_jax.teacher_cache import Network
 from flowkd_jax.teacher_cache import Teacher
@@ -71,14 +80,17 @@ __all__ = [
   "MATCHINGS",
   "POSTERIOR",
   "POSTERIORS",
+  "TAP_ROLES",
   "Batch",
   "FeatureLoss",
   "FederatedState",
   "GeneratorOptions",
   "LossFunction",
   "LossParams",
+  "LossTerm",
   "Method",
   "Metrics",
+  "NamedLoss",
   "Network",
   "Outputs",
   "PerTree",
@@ -87,6 +99,7 @@ __all__ = [
   "TrainState",
   "Variables",
   "averaged",
+  "combined_losses",
   "distillation",
   "federated_averaging",
   "filtered_distillation",
@@ -97,7 +110,11 @@ __all__ = [
   "hierarchical_teacher",
   "hint",
   "information_flow",
+  "is_tap_role",
   "knowledge_distillation",
+  "layer_names",
+  "loss_by_name",
+  "loss_names",
   "online_ensemble",
   "similarity_preserving",
   "supervised",

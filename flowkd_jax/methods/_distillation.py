@@ -106,7 +106,7 @@ def distillation(  # noqa: PLR0913 (options of one method, by name)
   teacher: _method.Network,
   optimizer: _optimizers.Optimizer,
   *,
-  terms: Terms,
+  terms: Terms | Callable[..., Any],
   weights: Mapping[str, optax.Schedule | float],
   taps: tuple[Sequence[str], Sequence[str]] = ((), ()),
   label_weight: float = 0.0,
@@ -122,7 +122,8 @@ def distillation(  # noqa: PLR0913 (options of one method, by name)
     teacher: Frozen, in evaluation mode; receives no gradient.
     optimizer: Updates the student. It sees the student's own parameters, by the names
       that the student gives them.
-    terms: The loss terms.
+    terms: The loss terms; those with further parameters are no `Terms` to a type
+      checker.
     weights: Weight of each term, a number or a schedule of the step.
     taps: Taps of the student and of the teacher that the terms read.
     label_weight: Weight of a cross-entropy on the labels.
@@ -284,7 +285,9 @@ def _first_params(
   return learnt, {_LOSS_STATE: params.state(jax.random.fold_in(key, 3), *shapes)}
 
 
-def _with_moment(terms: Terms, axis_name: str | None) -> Callable[..., Any]:
+def _with_moment(
+  terms: Callable[..., Any], axis_name: str | None
+) -> Callable[..., Any]:
   """The terms, called with the step, the key and the state if they name them.
 
   Returns:
@@ -300,7 +303,7 @@ def _with_moment(terms: Terms, axis_name: str | None) -> Callable[..., Any]:
       # Every device has a key of its own, for dropout: all take that of the first.
       words = lax.all_gather(jax.random.key_data(asked["key"]), axis_name)[0]
       asked["key"] = jax.random.wrap_key_data(words)
-    found: Any = terms(student, teacher, batch, variables["params"]["learnt"], **asked)
+    found = terms(student, teacher, batch, variables["params"]["learnt"], **asked)
     values, kept = found if "state" in asked else (found, None)
     return dict(values), {} if kept is None else {_LOSS_STATE: kept}
 

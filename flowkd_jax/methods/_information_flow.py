@@ -22,8 +22,6 @@ one-hot labels; in rows without a label it is the probabilities alone.
 
 from collections.abc import Mapping
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from flowkd_jax import _taps
@@ -32,19 +30,18 @@ from flowkd_jax import information
 from flowkd_jax import kernels
 from flowkd_jax import losses
 from flowkd_jax._numerics import checks
-from flowkd_jax._numerics import label_rule
 from flowkd_jax.methods import _distillation
 from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
+from flowkd_jax.methods import _targets
+from flowkd_jax.methods._targets import LABELLED_POSTERIOR
+from flowkd_jax.methods._targets import POSTERIORS
 
 _TERMS = {
   "probabilities": losses.information_flow_terms,
   "quadratic": losses.quadratic_flow_terms,
 }
 MATCHINGS = tuple(_TERMS)
-POSTERIOR = "posterior"
-LABELLED_POSTERIOR = "labelled_posterior"
-POSTERIORS = (POSTERIOR, LABELLED_POSTERIOR)
 
 
 def information_flow(  # noqa: PLR0913 (options of one method, by name)
@@ -116,7 +113,7 @@ def information_flow(  # noqa: PLR0913 (options of one method, by name)
     for taps in together:
       values |= _TERMS[matching](
         {tap: student.taps[tap] for tap in taps},
-        {tap: _compared(teacher, batch["label"], pairs[tap]) for tap in taps},
+        {tap: _targets.output(teacher, batch["label"], pairs[tap]) for tap in taps},
         **(shared | of_tap.get(taps[0], {})),
       )
     return {tap: values[tap] for tap in pairs}
@@ -171,16 +168,3 @@ def _num_classes_fit(options):
       _heads.check_labels("matching_options: num_classes", classes, num_classes)
 
   return check
-
-
-def _compared(teacher: _distillation.Outputs, labels, name: str):
-  if name not in POSTERIORS:
-    return teacher.taps[name]
-  posterior = jax.nn.softmax(teacher.logits)
-  if name == POSTERIOR:
-    return posterior
-  read = label_rule.read_labels(
-    labels, posterior.shape[1], shape=posterior.shape[:1], name="label"
-  )
-  one_hot = read.one_hot(posterior.shape[1], posterior.dtype)
-  return jnp.where(read.labelled[:, None], (posterior + one_hot) / 2, posterior)

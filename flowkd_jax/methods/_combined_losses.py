@@ -1,0 +1,274 @@
+"""Distillation by any number of losses of the library, by name.
+
+    L = label_weight * CE + sum_i weight_i(step) L_i
+
+Each loss reads logits or pairs of taps, has options, and may learn parameters, which
+are trained beside the student by the same optimizer, as in the benchmark of Tian et al.
+(ICLR 2020): weight decay and momentum included. Weights and options that are numbers
+may follow a schedule of the step.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flowkd_jax import capture
+from flowkd_jax import losses as loss_functions
+from flowkd_jax._numerics import checks
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _method
+from flowkd_jax.methods import _named_losses
+from flowkd_jax.methods import _tap_roles
+from flowkd_jax.methods import _targets
+from flowkd_jax.methods._diagnostics import LABELS
+
+Weight = optax.Schedule | float
+Taps = str | Mapping[str, str] | Sequence[tuple[str, str]]
+
+
+class LossTerm(NamedTuple):
+  """One loss of several.
+
+  Attributes:
+    loss: Name of the loss, as in `loss_names`; short or long.
+    weight: A number, or a schedule of the step.
+    options: Keyword arguments of the loss and of the function that makes its learnt
+      parameters. A number may be a schedule of the step, unless it makes parameters.
+    taps: Teacher tap of each student tap, as a mapping or as pairs; or a role of taps:
+      "pooled", "last_map", "maps" (all but that of the stem), "map_N", "tokens" or
+      "taps". Empty for the role that the loss has by default. A teacher tap may be
+      `POSTERIOR` or `LABELLED_POSTERIOR`.
+    label: Name of the term in metrics; `loss` by default, numbered if it is taken.
+  """
+
+  loss: str
+  weight: Weight = 1.0
+  options: Mapping[str, Any] = {}
+  taps: Taps = ""
+  label: str = ""
+
+
+class _Bound(NamedTuple):
+  """A term with everything that a step needs."""
+
+  label: str
+  term: LossTerm
+  loss: _named_losses.NamedLoss
+  pairs: tuple[tuple[str, str], ...]
+
+
+def combined_losses(
+  student: capture.AnyModel,
+  teacher: _method.Network,
+  optimizer: optax.GradientTransformation,
+  *,
+  losses: Mapping[str, Weight] | Sequence[LossTerm],
+  image_shape: Sequence[int],
+  label_weight: Weight = 1.0,
+  label_smoothing: float = 0.0,
+  initial: _method.Variables | None = None,
+  micro_batches: int = 1,
+  axis_name: str | None = "batch",
+) -> _method.Method:
+  """Distillation by several named losses, beside a cross-entropy on the labels.
+
+  Args:
+    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
+    teacher: Frozen, in evaluation mode; receives no gradient.
+    optimizer: Updates the student, and with a state of its own what the losses learn.
+    losses: Weights by name, as `{"kd": 0.9, "pkt": 30000}`; or `LossTerm`s.
+    image_shape: Height, width and channels of the images: taps are found by their
+      shapes.
+    label_weight: Weight of the cross-entropy on the labels, a number or a schedule of
+      the step; 0 learns from the teacher alone.
+    label_smoothing: Share of the target of the cross-entropy that is spread evenly
+      over all classes.
+    initial: Variables of the student to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If there is no loss, no loss of a name, an option or a tap is unknown,
+      or a number is out of range; names the loss.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flowkd_jax import capture, methods, models
+    >>> model = models.by_name("digits_cnn:2")
+    >>> variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+    >>> method = combined_losses(
+    ...   model,
+    ...   methods.Network(model, variables),
+    ...   optax.sgd(0.1, 0.9),
+    ...   losses={"kd": 0.9, "pkt": 30000},
+    ...   image_shape=(8, 8, 1),
+    ...   label_weight=0.1,
+    ...   axis_name=None,
+    ... )
+    >>> method.teacher.taps
+    ('dense',)
+  """
+  checks.check_number("label_smoothing", label_smoothing)
+  bound = _bound(_terms_of(losses), (student, initial), teacher, image_shape)
+  weights: dict[str, Weight] = {}
+  for each in bound:
+    weights[each.label] = each.term.weight
+    weights |= {
+      f"{each.label}/{name}": weight for name, weight in each.loss.further.items()
+    }
+  if callable(label_weight) or label_weight:
+    weights[LABELS] = label_weight
+
+  def init_params(key, student_shapes, teacher_shapes):
+    shapes = student_shapes, teacher_shapes
+    return {
+      each.label: _first_params(each, jax.random.fold_in(key, number), *shapes)
+      for number, each in enumerate(bound)
+      if each.loss.init is not None
+    }
+
+  def terms(student, teacher, batch, params, *, step, key):
+    found = {}
+    shared = {"mask": batch["mask"], "axis_name": axis_name}
+    for number, each in enumerate(bound):
+      call = _named_losses.Call(
+        student,
+        teacher,
+        each.pairs,
+        batch,
+        params.get(each.label, ()),
+        _options_at(each, step) | shared,
+        jax.random.fold_in(key, number),
+      )
+      found |= _evaluated(each, call)
+    if LABELS in weights:
+      found[LABELS] = loss_functions.cross_entropy(
+        student.logits, batch["label"], smoothing=label_smoothing, **shared
+      )
+    return found
+
+  method = _distillation.distillation(
+    student,
+    teacher,
+    optimizer,
+    terms=terms,
+    weights=weights,
+    taps=_names_of(bound),
+    params=_distillation.LossParams(init_params),
+    initial=initial,
+    micro_batches=micro_batches,
+    axis_name=axis_name,
+  )
+  if LABELS in weights:
+    check = _heads.classifier_fits("student", student, initial)
+    method = _method.also_checked(method, check)
+  if any(not each.pairs for each in bound):
+    method = _distillation.comparing_logits(method, (student, initial), teacher)
+  return method
+
+
+def _terms_of(losses) -> list[tuple[str, LossTerm]]:
+  """Terms with their labels, each its own."""
+  if isinstance(losses, Mapping):
+    losses = [LossTerm(name, weight) for name, weight in losses.items()]
+  if not losses:
+    raise ValueError("losses: expected at least one loss, got none")
+  labelled: dict[str, LossTerm] = {}
+  for term in losses:
+    label, number = term.label or term.loss, 2
+    while label in labelled or label == LABELS:
+      label, number = f"{term.label or term.loss}_{number}", number + 1
+    labelled[label] = term
+  return [*labelled.items()]
+
+
+def _bound(terms, student, teacher, image_shape) -> list[_Bound]:
+  images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+  layouts = [
+    _tap_roles.layout(model, variables, images)
+    for model, variables in (student, teacher)
+  ]
+  bound = []
+  for label, term in terms:
+    loss = _named_losses.loss_by_name(term.loss)
+    try:
+      loss.check_options(term.options)
+      bound.append(_Bound(label, term, loss, _pairs(term, loss, *layouts)))
+    except ValueError as error:
+      raise ValueError(f"losses: {label}: {error}") from None
+  return bound
+
+
+def _pairs(term, loss, student: _tap_roles.Layout, teacher: _tap_roles.Layout):
+  if not loss.taps:
+    if term.taps:
+      raise ValueError(f"taps: expected none, as it compares logits, got {term.taps}")
+    return ()
+  given = term.taps or loss.taps
+  if isinstance(given, str):
+    return _tap_roles.pairs(given, student, teacher)
+  pairs = tuple(given.items()) if isinstance(given, Mapping) else tuple(given)
+  for side, index, known in (
+    ("student", 0, student.names),
+    ("teacher", 1, (*teacher.names, *_targets.POSTERIORS)),
+  ):
+    for pair in pairs:
+      if pair[index] not in known:
+        raise ValueError(
+          f"taps: expected taps of the {side}, of {', '.join(known)}, got {pair[index]}"
+        )
+  return pairs
+
+
+def _names_of(bound) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Taps of both networks that some loss reads, each once."""
+  pairs = [pair for each in bound for pair in each.pairs]
+  ours = dict.fromkeys(name for name, _ in pairs)
+  theirs = dict.fromkeys(name for _, name in pairs if name not in _targets.POSTERIORS)
+  return tuple(ours), tuple(theirs)
+
+
+def _first_params(each: _Bound, key, student_shapes, teacher_shapes):
+  init: Any = each.loss.init
+  _, options = each.loss.split_options(each.term.options)
+  scheduled = [name for name, value in options.items() if callable(value)]
+  if scheduled:
+    raise ValueError(
+      f"losses: {each.label}: {scheduled[0]}: expected a number, as it makes the "
+      "learnt parameters, got a schedule"
+    )
+  keys = jax.random.split(key, len(each.pairs))
+  return tuple(
+    init(pair_key, student_shapes[ours], teacher_shapes[theirs], **options)
+    for pair_key, (ours, theirs) in zip(keys, each.pairs, strict=True)
+  )
+
+
+def _options_at(each: _Bound, step) -> dict[str, Any]:
+  own, _ = each.loss.split_options(each.term.options)
+
+  def at(value: Any) -> Any:
+    return jnp.asarray(value(step), jnp.float32) if callable(value) else value
+
+  return {name: at(value) for name, value in own.items()}
+
+
+def _evaluated(each: _Bound, call) -> dict[str, Any]:
+  try:
+    found = each.loss.apply(each.loss.function, call)
+  except (TypeError, ValueError) as error:
+    raise type(error)(f"losses: {each.label}: {error}") from error
+  if not isinstance(found, dict):
+    return {each.label: found}
+  return {
+    f"{each.label}/{name}" if name else each.label: value
+    for name, value in found.items()
+  }
