@@ -23,8 +23,8 @@ GROUPS = {
   ),
   "Networks": (
     *("network", "teacher_network", "auxiliary_network", "student_network"),
-    *("num_students", "networks_from", "auxiliary_checkpoint", "mixed_precision"),
-    "teacher_mixed_precision",
+    *("num_students", "networks_from", "auxiliary_checkpoint"),
+    *("teacher_checkpoint", "mixed_precision", "teacher_mixed_precision"),
   ),
   "Training": (
     *("batch_size", "epochs", "rounds", "teacher_epochs", "branch_epochs"),
@@ -32,10 +32,12 @@ GROUPS = {
     *("student_epochs", "clients_per_round", "local_steps"),
     *("fedavg_learning_rate", "fedprox_learning_rate", "fedgen_learning_rate"),
     *("fedgen_kl_learning_rate", "fedgen_untrained_learning_rate", "round_decay"),
-    *("learning_rate_decay", "adam_beta2", "weight_decay", "reset_optimizer"),
+    *("learning_rate_decay", "adam_beta2", "momentum", "nesterov"),
+    *("weight_decay", "warmup_epochs", "label_smoothing", "reset_optimizer"),
     *("average", "steps_per_call", "parallelism"),
   ),
   "Method": (
+    *("losses", "losses_file"),
     *("learn_from", "teacher", "layer_map", "matching", "kernels", "last_tap_kernels"),
     *("divergence", "last_tap_from", "teacher_pooling", "authors"),
     *("flow_weight_init", "flow_weight_gamma", "schedule_by_step"),

@@ -290,4 +290,4 @@ def remember(settings: Settings, path: Path) -> None:
 
 def _plain(settings: Settings) -> dict[str, Any]:
   """The settings as JSON gives them back."""
-  return json.loads(json.dumps(dataclasses.asdict(settings)))
+  return json.loads(json.dumps(settings.resolved()))

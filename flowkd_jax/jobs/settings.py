@@ -30,6 +30,7 @@ __all__ = [
   "AdamSettings",
   "MicroBatchSettings",
   "Settings",
+  "SgdSettings",
   "TeacherSettings",
   "adam",
   "applied_teacher",
@@ -188,6 +189,10 @@ class Settings:
     names = [field.name for field in dataclasses.fields(self)]
     return tuple(name for name in names if name.endswith("network"))
 
+  def resolved(self) -> dict[str, Any]:
+    """Settings by name, as `config.json` keeps them."""
+    return dataclasses.asdict(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class AdamSettings(Settings):
@@ -215,6 +220,28 @@ class MicroBatchSettings(Settings):
   def method_options(self) -> dict[str, Any]:
     """Arguments of all methods: the mapped axis and the number of micro-batches."""
     return {"axis_name": self.axis_name, "micro_batches": self.micro_batches}
+
+
+@dataclasses.dataclass(frozen=True)
+class SgdSettings(Settings):
+  """Settings of experiments that train by stochastic gradient descent."""
+
+  momentum: float = fields.setting(
+    0.9, "Momentum of SGD: weight of the earlier gradients.", least=0, below=1
+  )
+  nesterov: bool = fields.setting(False, "Use Nesterov's momentum.")
+  weight_decay: float = fields.setting(
+    5e-4,
+    "Weight decay of SGD, added to the gradient of every parameter, as PyTorch does: "
+    "those of BatchNorm, biases and what losses learn included.",
+    least=0,
+  )
+  warmup_epochs: float = fields.setting(
+    0.0,
+    "Epochs in which the learning rate grows linearly from 0 to that of its phase; 0 "
+    "for none.",
+    least=0,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,24 +399,37 @@ def sgd(
   steps_per_epoch: int,
   decay: str = "constant",
   momentum: float = 0.9,
+  nesterov: bool = True,
   weight_decay: float = 0.0,
+  warmup_epochs: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Stochastic gradient descent with Nesterov's momentum and a rate per phase.
+  """Stochastic gradient descent with momentum and a rate per phase.
 
-  As in PyTorch, weight decay is added to the gradient, of every parameter.
+  As in PyTorch, weight decay is added to the gradient, of every parameter, and the
+  learning rate stands outside the momentum.
 
   Args:
     epochs: Phases as in the flags: "150@0.1,50@0.01".
     steps_per_epoch: Steps in an epoch.
     decay: Of the learning rate within each phase: "constant", or "cosine" to 0.
     momentum: Weight of the earlier gradients.
+    nesterov: Look ahead by the momentum.
     weight_decay: Factor of the parameters in the gradient.
+    warmup_epochs: Epochs in which the rate grows linearly, step by step.
   """
+  rates = _learning_rates(epochs, steps_per_epoch, decay)
+  if warmup_epochs:
+    rates = _warmed_up(rates, warmup_epochs * steps_per_epoch)
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
-    optax.trace(momentum, nesterov=True),
-    optax.scale_by_learning_rate(_learning_rates(epochs, steps_per_epoch, decay)),
+    optax.trace(momentum, nesterov=nesterov),
+    optax.scale_by_learning_rate(rates),
   )
+
+
+def _warmed_up(rates: optax.Schedule, steps: float) -> optax.Schedule:
+  """The rates, growing from 0 in the first steps; the first step is not lost."""
+  return lambda count: rates(count) * jnp.minimum((count + 1) / steps, 1)
 
 
 def _learning_rates(epochs, steps_per_epoch, decay):

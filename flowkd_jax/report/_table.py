@@ -14,10 +14,15 @@ from flowkd_jax.report._read import Results
 
 _DASH = "–"
 _VALIDATION = "validation_accuracy"
+_BEST = "best_test_epoch_accuracy"
 _METRICS = {"eucl": "euclidean", "cos": "cosine"}
 _UNTRAINED = (
   f"{_DASH} for acc.: the classifier was not trained, as transfer uses no labels; "
   "compare NCC and retrieval."
+)
+_CHOSEN = (
+  "(best ep.): the highest accuracy of any epoch, chosen on the test images; acc. is "
+  "that of the last epoch, and the one to report."
 )
 
 
@@ -27,7 +32,7 @@ class _Column(NamedTuple):
   heading: tuple[str, str]
   number: Callable[[Mapping[str, Any]], float | None]
   form: Callable[[float], str]
-  higher_is_better: bool = True
+  is_ranked: bool = True
 
 
 class _Cell(NamedTuple):
@@ -102,8 +107,10 @@ def _columns(results: Results, authors: bool) -> list[_Column]:
     _Column(("parameters", ""), _number("parameters"), _count, False),
     _Column(("acc.", ""), _number("accuracy"), _percent),
   ]
-  if _validated(results):
+  if _has(results, _VALIDATION):
     columns.append(_Column(("val.", ""), _number(_VALIDATION), _percent))
+  if _has(results, _BEST):
+    columns.append(_Column(("(best", "ep.)"), _number(_BEST), _percent, False))
   measured = [
     ("NCC", "centroid", ()),
     ("mAP", "retrieval", (f"{prefix}mean_average_precision",)),
@@ -117,8 +124,8 @@ def _columns(results: Results, authors: bool) -> list[_Column]:
   return [*columns, _Column(("seconds", ""), _number("seconds"), _count, False)]
 
 
-def _validated(results: Results) -> bool:
-  return any(network.get(_VALIDATION) is not None for network in results)
+def _has(results: Results, key: str) -> bool:
+  return any(network.get(key) is not None for network in results)
 
 
 def _largest_rank(results: Results) -> str | None:
@@ -179,7 +186,7 @@ def _cell(
   if value is None or limits is None:
     return _Cell(_DASH, best=False)
   least, greatest = limits
-  best = column.higher_is_better and least < value == greatest
+  best = column.is_ranked and least < value == greatest
   return _Cell(column.form(value), best)
 
 
@@ -189,7 +196,7 @@ def _notes(results: Results) -> list[str]:
     "NCC: accuracy of the nearest class centroid",
     "mAP: mean average precision",
   ]
-  if _validated(results):
+  if _has(results, _VALIDATION):
     meanings.insert(1, "val.: accuracy on the validation images")
   rank = _largest_rank(results)
   if rank is not None:
@@ -198,6 +205,8 @@ def _notes(results: Results) -> list[str]:
     f"In %: {', '.join(meanings)}; by Euclidean (eucl) or cosine (cos) distance. "
     "Bold: best of networks of equal size."
   ]
+  if _has(results, _BEST):
+    notes.append(_CHOSEN)
   if any(network.get("accuracy") is None for network in results):
     notes.append(_UNTRAINED)
   return notes

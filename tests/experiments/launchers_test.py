@@ -13,7 +13,7 @@ LAUNCHERS = sorted((ROOT / "experiments").glob("[!_]*.py"))
 
 
 def test_every_job_of_the_list_has_a_launcher():
-  assert len(LAUNCHERS) == 6
+  assert len(LAUNCHERS) == 7
   for path in LAUNCHERS:
     assert (ROOT / "flowkd_jax" / "jobs" / path.name).exists()
 

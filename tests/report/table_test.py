@@ -105,3 +105,16 @@ def test_network_markdown_is_a_table_with_notes(results):
   assert table[2].startswith(r"| teacher \| old | 11,173,962 | 95.12 | 96.00 |")
   assert table[-1].startswith("| student, information flow | 15,050 | – | **68.00** |")
   assert "the classifier was not trained" in lines[-1]
+
+
+def test_the_best_epoch_is_set_apart_and_never_bold(results):
+  chosen = [
+    {**r, "best_test_epoch_accuracy": 0.9 + 0.01 * i} for i, r in enumerate(results)
+  ]
+  text = _text(report.network_table(chosen))
+  assert "(best" in text
+  assert "chosen on the test images; acc. is that of the last epoch" in " ".join(
+    text.split()
+  )
+  assert "**90.00**" not in report.network_markdown(chosen)
+  assert "(best" not in _text(report.network_table(results))
