@@ -27,8 +27,9 @@ DESCRIPTION = (
   "NAME or NAME:WIDTH with NAME cnn1, resnet18, vit, resnetDEPTH or "
   "strided_resnetDEPTH (DEPTH 8, 14, 20, 32, 44, 56, 110), digits_cnn, digits_resnet, "
   "digits_vit, latent_cnn, of the CIFAR-100 benchmark resnetDEPTHx1, resnet8x4, "
-  "resnet32x4; or MODULE:FUNCTION, a function of yours that returns the "
-  "model (it is imported and called)"
+  "resnet32x4, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2, vgg8, vgg11, vgg13, vgg16, "
+  "vgg19, mobilenet_v2, shufflenet_v1, shufflenet_v2, resnet50; or MODULE:FUNCTION, a "
+  "function of yours that returns the model (it is imported and called)"
 )
 
 

@@ -42,16 +42,14 @@ def convolution(
   kernel_size: int = 3,
   **options: Any,
 ) -> Float[Array, "batch new_height new_width features"]:
-  """A square convolution initialised as in PyTorch."""
+  """A square convolution initialised as in PyTorch, unless `options` say otherwise."""
   fan_in = kernel_size * kernel_size * x.shape[-1]
-  return nn.Conv(
-    features,
-    (kernel_size, kernel_size),
-    kernel_init=kernel_initializer,
-    bias_init=bias_initializer(fan_in),
-    name=name,
-    **options,
-  )(x)
+  defaults = {
+    "kernel_init": kernel_initializer,
+    "bias_init": bias_initializer(fan_in),
+  }
+  options = {**defaults, **options}
+  return nn.Conv(features, (kernel_size, kernel_size), name=name, **options)(x)
 
 
 def dense(

@@ -6,6 +6,7 @@ from typing import Any
 
 from flowkd_jax._numerics.checks import check_choice
 from flowkd_jax.models._benchmark_names import BENCHMARK_NETWORKS
+from flowkd_jax.models._benchmark_network import BenchmarkNetwork
 from flowkd_jax.models._cifar_resnet import CifarResNet
 from flowkd_jax.models._cifar_resnet import cifar_resnet
 from flowkd_jax.models._cnn import CNN
@@ -13,7 +14,9 @@ from flowkd_jax.models._latent import LatentCNN
 from flowkd_jax.models._resnet import PreActResNet
 from flowkd_jax.models._vit import VisionTransformer
 
-Named = CNN | LatentCNN | PreActResNet | CifarResNet | VisionTransformer
+Named = (
+  CNN | LatentCNN | PreActResNet | CifarResNet | BenchmarkNetwork | VisionTransformer
+)
 
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
@@ -53,8 +56,12 @@ def by_name(name: str, **options: Any) -> Named:
       "digits_resnet" and "digits_vit", and for clients of federated learning
       "latent_cnn". The width is that of the first block.
       Of the CIFAR-100 benchmark of RepDistiller and mdistiller: "resnet8x4",
-      "resnet32x4", and "resnet8x1", ..., "resnet110x1", which are "resnet8", ... with
-      the initial weights of RepDistiller. Their width is that of the stem.
+      "resnet32x4", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg8", "vgg11",
+      "vgg13", "vgg16", "vgg19", "mobilenet_v2" (half), "shufflenet_v1",
+      "shufflenet_v2", "resnet50" (bottlenecks that end in ReLU, unlike "resnet18"), and
+      "resnet8x1", ..., "resnet110x1", which are "resnet8", ... with the initial weights
+      of RepDistiller. Their width is that of the first layer ("resnet8x4:32",
+      "wrn_40_2:16"), of the shufflenets that of the first stage.
     **options: Further fields of the module: `num_classes`, `dtype`, `axis_name`.
 
   Raises:

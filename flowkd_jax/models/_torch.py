@@ -11,6 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from flowkd_jax._numerics import finite_weights
+from flowkd_jax.models._benchmark_network import BenchmarkNetwork
 from flowkd_jax.models._cnn import CNN
 from flowkd_jax.models._cnn import smallest_image
 from flowkd_jax.models._torch_names import layer_names
@@ -95,7 +96,7 @@ def _template(
   model: nn.Module, layers: Mapping[str, str], *, side: int, channels: int
 ) -> dict[str, tuple[Path, jax.ShapeDtypeStruct]]:
   """By PyTorch's name: our path and shape, if the last maps are side x side."""
-  size = 1
+  size = model.smallest_image if isinstance(model, BenchmarkNetwork) else 1
   if isinstance(model, CNN):
     size = smallest_image(model.num_blocks, model.padding, side)
   images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)

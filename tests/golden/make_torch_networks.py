@@ -177,6 +177,239 @@ class ThinResNet(StagedNetwork):
     self.finish(stages, inputs)
 
 
+class BottleneckResNet(StagedNetwork):
+  """RepDistiller's ResNet50, with other numbers of blocks."""
+
+  def __init__(self, stage_sizes, width):
+    super().__init__()
+    self.add(normalized(3, width))
+    stages, inputs = [], width
+    for i, size in enumerate(stage_sizes):
+      stages.append([])
+      for j in range(size):
+        stride = 2 if i and not j else 1
+        block = ResidualBlock(inputs, width * 2**i, stride, 4, "shortcut")
+        stages[-1].append(block)
+        inputs = 4 * width * 2**i
+    self.finish(stages, inputs)
+
+
+def shuffle(x, groups):
+  batch, channels, height, width = x.shape
+  x = x.reshape(batch, groups, channels // groups, height, width)
+  return x.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class GroupedBlock(NumberedLayers):
+  """Block of ShuffleV1."""
+
+  def __init__(self, inputs, outputs, stride):
+    super().__init__()
+    self.stride, self.groups = stride, 1 if inputs == 24 else 3
+    if stride == 2:
+      outputs -= inputs
+    inner = outputs // 4
+    self.add(
+      normalized(inputs, inner, 1, groups=self.groups),
+      normalized(inner, inner, 3, stride, groups=inner),
+      normalized(inner, outputs, 1, groups=3),
+    )
+
+  def forward(self, x):
+    out = shuffle(F.relu(self.layer(1, x)), self.groups)
+    out = self.layer(3, F.relu(self.layer(2, out)))
+    if self.stride == 1:
+      return out + x
+    return torch.cat((out, F.avg_pool2d(x, 3, 2, padding=1)), 1)
+
+
+class ShuffleV1(StagedNetwork):
+  def __init__(self, stage_sizes, width):
+    super().__init__()
+    self.add(normalized(3, 24, 1))
+    stages, inputs = [], 24
+    for i, size in enumerate(stage_sizes):
+      outputs = width * 2**i
+      blocks = [GroupedBlock(inputs, outputs, 2)]
+      blocks += [GroupedBlock(outputs, outputs, 1) for _ in range(size - 1)]
+      stages.append(blocks)
+      inputs = outputs
+    self.finish(stages, inputs)
+
+
+class HalvingBlock(NumberedLayers):
+  """First block of a stage of ShuffleV2."""
+
+  def __init__(self, inputs, outputs):
+    super().__init__()
+    half = outputs // 2
+    self.add(
+      normalized(inputs, inputs, 3, 2, groups=inputs),
+      normalized(inputs, half, 1),
+      normalized(inputs, half, 1),
+      normalized(half, half, 3, 2, groups=half),
+      normalized(half, half, 1),
+    )
+
+  def forward(self, x):
+    right = self.layer(4, F.relu(self.layer(3, x)))
+    return torch.cat((self.layer(2, self.layer(1, x)), self.layer(5, right)), 1)
+
+
+class SplitBlock(NumberedLayers):
+  """Other blocks of ShuffleV2."""
+
+  def __init__(self, channels):
+    super().__init__()
+    half = channels // 2
+    self.add(
+      normalized(half, half, 1),
+      normalized(half, half, 3, groups=half),
+      normalized(half, half, 1),
+    )
+
+  def forward(self, x):
+    kept, x = x.chunk(2, 1)
+    return torch.cat((kept, self.layer(3, self.layer(2, F.relu(self.layer(1, x))))), 1)
+
+
+class ShuffleV2(StagedNetwork):
+  def __init__(self, stage_sizes, width, head):
+    super().__init__()
+    self.add(normalized(3, 24, 1), normalized(4 * width, head, 1))
+    stages, inputs = [], 24
+    for i, size in enumerate(stage_sizes):
+      outputs = width * 2**i
+      blocks = [HalvingBlock(inputs, outputs)]
+      stages.append(blocks + [SplitBlock(outputs) for _ in range(size - 1)])
+      inputs = outputs
+    self.finish(stages, head)
+
+  def after(self, x):
+    return shuffle(F.relu(x), 2)
+
+  def before_pooling(self, x):
+    return F.relu(self.layer(2, x))
+
+
+class WideBlock(nn.Module):
+  def __init__(self, inputs, width, stride):
+    super().__init__()
+    self.bn1 = nn.BatchNorm2d(inputs)
+    self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+    self.bn2 = nn.BatchNorm2d(width)
+    self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    if inputs != width:
+      self.convShortcut = nn.Conv2d(inputs, width, 1, stride, bias=False)
+
+  def forward(self, x):
+    out = F.relu(self.bn1(x))
+    shortcut = self.convShortcut(out) if hasattr(self, "convShortcut") else x
+    return self.conv2(F.relu(self.bn2(self.conv1(out)))) + shortcut
+
+
+class WideResNet(nn.Module):
+  """RepDistiller's wrn_d_k."""
+
+  def __init__(self, depth, factor, width):
+    super().__init__()
+    self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+    inputs = width
+    for i in range(1, 4):
+      blocks, outputs = [], width * factor * 2 ** (i - 1)
+      for j in range((depth - 4) // 6):
+        blocks.append(WideBlock(inputs, outputs, 2 if i > 1 and not j else 1))
+        inputs = outputs
+      group = nn.Module()
+      group.layer = nn.Sequential(*blocks)
+      setattr(self, f"block{i}", group)
+    self.bn1 = nn.BatchNorm2d(inputs)
+    self.fc = nn.Linear(inputs, 10)
+
+  def forward(self, x):
+    x = self.conv1(x)
+    taps = {"f0": x}
+    norms = [self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1]
+    for i, norm in enumerate(norms, start=1):
+      x = getattr(self, f"block{i}").layer(x)
+      taps |= {f"f{i}": x, f"f{i}_preact": norm(x)}
+    taps["pooled"] = F.relu(self.bn1(x)).mean((2, 3))
+    return self.fc(taps["pooled"]), taps
+
+
+class VGG(nn.Module):
+  """RepDistiller's vgg8_bn and the like."""
+
+  def __init__(self, num_convolutions, width):
+    super().__init__()
+    inputs = 3
+    for i, number in enumerate(num_convolutions):
+      layers, outputs = [], width * 2 ** min(i, 3)
+      for _ in range(number):
+        layers += [*normalized(inputs, outputs, bias=True), nn.ReLU()]
+        inputs = outputs
+      setattr(self, f"block{i}", nn.Sequential(*layers[:-1]))
+    self.classifier = nn.Linear(inputs, 10)
+
+  def forward(self, x):
+    taps, pools = {}, 4 if x.shape[2] == 64 else 3
+    for i in range(5):
+      before = getattr(self, f"block{i}")(x)
+      x = F.relu(before)
+      taps |= {f"f{i}": x} | ({f"f{i}_preact": before} if i else {})
+      x = F.max_pool2d(x, 2) if i < pools else x
+    taps["pooled"] = x.mean((2, 3))
+    return self.classifier(taps["pooled"]), taps
+
+
+class InvertedResidual(nn.Module):
+  def __init__(self, inputs, outputs, stride, expansion):
+    super().__init__()
+    inner = inputs * expansion
+    self.adds = stride == 1 and inputs == outputs
+    self.conv = nn.Sequential(
+      *normalized(inputs, inner, 1),
+      nn.ReLU(),
+      *normalized(inner, inner, 3, stride, groups=inner),
+      nn.ReLU(),
+      *normalized(inner, outputs, 1),
+    )
+
+  def forward(self, x):
+    return x + self.conv(x) if self.adds else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+  """RepDistiller's mobile_half, with other widths and numbers of blocks."""
+
+  def __init__(self, group_sizes, width, head):
+    super().__init__()
+    self.conv1 = nn.Sequential(*normalized(3, width, 3, 2), nn.ReLU())
+    self.blocks = nn.ModuleList()
+    inputs = width
+    channels, strides = (16, 24, 32, 64, 96, 160, 320), (1, 1, 2, 2, 1, 2, 1)
+    for i, size in enumerate(group_sizes):
+      blocks, outputs = [], int(channels[i] * width / 32)
+      for j in range(size):
+        stride = 1 if j else strides[i]
+        blocks.append(InvertedResidual(inputs, outputs, stride, 6 if i else 1))
+        inputs = outputs
+      self.blocks.append(nn.Sequential(*blocks))
+    self.conv2 = nn.Sequential(*normalized(inputs, head, 1), nn.ReLU())
+    self.classifier = nn.Sequential(nn.Linear(head, 10))
+
+  def forward(self, x):
+    x = self.conv1(x)
+    taps = {"f0": x}
+    for i, group in enumerate(self.blocks):
+      x = group(x)
+      if i in (1, 2, 4, 6):
+        number = (1, 2, 4, 6).index(i) + 1
+        taps |= {f"f{number}": x, f"f{number}_preact": x}
+    taps["pooled"] = self.conv2(x).mean((2, 3))
+    return self.classifier(taps["pooled"]), taps
+
+
 def randomize_statistics(network):
   for module in network.modules():
     if isinstance(module, nn.BatchNorm2d):
@@ -228,3 +461,10 @@ if __name__ == "__main__":
   network = PreActResNet((2, 1, 1, 1))
   save("torch_resnet.npz", network, torch.randn(2, 3, 16, 16), rounded=False)
   save_benchmark_network("resnet14x4", ThinResNet(14, (4, 8, 16, 32)))
+  save_benchmark_network("wrn_16_2", WideResNet(16, 2, 4))
+  save_benchmark_network("vgg", VGG((2, 1, 1, 1, 2), 4))
+  network = MobileNetV2((1, 2, 2, 1, 1, 2, 1), 8, 24)
+  save_benchmark_network("mobilenet_v2", network, size=16)
+  save_benchmark_network("shufflenet_v1", ShuffleV1((2, 2, 2), 36))
+  save_benchmark_network("shufflenet_v2", ShuffleV2((2, 3, 2), 8, 16))
+  save_benchmark_network("resnet50", BottleneckResNet((2, 1, 1, 2), 4))

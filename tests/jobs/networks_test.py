@@ -18,7 +18,7 @@ def test_ours_have_names_and_others_a_function():
   ("name", "match"),
   [
     ("vgg", "network: expected one of cnn1, .*MODULE:FUNCTION .* got 'vgg'"),
-    ("flowkd_jax.models:VGG", "network: .*got 'flowkd_jax.models:VGG'"),
+    ("flowkd_jax.models:AlexNet", "network: .*got 'flowkd_jax.models:AlexNet'"),
     ("cnn1:0", "expected cnn1:WIDTH with a positive integer"),
     ("builtins:dict", "builtins:dict made something else; model: .* got a dict"),
   ],

@@ -8,6 +8,7 @@ import pytest
 from flowkd_jax import capture
 from flowkd_jax import models
 from flowkd_jax.models import _benchmark_network
+from tests.models import network_contract
 from tests.models.tiny import TINY
 from tests.models.tiny import images_of
 from tests.models.tiny import variables_of
@@ -58,3 +59,10 @@ def test_base_computes_nothing():
   model = _benchmark_network.BenchmarkNetwork()
   with pytest.raises(NotImplementedError):
     model.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+
+
+@pytest.mark.slow
+def test_residual_networks_keep_the_promises_of_the_others():
+  thin = models.cifar_resnet(8, width=4, stem_width=2, initializer="fan_out")
+  network_contract.check_devices_and_mask(thin)
+  network_contract.check_precision_and_batch_of_one(thin)

@@ -20,6 +20,16 @@ NETWORKS = {
 # Thin networks of the CIFAR-100 benchmark, with all that the benchmark reads of them.
 BENCHMARK = {
   "torch_resnet14x4.npz": models.cifar_resnet(14, width=8, stem_width=4),
+  "torch_wrn_16_2.npz": models.wide_resnet(16, 2, width=4),
+  "torch_vgg.npz": models.VGG(num_convolutions=(2, 1, 1, 1, 2), width=4),
+  "torch_mobilenet_v2.npz": models.MobileNetV2(
+    width=8, head_width=24, group_sizes=(1, 2, 2, 1, 1, 2, 1)
+  ),
+  "torch_shufflenet_v1.npz": models.ShuffleNetV1(width=36, stage_sizes=(2, 2, 2)),
+  "torch_shufflenet_v2.npz": models.ShuffleNetV2(
+    width=8, head_width=16, stage_sizes=(2, 3, 2)
+  ),
+  "torch_resnet50.npz": models.BottleneckResNet(stage_sizes=(2, 1, 1, 2), width=4),
 }
 
 
