@@ -142,6 +142,18 @@ def check_number(name: str, value: Any) -> None:
   check_positive(name, value, least=-math.inf)
 
 
+def check_share(name: str, value: Any) -> None:
+  """Raises unless `value` is a number in [0, 1]; the value of a JAX array is not read.
+
+  Raises:
+    TypeError: If `value` is no real number.
+    ValueError: If it has a shape, or is a Python or NumPy number outside of [0, 1].
+  """
+  check_number(name, value)
+  if not isinstance(value, jax.Array) and not 0 <= value <= 1:
+    raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
+
+
 def check_count(name: str, value: Any) -> None:
   """Raises unless `value` is a whole Python or NumPy number of at least 1.
 

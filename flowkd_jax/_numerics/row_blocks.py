@@ -63,7 +63,7 @@ def sum_over_rows(
   padded = jnp.pad(weights, (0, -batch % block_size)).reshape(-1, block_size)
   # What is traced and closed over needs a gradient too, such as a learnt parameter of
   # a divergence.
-  shared, blocks, padded = _varying_alike((shared, blocks, padded))
+  shared, blocks, padded = varying_alike((shared, blocks, padded))
   first = jax.tree.map(lambda each: each[0], (blocks, padded))
   total, closed_over = jax.closure_convert(total, shared, *first)
 
@@ -74,7 +74,7 @@ def sum_over_rows(
   return _sum_of_blocks(total_of_block)((shared, closed_over), blocks, padded)
 
 
-def _varying_alike(tree):
+def varying_alike(tree: Any) -> Any:
   """The same arrays, each varying over every axis of `shard_map` over which any does.
 
   Which blocks are skipped differs between devices. A gradient of what they share would

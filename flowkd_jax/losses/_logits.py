@@ -199,18 +199,33 @@ def standardized(
   """Logits of each row less their mean, divided by their standard deviation.
 
   `(z - mean z) / (1e-7 + std z)` with the standard deviation of a sample (ddof 1), as
-  in the authors' code (Sun et al. 2024, Eq. 4). Classes that are ruled out by minus
-  infinity stay so and do not count. Rows that are constant but for rounding become 0,
-  without a gradient.
+  in the authors' code (Sun et al. 2024, algorithm 1). Classes that are ruled out by
+  minus infinity stay so and do not count. Rows that are constant but for rounding
+  become 0, without a gradient.
   """
   possible = logits != -jnp.inf
-  unit = _unit(logits, possible)
-  scaled = jnp.where(possible, logits, 0) / unit
+  magnitudes = jnp.where(possible, jnp.abs(lax.stop_gradient(logits)), 0)
+  unit = float32.power_of_two(magnitudes.max(1, keepdims=True))
   count = possible.sum(1, keepdims=True, dtype=logits.dtype)
-  mean = scaled.sum(1, keepdims=True) / jnp.maximum(count, 1)
-  centred = jnp.where(possible, scaled - mean, 0)
-  squares = (centred**2).sum(1, keepdims=True)
+  mean = scaled(logits, unit).sum(1, keepdims=True) / jnp.maximum(count, 1)
+  squares = (centred(logits, unit, mean) ** 2).sum(1, keepdims=True)
   return standard_scores(logits, unit, mean, squares, count)
+
+
+def scaled(
+  logits: Float[Array, "rows classes"], unit: Float[Array, "rows 1"]
+) -> Float[Array, "rows classes"]:
+  """Logits in a unit; 0 where a class is ruled out."""
+  return jnp.where(logits == -jnp.inf, 0, logits) / unit
+
+
+def centred(
+  logits: Float[Array, "rows classes"],
+  unit: Float[Array, "rows 1"],
+  mean: Float[Array, "rows 1"],
+) -> Float[Array, "rows classes"]:
+  """Logits in a unit less their mean in it; 0 where a class is ruled out."""
+  return jnp.where(logits == -jnp.inf, 0, scaled(logits, unit) - mean)
 
 
 def standard_scores(
@@ -234,11 +249,5 @@ def standard_scores(
   # Neither of NaN, which must reach the result, nor with an infinite gradient.
   still = variance <= (8 * jnp.finfo(logits.dtype).eps) ** 2
   deviation = jnp.sqrt(jnp.where(still, 1, variance)) + EPSILON / unit
-  possible = logits != -jnp.inf
-  scores = (jnp.where(possible, logits, 0) / unit - mean) / deviation
-  return jnp.where(possible, jnp.where(still, 0, scores), -jnp.inf)
-
-
-def _unit(logits, possible):
-  magnitudes = jnp.where(possible, jnp.abs(lax.stop_gradient(logits)), 0)
-  return float32.power_of_two(magnitudes.max(1, keepdims=True))
+  scores = jnp.where(still, 0, centred(logits, unit, mean) / deviation)
+  return jnp.where(logits == -jnp.inf, -jnp.inf, scores)

@@ -9,9 +9,12 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
 
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import class_blocks
 from flowkd_jax._numerics import meshes
 from flowkd_jax.losses import _log_probabilities
 from flowkd_jax.losses import _logits
+from flowkd_jax.losses import _softmax
 
 
 @meshes.on_any_mesh
@@ -22,6 +25,7 @@ def cross_entropy(
   smoothing: _logits.Option = 0.0,
   mask: _logits.Mask = None,
   axis_name: str | None = None,
+  block_size: int | None = None,
 ) -> Float[Array, ""]:
   """Mean cross-entropy of the rows with their labels.
 
@@ -37,6 +41,9 @@ def cross_entropy(
       of the row that are not ruled out (Szegedy et al. 2016, section 7).
     mask: Which examples, or which rows, are real; the mean is over those.
     axis_name: Mapped axis over which the batch is split.
+    block_size: Number of classes at a time, in the backward pass too: no array of all
+      rows and classes is made beside the logits and their gradients. None takes all
+      at once up to 2^26 logits.
 
   Raises:
     TypeError: If logits are not floating or labels not integers.
@@ -53,24 +60,37 @@ def cross_entropy(
     CVPR 2016.
   """
   rows, read = _logits.read_labelled(mask, labels, logits=logits)
-  logs = jax.nn.log_softmax(rows.at_least_float32()[0])
-  terms = -jnp.take_along_axis(logs, read.classes[:, None], axis=1)[:, 0]
-  if isinstance(smoothing, jax.Array) or smoothing:
-    terms = _smoothed(rows, terms, logs, smoothing)
+  checks.check_share("smoothing", smoothing)
+  (share,) = _logits.numbers(rows, smoothing=smoothing)
+  smoothed = isinstance(smoothing, jax.Array) or smoothing != 0
+  terms = _of_labels(rows, read.classes, share if smoothed else None, block_size)
   return rows.mean(read.invalidate(terms), axis_name)
 
 
-def _smoothed(rows, terms, logs, smoothing):
-  """Terms whose target is spread over all classes that are not ruled out."""
-  (share,) = _logits.numbers(rows, smoothing=smoothing)
-  if not isinstance(smoothing, jax.Array) and not 0 <= smoothing <= 1:
-    raise ValueError(f"smoothing: expected a number in [0, 1], got {smoothing}")
-  ruled_out = jnp.isneginf(logs)
-  classes = jnp.maximum((~ruled_out).sum(1, keepdims=True, dtype=logs.dtype), 1)
-  # Divided before the sum, which overflows for logits of 1e38.
-  spread = -jnp.where(ruled_out, 0, logs / classes).sum(1)
-  # 0 times an infinity, as where the label is ruled out, would be NaN.
-  return (1 - share) * jnp.where(share < 1, terms, 0) + share * spread
+def _of_labels(rows, classes, share, block_size):
+  """Cross-entropy of each row."""
+  number, width = rows.sides[0].shape
+  if share is None and class_blocks.one_block(number, width, block_size):
+    logs = jax.nn.log_softmax(rows.at_least_float32()[0])
+    return -jnp.take_along_axis(logs, classes[:, None], axis=1)[:, 0]
+
+  def entries(logs, options, columns, constants):
+    hits = columns[None, :] == constants[:, None]
+    own = -jnp.where(hits, logs[0], 0)
+    if share is None:
+      return own
+    share_of_row, possible = options
+    # Divided before the sum, which overflows for logits of 1e38.
+    spread = -jnp.where(jnp.isneginf(logs[0]), 0, logs[0] / possible)
+    # 0 times an infinity, as where the label is ruled out, would be NaN.
+    own = jnp.where(share_of_row < 1, own, 0)
+    return (1 - share_of_row) * own + share_of_row * spread
+
+  options = () if share is None else (share, _softmax.possible_classes(rows))
+  temperature = jnp.ones(1, _logits.float32_dtype(rows))
+  return _softmax.term_sums(
+    rows, entries, [temperature], options, classes, block_size=block_size
+  )
 
 
 @meshes.on_any_mesh
@@ -82,6 +102,7 @@ def knowledge_distillation(
   standardize: bool = False,
   mask: _logits.Mask = None,
   axis_name: str | None = None,
+  block_size: int | None = None,
 ) -> Float[Array, ""]:
   """Knowledge distillation: `T^2 mean_i KL(t_i, s_i)` of softened probabilities.
 
@@ -105,6 +126,9 @@ def knowledge_distillation(
     mask: Which examples, or which rows, are real; padding changes nothing.
     axis_name: Mapped axis over which the batch is split; the loss is that of the
       global batch, on every device.
+    block_size: Number of classes at a time, in the backward pass too: no array of all
+      rows and classes is made beside the logits and their gradients. None takes all
+      at once up to 2^26 logits.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -121,7 +145,12 @@ def knowledge_distillation(
     Hinton et al., "Distilling the knowledge in a neural network", 2015.
   """
   rows = _logits.read(mask, student=student, teacher=teacher)
-  sides, scale = _logits.softened(rows, temperature, standardize=standardize)
-  student_logs, teacher_logs = (jax.nn.log_softmax(side) for side in sides)
-  terms = _log_probabilities.relative_entropy(student_logs, teacher_logs).sum(1)
+  scale = _logits.temperatures(rows, temperature)
+  terms = _softmax.term_sums(
+    rows,
+    _log_probabilities.forward,
+    (scale, scale),
+    standardize=standardize,
+    block_size=block_size,
+  )
   return rows.mean(scale**2 * terms, axis_name)

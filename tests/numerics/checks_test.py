@@ -50,3 +50,11 @@ def test_check_count_takes_whole_numbers_only():
 def test_check_features_refuses_lists():
   with pytest.raises(TypeError, match="student: expected an array, got list"):
     checks.check_features(student=[[1.0]])
+
+
+def test_check_share_takes_numbers_from_0_to_1():
+  for value in (0, 1.0, np.float32(0.5), jnp.array(2.0)):
+    checks.check_share("share", value)
+  for value in (-0.1, 1.5):
+    with pytest.raises(ValueError, match=r"share: expected a number in \[0, 1\], got"):
+      checks.check_share("share", value)

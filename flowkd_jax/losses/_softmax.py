@@ -1,0 +1,192 @@
+"""Sums over classes of terms of log-probabilities, at once or in blocks of classes.
+
+`log p_c = z_c / T - m - log sum_c exp(z_c / T - m)` with m the largest of `z_c / T` in
+the row: the same numbers as `jax.nn.log_softmax`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+
+from flowkd_jax._numerics import class_blocks
+from flowkd_jax._numerics import float32
+from flowkd_jax.losses import _logits
+
+# `(log-probabilities of each side, options, columns, constants) -> [rows, block]`;
+# options are `[rows, 1]` each, columns the positions of the classes of the block.
+Terms = Callable[
+  [Sequence[Float[Array, "rows block"]], Sequence[Any], Int[Array, " block"], Any],
+  Float[Array, "rows block"],
+]
+
+
+def term_sums(
+  rows: _logits.Rows,
+  terms: Terms,
+  temperatures: Sequence[Float[Array, " rows"]],
+  options: Sequence[Float[Array, "..."]] = (),
+  constants: Any = None,
+  *,
+  standardize: bool = False,
+  block_size: int | None = None,
+) -> Float[Array, " rows"]:
+  """Sum over classes of terms of the log-probabilities of each row.
+
+  Args:
+    rows: Logits of one side or of both.
+    terms: Terms, entry by entry.
+    temperatures: Temperature of each side, `[rows or 1]`.
+    options: Numbers that the terms read, with a gradient, `[]` or `[rows]`.
+    constants: Arrays that the terms read, without a gradient.
+    standardize: Whether to standardise the logits first.
+    block_size: Number of classes in a block; None chooses.
+  """
+
+  def entries(blocks, columns, known, fixed):
+    logs = [
+      scores - largest[:, None] - jnp.log(mass)[:, None]
+      for scores, largest, mass in zip(
+        _scores(blocks, known, fixed, standardize=standardize),
+        known["largest"],
+        known["mass"],
+        strict=True,
+      )
+    ]
+    options_of_rows = [each[:, None] for each in known["options"]]
+    return terms(logs, options_of_rows, columns, fixed[1])
+
+  levels = [*_normalizers(standardize), class_blocks.Level("terms", entries)]
+  results = _reduced(
+    rows, levels, temperatures, options, constants, block_size=block_size
+  )
+  return results["terms"]
+
+
+def normalizers(
+  rows: _logits.Rows,
+  temperature: Float[Array, " rows"],
+  *,
+  standardize: bool = False,
+  block_size: int | None = None,
+) -> tuple[Float[Array, " rows"], Float[Array, " rows"]]:
+  """Largest `z_c / T` of one side, a constant to the gradient, and the mass beside it.
+
+  The mass is `sum_c exp(z_c / T - largest)`, from 1 to the number of classes. The
+  gradient of `largest + log(mass)` is that of the logarithm of the sum.
+  """
+  levels = _normalizers(standardize)
+  results = _reduced(rows, levels, [temperature], block_size=block_size)
+  return results["largest"][0], results["mass"][0]
+
+
+def possible_classes(rows: _logits.Rows) -> Float[Array, " rows"]:
+  """Number of classes of the first side that are not ruled out, 1 or more."""
+  possible = rows.sides[0] != -jnp.inf
+  return jnp.maximum(possible.sum(1, dtype=_logits.float32_dtype(rows)), 1)
+
+
+def _reduced(
+  rows, levels, temperatures, options=(), constants=None, *, block_size, **more
+):
+  number = rows.sides[0].shape[0]
+
+  def spread(values):
+    return jnp.broadcast_to(values, (number,))
+
+  known = {
+    "temperature": tuple(map(spread, temperatures)),
+    "options": tuple(map(spread, options)),
+  }
+  fixed = rows.mask, constants
+  return class_blocks.reduce_classes(
+    levels, rows.sides, known, fixed, block_size=block_size, **more
+  )
+
+
+def _normalizers(standardize):
+  """Levels that the log-probabilities need."""
+
+  def scores(blocks, columns, known, fixed):
+    return _scores(blocks, known, fixed, standardize=standardize)
+
+  def masses(blocks, columns, known, fixed):
+    return tuple(
+      jnp.exp(each - largest[:, None])
+      for each, largest in zip(
+        scores(blocks, columns, known, fixed), known["largest"], strict=True
+      )
+    )
+
+  return [
+    *(_moments() if standardize else ()),
+    class_blocks.Level("largest", scores, largest=True),
+    class_blocks.Level("mass", masses),
+  ]
+
+
+def _scores(blocks, known, fixed, *, standardize):
+  """Logits of each side divided by the temperature, standardised before if need be."""
+  sides = [_logits.real_logits(block, fixed[0]) for block in blocks]
+  if standardize:
+    sides = [
+      _logits.standard_scores(side, *moments)
+      for side, moments in zip(sides, _units_and_moments(known), strict=True)
+    ]
+  return tuple(
+    _logits.divided(side, temperature[:, None])
+    for side, temperature in zip(sides, known["temperature"], strict=True)
+  )
+
+
+def _moments():
+  """Levels that standardised logits need; see `_logits.standardized`."""
+
+  def magnitudes(blocks, columns, known, fixed):
+    sides = [_logits.real_logits(block, fixed[0]) for block in blocks]
+    return tuple(jnp.where(side == -jnp.inf, 0, jnp.abs(side)) for side in sides)
+
+  def first(blocks, columns, known, fixed):
+    return tuple(
+      {
+        "count": (side != -jnp.inf).astype(side.dtype),
+        "total": _logits.scaled(side, unit),
+      }
+      for side, unit in _with_units(blocks, known, fixed)
+    )
+
+  def second(blocks, columns, known, fixed):
+    return tuple(
+      _logits.centred(side, unit, mean) ** 2
+      for (side, unit), mean in zip(
+        _with_units(blocks, known, fixed), _means(known), strict=True
+      )
+    )
+
+  return (
+    class_blocks.Level("magnitude", magnitudes, largest=True),
+    class_blocks.Level("first", first),
+    class_blocks.Level("second", second),
+  )
+
+
+def _with_units(blocks, known, fixed):
+  for block, magnitude in zip(blocks, known["magnitude"], strict=True):
+    yield _logits.real_logits(block, fixed[0]), float32.power_of_two(magnitude[:, None])
+
+
+def _means(known):
+  for moments in known["first"]:
+    yield (moments["total"] / jnp.maximum(moments["count"], 1))[:, None]
+
+
+def _units_and_moments(known):
+  for magnitude, mean, first, squares in zip(
+    known["magnitude"], _means(known), known["first"], known["second"], strict=True
+  ):
+    unit = float32.power_of_two(magnitude[:, None])
+    yield unit, mean, squares[:, None], first["count"][:, None]
