@@ -98,6 +98,7 @@ LOSSES = {
   "ickd": (losses.ickd, (MAPS[0], MAPS[0])),
   "information_flow": (_flow(authors=False), VECTORS),
   "information_flow, authors": (_flow(authors=True), VECTORS),
+  "jensen_shannon": (losses.jensen_shannon, LOGITS),
   "knowledge_distillation": (losses.knowledge_distillation, LOGITS),
   "linear_cka": (losses.linear_cka, VECTORS),
   "mgd": (_generated, MAPS),
@@ -110,9 +111,12 @@ LOSSES = {
   ),
   "rbf_cka": (losses.rbf_cka, VECTORS),
   "review_kd": (_reviewed, MAPS),
+  "reverse_kl": (losses.reverse_kl, LOGITS),
   "rkd_angle": (lambda s, t: losses.rkd_angle(s, t, block_size=16), VECTORS),
   "rkd_distance": (losses.rkd_distance, VECTORS),
   "similarity_preserving": (losses.similarity_preserving, VECTORS),
+  "skew_kl": (losses.skew_kl, LOGITS),
+  "transformed_teacher_matching": (losses.transformed_teacher_matching, LOGITS),
   "vid": (
     lambda s, t: losses.vid(
       s,

@@ -52,7 +52,11 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 
 | losses | time | memory |
 |---|---|---|
-| `cross_entropy`, `knowledge_distillation`, `decoupled_kd`, `dist` | n C | n C |
+| `decoupled_kd`, `dist` | n C | n C |
+| `cross_entropy`, `knowledge_distillation`, `reverse_kl` | n C | n C |
+| `jensen_shannon`, `skew_kl` | n C | n C |
+| `transformed_teacher_matching`, `top_k_distillation` | n C | n C |
+| the three lines above with `block_size` b, in classes | n C | n b |
 | `conditional_divergence` for each kernel, `pkt` | n N D | N (D + b) |
 | `similarity_preserving` | n N D | N (D + b) |
 | `correlation_congruence`, `rkd_distance`, `rbf_cka`, `crd` | n N D | N (D + b) |
@@ -90,6 +94,9 @@ from flowkd_jax.losses._contrastive import crd
 from flowkd_jax.losses._contrastive import crd_init
 from flowkd_jax.losses._decoupled import decoupled_kd
 from flowkd_jax.losses._dist import dist
+from flowkd_jax.losses._divergences import jensen_shannon
+from flowkd_jax.losses._divergences import reverse_kl
+from flowkd_jax.losses._divergences import skew_kl
 from flowkd_jax.losses._factor import factor_reconstruction
 from flowkd_jax.losses._factor import factor_transfer
 from flowkd_jax.losses._factor import factor_transfer_init
@@ -126,6 +133,7 @@ from flowkd_jax.losses._spatial import fsp
 from flowkd_jax.losses._spatial import nst
 from flowkd_jax.losses._tap_weights import weighted_sum
 from flowkd_jax.losses._token_relations import token_relations
+from flowkd_jax.losses._transformed_teacher import transformed_teacher_matching
 from flowkd_jax.losses._wasserstein import gaussian_wasserstein
 from flowkd_jax.losses._wasserstein import gaussian_wasserstein_init
 
@@ -157,6 +165,7 @@ __all__ = [
   "ickd_init",
   "information_flow",
   "information_flow_terms",
+  "jensen_shannon",
   "knowledge_distillation",
   "linear_cka",
   "mgd",
@@ -168,12 +177,15 @@ __all__ = [
   "quadratic_flow",
   "quadratic_flow_terms",
   "rbf_cka",
+  "reverse_kl",
   "review_kd",
   "review_kd_init",
   "rkd_angle",
   "rkd_distance",
   "similarity_preserving",
+  "skew_kl",
   "token_relations",
+  "transformed_teacher_matching",
   "vid",
   "vid_init",
   "weighted_sum",

@@ -1,6 +1,7 @@
 """Table of the contract test: a call of each public loss."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -57,7 +58,8 @@ def _logits(loss, **options):
     return loss(student, teacher, **options, **more)
 
   classes = 6 if loss is losses.decoupled_kd else None
-  return Row(call, student=(6,), teacher=(6,), classes=classes)
+  blocks = "block_size" in inspect.signature(loss).parameters
+  return Row(call, student=(6,), teacher=(6,), blocks=blocks, classes=classes)
 
 
 def _cross_entropy(student, teacher, ids, *, labels=None, **options):
@@ -146,6 +148,7 @@ ROWS = {
   "cross_entropy": Row(
     _cross_entropy,
     student=(6,),
+    blocks=True,
     classes=6,
     exempt={"both sides": "takes no teacher"},
   ),
@@ -192,6 +195,8 @@ ROWS = {
   "information_flow, authors": _taps(losses.information_flow, authors=True)._replace(
     exempt=MATRIX
   ),
+  "jensen_shannon": _logits(losses.jensen_shannon),
+  "jensen_shannon, scaled": _logits(losses.jensen_shannon, scaled=True),
   "knowledge_distillation": _logits(losses.knowledge_distillation),
   "knowledge_distillation, standardized": _logits(
     losses.knowledge_distillation, standardize=True
@@ -241,11 +246,18 @@ ROWS = {
     exempt=FEW_ROWS
   ),
   "review_kd": Row(_reviewed, *(shape[1:] for shape in MAPS)),
+  "reverse_kl": _logits(losses.reverse_kl),
   "rkd_angle": _pairwise(losses.rkd_angle),
   "rkd_distance": _pairwise(losses.rkd_distance),
   "similarity_preserving": _pairwise(losses.similarity_preserving),
+  "skew_kl": _logits(losses.skew_kl),
+  "skew_kl, reverse": _logits(losses.skew_kl, reverse=True),
   "token_relations": _pairwise(
     losses.token_relations, (3, 4), (3, 6), relation_heads=2
+  ),
+  "transformed_teacher_matching": _logits(losses.transformed_teacher_matching),
+  "transformed_teacher_matching, standardized": _logits(
+    losses.transformed_teacher_matching, weighted=False, standardize=True
   ),
   "vid": _rowwise(
     losses.vid, MAPS[0][1:], MAPS[1][1:], params=losses.vid_init(KEY, *MAPS)

@@ -26,7 +26,16 @@ from tests.losses.contract_rows import ROWS
 
 CASES = 16
 # Losses that read -inf as probability 0.
-LOGITS = ("cross_entropy", "decoupled_kd", "dist", "knowledge_distillation")
+LOGITS = (
+  "cross_entropy",
+  "decoupled_kd",
+  "dist",
+  "jensen_shannon",
+  "knowledge_distillation",
+  "reverse_kl",
+  "skew_kl",
+  "transformed_teacher_matching",
+)
 
 
 # Logits, maps, vectors, pairs of rows, taps and tables, for what all have in common.

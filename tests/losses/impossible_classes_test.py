@@ -9,7 +9,14 @@ from flowkd_jax import losses
 
 ROWS, CLASSES, TEMPERATURE = 6, 5, 4.0
 LABELS = np.arange(ROWS, dtype=np.int32) % 2
-NAMES = ("cross_entropy", "decoupled_kd", "dist", "knowledge_distillation")
+NAMES = (
+  "cross_entropy",
+  "decoupled_kd",
+  "dist",
+  "jensen_shannon",
+  "knowledge_distillation",
+  "reverse_kl",
+)
 every_loss = pytest.mark.parametrize("name", NAMES)
 
 

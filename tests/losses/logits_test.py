@@ -19,6 +19,7 @@ CALLS = {
   ),
   "dist": losses.dist,
   "knowledge_distillation": losses.knowledge_distillation,
+  "transformed_teacher_matching": losses.transformed_teacher_matching,
 }
 every_loss = pytest.mark.parametrize("name", CALLS)
 

@@ -1,0 +1,265 @@
+"""Divergences of softened probabilities beside the relative entropy.
+
+Infinities and NaN are treated by the rules of `flowkd_jax.losses`.
+"""
+
+from jaxtyping import Array
+from jaxtyping import Float
+
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import meshes
+from flowkd_jax.losses import _log_probabilities
+from flowkd_jax.losses import _logits
+from flowkd_jax.losses import _softmax
+
+
+@meshes.on_any_mesh
+def reverse_kl(
+  student: Float[Array, "batch *positions classes"],
+  teacher: Float[Array, "batch *positions classes"],
+  *,
+  temperature: _logits.Option = 1.0,
+  standardize: bool = False,
+  mask: _logits.Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Reverse distillation: `T^2 mean_i KL(s_i, t_i)` of softened probabilities.
+
+  `knowledge_distillation` with both sides exchanged: the student is punished for mass
+  where the teacher has none, and may leave out what it cannot imitate, which is what
+  language models of few parameters do better with (Gu et al. 2024, section 2, whose
+  training by policy gradient is another matter). The mean over rows of a sum over
+  classes. Invariant to a shift of each row of logits and to permutation of rows, or of
+  the classes of both.
+
+  Infinite where the teacher alone rules out a class; `skew_kl` and `jensen_shannon`
+  stay finite there. Differs from the code of DistiLLM in the temperature and its
+  square.
+
+  Args:
+    student: Student logits, one row for each example or each position.
+    teacher: Teacher logits.
+    temperature: T, above 0: a number, or one for each example or row. May be traced.
+    standardize: Standardises the logits of each row first (Sun et al. 2024): see
+      `flowkd_jax.losses`.
+    mask: Which examples, or which rows, are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split; the loss is that of the
+      global batch, on every device.
+    block_size: Number of classes at a time, in the backward pass too: no array of all
+      rows and classes is made beside the logits and their gradients. None takes all
+      at once up to 2^26 logits.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If shapes disagree, there is a single class, or `temperature` is not
+      positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+    >>> float(reverse_kl(logits + 1, logits))
+    0.0
+
+  References:
+    Gu et al., "MiniLLM: knowledge distillation of large language models", ICLR 2024.
+  """
+
+  def terms(logs, options, columns, constants):
+    student, teacher = logs
+    return _log_probabilities.relative_entropy(teacher, student)
+
+  return _mean(
+    student,
+    teacher,
+    terms,
+    temperature=temperature,
+    standardize=standardize,
+    mask=mask,
+    axis_name=axis_name,
+    block_size=block_size,
+  )
+
+
+@meshes.on_any_mesh
+def skew_kl(
+  student: Float[Array, "batch *positions classes"],
+  teacher: Float[Array, "batch *positions classes"],
+  *,
+  alpha: _logits.Option = 0.1,
+  reverse: bool = False,
+  temperature: _logits.Option = 1.0,
+  standardize: bool = False,
+  mask: _logits.Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Skewed distillation: `T^2 mean_i KL(t_i, alpha t_i + (1 - alpha) s_i)`.
+
+  With `reverse=True` it is `T^2 mean_i KL(s_i, (1 - alpha) t_i + alpha s_i)` (Ko et al.
+  2024, section 3.1). Finite for alpha above 0 whatever either side rules out, at most
+  `-T^2 log(alpha)`. At alpha = 0 it is `knowledge_distillation` or `reverse_kl`, at 1
+  it is 0. The mean over rows of a sum over classes. Invariant to a shift of each row of
+  logits and to permutation of rows, or of the classes of both.
+
+  Differs from the authors' code in the temperature and its square; and the forward form
+  is a divergence, where their code leaves out the entropy of the teacher, which has no
+  gradient in the student.
+
+  Args:
+    student: Student logits, one row for each example or each position.
+    teacher: Teacher logits.
+    alpha: Share, in [0, 1], of the first distribution in the mixture.
+    reverse: Whether the student comes first.
+    temperature: T, above 0: a number, or one for each example or row. May be traced,
+      as may alpha.
+    standardize: Standardises the logits of each row first (Sun et al. 2024): see
+      `flowkd_jax.losses`.
+    mask: Which examples, or which rows, are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split; the loss is that of the
+      global batch, on every device.
+    block_size: Number of classes at a time, in the backward pass too: no array of all
+      rows and classes is made beside the logits and their gradients. None takes all
+      at once up to 2^26 logits.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If shapes disagree, there is a single class, `temperature` is not
+      positive or `alpha` is outside [0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+    >>> float(skew_kl(logits + 1, logits)) < 1e-6
+    True
+
+  References:
+    Ko et al., "DistiLLM: towards streamlined distillation for large language models",
+    ICML 2024.
+  """
+  checks.check_share("alpha", alpha)
+
+  def terms(logs, options, columns, constants):
+    first, second = logs if reverse else logs[::-1]
+    return _log_probabilities.skewed(second, first, options[0])
+
+  return _mean(
+    student,
+    teacher,
+    terms,
+    alpha=alpha,
+    temperature=temperature,
+    standardize=standardize,
+    mask=mask,
+    axis_name=axis_name,
+    block_size=block_size,
+  )
+
+
+@meshes.on_any_mesh
+def jensen_shannon(
+  student: Float[Array, "batch *positions classes"],
+  teacher: Float[Array, "batch *positions classes"],
+  *,
+  beta: _logits.Option = 0.5,
+  scaled: bool = False,
+  temperature: _logits.Option = 1.0,
+  standardize: bool = False,
+  mask: _logits.Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Generalised Jensen-Shannon divergence, from forward to reverse KL.
+
+  `T^2 mean_i (beta KL(t_i, m_i) + (1 - beta) KL(s_i, m_i))` with the mixture
+  `m = beta t + (1 - beta) s` (Agarwal et al. 2024, section 2). At beta = 0 it is
+  `knowledge_distillation`, at 1 it is `reverse_kl`, as in the code of TRL. Between, it
+  is finite and at most `T^2 log 2`, whatever either side rules out. The mean over rows
+  of a sum over classes. Invariant to a shift of each row of logits and to permutation
+  of rows, or of the classes of both.
+
+  The size jumps at both ends: the formula tends to 0 there, as beta or `1 - beta` times
+  the KL. `scaled=True` divides by `beta (1 - beta)`, which makes the loss continuous in
+  beta from the forward to the reverse KL, so that beta can follow a schedule; at
+  beta = 1/2 it is 4 times as large. At an end the gradient in beta is 0.
+
+  Differs from TRL in the square of the temperature.
+
+  Args:
+    student: Student logits, one row for each example or each position.
+    teacher: Teacher logits.
+    beta: Share of the teacher in the mixture, in [0, 1]. Values of arrays of JAX are
+      not checked.
+    scaled: Whether to divide by `beta (1 - beta)`.
+    temperature: T, above 0: a number, or one for each example or row. May be traced,
+      as may beta.
+    standardize: Standardises the logits of each row first (Sun et al. 2024): see
+      `flowkd_jax.losses`.
+    mask: Which examples, or which rows, are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split; the loss is that of the
+      global batch, on every device.
+    block_size: Number of classes at a time, in the backward pass too: no array of all
+      rows and classes is made beside the logits and their gradients. None takes all
+      at once up to 2^26 logits.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If shapes disagree, there is a single class, `temperature` is not
+      positive or `beta` is outside [0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+    >>> float(jensen_shannon(logits + 1, logits)) < 1e-6
+    True
+
+  References:
+    Agarwal et al., "On-policy distillation of language models: learning from
+    self-generated mistakes", ICLR 2024.
+  """
+  checks.check_share("beta", beta)
+
+  def terms(logs, options, columns, constants):
+    weights = _log_probabilities.jensen_shannon_weights(options[0], scaled=scaled)
+    student_logs, teacher_logs = logs
+    return _log_probabilities.jensen_shannon(
+      student_logs, teacher_logs, options[0], weights
+    )
+
+  return _mean(
+    student,
+    teacher,
+    terms,
+    beta=beta,
+    temperature=temperature,
+    standardize=standardize,
+    mask=mask,
+    axis_name=axis_name,
+    block_size=block_size,
+  )
+
+
+def _mean(
+  student,
+  teacher,
+  terms,
+  *,
+  temperature,
+  standardize,
+  mask,
+  axis_name,
+  block_size,
+  **options,
+):
+  """`T^2` times the mean over rows of the sum of terms."""
+  rows = _logits.read(mask, student=student, teacher=teacher)
+  scale = _logits.temperatures(rows, temperature)
+  sums = _softmax.term_sums(
+    rows,
+    terms,
+    (scale, scale),
+    _logits.numbers(rows, **options),
+    standardize=standardize,
+    block_size=block_size,
+  )
+  return rows.mean(scale**2 * sums, axis_name)

@@ -1,0 +1,106 @@
+"""Transformed teacher matching: the temperature on the teacher alone."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+
+from flowkd_jax._numerics import class_blocks
+from flowkd_jax._numerics import meshes
+from flowkd_jax.losses import _log_probabilities
+from flowkd_jax.losses import _logits
+from flowkd_jax.losses import _softmax
+
+
+@meshes.on_any_mesh
+def transformed_teacher_matching(
+  student: Float[Array, "batch *positions classes"],
+  teacher: Float[Array, "batch *positions classes"],
+  *,
+  temperature: _logits.Option = 4.0,
+  weighted: bool = True,
+  standardize: bool = False,
+  mask: _logits.Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Transformed teacher matching: `mean_i U_i KL(q_i, s_i)`, `s = softmax(student)`.
+
+  `q = softmax(teacher / T)` is the power `1 / T` of the teacher's probabilities p over
+  their sum, and `U_i = sum_c p_ic^(1 / T)` that sum (Zheng and Yang 2024, sections 3
+  and 4). U is near 1 where the teacher is sure and at most `classes^(1 - 1 / T)` where
+  it is not, so uncertain examples count most. `weighted=True` is WTTM,
+  `weighted=False` TTM, with 1 for U. The student has no temperature, and so there is no
+  factor `T^2`. The mean over rows of a sum over classes. Invariant to a shift of each
+  row of logits and to permutation of rows, or of the classes of both.
+
+  The authors write gamma for `1 / T`. Differs from their code in nothing but that U has
+  a gradient in the teacher. Their example beside a cross-entropy of weight 1, VGG-13 to
+  VGG-8 on CIFAR-100: TTM with gamma 0.1 and weight 45.
+
+  Args:
+    student: Student logits, one row for each example or each position.
+    teacher: Teacher logits.
+    temperature: T of the teacher, above 0: a number, or one for each example or row.
+      May be traced.
+    weighted: Whether to weight each row by U, as WTTM.
+    standardize: Standardises the logits of each row first (Sun et al. 2024): see
+      `flowkd_jax.losses`.
+    mask: Which examples, or which rows, are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split; the loss is that of the
+      global batch, on every device.
+    block_size: Number of classes at a time, in the backward pass too: no array of all
+      rows and classes is made beside the logits and their gradients. None takes all
+      at once up to 2^26 logits.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If shapes disagree, there is a single class, or `temperature` is not
+      positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+    >>> float(transformed_teacher_matching(logits / 4, logits))
+    0.0
+
+  References:
+    Zheng and Yang, "Knowledge distillation based on transformed teacher matching",
+    ICLR 2024.
+  """
+  rows = _logits.read(mask, student=student, teacher=teacher)
+  number, classes = rows.sides[0].shape
+  if class_blocks.one_block(number, classes, block_size):
+    # Gradients of all terms are added before they are rounded.
+    rows = rows._replace(sides=tuple(rows.at_least_float32()))
+  scale = _logits.temperatures(rows, temperature)
+  sums = _softmax.term_sums(
+    rows,
+    _log_probabilities.forward,
+    (jnp.ones_like(scale), scale),
+    standardize=standardize,
+    block_size=block_size,
+  )
+  if weighted:
+    sums = sums * _power_sums(
+      rows._replace(sides=rows.sides[1:]),
+      scale,
+      standardize=standardize,
+      block_size=block_size,
+    )
+  return rows.mean(sums, axis_name)
+
+
+def _power_sums(teacher, scale, **options):
+  """Sums of the powers `1 / T` of the probabilities of each row.
+
+  The largest probability is 1 / mass. Its power over the sum of the powers is the
+  largest softened probability.
+  """
+  _, softened = _softmax.normalizers(teacher, scale, **options)
+  largest, plain = _softmax.normalizers(teacher, jnp.ones_like(scale), **options)
+  constant = lax.stop_gradient(scale)
+  # 0, with the gradient in T of the largest logit over T, which the masses leave out.
+  bound = float(jnp.finfo(largest.dtype).max) / 4
+  moved = jnp.clip(largest / constant, -bound, bound) * (1 - constant / scale)
+  return softened * jnp.exp(moved - jnp.log(plain) / scale)
