@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measurement
@@ -30,6 +31,13 @@ from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import places
 
 WHAT = ("speed", "memory", "all")
+
+
+def _queue(teacher: jax.Array) -> dict[str, jax.Array]:
+  """A queue as long as the batch, which replaces all of it."""
+  return {"rows": jnp.zeros_like(teacher), "position": jnp.zeros((), jnp.int32)}
+
+
 LOSSES: dict[str, Callable[..., jax.Array]] = {
   "information_flow": lambda s, t, **k: losses.information_flow([s], [t], **k),
   "pkt": losses.pkt,
@@ -40,11 +48,12 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
   "linear_cka": losses.linear_cka,
   "rbf_cka": losses.rbf_cka,
   "crd": losses.crd,
+  "rrd": lambda s, t, **k: losses.rrd(s, t, params=None, queue=_queue(t), **k),
   # One example, whose tokens are the rows.
   "token_relations": lambda s, t, **k: losses.token_relations(s[None], t[None], **k),
   "patch_relations": lambda s, t, **k: losses.patch_relations(s[None], t[None], **k),
 }
-EQUAL_WIDTHS = ("crd",)
+EQUAL_WIDTHS = ("crd", "rrd")
 TRIPLES = ("rkd_angle",)
 # Matrices of all pairs that PyTorch holds at once, estimated from above.
 TORCH_MATRICES, TORCH_CUBES = 30, 6

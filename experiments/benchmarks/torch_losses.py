@@ -128,6 +128,14 @@ def crd(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
   )
 
 
+def rrd(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+  """RRD (Giakoumoglou and Stathaki 2024), no heads, the batch as the queue."""
+  student, teacher = functional.normalize(student), functional.normalize(teacher)
+  targets = functional.softmax(teacher @ teacher.T / 0.02, dim=1)
+  logs = functional.log_softmax(student @ teacher.T / 0.1, dim=1)
+  return -(targets * logs).sum(1).mean()
+
+
 def token_relations(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
   """MiniLMv2's relation loss (Wang et al. 2021), one head, the rows as tokens."""
   logs = [
@@ -155,6 +163,7 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     linear_cka,
     rbf_cka,
     crd,
+    rrd,
     token_relations,
     patch_relations,
   )

@@ -77,6 +77,7 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `token_relations`, T tokens, H heads, b examples | n T^2 (D + H) | n T D + b T^2 H |
 | `patch_relations`, T patches, b images | n T^2 D | n T D + b T^2 |
 | `review_kd`, W fused channels, P of all taps | n P W (C + W) | n P (C + W) + W C |
+| `rrd`, K rows of width W in the queue, b rows | n K W | K W + b K |
 | `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
 | `crd_bank` where M is at most 4 K | n M W | n M |
 
@@ -128,6 +129,10 @@ from flowkd_jax.losses._review import review_kd
 from flowkd_jax.losses._review import review_kd_init
 from flowkd_jax.losses._rkd import rkd_angle
 from flowkd_jax.losses._rkd import rkd_distance
+from flowkd_jax.losses._rrd import rrd
+from flowkd_jax.losses._rrd import rrd_init
+from flowkd_jax.losses._rrd import rrd_queue_init
+from flowkd_jax.losses._rrd import rrd_queue_update
 from flowkd_jax.losses._spatial import attention_transfer
 from flowkd_jax.losses._spatial import fsp
 from flowkd_jax.losses._spatial import nst
@@ -182,6 +187,10 @@ __all__ = [
   "review_kd_init",
   "rkd_angle",
   "rkd_distance",
+  "rrd",
+  "rrd_init",
+  "rrd_queue_init",
+  "rrd_queue_update",
   "similarity_preserving",
   "skew_kl",
   "token_relations",

@@ -147,7 +147,7 @@ def crd(
   return parallel.global_sum(total, axis_name)
 
 
-def embeddings(student, teacher, params, mask):
+def embeddings(student, teacher, params, mask, *, init="crd_init"):
   """Both sides embedded: rows of norm one, at least float32, of one width."""
   checks.check_features(student=student, teacher=teacher)
   checks.check_mask(mask, student)
@@ -167,6 +167,6 @@ def embeddings(student, teacher, params, mask):
   if widths[0] != widths[1]:
     raise ValueError(
       f"student has width {widths[0]} and teacher {widths[1]}: pass params, from "
-      "crd_init(key, student.shape, teacher.shape)"
+      f"{init}(key, student.shape, teacher.shape)"
     )
   return embedded

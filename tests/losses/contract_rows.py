@@ -111,11 +111,23 @@ def _bank(student, teacher, ids, **options):
   )
 
 
+def _rrd(student, teacher, ids, **options):
+  state = {
+    "params": losses.rrd_init(KEY, (1, 5), (1, 7), width=4),
+    "queue": losses.rrd_queue_init(KEY, 3 * BATCH, width=4),
+  }
+  return losses.rrd(student, teacher, **_in_dtype_of(student, state), **options)
+
+
 def _in_dtype_of(rows, options):
   """Parameters in the dtype that a loss computes in."""
   wide = jnp.asarray(rows).dtype == jnp.float64
   dtype = jnp.float64 if wide else jnp.float32
-  cast = lambda x: x.astype(dtype) if isinstance(x, jax.Array) else x
+
+  def cast(x):
+    is_float = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
+    return x.astype(dtype) if is_float else x
+
   return jax.tree.map(cast, options)
 
 
@@ -249,6 +261,12 @@ ROWS = {
   "reverse_kl": _logits(losses.reverse_kl),
   "rkd_angle": _pairwise(losses.rkd_angle),
   "rkd_distance": _pairwise(losses.rkd_distance),
+  "rrd": Row(
+    _rrd,
+    blocks=True,
+    teacher_constant=True,
+    exempt={"both sides": "the teacher is embedded by a fixed projection"},
+  ),
   "similarity_preserving": _pairwise(losses.similarity_preserving),
   "skew_kl": _logits(losses.skew_kl),
   "skew_kl, reverse": _logits(losses.skew_kl, reverse=True),
@@ -269,6 +287,9 @@ NOT_LOSSES = {
   "crd_bank_update": "state",
   "crd_init": "parameters",
   "crd_negatives": "draws indices",
+  "rrd_init": "parameters",
+  "rrd_queue_init": "state",
+  "rrd_queue_update": "state",
   "factor_transfer_init": "parameters",
   "gaussian_wasserstein_init": "parameters",
   "hint_init": "parameters",

@@ -14,6 +14,7 @@ ORIGINALS = {
   "linear_cka": losses.linear_cka,
   "token_relations": lambda s, t: losses.token_relations(s[None], t[None]),
   "patch_relations": lambda s, t: losses.patch_relations(s[None], t[None]),
+  "rrd": lambda s, t: benchmark_losses.LOSSES["rrd"](s, t[:, : s.shape[1]]),
   "crd": lambda s, t: losses.crd(s, t[:, : s.shape[1]]),
   **{
     name: lambda s, t, name=name: getattr(losses, name)(s, t, reduction="matrix")
@@ -38,7 +39,9 @@ def test_pytorch_computes_the_same_loss(name):
     jnp.asarray(student), jnp.asarray(teacher)
   )
   rows = torch.tensor(student, requires_grad=True)
-  targets = torch.tensor(teacher[:, :5] if name == "crd" else teacher)
+  targets = torch.tensor(
+    teacher[:, :5] if name in benchmark_losses.EQUAL_WIDTHS else teacher
+  )
   theirs = torch_losses.LOSSES[name](rows, targets)
   np.testing.assert_allclose(ours, theirs.item(), rtol=1e-3)
   expected = torch.autograd.grad(theirs, rows)[0].numpy()
@@ -51,7 +54,7 @@ def test_products_alone_are_no_more_than_those_of_the_loss(name):
   from experiments.benchmarks import torch_losses
 
   rng = np.random.default_rng(0)
-  widths = (8, 8) if name == "crd" else (8, 16)
+  widths = (8, 8) if name in benchmark_losses.EQUAL_WIDTHS else (8, 16)
   features = [rng.standard_normal((300, d)).astype(np.float32) for d in widths]
   if name == "rkd_angle":
     features = [rows[:10] for rows in features]

@@ -1,0 +1,232 @@
+"""Relational representation distillation against a queue of teacher embeddings.
+
+The queue is an explicit pytree, updated in the step that evaluates the loss:
+
+    params = rrd_init(key, student.shape, teacher.shape)
+    queue = rrd_queue_init(key)
+    loss = rrd(student, teacher, params=params, queue=queue)
+    queue = rrd_queue_update(student, teacher, params=params, queue=queue)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Key
+from jaxtyping import Shaped
+
+from flowkd_jax import kernels
+from flowkd_jax import parallel
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import float32
+from flowkd_jax._numerics import meshes
+from flowkd_jax._numerics import row_blocks
+from flowkd_jax.losses import _contrastive
+
+Mask = Shaped[Array, " batch"] | None
+Parameters = dict[str, Any]
+Queue = dict[str, Array]
+
+
+def rrd_init(
+  key: Key[Array, ""],
+  student_shape: Sequence[int],
+  teacher_shape: Sequence[int],
+  *,
+  width: int = 128,
+) -> Parameters:
+  """The linear heads of `rrd`: the student's is learnt, the teacher's stays as drawn.
+
+  Args:
+    key: Random key.
+    student_shape: Shape of the student features; axes after the first are flattened.
+    teacher_shape: Shape of the teacher features.
+    width: Width of the embedding, 128 in the authors' code.
+
+  Returns:
+    `{"student": head, "teacher": head}`, each with a "kernel" and a "bias", float32.
+    The gradient of the teacher's head is 0.
+
+  Raises:
+    ValueError: If `width` is not positive.
+  """
+  return _contrastive.crd_init(key, student_shape, teacher_shape, width=width)
+
+
+def rrd_queue_init(
+  key: Key[Array, ""], size: int = 16384, *, width: int = 128
+) -> Queue:
+  """A queue of random embeddings of norm 1, which those of the teacher replace.
+
+  Differs from the authors' code, which divides the columns and not the rows by their
+  norm: rows are then about `sqrt(width / size)` long, 0.09 at the sizes of the paper,
+  and hardly count until they are replaced.
+
+  Args:
+    key: Random key.
+    size: Rows of the queue; at least the rows of the global batch.
+    width: Width of the embedding, as in `rrd_init`.
+
+  Returns:
+    `{"rows": [size, width] in float32, "position": int32}`; the position is that of the
+    row that is replaced next.
+
+  Raises:
+    ValueError: If a size is not positive.
+  """
+  checks.check_count("size", size)
+  checks.check_count("width", width)
+  rows = kernels.unit_rows(jax.random.normal(key, (size, width), jnp.float32))
+  return {"rows": rows, "position": jnp.zeros((), jnp.int32)}
+
+
+@meshes.on_any_mesh
+def rrd(
+  student: Float[Array, "batch ..."],
+  teacher: Float[Array, "batch ..."],
+  *,
+  params: Parameters | None,
+  queue: Queue,
+  temperature: float = 0.1,
+  teacher_temperature: float = 0.02,
+  mask: Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Relational representation distillation: likeness to a queue of teacher embeddings.
+
+  `mean_i -sum_k p^t_ik log p^s_ik` with `p^s_ik = softmax_k(u_i . q_k / tau_s)` and
+  `p^t_ik = softmax_k(v_i . q_k / tau_t)`, u and v the embeddings of student and teacher
+  of norm 1 and q the rows of the queue (Giakoumoglou and Stathaki 2024). A
+  cross-entropy: the least value is the teacher's entropy and not 0. Does not depend on
+  the batch; grows with the logarithm of the queue's size while nothing is learnt.
+  Invariant to a permutation of rows; without `params` to the scale of each row and to a
+  common rotation of both sides and the queue.
+
+  As in the authors' code the embeddings of this batch take their place in the queue
+  before the comparison, so that each row meets its own teacher in it. That is part of
+  the loss; call `rrd_queue_update` with the same arguments in the same step to keep
+  them. The teacher's head receives no gradient, there and here: it is a fixed random
+  projection. The temperatures are those of that code, where a comment has them the
+  other way round. It needs a queue of a multiple of the batch; here the queue goes
+  round whatever the batch, and masked rows are not put in it.
+
+  The authors' second variant, with a memory of an embedding for each example, takes the
+  softmax of exponentials and compares the teacher with the student's memory; it is not
+  here.
+
+  With K rows of width W in the queue it takes O(B K W) time and memory for as many
+  rows at once as `block_size`. With `params=None`, equal widths and both temperatures
+  at 0.07 it is the loss on global features of LightlyTrain's first version.
+
+  Args:
+    student: Student features; axes after the first are flattened.
+    teacher: Teacher features, of any width; constants to the gradient.
+    params: From `rrd_init`; None takes the features themselves, as wide as the queue.
+    queue: From `rrd_queue_init`, the same on all devices; constant to the gradient.
+    temperature: Temperature of the student, tau_s.
+    teacher_temperature: Temperature of the teacher, tau_t.
+    mask: Which rows are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split; the queue gets the rows of all
+      devices.
+    block_size: Rows evaluated at a time; None chooses.
+
+  Raises:
+    TypeError: If an input is not floating point.
+    ValueError: If batches or widths disagree, the queue has fewer rows than the global
+      batch, or a temperature is not positive.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> key, rows = jax.random.key(0), jnp.eye(4)
+    >>> params = rrd_init(key, rows.shape, rows.shape, width=8)
+    >>> queue = rrd_queue_init(key, 100, width=8)
+    >>> rrd(rows, rows, params=params, queue=queue).shape
+    ()
+    >>> queue = rrd_queue_update(rows, rows, params=params, queue=queue)
+    >>> int(queue["position"])
+    4
+
+  References:
+    Giakoumoglou and Stathaki, "Relational representation distillation", arXiv
+    2407.12073.
+  """
+  checks.check_positive("temperature", temperature)
+  checks.check_positive("teacher_temperature", teacher_temperature)
+  ours, theirs = _embeddings(student, teacher, params, mask)
+  updated = _enqueued(theirs, queue, mask, axis_name)["rows"].astype(ours.dtype)
+  temperatures = tuple(
+    jnp.asarray(float32.like(each, ours), ours.dtype)
+    for each in (temperature, teacher_temperature)
+  )
+
+  def row_terms(shared, block):
+    columns, temperatures = shared
+    student, teacher = (
+      jax.nn.log_softmax(float32.matmul(rows, columns) / each, axis=1)
+      for rows, each in zip(block, temperatures, strict=True)
+    )
+    return -(jnp.exp(teacher) * student).sum(1)
+
+  total = row_blocks.sum_over_rows(
+    row_terms,
+    block_size,
+    (updated.T, temperatures),
+    (ours, theirs),
+    parallel.mean_weights(mask, axis_name, ours, theirs),
+    row_entries=updated.shape[0],
+  )
+  return parallel.global_sum(total, axis_name)
+
+
+@meshes.on_any_mesh
+def rrd_queue_update(
+  student: Float[Array, "batch ..."],
+  teacher: Float[Array, "batch ..."],
+  *,
+  params: Parameters | None,
+  queue: Queue,
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Queue:
+  """The queue after a step: the oldest rows replaced by the batch's, of all devices.
+
+  Other arguments and errors as in `rrd`. No gradient flows into the queue.
+  """
+  _, theirs = _embeddings(student, teacher, params, mask)
+  return _enqueued(theirs, queue, mask, axis_name)
+
+
+def _embeddings(student, teacher, params, mask):
+  ours, theirs = _contrastive.embeddings(
+    student, teacher, params, mask, init="rrd_init"
+  )
+  return ours, lax.stop_gradient(theirs)
+
+
+def _enqueued(embedded, queue, mask, axis_name):
+  """The queue with the real rows of the global batch from its position on."""
+  size, width = queue["rows"].shape[0], embedded.shape[1]
+  checks.check_shape("queue, rows", queue["rows"], (size, width))
+  checks.check_shape("queue, position", queue["position"], ())
+  rows = parallel.gather_rows(embedded, axis_name)
+  if rows.shape[0] > size:
+    raise ValueError(
+      f"queue: expected at least the {rows.shape[0]} rows of the global batch, got "
+      f"{size}; make it larger with rrd_queue_init(key, size)"
+    )
+  real = parallel.gather_rows(parallel.real_rows(embedded, mask), axis_name)
+  position = jnp.asarray(queue["position"]).astype(jnp.int32)
+  before = jnp.cumsum(real, dtype=jnp.int32)
+  # A masked row has a place beyond the queue, where a scatter drops it.
+  places = jnp.where(real, (position + before - 1) % size, size)
+  old = lax.stop_gradient(jnp.asarray(queue["rows"]))
+  return {
+    "rows": old.at[places].set(rows.astype(old.dtype), mode="drop"),
+    "position": (position + before[-1]) % size,
+  }
