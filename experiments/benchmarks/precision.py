@@ -23,6 +23,7 @@ from flowkd_jax.jobs import fields
 ROWS = 128
 VECTORS, LOGITS = ((64,), (128,)), ((10,), (10,))
 MAPS = (8, 8, 8), (8, 8, 16)
+TOKENS = (16, 64), (16, 128)
 
 
 def _labelled(loss, **options):
@@ -52,6 +53,16 @@ def _bank(student, teacher):
     bank=losses.crd_bank_init(key, 10 * ROWS),
     indices=indices,
     negatives=losses.crd_negatives(key, indices, 10 * ROWS, number=64),
+  )
+
+
+def _queued(student, teacher):
+  key = jax.random.key(0)
+  return losses.rrd(
+    student,
+    teacher,
+    params=losses.rrd_init(key, student.shape, teacher.shape),
+    queue=losses.rrd_queue_init(key, 10 * ROWS),
   )
 
 
@@ -104,6 +115,7 @@ LOSSES = {
   "mgd": (_generated, MAPS),
   "normalized_regression": (losses.normalized_regression, (VECTORS[0], VECTORS[0])),
   "nst": (losses.nst, MAPS),
+  "patch_relations": (losses.patch_relations, MAPS),
   "pkt": (losses.pkt, VECTORS),
   "quadratic_flow": (
     lambda s, t: _labelled(losses.quadratic_flow, num_classes=10)([s], [t]),
@@ -114,9 +126,11 @@ LOSSES = {
   "reverse_kl": (losses.reverse_kl, LOGITS),
   "rkd_angle": (lambda s, t: losses.rkd_angle(s, t, block_size=16), VECTORS),
   "rkd_distance": (losses.rkd_distance, VECTORS),
+  "rrd": (_queued, VECTORS),
   "similarity_preserving": (losses.similarity_preserving, VECTORS),
   "skew_kl": (losses.skew_kl, LOGITS),
   "transformed_teacher_matching": (losses.transformed_teacher_matching, LOGITS),
+  "token_relations": (losses.token_relations, TOKENS),
   "vid": (
     lambda s, t: losses.vid(
       s,
