@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -42,8 +43,8 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
       `by_name("resnet32x4")`. Its number of classes is that of the weights.
     state_dict: names and values (NumPy arrays or PyTorch tensors) as in that code, or a
       checkpoint with such a state under "model", "state_dict", "net" or
-      "model_state_dict"; `num_batches_tracked` and the prefix `module.` of
-      `DataParallel` are ignored.
+      "model_state_dict"; `num_batches_tracked` is ignored, and a prefix that all names
+      have, such as `module.` of `DataParallel`.
 
   Raises:
     ValueError: lists the keys that are missing, unexpected, of a wrong shape, or whose
@@ -51,12 +52,13 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     TypeError: if `model` is a network of another kind, or `state_dict` no mapping.
   """
   layers = layer_names(model)
-  arrays = _read_arrays(_unwrapped(state_dict))
-  _check_keys(arrays, _template(model, layers, side=1, channels=3))
+  template = _template(model, layers, side=1, channels=3)
+  arrays = _without_prefix(_read_arrays(_unwrapped(state_dict)), template)
+  _check_keys(arrays, template)
   stem = arrays[f"{next(iter(layers.values()))}.weight"]
-  template = _template(
-    model, layers, side=_map_side(model, arrays), channels=_channels(stem)
-  )
+  sizes = {"side": _map_side(model, arrays), "channels": _channels(stem)}
+  if sizes != {"side": 1, "channels": 3}:
+    template = _template(model, layers, **sizes)
   _check_shapes(arrays, template)
   finite_weights.check_finite("state_dict", arrays)
   flat = {
@@ -83,13 +85,49 @@ def _unwrapped(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
 def _read_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
   arrays = {}
   for name, value in state_dict.items():
+    name = str(name)
     if name.endswith("num_batches_tracked"):
       continue
-    if hasattr(value, "detach"):  # a tensor, perhaps on a GPU; torch not needed
-      value = value.detach().cpu()
-    with np.errstate(over="ignore"):  # what overflows is refused with its name
-      arrays[name.removeprefix("module.")] = np.asarray(value, np.float32)
+    try:
+      arrays[name.removeprefix("module.")] = _as_array(value)
+    except (TypeError, ValueError):
+      raise ValueError(
+        f"state_dict: expected an array under every name, got {type(value).__name__} "
+        f"under {name!r}; pass the state of the network alone"
+      ) from None
   return arrays
+
+
+def _as_array(value: Any) -> np.ndarray:
+  if hasattr(value, "detach"):  # a tensor, perhaps on a GPU; torch not needed
+    value = value.detach().cpu()
+  if hasattr(value, "float"):  # NumPy has no bfloat16
+    value = value.float()
+  with np.errstate(over="ignore"):  # what overflows is refused with its name
+    return np.asarray(value, np.float32)
+
+
+def _without_prefix(
+  arrays: dict[str, np.ndarray], expected: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """Arrays without a prefix that all names have, such as `net.`.
+
+  Raises:
+    ValueError: if there is a whole network under a prefix, and something beside it.
+  """
+  first = next(iter(expected))
+  ends = [name.removesuffix(first) for name in arrays if name.endswith(first)]
+  prefixes = [each for each in ends if all(each + name in arrays for name in expected)]
+  if not prefixes or "" in prefixes:
+    return arrays
+  if len(arrays) == len(expected):
+    return {name.removeprefix(prefixes[0]): array for name, array in arrays.items()}
+  raise ValueError(
+    "state_dict: expected the state of one network, got whole ones under "
+    f"{' and '.join(map(repr, prefixes))}; pass one without its prefix: "
+    "{name.removeprefix(p): value for name, value in state.items() if "
+    "name.startswith(p)}"
+  )
 
 
 def _template(
@@ -114,10 +152,17 @@ def _check_keys(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
   unexpected = [name for name in arrays if name not in expected]
   if missing or unexpected:
     raise ValueError(
-      "state_dict: the keys are not those of the model; missing: "
-      f"{', '.join(missing) or 'none'}; unexpected: "
-      f"{', '.join(unexpected) or 'none'}; check the number of blocks"
+      f"state_dict: the keys are not those of the model; missing: {_listed(missing)}; "
+      f"unexpected: {_listed(unexpected)}; check the kind of network and the number of "
+      "blocks"
     )
+
+
+def _listed(names: Sequence[str], *, separator: str = ", ", most: int = 12) -> str:
+  """Names in a row; of many the first ones and the number of the others."""
+  shown = separator.join(names[:most]) or "none"
+  more = len(names) - most
+  return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _channels(stem: np.ndarray) -> int:
@@ -146,8 +191,8 @@ def _check_shapes(
       wrong.append(f"{name}: expected {expected}, got {arrays[name].shape}")
   if wrong:
     raise ValueError(
-      f"state_dict: shapes do not fit the model; {'; '.join(wrong)}; check its "
-      "width and number of classes"
+      f"state_dict: shapes do not fit the model; {_listed(wrong, separator='; ')}; "
+      "check its width and number of classes"
     )
 
 

@@ -104,6 +104,57 @@ class Tensor:
     return self._array
 
 
+class HalfTensor(Tensor):
+  """Like a tensor of bfloat16, which NumPy does not know."""
+
+  def cpu(self):
+    return self
+
+  def float(self):
+    return self._array
+
+  def __array__(self, *arguments, **options):
+    raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+@pytest.mark.parametrize("prefix", ["module._orig_mod.", "net.", "student."])
+def test_from_torch_takes_a_prefix_of_all_names(prefix):
+  _, state = load("torch_vgg.npz")
+  model = BENCHMARK["torch_vgg.npz"]
+  wrapped = {f"{prefix}{key}": HalfTensor(value) for key, value in state.items()}
+  jax.tree.map(
+    np.testing.assert_array_equal, from_torch(model, wrapped), from_torch(model, state)
+  )
+
+
+def test_from_torch_refuses_several_networks_in_one_state():
+  _, state = load("torch_vgg.npz")
+  both = {
+    f"module.{k}.{n}": v for k in ("student", "teacher") for n, v in state.items()
+  }
+  with pytest.raises(
+    ValueError, match="of one network, got whole ones under 'student.' and 'teacher.'; "
+  ):
+    from_torch(BENCHMARK["torch_vgg.npz"], {"epoch": 3, "model": both})
+
+
+def test_from_torch_names_what_is_no_array():
+  _, state = load("torch_vgg.npz")
+  with pytest.raises(
+    ValueError, match="an array under every name, got dict under 'opt"
+  ):
+    from_torch(BENCHMARK["torch_vgg.npz"], {**state, "optimizer": {"lr": 0.05}})
+
+
+def test_from_torch_shortens_long_lists():
+  _, state = load("torch_vgg.npz")
+  with pytest.raises(
+    ValueError,
+    match=r"missing: .{0,500} and \d+ more; unexpected: .{0,500} and \d+ more",
+  ):
+    from_torch(models.by_name("resnet110"), state)
+
+
 def test_from_torch_takes_tensors_and_data_parallel_names():
   _, state = load("torch_cnn.npz")
   model = NETWORKS["torch_cnn.npz"]
