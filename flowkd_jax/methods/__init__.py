@@ -10,6 +10,7 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `knowledge_distillation` | softened logits | Hinton et al., 2015 |
 | `combined_losses` | any losses of the library, by name | |
 | `hint` | features through a learnt map | Romero et al., ICLR 2015 |
+| `simkd` | the teacher's classifier on the student's maps | Chen et al., CVPR 2022 |
 | `online_ensemble` | students of many widths | Walawalkar et al., ECCV 2020 |
 | `hierarchical_student` and others | classes and rotations | Yang et al., IJCAI 2021 |
 | `filtered_distillation` | filtered logits, after KDDG | Wang et al., ACM MM 2021 |
@@ -63,6 +64,7 @@ from flowkd_jax.methods._named_losses import loss_names
 from flowkd_jax.methods._online_ensemble import online_ensemble
 from flowkd_jax.methods._optimizers import PerTree
 from flowkd_jax.methods._similarity_preserving import similarity_preserving
+from flowkd_jax.methods._simkd import simkd
 from flowkd_jax.methods._supervised import supervised
 from flowkd_jax.methods._tap_roles import TAP_ROLES
 from flowkd_jax.methods._tap_roles import is_tap_role
@@ -116,6 +118,7 @@ __all__ = [
   "loss_by_name",
   "loss_names",
   "online_ensemble",
+  "simkd",
   "similarity_preserving",
   "supervised",
   "weighted_loss",

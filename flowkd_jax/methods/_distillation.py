@@ -41,7 +41,7 @@ from flowkd_jax.teacher_cache import teacher_outputs
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Collection of the variables that holds the state of the loss terms.
-_LOSS_STATE = "loss_state"
+LOSS_STATE = "loss_state"
 
 
 class Outputs(NamedTuple):
@@ -282,7 +282,7 @@ def _first_params(
   learnt = params.init(jax.random.fold_in(key, 2), *shapes)
   if params.state is None:
     return learnt, {}
-  return learnt, {_LOSS_STATE: params.state(jax.random.fold_in(key, 3), *shapes)}
+  return learnt, {LOSS_STATE: params.state(jax.random.fold_in(key, 3), *shapes)}
 
 
 def _with_moment(
@@ -297,7 +297,7 @@ def _with_moment(
   names = [name for name in ("step", "key", "state") if name in parameters]
 
   def call(student, teacher, batch, variables, **moment):
-    moment["state"] = variables.get(_LOSS_STATE)
+    moment["state"] = variables.get(LOSS_STATE)
     asked = {name: moment[name] for name in names}
     if "key" in asked and axis_name is not None:
       # Every device has a key of its own, for dropout: all take that of the first.
@@ -305,12 +305,12 @@ def _with_moment(
       asked["key"] = jax.random.wrap_key_data(words)
     found = terms(student, teacher, batch, variables["params"]["learnt"], **asked)
     values, kept = found if "state" in asked else (found, None)
-    return dict(values), {} if kept is None else {_LOSS_STATE: kept}
+    return dict(values), {} if kept is None else {LOSS_STATE: kept}
 
   return call
 
 
 def _of_student(variables: Mapping[str, Any]) -> dict[str, Any]:
   own = {**variables, "params": variables["params"]["student"]}
-  own.pop(_LOSS_STATE, None)
+  own.pop(LOSS_STATE, None)
   return own

@@ -47,6 +47,12 @@ def _distilled(factory, parts=("student",), **options):
   return Row(make, parts=parts)
 
 
+def _simkd(optimizer, variables):
+  teacher = methods.Network(RESNET.clone(axis_name=None), variables)
+  pairs = {"f2": "f2"}
+  return methods.simkd(RESNET, teacher, optimizer, pairs=pairs, initial=variables)
+
+
 def _hierarchical_student(optimizer, variables):
   teacher = methods.Network(BRANCHED.clone(axis_name=None), variables)
   return methods.hierarchical_student(RESNET, teacher, optimizer)
@@ -78,6 +84,7 @@ ROWS = {
     methods.information_flow, pairs=PAIRS, weights={"dense": 1.0}
   ),
   "hint": _distilled(methods.hint, ("student", "learnt"), pairs=PAIRS),
+  "simkd": Row(_simkd, RESNET, ("student", "learnt")),
   "similarity_preserving": _distilled(methods.similarity_preserving, pairs=PAIRS),
   "filtered_distillation": _distilled(methods.filtered_distillation),
   "online_ensemble": Row(

@@ -46,6 +46,7 @@ def _own_trees(name):
   branches = ["branch_1_body", "branch_2_body"]
   return {
     "hint": [["dense"], cnn],
+    "simkd": [None, backbone],
     "online_ensemble": [None, ["stem", "student_1", "student_2"]],
     "hierarchical_teacher": [backbone, branches],
     "hierarchical_teacher, frozen": [branches],

@@ -1,0 +1,212 @@
+"""SimKD (Chen et al., "Knowledge distillation with the reused teacher classifier").
+
+CVPR 2022, https://arxiv.org/abs/2203.14001. A projector P takes the student's last map
+to the teacher's; nothing else is compared:
+
+    L = mean (P(s) - t)^2
+
+Neither labels nor logits take part. For inference the teacher's classifier is reused:
+the exported network is the student up to its last map, the projector, the mean over the
+map, and the linear layer of the teacher. The projector, a bottleneck of 1x1, 3x3 and
+1x1 convolutions with BatchNorm and ReLU each, stays in that network, so its BatchNorm
+keeps running averages. The larger of both maps is average-pooled to the smaller. The
+student's own classifier receives no gradient.
+
+As the last layer of the projector is a ReLU, it suits maps after a ReLU: not those of
+the pre-activation networks, whose classifier reads another map than the last.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+
+from flowkd_jax import _taps
+from flowkd_jax import capture
+from flowkd_jax import losses
+from flowkd_jax import models
+from flowkd_jax import pooling
+from flowkd_jax._numerics import checks
+from flowkd_jax.methods import _distillation
+from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _method
+from flowkd_jax.methods import _optimizers
+from flowkd_jax.methods import _reused_classifier
+
+Maps = Float[Array, "batch height width channels"]
+
+
+class Projector(nn.Module):
+  """Three convolutions of 1x1, 3x3 and 1x1, each with BatchNorm and ReLU.
+
+  Attributes:
+    channels: channels of the teacher's map.
+    factor: divisor of the channels in between.
+    axis_name: mapped axis over which BatchNorm takes statistics in training.
+  """
+
+  channels: int
+  factor: int = 2
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Maps,
+    size: tuple[int, ...],
+    train: bool = False,
+    mask: Bool[Array, " batch"] | None = None,
+  ) -> Maps:
+    """Maps with the teacher's channels.
+
+    Args:
+      x: the student's maps.
+      size: height and width of the teacher's maps; larger maps are pooled to them.
+      train: whether BatchNorm uses (and records) the statistics of the batch.
+      mask: rows that are valid; none means all.
+    """
+    height, width = (min(pair) for pair in zip(x.shape[1:3], size, strict=True))
+    x = pooling.average_pool(x, height, width)
+    inner = max(self.channels // self.factor, 1)
+    layers = (inner, 1), (inner, 3), (self.channels, 1)
+    for i, (channels, side) in enumerate(layers, start=1):
+      x = nn.Conv(channels, (side, side), use_bias=False, name=f"conv_{i}")(x)
+      norm = models.BatchNorm(axis_name=self.axis_name, name=f"norm_{i}")
+      x = nn.relu(norm(x, train=train, mask=mask))
+    return x
+
+
+def simkd(
+  student: capture.AnyModel,
+  teacher: _method.Network,
+  optimizer: optax.GradientTransformation,
+  *,
+  pairs: Mapping[str, str],
+  classifier: _reused_classifier.Classifier = None,
+  factor: int = 2,
+  params_optimizer: optax.GradientTransformation | None = None,
+  initial: _method.Variables | None = None,
+  axis_name: str | None = "batch",
+) -> _method.Method:
+  """Distillation by the reused classifier of the teacher.
+
+  Args:
+    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
+    teacher: Frozen, in evaluation mode. Its logits are a linear layer of the mean over
+      its tap: the exported network depends on that.
+    optimizer: Updates the student.
+    pairs: Teacher tap of the student tap, for one pair: the last maps after a ReLU,
+      such as `{"f3": "f3"}` for the ResNets of the benchmark.
+    classifier: The teacher's linear layer: its path among the teacher's parameters,
+      such as "body/classifier", where "kernel" and "bias" are; or these two arrays,
+      `[teacher channels, classes]` and `[classes]`. None looks for the only layer
+      called "classifier", as the networks of `flowkd_jax.models` call it.
+    factor: Divisor of the channels within the projector.
+    params_optimizer: Updates the projector; by default the same transformation as for
+      the student, with a state of its own.
+    initial: Variables of the student to start from; fresh ones by default.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    TypeError: If `pairs` is not a mapping from names to names, or `factor` is no whole
+      number.
+    ValueError: If `pairs` is not one pair, `factor` is below 1, or the classifier is
+      not found or is no linear layer.
+  """
+  _taps.check_pairs(pairs)
+  if len(pairs) != 1:
+    raise ValueError(
+      f"pairs: expected one pair, the last maps of both networks, got {len(pairs)}"
+    )
+  checks.check_count("factor", factor)
+  ((tap, teacher_tap),) = pairs.items()
+  layer = _reused_classifier.found_classifier(
+    teacher.variables.get("params", {}), classifier
+  )
+  channels, num_classes = layer["kernel"].shape
+  projector = Projector(channels, factor, axis_name)
+  size_of = functools.partial(_map_size, teacher, teacher_tap)
+  network = _reused_classifier.ReusedClassifier(
+    student, tap, projector, size_of, channels, num_classes
+  )
+
+  def fresh(key, student_shapes, teacher_shapes):
+    maps = jnp.zeros((1, *student_shapes[tap][1:]))
+    return projector.init(key, maps, teacher_shapes[teacher_tap][1:3])
+
+  def terms(student, teacher, batch, params, state):
+    target = teacher.taps[teacher_tap]
+    maps, updated = projector.apply(
+      {"params": params, "batch_stats": state},
+      student.taps[tap],
+      target.shape[1:3],
+      train=True,
+      mask=batch["mask"],
+      mutable=["batch_stats"],
+    )
+    options = {"mask": batch["mask"], "axis_name": axis_name}
+    value = losses.hint(maps, target, reduction="elements", **options)
+    return {"map": value}, updated["batch_stats"]
+
+  method = _distillation.distillation(
+    student,
+    teacher,
+    optimizer,
+    terms=terms,
+    weights={"map": 1.0},
+    taps=((tap,), (teacher_tap,)),
+    params=_distillation.LossParams(
+      lambda *arguments: fresh(*arguments)["params"],
+      params_optimizer,
+      lambda *arguments: fresh(*arguments)["batch_stats"],
+    ),
+    initial=initial,
+    axis_name=axis_name,
+  )
+
+  def export(state):
+    own = method.export(state)["network"].variables
+    trained = _optimizers.evaluated(
+      params_optimizer or optimizer, state.opt_state["learnt"], state.params["learnt"]
+    )
+    beside = {
+      "params": trained,
+      "batch_stats": state.collections[_distillation.LOSS_STATE],
+    }
+    return {
+      "network": _method.Network(network, _reused_classifier.joined(own, beside, layer))
+    }
+
+  def check(images, classes):
+    rows = _heads.row_shapes(student, initial, images, taps=[tap])[tap]
+    _check_map("student", tap, rows)
+    rows = _heads.row_shapes(*teacher, images, taps=[teacher_tap])[teacher_tap]
+    _check_map("teacher", teacher_tap, rows)
+    if rows[2] != channels:
+      raise ValueError(
+        f"classifier: expected as many inputs as the teacher's tap {teacher_tap} has "
+        f"channels, {rows[2]}, got {channels}; name the last map, or another layer"
+      )
+    _heads.check_labels("classifier", num_classes, classes)
+
+  return _method.also_checked(method._replace(export=export), check)
+
+
+def _check_map(name, tap, shape):
+  if len(shape) != 3:
+    raise ValueError(
+      f"pairs: expected a map [batch, height, width, channels] of the {name}, got rows "
+      f"of shape {shape} in its tap {tap}"
+    )
+
+
+def _map_size(teacher, tap, image_shape):
+  images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+  model, variables = teacher
+  return capture.tap_shapes(model, variables, images, taps=[tap])[tap][1:3]
