@@ -44,6 +44,14 @@ def _of_labels(student, teacher):
   return losses.cross_entropy(student, jnp.arange(ROWS, dtype=jnp.int32) % 10)
 
 
+def _top_k(student, teacher):
+  logs = jax.nn.log_softmax(
+    teacher.astype(jnp.promote_types(teacher.dtype, jnp.float32))
+  )
+  top, ids = jax.lax.top_k(logs, 4)
+  return losses.top_k_distillation(student, top, ids=ids)
+
+
 def _bank(student, teacher):
   key, indices = jax.random.key(0), jnp.arange(ROWS, dtype=jnp.int32)
   return losses.crd_bank(
@@ -129,6 +137,7 @@ LOSSES = {
   "rrd": (_queued, VECTORS),
   "similarity_preserving": (losses.similarity_preserving, VECTORS),
   "skew_kl": (losses.skew_kl, LOGITS),
+  "top_k_distillation": (_top_k, LOGITS),
   "transformed_teacher_matching": (losses.transformed_teacher_matching, LOGITS),
   "token_relations": (losses.token_relations, TOKENS),
   "vid": (

@@ -81,6 +81,8 @@ def reduce_classes(
   number, classes = sides[0].shape
   size = _size(number, classes, block_size)
   if size >= classes:
+    # Once, so that gradients of all levels are added before they are rounded.
+    sides = [float32.at_least_float32(side) for side in sides]
     return _whole(levels, sides, rows, constants) | _picked(sides, ids)
   sides, rows = row_blocks.varying_alike((tuple(sides), rows))
   return _blocked(tuple(levels), size)(sides, rows, constants, ids)
@@ -106,8 +108,6 @@ def _size(rows, classes, block_size):
 
 def _whole(levels, sides, rows, constants):
   columns = jnp.arange(sides[0].shape[1], dtype=jnp.int32)
-  # Once, so that gradients of all levels are added before they are rounded.
-  sides = [float32.at_least_float32(side) for side in sides]
   results = {}
   for level in levels:
     entries = level.entries(sides, columns, {**rows, **results}, constants)

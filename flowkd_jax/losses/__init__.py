@@ -138,6 +138,7 @@ from flowkd_jax.losses._spatial import fsp
 from flowkd_jax.losses._spatial import nst
 from flowkd_jax.losses._tap_weights import weighted_sum
 from flowkd_jax.losses._token_relations import token_relations
+from flowkd_jax.losses._top_k import top_k_distillation
 from flowkd_jax.losses._transformed_teacher import transformed_teacher_matching
 from flowkd_jax.losses._wasserstein import gaussian_wasserstein
 from flowkd_jax.losses._wasserstein import gaussian_wasserstein_init
@@ -194,6 +195,7 @@ __all__ = [
   "similarity_preserving",
   "skew_kl",
   "token_relations",
+  "top_k_distillation",
   "transformed_teacher_matching",
   "vid",
   "vid_init",

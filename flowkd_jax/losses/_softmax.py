@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
+from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 
@@ -84,6 +85,57 @@ def normalizers(
   return results["largest"][0], results["mass"][0]
 
 
+def bucket_logits(
+  rows: _logits.Rows,
+  temperature: Float[Array, " rows"],
+  ids: Int[Array, "rows k"],
+  used: Bool[Array, "rows k"],
+  *,
+  standardize: bool = False,
+  block_size: int | None = None,
+) -> Float[Array, "rows buckets"]:
+  """Logits of k classes of one side, and of all others together as one bucket.
+
+  Their softmax has the probabilities of the classes, and the sum of all others.
+
+  Args:
+    rows: Logits of one side.
+    temperature: Temperature, `[rows or 1]`.
+    ids: Classes to pick, all different in a row.
+    used: Picked classes to read; minus infinity stands for the others.
+    standardize: Whether to standardise the logits first.
+    block_size: Number of classes in a block; None chooses.
+  """
+
+  def others(blocks, columns, known, fixed):
+    (scores,) = _scores(blocks, known, fixed, standardize=standardize)
+    ids, used = fixed[1]
+    return (jnp.where(_hits(ids, used, columns), -jnp.inf, scores),)
+
+  levels = _with_normalizers(others, standardize)
+  results = _reduced(
+    rows, levels, [temperature], constants=(ids, used), block_size=block_size, ids=ids
+  )
+  picked = [results["picked"]]
+  known = {"temperature": (jnp.broadcast_to(temperature, ids.shape[:1]),), **results}
+  (scores,) = _scores(picked, known, (rows.mask,), standardize=standardize)
+  mass = results["mass"][0]
+  # The logarithm of no mass would have an infinite gradient.
+  rest = jnp.where(
+    mass == 0, -jnp.inf, results["largest"][0] + jnp.log(jnp.where(mass == 0, 1, mass))
+  )
+  return jnp.concatenate([jnp.where(used, scores, -jnp.inf), rest[:, None]], axis=1)
+
+
+def _hits(ids, used, columns):
+  """Which columns are among the ids of a row."""
+  shape = ids.shape[0], columns.shape[0]
+  here = used & (ids >= columns[0]) & (ids <= columns[-1])
+  places = jnp.where(here, ids - columns[0], shape[1])  # beyond the block: dropped
+  none = jnp.broadcast_to(ids[:, :1] < ids[:, :1], shape)
+  return none.at[jnp.arange(shape[0])[:, None], places].set(True, mode="drop")
+
+
 def possible_classes(rows: _logits.Rows) -> Float[Array, " rows"]:
   """Number of classes of the first side that are not ruled out, 1 or more."""
   possible = rows.sides[0] != -jnp.inf
@@ -114,9 +166,15 @@ def _normalizers(standardize):
   def scores(blocks, columns, known, fixed):
     return _scores(blocks, known, fixed, standardize=standardize)
 
+  return _with_normalizers(scores, standardize)
+
+
+def _with_normalizers(scores, standardize):
+  """Levels of the largest score and of the sum of exponentials beside it."""
+
   def masses(blocks, columns, known, fixed):
     return tuple(
-      jnp.exp(each - largest[:, None])
+      jnp.exp(each - _finite(largest)[:, None])
       for each, largest in zip(
         scores(blocks, columns, known, fixed), known["largest"], strict=True
       )
@@ -127,6 +185,11 @@ def _normalizers(standardize):
     class_blocks.Level("largest", scores, largest=True),
     class_blocks.Level("mass", masses),
   ]
+
+
+def _finite(largest):
+  """0 in place of infinities, as where there is no class at all."""
+  return jnp.where(jnp.isfinite(largest), largest, 0)
 
 
 def _scores(blocks, known, fixed, *, standardize):

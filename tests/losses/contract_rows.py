@@ -67,6 +67,18 @@ def _cross_entropy(student, teacher, ids, *, labels=None, **options):
   return losses.cross_entropy(student, labels, **options)
 
 
+def _top_k(student, teacher, ids, **options):
+  """The teacher's logits of three classes, beside a sum of exponentials of 1."""
+  # A constant: its gradient would be NaN where masked rows are.
+  wide = jax.lax.stop_gradient(jnp.asarray(teacher))
+  wide = wide if wide.dtype == jnp.float64 else wide.astype(jnp.float32)
+  normalizer = jnp.logaddexp(jax.nn.logsumexp(wide, axis=-1), 0)
+  classes = (ids[:, None] + jnp.arange(3, dtype=ids.dtype)[None]) % 6
+  return losses.top_k_distillation(
+    student, teacher, ids=classes, log_normalizer=normalizer, **options
+  )
+
+
 def _flow_of_solution(student, teacher, ids, **options):
   sides = ((maps[..., :2], maps[..., 2:]) for maps in (student, teacher))
   return losses.fsp(*sides, **options)
@@ -273,6 +285,7 @@ ROWS = {
   "token_relations": _pairwise(
     losses.token_relations, (3, 4), (3, 6), relation_heads=2
   ),
+  "top_k_distillation": Row(_top_k, student=(6,), teacher=(3,), blocks=True),
   "transformed_teacher_matching": _logits(losses.transformed_teacher_matching),
   "transformed_teacher_matching, standardized": _logits(
     losses.transformed_teacher_matching, weighted=False, standardize=True

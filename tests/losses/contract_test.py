@@ -34,6 +34,7 @@ LOGITS = (
   "knowledge_distillation",
   "reverse_kl",
   "skew_kl",
+  "top_k_distillation",
   "transformed_teacher_matching",
 )
 

@@ -1,0 +1,168 @@
+"""Distillation from the teacher's k largest probabilities, the rest as one bucket."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+
+from flowkd_jax._numerics import checks
+from flowkd_jax._numerics import label_rule
+from flowkd_jax._numerics import meshes
+from flowkd_jax.losses import _log_probabilities
+from flowkd_jax.losses import _logits
+from flowkd_jax.losses import _softmax
+
+
+@meshes.on_any_mesh
+def top_k_distillation(
+  student: Float[Array, "batch *positions classes"],
+  teacher: Float[Array, "batch *positions k"],
+  *,
+  ids: Int[Array, "batch *positions k"],
+  log_normalizer: Float[Array, "batch *positions"] | None = None,
+  beta: _logits.Option = 0.0,
+  temperature: _logits.Option = 1.0,
+  standardize: bool = False,
+  mask: _logits.Mask = None,
+  axis_name: str | None = None,
+  block_size: int | None = None,
+) -> Float[Array, ""]:
+  """Divergence over k classes of the teacher and one bucket of all others.
+
+  `T^2 mean_i D(t_i, s_i)` with distributions over k + 1 buckets: the probabilities of
+  the classes `ids`, and in the last bucket what is left to 1. D is the divergence of
+  `jensen_shannon`: at beta = 0, the default, `KL(t, s)`, at 1 `KL(s, t)`, between them
+  that from the mixture of both, with the jumps in size that are described there.
+
+  The loss is exact for what is known of the teacher: it is never above the divergence
+  over all classes and equal to it for `k = classes`. Losses that renormalise both sides
+  over the k classes (MaxText, Tunix, TRL without a tail) are 0 for a student with the
+  right ratios but too little probability on them; this one is not. The last bucket of
+  the student is the sum over all its other classes, not 1 less the k, so it keeps its
+  digits and its gradient.
+
+  The teacher is either `teacher = log p` with p its softmax over all classes at the
+  temperature T, or logits with `log_normalizer`, the logarithm of the sum over all
+  classes of `exp(logits / T)`. Probabilities at another temperature cannot be computed
+  from k of them. Which k classes is free: with beta above 0, take classes on which the
+  student has much mass too.
+
+  Where the k probabilities of the teacher add up to 1 but for rounding, its last bucket
+  has the mass of one unit of the last digit of 1, without a gradient (TRL: 1e-7 on both
+  sides), or none where the student has no other class that is possible.
+
+  Args:
+    student: Student logits over all classes, one row for each example or position.
+    teacher: Log-probabilities of the teacher of the classes `ids`, or logits if
+      `log_normalizer` is given. Those above 0 count as 0.
+    ids: Classes, all different in a row. Negative in slots without a class, whose
+      `teacher` is not read, so that k may differ from row to row.
+    log_normalizer: Logarithm of the sum of exponentials over all logits of the teacher
+      divided by T.
+    beta: Share of the teacher in the mixture, in [0, 1]; see `jensen_shannon`. May be
+      traced, as may the temperature.
+    temperature: T, above 0: a number, or one for each example or row.
+    standardize: Standardises the student's logits first: see `flowkd_jax.losses`. The
+      teacher's have to be standardised before k of them are taken.
+    mask: Which examples, or which rows, are real; padding changes nothing.
+    axis_name: Mapped axis over which the batch is split; the loss is that of the
+      global batch, on every device.
+    block_size: Number of classes at a time, in the backward pass too: no array of all
+      rows and classes is made beside the logits and their gradients. None takes all
+      at once up to 2^26 logits.
+
+  Raises:
+    TypeError: If an input is not floating point, or `ids` are not integers.
+    ValueError: If shapes disagree, there is a single class, an id in a NumPy array is
+      no class, `temperature` is not positive or `beta` is outside [0, 1].
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([[1.0, 2.0, 0.0], [0.0, 3.0, 1.0]])
+    >>> log_probabilities, ids = jax.lax.top_k(jax.nn.log_softmax(logits), 2)
+    >>> float(top_k_distillation(logits, log_probabilities, ids=ids)) < 1e-6
+    True
+    >>> float(top_k_distillation(-logits, log_probabilities, ids=ids)) > 1
+    True
+
+  References:
+    Agarwal et al., "On-policy distillation of language models: learning from
+    self-generated mistakes", ICLR 2024 (the divergence).
+    TRL, `IWOPDTrainer.generalized_jsd_loss` with `add_tail` (the tail).
+  """
+  checks.check_share("beta", beta)
+  rows = _logits.read(mask, student=student)
+  scale = _logits.temperatures(rows, temperature)
+  picked = _read_ids(rows, teacher, ids)
+  student_logs = jax.nn.log_softmax(
+    _softmax.bucket_logits(
+      rows,
+      scale,
+      picked.classes,
+      picked.labelled,
+      standardize=standardize,
+      block_size=block_size,
+    )
+  )
+  logs = _of_teacher(rows, teacher, log_normalizer, scale)
+  teacher_logs = _with_tail(logs, picked.labelled, student_logs[:, -1:] > -jnp.inf)
+  (share,) = _logits.numbers(rows, beta=beta)
+  weights = _log_probabilities.jensen_shannon_weights(share, scaled=False)
+  terms = _log_probabilities.jensen_shannon(student_logs, teacher_logs, share, weights)
+  sums = picked.invalidate(terms).sum(1)
+  return rows.mean(scale**2 * sums, axis_name)
+
+
+def _read_ids(rows, teacher, ids):
+  """Classes of each slot, by the rule of labels; the last bucket is always read."""
+  shape = jnp.shape(teacher)
+  checks.check_floating("teacher", teacher)
+  if shape[:-1] != rows.leading or not shape[-1]:
+    raise ValueError(
+      f"teacher: expected shape {(*rows.leading, 'k')} with k of 1 or more, got {shape}"
+    )
+  mask = rows.mask
+  if mask is not None:
+    xp: Any = jnp if isinstance(mask, jax.Array) else np
+    mask = xp.broadcast_to(mask[:, None], (len(mask), shape[-1])).reshape(shape)
+  found = label_rule.read_labels(
+    ids, rows.sides[0].shape[1], shape=shape, mask=mask, name="ids"
+  )
+  flat = label_rule.Labels(*(each.reshape(-1, shape[-1]) for each in found))
+  return flat._replace(beyond=flat.beyond.any(1))
+
+
+def _of_teacher(rows, teacher, log_normalizer, scale):
+  """Log-probabilities of the teacher, 0 in masked rows, which may hold anything."""
+  logs = jnp.asarray(teacher).reshape(-1, teacher.shape[-1])
+  logs = _logits.real_logits(logs, rows.mask)
+  if log_normalizer is None:
+    return logs
+  checks.check_floating("log_normalizer", log_normalizer)
+  checks.check_shape("log_normalizer", log_normalizer, rows.leading)
+  normalizer = jnp.asarray(log_normalizer).reshape(-1, 1)
+  normalizer = _logits.real_logits(normalizer, rows.mask)
+  return _logits.divided(logs, scale[:, None]) - normalizer
+
+
+def _with_tail(logs, used, others):
+  """Log-probabilities of the buckets, from those of the classes that are used.
+
+  Args:
+    logs: Log-probabilities of k classes.
+    used: Slots that hold a class.
+    others: Whether the student has other classes that are possible.
+  """
+  logs = jnp.where(used, jnp.minimum(logs, 0), -jnp.inf)
+  total = jnp.exp(logs).sum(1, keepdims=True)
+  unit = jnp.finfo(logs.dtype).eps
+  # Neither holds for NaN, which must reach the result.
+  none, rounded = ~others & (1 - total <= 8 * unit), others & (1 - total <= unit)
+  tail = jnp.log1p(-jnp.where(none | rounded, 0, total))
+  tail = jnp.where(rounded, jnp.log(unit).astype(tail.dtype), tail)
+  return jnp.concatenate([logs, jnp.where(none, -jnp.inf, tail)], axis=1)
