@@ -98,7 +98,7 @@ class Batches(Protocol):
 
     Returns:
       "image" [rows, height, width, channels] floating, "label" int32 [rows],
-      "mask" bool [rows].
+      "mask" bool [rows], "index" int32 [rows], the position in the split.
     """
     ...
 
@@ -206,4 +206,5 @@ class PlannedBatches:
       "image": normalize(images, self.mean, self.std, self.dtype),
       "label": labels,
       "mask": jnp.asarray(batch["mask"]),
+      "index": jnp.asarray(batch["index"]),
     }

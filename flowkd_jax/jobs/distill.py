@@ -126,6 +126,7 @@ class _Stages:
         self._sgd("student"),
         losses=loss_terms.terms(tables, self.training.steps_per_epoch),
         image_shape=self.training.image_shape,
+        num_examples=self.training.num_examples,
         label_weight=self.config.label_weight,
         label_smoothing=self.config.label_smoothing,
         **self.config.method_options,

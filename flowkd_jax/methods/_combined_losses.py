@@ -23,6 +23,7 @@ from flowkd_jax import losses as loss_functions
 from flowkd_jax._numerics import checks
 from flowkd_jax.methods import _distillation
 from flowkd_jax.methods import _heads
+from flowkd_jax.methods import _loss_calls
 from flowkd_jax.methods import _method
 from flowkd_jax.methods import _named_losses
 from flowkd_jax.methods import _tap_roles
@@ -64,7 +65,7 @@ class _Bound(NamedTuple):
   pairs: tuple[tuple[str, str], ...]
 
 
-def combined_losses(
+def combined_losses(  # noqa: PLR0913 (options of one method, by name)
   student: capture.AnyModel,
   teacher: _method.Network,
   optimizer: optax.GradientTransformation,
@@ -74,6 +75,7 @@ def combined_losses(
   label_weight: Weight = 1.0,
   label_smoothing: float = 0.0,
   initial: _method.Variables | None = None,
+  num_examples: int | None = None,
   micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
@@ -91,6 +93,7 @@ def combined_losses(
     label_smoothing: Share of the target of the cross-entropy that is spread evenly
       over all classes.
     initial: Variables of the student to start from; fresh ones by default.
+    num_examples: Rows of the data set, for losses with a bank of them (`crd_bank`).
     micro_batches: As in `gradient_method`: parts of the batch, to save memory.
     axis_name: Mapped axis over which the batch is split.
 
@@ -135,25 +138,36 @@ def combined_losses(
       if each.loss.init is not None
     }
 
-  def terms(student, teacher, batch, params, *, step, key):
-    found = {}
+  def init_state(key, student_shapes, teacher_shapes):
+    del student_shapes, teacher_shapes
+    return {
+      each.label: _first_state(each, jax.random.fold_in(key, number), num_examples)
+      for number, each in enumerate(bound)
+      if each.loss.state is not None
+    }
+
+  def terms(student, teacher, batch, params, *, step, key, state):
+    found, kept = {}, {}
     shared = {"mask": batch["mask"], "axis_name": axis_name}
     for number, each in enumerate(bound):
-      call = _named_losses.Call(
+      call = _loss_calls.Call(
         student,
         teacher,
         each.pairs,
         batch,
         params.get(each.label, ()),
+        state.get(each.label, ()),
         _options_at(each, step) | shared,
         jax.random.fold_in(key, number),
       )
-      found |= _evaluated(each, call)
+      values, new = _evaluated(each, call)
+      found |= values
+      kept |= new
     if LABELS in weights:
       found[LABELS] = loss_functions.cross_entropy(
         student.logits, batch["label"], smoothing=label_smoothing, **shared
       )
-    return found
+    return found, kept
 
   method = _distillation.distillation(
     student,
@@ -162,7 +176,7 @@ def combined_losses(
     terms=terms,
     weights=weights,
     taps=_names_of(bound),
-    params=_distillation.LossParams(init_params),
+    params=_distillation.LossParams(init_params, state=init_state),
     initial=initial,
     micro_batches=micro_batches,
     axis_name=axis_name,
@@ -238,13 +252,11 @@ def _names_of(bound) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _first_params(each: _Bound, key, student_shapes, teacher_shapes):
   init: Any = each.loss.init
-  _, options = each.loss.split_options(each.term.options)
-  scheduled = [name for name, value in options.items() if callable(value)]
-  if scheduled:
-    raise ValueError(
-      f"losses: {each.label}: {scheduled[0]}: expected a number, as it makes the "
-      "learnt parameters, got a schedule"
-    )
+  options = _unscheduled(each, each.loss.split_options(each.term.options)[1])
+  if each.loss.init_takes_lists:
+    ours = [student_shapes[name] for name, _ in each.pairs]
+    theirs = [teacher_shapes[name] for _, name in each.pairs]
+    return (init(key, ours, theirs, **options),)
   keys = jax.random.split(key, len(each.pairs))
   return tuple(
     init(pair_key, student_shapes[ours], teacher_shapes[theirs], **options)
@@ -252,8 +264,34 @@ def _first_params(each: _Bound, key, student_shapes, teacher_shapes):
   )
 
 
+def _first_state(each: _Bound, key, num_examples):
+  init: Any = each.loss.state
+  options = _unscheduled(each, each.loss.split_options(each.term.options)[2])
+  try:
+    return tuple(
+      init(pair_key, num_examples, **options)
+      for pair_key in jax.random.split(key, len(each.pairs))
+    )
+  except ValueError as error:
+    raise ValueError(f"losses: {each.label}: {error}") from None
+
+
+def _unscheduled(each: _Bound, options: dict[str, Any]) -> dict[str, Any]:
+  """The options, none of which may follow a schedule.
+
+  They set shapes or first values.
+  """
+  scheduled = [name for name, value in options.items() if callable(value)]
+  if scheduled:
+    raise ValueError(
+      f"losses: {each.label}: {scheduled[0]}: expected a number, as it makes the "
+      "learnt parameters, got a schedule"
+    )
+  return options
+
+
 def _options_at(each: _Bound, step) -> dict[str, Any]:
-  own, _ = each.loss.split_options(each.term.options)
+  own = each.loss.split_options(each.term.options)[0]
 
   def at(value: Any) -> Any:
     return jnp.asarray(value(step), jnp.float32) if callable(value) else value
@@ -261,14 +299,18 @@ def _options_at(each: _Bound, step) -> dict[str, Any]:
   return {name: at(value) for name, value in own.items()}
 
 
-def _evaluated(each: _Bound, call) -> dict[str, Any]:
+def _evaluated(each: _Bound, call) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Terms of a loss by name, and what it keeps under its label."""
   try:
     found = each.loss.apply(each.loss.function, call)
   except (TypeError, ValueError) as error:
     raise type(error)(f"losses: {each.label}: {error}") from error
-  if not isinstance(found, dict):
-    return {each.label: found}
-  return {
+  kept = {}
+  if each.loss.state is not None:
+    found, kept[each.label] = found
+  values = found if isinstance(found, dict) else {"": found}
+  named = {
     f"{each.label}/{name}" if name else each.label: value
-    for name, value in found.items()
+    for name, value in values.items()
   }
+  return named, kept

@@ -299,15 +299,21 @@ def _with_moment(
   def call(student, teacher, batch, variables, **moment):
     moment["state"] = variables.get(LOSS_STATE)
     asked = {name: moment[name] for name in names}
-    if "key" in asked and axis_name is not None:
-      # Every device has a key of its own, for dropout: all take that of the first.
-      words = lax.all_gather(jax.random.key_data(asked["key"]), axis_name)[0]
-      asked["key"] = jax.random.wrap_key_data(words)
+    if "key" in asked:
+      asked["key"] = _first_key(asked["key"], axis_name)
     found = terms(student, teacher, batch, variables["params"]["learnt"], **asked)
     values, kept = found if "state" in asked else (found, None)
     return dict(values), {} if kept is None else {LOSS_STATE: kept}
 
   return call
+
+
+def _first_key(key: Key[Array, ""], axis_name: str | None) -> Key[Array, ""]:
+  """The key of the first device; every device has one of its own, for dropout."""
+  if axis_name is None:  # as the first of many devices has it
+    return jax.random.fold_in(key, 0)
+  words = lax.all_gather(jax.random.key_data(key), axis_name)[0]
+  return jax.random.wrap_key_data(words)
 
 
 def _of_student(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -270,7 +270,15 @@ def also_checked(method: Method, check: _heads.Check) -> Method:
 
 
 def _mean_over(axis_name, tree):
-  return tree if axis_name is None else lax.pmean(tree, axis_name)
+  """The mean over the devices; of integers, which are equal, one of them."""
+  if axis_name is None:
+    return tree
+
+  def over_devices(leaf):
+    floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return (lax.pmean if floating else lax.pmax)(leaf, axis_name)
+
+  return jax.tree.map(over_devices, tree)
 
 
 def weighted_loss(

@@ -3,6 +3,7 @@
     pooled    the last tap that is a vector; the last tap if none is
     last_map  the last feature map
     maps      all feature maps but that of the stem, in order
+    levels    these maps and the last tap that is a vector
     map_N     map number N of these, from 1
     tokens    the last tap that has tokens
     taps      all taps, in order
@@ -20,8 +21,9 @@ from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax.methods import _heads
 
-POOLED, LAST_MAP, MAPS, TOKENS, TAPS = "pooled", "last_map", "maps", "tokens", "taps"
-TAP_ROLES = (POOLED, LAST_MAP, MAPS, "map_N", TOKENS, TAPS)
+POOLED, LAST_MAP, MAPS, LEVELS = "pooled", "last_map", "maps", "levels"
+TOKENS, TAPS = "tokens", "taps"
+TAP_ROLES = (POOLED, LAST_MAP, MAPS, "map_N", LEVELS, TOKENS, TAPS)
 _STEM = "stem"
 _NUMBERED = re.compile(r"map_([1-9][0-9]*)")
 RowShapes = Mapping[str, tuple[int, ...]]
@@ -138,6 +140,7 @@ def _found(role, layout):
     POOLED: (vectors or [*shapes])[-1:],
     LAST_MAP: layout.maps[-1:],
     MAPS: layout.maps,
+    LEVELS: (*layout.maps, *vectors[-1:]),
     TOKENS: tokens[-1:],
     TAPS: [*shapes],
   }

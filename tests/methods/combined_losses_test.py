@@ -1,6 +1,7 @@
 """Distillation by several named losses."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -81,15 +82,17 @@ def test_every_named_loss_is_traced_with_its_options(name, network, teacher, bat
     teacher = methods.Network(model, variables)
   terms = [methods.LossTerm(name)]
   method = methods.combined_losses(
-    network(width=4 if name == "fsp" else 2),
+    network(width=4 if name in ("fsp", "hcl") else 2),
     teacher,
     optax.sgd(1e-3),
     losses=terms,
+    num_examples=40,
     axis_name=None,
     **IMAGE,
   )
-  state = jax.eval_shape(method.init, jax.random.key(0), batches[2]["image"])
-  _, metrics = jax.eval_shape(method.update, state, batches[2], method.constants)
+  batch = batches[2] | {"index": jnp.arange(16)}
+  state = jax.eval_shape(method.init, jax.random.key(0), batch["image"])
+  _, metrics = jax.eval_shape(method.update, state, batch, method.constants)
   assert metrics[f"loss/{name}"].shape == ()
   learns = loss.init is not None
   assert learns == bool(state.params["learnt"])

@@ -20,6 +20,7 @@ VIT = _tap_roles.Layout({"one": (16, 8), "two": (16, 8)})
     ("last_map", ("b",)),
     ("maps", ("a", "b")),
     ("map_2", ("b",)),
+    ("levels", ("a", "b", "pooled")),
     ("taps", tuple(NET.shapes)),
   ],
 )
