@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
@@ -54,6 +55,8 @@ def gradients(
 ) -> dict[str, Any]:
   """The gradient of every term, of which there may be none, in one backward pass.
 
+  Of networks with grouped convolutions on mapped devices it takes a pass per term.
+
   Args:
     terms: `params -> scalars by name`.
     params: Where the gradients are taken.
@@ -65,7 +68,11 @@ def gradients(
   }
   if not rows:
     return {}
-  (stacked,) = jax.vmap(pull_back)(rows)
+  try:
+    (stacked,) = jax.vmap(pull_back)(rows)
+  except NotImplementedError:
+    # JAX cannot batch the backward pass of a grouped convolution over mapped devices.
+    (stacked,) = lax.map(pull_back, rows)
   return {
     name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
     for i, name in enumerate(rows)

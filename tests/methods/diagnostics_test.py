@@ -1,14 +1,18 @@
 """Diagnostics of methods: gradients of terms, likeness to the teacher."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import lax
 
 from flowkd_jax import capture
 from flowkd_jax import losses
 from flowkd_jax import methods
+from flowkd_jax.methods import _diagnostics
 
 pytestmark = pytest.mark.optimizer
 PAIRS = {"block_2": "block_1", "dense": "dense"}
@@ -150,6 +154,39 @@ def test_rotations_are_observed_without_mutual_information(batches):
   )
   _, found = _observed(method, batches[2])
   assert set(found) == {f"gradient/{term}" for term in _TERMS} | {"gradient_ratio"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_gradients_pass_through_grouped_convolutions_on_mapped_devices(groups):
+  rng = np.random.default_rng(0)
+  images = jnp.asarray(rng.normal(size=(2, 3, 5, 5, 6)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(3, 3, 6 // groups, 6)), jnp.float32)
+
+  def terms(kernel, images):
+    x = lax.conv_general_dilated(
+      images,
+      kernel,
+      (1, 1),
+      "SAME",
+      feature_group_count=groups,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return {"sum": x.sum(), "square": jnp.square(x).sum()}
+
+  devices = jax.devices()[:2]
+  if len(devices) < 2:
+    pytest.skip("needs two devices")
+
+  @functools.partial(jax.pmap, axis_name="batch", in_axes=(None, 0), devices=devices)
+  def observe(kernel, images):
+    return _diagnostics.gradients(lambda kernel: terms(kernel, images), kernel)
+
+  actual = observe(kernel, images)
+  for i in range(2):
+    expected = jax.jit(jax.jacrev(terms))(kernel, images[i])
+    for name, gradient in expected.items():
+      np.testing.assert_allclose(actual[name][i], gradient, rtol=1e-4, atol=1e-4)
 
 
 _TERMS = ("labels", "joint_labels", "logits", "branches")
