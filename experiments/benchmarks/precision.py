@@ -92,6 +92,10 @@ def _reviewed(student, teacher):
   )
 
 
+def _singular(student, teacher):
+  return losses.kdsvd(*([maps[..., :4], maps[..., 4:8]] for maps in (student, teacher)))
+
+
 def _reconstruction(student, teacher):
   params = losses.factor_transfer_init(jax.random.key(0), student.shape, teacher.shape)
   return losses.factor_reconstruction(teacher, params=params)
@@ -118,6 +122,7 @@ LOSSES = {
   "information_flow": (_flow(authors=False), VECTORS),
   "information_flow, authors": (_flow(authors=True), VECTORS),
   "jensen_shannon": (losses.jensen_shannon, LOGITS),
+  "kdsvd": (_singular, (MAPS[0], MAPS[0])),
   "knowledge_distillation": (losses.knowledge_distillation, LOGITS),
   "linear_cka": (losses.linear_cka, VECTORS),
   "mgd": (_generated, MAPS),

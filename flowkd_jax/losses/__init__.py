@@ -71,6 +71,7 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `channel_wise_distillation` with a projection | n P C^2 | n P C + C^2 |
 | `nst`, `ickd` | n P C^2 | n (P C + C^2) |
 | `fsp` | n P C^2 | n (P C + C^2) |
+| `kdsvd` | n (P C^2 + C^3) | n (P C + C^2) |
 | `cosine_regression`, `normalized_regression`, `gaussian_wasserstein` | n P C | n P C |
 | these three with a projection | n P C^2 | n P C + C^2 |
 | `hint`, `vid`, `mgd`, `factor_transfer` with networks | n P C^2 | n P C + C^2 |
@@ -136,6 +137,7 @@ from flowkd_jax.losses._rrd import rrd_queue_update
 from flowkd_jax.losses._spatial import attention_transfer
 from flowkd_jax.losses._spatial import fsp
 from flowkd_jax.losses._spatial import nst
+from flowkd_jax.losses._svd import kdsvd
 from flowkd_jax.losses._tap_weights import weighted_sum
 from flowkd_jax.losses._token_relations import token_relations
 from flowkd_jax.losses._top_k import top_k_distillation
@@ -172,6 +174,7 @@ __all__ = [
   "information_flow",
   "information_flow_terms",
   "jensen_shannon",
+  "kdsvd",
   "knowledge_distillation",
   "linear_cka",
   "mgd",

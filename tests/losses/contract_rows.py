@@ -107,6 +107,12 @@ def _reviewed(student, teacher, ids, **options):
   )
 
 
+def _singular(student, teacher, ids, **options):
+  half = lambda maps: maps[:, ::2] if maps.ndim == 4 else maps
+  sides = ([maps, half(maps)] for maps in (student, teacher))
+  return losses.kdsvd(*sides, rank=2, **options)
+
+
 def _bank(student, teacher, ids, **options):
   state = {
     "params": losses.crd_init(KEY, (1, 5), (1, 7), width=4),
@@ -221,6 +227,7 @@ ROWS = {
   ),
   "jensen_shannon": _logits(losses.jensen_shannon),
   "jensen_shannon, scaled": _logits(losses.jensen_shannon, scaled=True),
+  "kdsvd": Row(_singular, student=(4, 4, 4), teacher=(6, 5, 4)),
   "knowledge_distillation": _logits(losses.knowledge_distillation),
   "knowledge_distillation, standardized": _logits(
     losses.knowledge_distillation, standardize=True
