@@ -25,7 +25,8 @@ def check_apart(rows: Rows) -> None:
     raise ValueError(
       "queries: expected other examples than the database, got the same ones: every "
       "query would find itself first, which inflates all metrics; hold examples out, "
-      "for example queries = features[:1000] and database = features[1000:]"
+      "for example queries = features[:1000] and database = features[1000:], or "
+      "compare each row with the others by nearest_retrieval(database, labels)"
     )
   found = _rows_found(rows)
   if found >= _LARGEST_SHARE * len(rows.queries):

@@ -6,6 +6,7 @@ relevant ones at equal distance.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -63,6 +64,16 @@ class Block(NamedTuple):
 
   queries: Int[np.ndarray, " block"]
   positions: Int[np.ndarray, "block relevant"]
+
+
+def check_ranks(ranks: Sequence[int], available: int) -> None:
+  """Raises ValueError unless every rank is one of a database of that size."""
+  wrong = [rank for rank in ranks if rank not in range(1, available + 1)]
+  if wrong:
+    raise ValueError(
+      f"ranks: expected numbers from 1 to {available}, the size of the database, "
+      f"got {wrong}; leave them out, for example with ranks=(1,)"
+    )
 
 
 def prepare_ranking(rows: Rows, metric: Metric, *, backend: str = "cpu") -> Ranking:

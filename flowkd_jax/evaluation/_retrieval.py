@@ -25,6 +25,7 @@ from flowkd_jax.evaluation._precision import Sums
 from flowkd_jax.evaluation._precision import sum_precisions
 from flowkd_jax.evaluation._ranking import Block
 from flowkd_jax.evaluation._ranking import Ranking
+from flowkd_jax.evaluation._ranking import check_ranks
 from flowkd_jax.evaluation._ranking import collect_chunk
 from flowkd_jax.evaluation._ranking import dispatch_chunk
 from flowkd_jax.evaluation._ranking import prepare_ranking
@@ -96,6 +97,9 @@ def retrieval(
   without a label, a negative number, are left out of every mean; database rows without
   one are ranked and relevant to no query.
 
+  For recall@k, R-precision and MAP@R, for leave-one-out and for databases that do not
+  fit in memory see `nearest_retrieval`.
+
   A query that is in the database finds itself first. Queries that are the database are
   refused, and `UserWarning` is given if half of them or more are rows of it, provided
   that all rows of the database differ.
@@ -128,7 +132,7 @@ def retrieval(
   rows = labelled_rows(database, database_labels, queries, query_labels, metric)
   check_apart(rows)
   asked, available = len(rows.queries), len(rows.database)
-  _check_ranks(ranks, available)
+  check_ranks(ranks, available)
   batch = np.arange(asked) // authors_query_batch * authors_query_batch
   lengths = np.minimum(asked - batch, authors_query_batch)
   lengths = np.minimum(lengths, available)
@@ -151,15 +155,6 @@ def retrieval(
     authors_raw_precision=raw,
     unmatched_queries=int(np.count_nonzero(rows.query_classes < 0)),
   )
-
-
-def _check_ranks(ranks: Sequence[int], available: int) -> None:
-  wrong = [rank for rank in ranks if rank not in range(1, available + 1)]
-  if wrong:
-    raise ValueError(
-      f"ranks: expected numbers from 1 to {available}, the size of the database, "
-      f"got {wrong}; leave them out, for example with ranks=(1,)"
-    )
 
 
 def _sum_over_queries(

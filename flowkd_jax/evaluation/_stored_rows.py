@@ -1,0 +1,141 @@
+"""Rows of features that may be on disk, read and scaled block by block."""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from jaxtyping import Int
+
+from flowkd_jax._numerics.checks import check_floating
+from flowkd_jax._numerics.checks import check_integer
+from flowkd_jax._numerics.checks import check_rows
+from flowkd_jax._numerics.checks import check_shape
+from flowkd_jax.evaluation._rows import Metric
+from flowkd_jax.evaluation._rows import unit_rows
+
+_BYTES_AT_ONCE = 2**24
+
+
+class StoredRows(NamedTuple):
+  """Features in memory or in a file, with their labels in memory.
+
+  Attributes:
+    rows: The features, not read yet if they are in a file.
+    labels: The labels.
+  """
+
+  rows: Float[np.ndarray, "rows dim"]
+  labels: Int[np.ndarray, " rows"]
+
+
+class Scaling(NamedTuple):
+  """The metric as an inner product of scaled rows.
+
+  Attributes:
+    metric: "euclidean" or "cosine".
+    exponent: Power of two by which rows are multiplied, so that no square overflows.
+    centre: Mean row, once scaled; without it rows of a large common mean lose digits.
+  """
+
+  metric: Metric
+  exponent: int
+  centre: Float[np.ndarray, " dim"]
+
+  def scaled(
+    self, rows: Float[np.ndarray, "rows dim"]
+  ) -> Float[np.ndarray, "rows dim"]:
+    """Rows in float32, centred or of norm 1."""
+    dtype = np.promote_types(np.float32, rows.dtype)
+    rows = np.ldexp(np.asarray(rows, dtype), self.exponent)
+    if self.metric == "cosine":
+      return unit_rows(rows).astype(np.float32)
+    return (rows - self.centre.astype(dtype)).astype(np.float32)
+
+
+def stored_rows(name: str, features, labels, labels_name: str) -> StoredRows:
+  """Features and labels, or the paths of their `.npy` files, checked but not read.
+
+  Args:
+    name: Name of the features in messages.
+    features: Array or path.
+    labels: Array or path.
+    labels_name: Name of the labels in messages.
+
+  Raises:
+    ValueError: If shapes disagree, an array is empty or a file is of another kind.
+    TypeError: Unless features are floating and labels are integer.
+  """
+  rows, numbers = _opened(name, features), np.asarray(_opened(labels_name, labels))
+  check_floating(name, rows)
+  check_rows(name, rows)
+  if rows.ndim != 2:
+    raise ValueError(
+      f"{name}: expected features of shape [rows, dim], got shape {rows.shape}; "
+      "flatten or pool them first, for example with .reshape(len(features), -1)"
+    )
+  check_integer(labels_name, numbers)
+  check_shape(labels_name, numbers, rows.shape[:1])
+  if numbers.dtype == np.uint64:
+    numbers = np.minimum(numbers, np.uint64(np.iinfo(np.int64).max))
+  return StoredRows(rows, numbers.astype(np.int64))
+
+
+def _opened(name, array):
+  if not isinstance(array, str | os.PathLike):
+    return np.asarray(array)
+  try:
+    opened = np.load(array, mmap_mode="r", allow_pickle=False)
+  except FileNotFoundError:
+    raise
+  except ValueError as error:
+    raise ValueError(
+      f"{name}: expected an array or the path of a .npy file, got {os.fspath(array)}, "
+      f"which cannot be read as one ({error}); write it with numpy.save"
+    ) from None
+  if not isinstance(opened, np.ndarray):
+    raise ValueError(
+      f"{name}: expected an array or the path of a .npy file, got "
+      f"{os.fspath(array)}, an archive of several; pass one array of it"
+    )
+  return opened
+
+
+def blocks(rows: Float[np.ndarray, "rows dim"]) -> Iterator[slice]:
+  """Slices of as many rows as are read at once."""
+  size = max(1, _BYTES_AT_ONCE // (8 * rows.shape[1]))
+  for start in range(0, len(rows), size):
+    yield slice(start, min(start + size, len(rows)))
+
+
+def scaling_of(
+  metric: Metric, database: StoredRows, queries: StoredRows | None
+) -> Scaling:
+  """The scaling of both sets, in one pass over each.
+
+  Raises:
+    ValueError: If a feature is not finite.
+  """
+  sides = {"database": database} | ({} if queries is None else {"queries": queries})
+  largest, total = 0.0, np.zeros(database.rows.shape[1])
+  for name, side in sides.items():
+    for block in blocks(side.rows):
+      values = np.asarray(side.rows[block], np.float64)
+      _check_finite(name, values, block.start, len(side.rows))
+      largest = max(largest, float(np.abs(values).max()))
+      if name == "database":
+        # Divided first: a sum of large features would overflow.
+        total += (values / len(side.rows)).sum(0)
+  exponent = -int(np.frexp(largest)[1])
+  return Scaling(metric, exponent, np.ldexp(total, exponent))
+
+
+def _check_finite(name, values, start, number):
+  broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+  if broken.size:
+    raise ValueError(
+      f"{name}: expected finite features, got NaN or infinity in row "
+      f"{start + broken[0]} of {number}; look for a diverged model or a wrong "
+      "normalisation of its inputs"
+    )
