@@ -30,18 +30,35 @@ def hint_init(
   key: Key[Array, ""],
   student_shape: Sequence[int],
   teacher_shape: Sequence[int],
+  *,
+  convolution: bool = False,
 ) -> Parameters:
-  """A linear map from the student's channels to the teacher's, for `hint`.
+  """A map from the student's channels to the teacher's, for `hint`.
 
   Args:
     key: Random key.
-    student_shape: Shape of the student features, of which only the last axis counts.
+    student_shape: Shape of the student features. Of a linear map only the last axis
+      counts, of a convolution the height and the width too.
     teacher_shape: Shape of the teacher features.
+    convolution: Makes the regressor of RepDistiller in place of a linear map: a
+      convolution, batch-normalised, that also changes the size of the map. It is 3 x 3
+      with stride 2 from twice the teacher's size, 4 x 4 and transposed from half of it,
+      else without padding and as large as needed.
 
   Returns:
     `{"kernel": [student_channels, teacher_channels], "bias": [teacher_channels]}` in
-    float32; the kernel is normal with variance `1 / student_channels`.
+    float32; the kernel is normal with variance `1 / student_channels`. For a
+    convolution the kernel is `[height, width, student_channels, teacher_channels]` with
+    variance `2 / inputs`, and there is a "scale" too.
+
+  Raises:
+    ValueError: If a convolution would have to enlarge maps, but not to twice the size.
   """
+  if convolution:
+    kernel_shape = _projection.resizing_shape(student_shape, teacher_shape)
+    kernel = jax.nn.initializers.he_normal()(key, kernel_shape, jnp.float32)
+    channels = teacher_shape[-1]
+    return {"kernel": kernel, "scale": jnp.ones(channels), "bias": jnp.zeros(channels)}
   shape = student_shape[-1], teacher_shape[-1]
   kernel = jax.nn.initializers.lecun_normal()(key, shape, jnp.float32)
   return {"kernel": kernel, "bias": jnp.zeros(shape[1])}
@@ -54,6 +71,7 @@ def hint(
   teacher: Float[Array, "batch ... teacher_channels"],
   *,
   params: Parameters | None = None,
+  rectify: bool = False,
   reduction: str = "rows",
   mask: Mask = None,
   axis_name: str | None = None,
@@ -67,7 +85,11 @@ def hint(
   to a permutation of rows.
 
   Differs from the paper: there the regressor is a larger convolution that also
-  reduces the size of the map; here the larger map is average-pooled to the smaller.
+  reduces the size of the map; here the larger map is average-pooled to the smaller,
+  unless `hint_init(convolution=True)` makes a convolution. FitNets as RepDistiller and
+  mdistiller code it is that convolution, whose batch normalisation here always takes
+  the statistics of the batch, with `rectify=True` and `reduction="elements"`.
+
   The paper trains in two stages, the hint alone up to this layer and then
   distillation with no hint; the ports train jointly, as does who adds this loss to
   others. `reduction="elements"` is the mean squared error of the ports.
@@ -78,6 +100,7 @@ def hint(
     params: From `hint_init`, trained beside the student; or fixed, any
       `{"kernel": ...}` with or without a bias, under `stop_gradient`. None compares
       the features as they are.
+    rectify: Applies a rectifier after the regressor, for teachers after a ReLU.
     reduction: "rows", the mean over rows of the sum over the other axes; or
       "elements", the mean over all.
     mask: Which rows are real; padding changes nothing.
@@ -85,8 +108,8 @@ def hint(
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If batches, ranks, token counts or widths disagree, or `reduction` is
-      another word.
+    ValueError: If batches, ranks, token counts or widths disagree, a kernel does not
+      fit, or `reduction` is another word.
 
   Example:
     >>> import jax
@@ -102,15 +125,19 @@ def hint(
     Romero et al., "FitNets: hints for thin deep nets", ICLR 2015.
   """
   features = student, teacher
-  student, teacher = _projection.paired_features(student, teacher, mask)
-  if params is not None:
-    _projection.check_kernel("params", params["kernel"], student, teacher)
-    student = _projection.linear(student, params, mask=mask, axis_name=axis_name)
-  elif student.shape != teacher.shape:
-    raise ValueError(
-      f"student has {student.shape[-1]} channels and teacher {teacher.shape[-1]}: pass "
-      "params, from hint_init(key, student.shape, teacher.shape)"
+  if params is not None and np.ndim(params["kernel"]) == 4:
+    checks.check_maps(student=student, teacher=teacher)
+    checks.check_mask(mask, student)
+    student, teacher = (_spatial.zero_masked(side, mask) for side in features)
+    student = _projection.resizing_convolution(
+      student, params, teacher.shape, mask=mask, axis_name=axis_name
     )
+  else:
+    student, teacher = _projection.paired_features(student, teacher, mask)
+    student = _projection.projected(
+      student, teacher, params, "hint_init", mask=mask, axis_name=axis_name
+    )
+  student = jax.nn.relu(student) if rectify else student
   terms = (student - teacher) ** 2
   return _spatial.reduced(terms, reduction, mask, axis_name, *features)
 

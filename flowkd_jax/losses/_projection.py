@@ -9,6 +9,7 @@ and keeps no running averages.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -150,6 +151,73 @@ def convolution(
   return _normalized_or_offset(product, params, mask, axis_name)
 
 
+def resizing_shape(
+  student_shape: Sequence[int], teacher_shape: Sequence[int]
+) -> tuple[int, ...]:
+  """Kernel of a convolution from the student's maps to the size of the teacher's.
+
+  3 x 3 with stride 2 from twice the size, 4 x 4 transposed from half of it, and else as
+  large as the difference of the sizes plus 1, without padding.
+
+  Args:
+    student_shape: Shape of the student maps.
+    teacher_shape: Shape of the teacher maps.
+
+  Raises:
+    ValueError: If the student's maps are smaller, but not half as large.
+  """
+  ours, theirs = tuple(student_shape[-3:-1]), tuple(teacher_shape[-3:-1])
+  channels = student_shape[-1], teacher_shape[-1]
+  if _ratio(ours, theirs) == 2:
+    return (3, 3, *channels)
+  if _ratio(ours, theirs) == 0.5:
+    return (4, 4, *channels)
+  sides = tuple(1 + one - other for one, other in zip(ours, theirs, strict=True))
+  if len(sides) != 2 or min(sides) < 1:
+    raise ValueError(
+      "student: expected maps of the size of the teacher's, larger, or half as large, "
+      f"got shape {tuple(student_shape)}, and the teacher has {tuple(teacher_shape)}; "
+      "use the linear map, which pools the larger"
+    )
+  return (*sides, *channels)
+
+
+def resizing_convolution(
+  maps: Float[Array, "batch height width inputs"],
+  params: Mapping[str, Any],
+  target_shape: Sequence[int],
+  *,
+  mask: Mask = None,
+  axis_name: str | None = None,
+) -> Float[Array, "batch target_height target_width outputs"]:
+  """The convolution whose kernel is that of `resizing_shape`.
+
+  Args:
+    maps: Maps, masked rows zero.
+    params: "kernel", and "scale", "bias" as above.
+    target_shape: Shape of the teacher maps.
+    mask: Rows that are real, for the statistics of a normalisation.
+    axis_name: Mapped axis over which the batch is split.
+
+  Raises:
+    ValueError: If the kernel does not fit the maps.
+  """
+  kernel = jnp.asarray(params["kernel"]).astype(maps.dtype)
+  checks.check_shape("params kernel", kernel, resizing_shape(maps.shape, target_shape))
+  ratio = _ratio(maps.shape[1:3], tuple(target_shape[1:3]))
+  padding = {2: 1, 0.5: 2}.get(ratio, 0)
+  product = lax.conv_general_dilated(
+    maps,
+    kernel,
+    window_strides=(2, 2) if ratio == 2 else (1, 1),
+    padding=[(padding, padding)] * 2,
+    lhs_dilation=(2, 2) if ratio == 0.5 else (1, 1),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    precision=lax.Precision.HIGHEST,
+  )
+  return _normalized_or_offset(product, params, mask, axis_name)
+
+
 def check_kernel(
   name: str, kernel: Any, student: Features | None, teacher: Features | None
 ) -> None:
@@ -203,6 +271,13 @@ def epsilon_in(unit: Float[Array, "..."], epsilon: float) -> Float[Array, "..."]
   """An offset of a variance in the square of the unit, never rounded to zero."""
   least = float(jnp.finfo(unit.dtype).tiny) ** 0.5
   return jnp.maximum(epsilon / unit**2, least)
+
+
+def _ratio(ours, theirs):
+  """2 if the first size is twice the second, 0.5 if it is half of it, else 1."""
+  if ours == tuple(2 * side for side in theirs):
+    return 2
+  return 0.5 if theirs == tuple(2 * side for side in ours) else 1
 
 
 def _real_positions(features, mask):

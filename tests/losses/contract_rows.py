@@ -215,6 +215,13 @@ ROWS = {
   "hint": _rowwise(
     losses.hint, (5,), (7,), params=losses.hint_init(KEY, (1, 5), (1, 7))
   ),
+  "hint, convolution": _rowwise(
+    losses.hint,
+    (4, 4, 3),
+    (2, 2, 4),
+    params=losses.hint_init(KEY, (1, 4, 4, 3), (1, 2, 2, 4), convolution=True),
+    rectify=True,
+  ),
   "ickd": _rowwise(
     losses.ickd,
     *(shape[1:] for shape in MAPS),

@@ -195,3 +195,54 @@ def test_bad_input_is_refused():
     _vid(student, teacher, epsilon=-1)
   with pytest.raises(ValueError, match="variance - epsilon: expected a number above 0"):
     losses.vid_init(jax.random.key(0), (5,), (7,), variance=0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_convolution_of_a_hint_changes_the_size(size):
+  """Correlations at all positions, each by its definition."""
+  student, teacher = _features(3, (4, 4, 2), (size, size, 3))
+  params = losses.hint_init(
+    jax.random.key(0), student.shape, teacher.shape, convolution=True
+  )
+  kernel = np.asarray(params["kernel"], np.float64)
+  maps = np.asarray(student, np.float64)
+  stride, padding = {2: (2, 1), 0.5: (1, 2)}.get(4 / teacher.shape[1], (1, 0))
+  if teacher.shape[1] == 8:
+    dilated = np.zeros((3, 7, 7, 2))
+    dilated[:, ::2, ::2] = maps
+    maps = dilated
+  maps = np.pad(maps, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  side, target = kernel.shape[0], teacher.shape[1]
+  product = np.stack(
+    [
+      [
+        np.einsum(
+          "bhwc,hwcd->bd",
+          maps[:, stride * i : stride * i + side, stride * j : stride * j + side],
+          kernel,
+        )
+        for j in range(target)
+      ]
+      for i in range(target)
+    ]
+  ).transpose(2, 0, 1, 3)
+  normalized = (product - product.mean((0, 1, 2))) / np.sqrt(
+    product.var((0, 1, 2)) + 1e-5
+  )
+  expected = ((np.maximum(normalized, 0) - np.asarray(teacher)) ** 2).mean()
+  actual = losses.hint(
+    student, teacher, params=params, rectify=True, reduction="elements"
+  )
+  np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+def test_convolutions_that_do_not_fit_are_refused():
+  student, teacher = _features(2, (3, 3, 2), (4, 4, 3))
+  with pytest.raises(ValueError, match="student: expected maps of the size of the tea"):
+    losses.hint_init(jax.random.key(0), student.shape, teacher.shape, convolution=True)
+  params = losses.hint_init(
+    jax.random.key(0), student.shape, student.shape, convolution=True
+  )
+  with pytest.raises(ValueError, match=r"kernel: expected shape \(1, 1, 3, 2\), got"):
+    losses.hint(teacher, teacher[..., :2], params=params)
