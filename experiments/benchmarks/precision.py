@@ -126,6 +126,7 @@ LOSSES = {
   "knowledge_distillation": (losses.knowledge_distillation, LOGITS),
   "linear_cka": (losses.linear_cka, VECTORS),
   "mgd": (_generated, MAPS),
+  "multi_level_distillation": (losses.multi_level_distillation, LOGITS),
   "normalized_regression": (losses.normalized_regression, (VECTORS[0], VECTORS[0])),
   "nst": (losses.nst, MAPS),
   "patch_relations": (losses.patch_relations, MAPS),

@@ -57,6 +57,7 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `jensen_shannon`, `skew_kl` | n C | n C |
 | `transformed_teacher_matching`, `top_k_distillation` | n C | n C |
 | the three lines above with `block_size` b, in classes | n C | n b |
+| `multi_level_distillation`, for each temperature | n C (N + C) | N (C + b) + C^2 |
 | `conditional_divergence` for each kernel, `pkt` | n N D | N (D + b) |
 | `similarity_preserving` | n N D | N (D + b) |
 | `correlation_congruence`, `rkd_distance`, `rbf_cka`, `crd` | n N D | N (D + b) |
@@ -116,6 +117,7 @@ from flowkd_jax.losses._memory_bank import crd_bank
 from flowkd_jax.losses._memory_bank import crd_bank_init
 from flowkd_jax.losses._memory_bank import crd_bank_update
 from flowkd_jax.losses._memory_bank import crd_negatives
+from flowkd_jax.losses._multi_level import multi_level_distillation
 from flowkd_jax.losses._patch_relations import patch_relations
 from flowkd_jax.losses._probabilistic import conditional_divergence
 from flowkd_jax.losses._probabilistic import pkt
@@ -179,6 +181,7 @@ __all__ = [
   "linear_cka",
   "mgd",
   "mgd_init",
+  "multi_level_distillation",
   "normalized_regression",
   "nst",
   "patch_relations",

@@ -128,7 +128,7 @@ def bucket_logits(
 
 
 def _hits(ids, used, columns):
-  """Which columns are among the ids of a row."""
+  """Mask of the columns that are among the ids of a row."""
   shape = ids.shape[0], columns.shape[0]
   here = used & (ids >= columns[0]) & (ids <= columns[-1])
   places = jnp.where(here, ids - columns[0], shape[1])  # beyond the block: dropped

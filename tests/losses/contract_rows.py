@@ -246,6 +246,7 @@ ROWS = {
   "linear_cka, debiased wide": _pairwise(
     losses.linear_cka, (20,), debiased=True
   )._replace(exempt=FEW_ROWS),
+  "multi_level_distillation": _logits(losses.multi_level_distillation),
   "normalized_regression": _rowwise(
     losses.normalized_regression, (4, 3), (4, 3)
   )._replace(exempt={"threshold": "no part of squares"}),

@@ -32,6 +32,7 @@ LOGITS = (
   "dist",
   "jensen_shannon",
   "knowledge_distillation",
+  "multi_level_distillation",
   "reverse_kl",
   "skew_kl",
   "top_k_distillation",
