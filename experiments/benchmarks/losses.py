@@ -178,7 +178,7 @@ def speed(
       measured = measure([*programs.values()], config)
       seconds = dict(zip(programs, measured, strict=True))
       cells = [_cell(seconds[each], programs[each], 1000) for each in programs]
-      best = min((seconds[mode] for mode in modes), key=_median, default=[])
+      best = min((seconds[mode] for mode in modes), key=median, default=[])
       cells += [_ratio(best, seconds["flowkd_jax"]), _ratio(best, seconds["products"])]
       say(_row([name, str(size), *cells]))
       summary = measurement.summary(seconds)
@@ -216,7 +216,8 @@ def _programs(
   }
 
 
-def _median(values: Sequence[float]) -> float:
+def median(values: Sequence[float]) -> float:
+  """The median, or infinity for a program that is not run."""
   return statistics.median(values) if values else float("inf")
 
 
@@ -272,7 +273,7 @@ def compiled(
   return Program(lambda: jax.block_until_ready(executable(*on_device)), gib)
 
 
-def measure(programs: Sequence[Program], config: Config) -> list[list[float]]:
+def measure(programs: Sequence[Program], config: Any) -> list[list[float]]:
   """Median seconds of each round, programs taking turns; none for what is not run."""
   seconds: list[list[float]] = [[] for _ in programs]
   began = time.perf_counter()
