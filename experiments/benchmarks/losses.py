@@ -38,6 +38,22 @@ def _queue(teacher: jax.Array) -> dict[str, jax.Array]:
   return {"rows": jnp.zeros_like(teacher), "position": jnp.zeros((), jnp.int32)}
 
 
+def _top_k(student: jax.Array, teacher: jax.Array, **options: Any) -> jax.Array:
+  """The loss over eight classes of the teacher, which it finds itself."""
+  logs, ids = jax.lax.top_k(jax.nn.log_softmax(teacher), 8)
+  return losses.top_k_distillation(student, logs, ids=ids, **options)
+
+
+# Losses on logits. Features stand for the logits; no product is timed alone.
+LOGITS: dict[str, Callable[..., jax.Array]] = {
+  "knowledge_distillation": losses.knowledge_distillation,
+  "reverse_kl": losses.reverse_kl,
+  "skew_kl": losses.skew_kl,
+  "jensen_shannon": losses.jensen_shannon,
+  "transformed_teacher_matching": losses.transformed_teacher_matching,
+  "top_k_distillation": _top_k,
+  "multi_level_distillation": losses.multi_level_distillation,
+}
 LOSSES: dict[str, Callable[..., jax.Array]] = {
   "information_flow": lambda s, t, **k: losses.information_flow([s], [t], **k),
   "pkt": losses.pkt,
@@ -52,8 +68,9 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
   # One example, whose tokens are the rows.
   "token_relations": lambda s, t, **k: losses.token_relations(s[None], t[None], **k),
   "patch_relations": lambda s, t, **k: losses.patch_relations(s[None], t[None], **k),
+  **LOGITS,
 }
-EQUAL_WIDTHS = ("crd", "rrd")
+EQUAL_WIDTHS = ("crd", "rrd", *LOGITS)
 TRIPLES = ("rkd_angle",)
 # Matrices of all pairs that PyTorch holds at once, estimated from above.
 TORCH_MATRICES, TORCH_CUBES = 30, 6
@@ -212,7 +229,11 @@ def _programs(
   return {
     "flowkd_jax": compiled(LOSSES[name], features, block, config.memory_gib),
     **{mode: theirs(torch_losses.program, mode=mode) for mode in modes},
-    "products": theirs(torch_losses.products),
+    "products": (
+      Program(None, gib, "of logits")
+      if name in LOGITS
+      else theirs(torch_losses.products)
+    ),
   }
 
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from experiments.benchmarks import measurement
+from experiments.benchmarks import torch_logits
 from experiments.benchmarks import torch_modes
 from experiments.benchmarks import torch_step
 
@@ -167,7 +168,7 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     token_relations,
     patch_relations,
   )
-}
+} | torch_logits.LOSSES
 
 
 def program(

@@ -110,6 +110,9 @@ LOSSES: dict[str, NamedLoss] = {
   ),
   "reverse_kl": NamedLoss(losses.reverse_kl, _loss_calls.logits),
   "skew_kl": NamedLoss(losses.skew_kl, _loss_calls.logits),
+  "multi_level_distillation": NamedLoss(
+    losses.multi_level_distillation, _loss_calls.logits, aliases=("mlkd",)
+  ),
   "hint": NamedLoss(
     losses.hint,
     _loss_calls.each_pair_learnt,
@@ -210,6 +213,7 @@ _ALIASES = {alias: name for name, loss in LOSSES.items() for alias in loss.alias
 WITHOUT_A_NAME = {
   "cross_entropy": "the labels, which have a weight of their own",
   "weighted_sum": "adds terms up",
+  "top_k_distillation": "reads stored classes in place of logits",
   "information_flow_terms": "the terms of information_flow",
   "quadratic_flow_terms": "the terms of quadratic_flow",
   "factor_reconstruction": "a term of factor_transfer",

@@ -46,7 +46,7 @@ def test_impossible_settings_are_refused():
 
 def test_speed_table_has_a_row_for_every_loss_and_size(capsys, tmp_path):
   pytest.importorskip("torch")
-  names, path = ("pkt", "crd"), tmp_path / "losses.json"
+  names, path = ("pkt", "crd", "reverse_kl"), tmp_path / "losses.json"
   config = benchmark_losses.configure(
     what="speed",
     losses=names,
