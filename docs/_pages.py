@@ -28,7 +28,13 @@ INCLUDED = {
   "changelog.md": "CHANGELOG.md",
   "contributing.md": ".github/CONTRIBUTING.md",
 }
-GUIDES = ("bring_your_model.md", "extend.md", "several_hosts.md", "from_pytorch.md")
+GUIDES = (
+  "bring_your_model.md",
+  "extend.md",
+  "several_hosts.md",
+  "from_pytorch.md",
+  "loss_names.md",
+)
 PAGES_OF_THEIR_OWN = ("losses", "methods")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
