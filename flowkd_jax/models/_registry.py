@@ -66,6 +66,15 @@ def by_name(name: str, **options: Any) -> Named:
 
   Raises:
     ValueError: If there is no such network or the width is not a positive integer.
+
+  Example:
+    >>> student = by_name("wrn_16_2", num_classes=100)
+    >>> student.taps
+    ('stage_1', 'stage_2', 'stage_3', 'pooled')
+    >>> student.maps
+    ('f0', 'f1', 'f2', 'f3')
+    >>> student.preactivations
+    ('f1_preact', 'f2_preact', 'f3_preact')
   """
   short, _, width = name.partition(":")
   check_choice("network", short, NAMES)

@@ -38,6 +38,7 @@ def test_groups_of_channels_are_convolved_apart():
     )
 
 
+@pytest.mark.slow
 def test_kernels_are_drawn_by_output_channels_and_biases_are_zero():
   layer = NormalizedConvolution(512, groups=4, use_bias=True)
   variables = layer.init(jax.random.key(0), images_of((1, 4, 4, 8)), False, None)

@@ -152,7 +152,7 @@ def test_from_torch_shortens_long_lists():
     ValueError,
     match=r"missing: .{0,500} and \d+ more; unexpected: .{0,500} and \d+ more",
   ):
-    from_torch(models.by_name("resnet110"), state)
+    from_torch(models.by_name("resnet14"), state)
 
 
 def test_from_torch_takes_tensors_and_data_parallel_names():
