@@ -21,6 +21,7 @@ from flowkd_jax.evaluation import _stored_rows
 from flowkd_jax.evaluation._ranking import check_ranks
 from flowkd_jax.evaluation._rows import METRICS
 from flowkd_jax.evaluation._rows import Metric
+from flowkd_jax.evaluation._rows import check_both_or_none
 
 _MARKED_AT_ONCE = 2**22
 
@@ -154,12 +155,7 @@ class _Asked(NamedTuple):
 
 
 def _asked(database, queries, query_labels) -> _Asked:
-  if (queries is None) != (query_labels is None):
-    missing, given = ("queries", "query_labels")[:: 1 if queries is None else -1]
-    raise ValueError(
-      f"{missing}: expected an array or a path beside {given}, got None; leave both "
-      "out for leave-one-out"
-    )
+  check_both_or_none(queries, query_labels)
   if queries is None:
     asked, own = database, np.arange(len(database.rows))
   else:

@@ -26,7 +26,7 @@ def check_apart(rows: Rows) -> None:
       "queries: expected other examples than the database, got the same ones: every "
       "query would find itself first, which inflates all metrics; hold examples out, "
       "for example queries = features[:1000] and database = features[1000:], or "
-      "compare each row with the others by nearest_retrieval(database, labels)"
+      "leave queries and query_labels out, so that each row is compared with the others"
     )
   found = _rows_found(rows)
   if found >= _LARGEST_SHARE * len(rows.queries):

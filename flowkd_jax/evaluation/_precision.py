@@ -21,6 +21,10 @@ class Sums(NamedTuple):
     average: area under the precision-recall steps.
     curve: interpolated precision at `RECALL_LEVELS`.
     hits: how many queries have a relevant row at each rank of the database.
+    firsts: how many have their first relevant row at each rank.
+    reciprocal: one by the rank of the first relevant row.
+    r_precision: share of relevant rows among the first R, R their number.
+    average_at_r: area under the precision-recall steps of the first R ranks.
     authors_average: the authors' 11-point average precision.
     authors_curve: the authors' precision at `RECALL_LEVELS`.
     authors_head: the authors' precision at the first ranks.
@@ -29,6 +33,10 @@ class Sums(NamedTuple):
   average: float
   curve: Float[np.ndarray, " levels"]
   hits: Int[np.ndarray, " database"]
+  firsts: Int[np.ndarray, " database"]
+  reciprocal: float
+  r_precision: float
+  average_at_r: float
   authors_average: float
   authors_curve: Float[np.ndarray, " levels"]
   authors_head: Float[np.ndarray, " head"]
@@ -50,6 +58,7 @@ def sum_precisions(
   """
   relevant = positions.shape[1]
   precision = np.arange(1, relevant + 1) / (positions + 1)
+  early = positions < relevant
   # Precision rises at relevant ranks only, so these hold every maximum.
   best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
   authors_head = _authors_head(positions, lengths, head)
@@ -59,6 +68,10 @@ def sum_precisions(
     average=precision.mean(axis=1).sum(),
     curve=best[:, _first_reaching(relevant)].sum(axis=0),
     hits=np.bincount(positions.ravel(), minlength=database),
+    firsts=np.bincount(positions[:, 0], minlength=database),
+    reciprocal=precision[:, 0].sum(),
+    r_precision=early.mean(axis=1).sum(),
+    average_at_r=(precision * early).mean(axis=1).sum(),
     authors_average=coarse.mean(axis=1).sum(),
     authors_curve=fine.sum(axis=0),
     authors_head=authors_head.sum(axis=0),

@@ -39,6 +39,8 @@ class Ranking(NamedTuple):
     order: which queries of the caller these are; padding has no entry.
     spans: first and past-the-end database row of the class of each.
     chunk: queries to rank at once.
+    own: column of each query, which it is not to find; -1 for padding. None if the
+      queries are no rows of the database.
   """
 
   database: Float[Array, "database dim"]
@@ -47,6 +49,7 @@ class Ranking(NamedTuple):
   order: Int[np.ndarray, " queries"]
   spans: Int[np.ndarray, "queries 2"]
   chunk: int
+  own: Int[np.ndarray, " padded"] | None
 
   @property
   def starts(self) -> range:
@@ -102,6 +105,10 @@ def prepare_ranking(rows: Rows, metric: Metric, *, backend: str = "cpu") -> Rank
   order = order[rows.query_classes[order] >= 0]
   chunk = _chunk_size(len(order), len(database), database.dtype.itemsize, backend)
   padding = -len(order) % chunk
+  own = None
+  if rows.own is not None:
+    columns = np.argsort(by_class)[rows.own[order]]
+    own = np.pad(columns, (0, padding), constant_values=-1).astype(np.int32)
   return Ranking(
     database=jnp.asarray(database[by_class]),
     squares=jnp.asarray(squares[by_class].astype(database.dtype)),
@@ -109,6 +116,7 @@ def prepare_ranking(rows: Rows, metric: Metric, *, backend: str = "cpu") -> Rank
     order=order,
     spans=np.stack([ends - counts, ends], 1)[rows.query_classes[order]],
     chunk=chunk,
+    own=own,
   )
 
 
@@ -144,14 +152,17 @@ def dispatch_chunk(
   of XLA's there. On any other backend XLA sorts too, and ranks come back.
   """
   queries = jnp.asarray(ranking.queries[start : start + ranking.chunk])
+  own = ranking.own
+  own = None if own is None else jnp.asarray(own[start : start + ranking.chunk])
   if backend == "cpu":
-    return _distances(queries, ranking.database, ranking.squares)
+    return _distances(queries, ranking.database, ranking.squares, own)
   spans = ranking.spans[start : start + ranking.chunk]
   spans = np.pad(spans, ((0, ranking.chunk - len(spans)), (0, 0)))
   return _sort_by_xla(
     queries,
     ranking.database,
     ranking.squares,
+    own,
     jnp.asarray(spans.astype(np.int32)),
     width=int(np.diff(ranking.spans).max()),
   )
@@ -176,6 +187,8 @@ def collect_chunk(
       positions = _sort_by_numpy(rows_here[first:last], begin, end)
     else:
       positions = rows_here[first:last, : end - begin]
+    if ranking.own is not None:  # The query itself comes last of all.
+      positions = positions[:, :-1]
     blocks.append(Block(order[first:last], positions))
   return blocks
 
@@ -185,10 +198,18 @@ def _distances(
   queries: Float[Array, "chunk dim"],
   database: Float[Array, "database dim"],
   squares: Float[Array, " database"],
+  own: Int[Array, " chunk"] | None,
 ) -> Float[Array, "chunk database"]:
-  """Distances up to what all rows share for one query; no TensorFloat-32."""
+  """Distances up to what all rows share for one query; no TensorFloat-32.
+
+  That of a query to itself is infinite.
+  """
   products = jnp.matmul(queries, database.T, precision=lax.Precision.HIGHEST)
-  return squares[None, :] - 2 * products
+  distances = squares[None, :] - 2 * products
+  if own is None:
+    return distances
+  columns = jnp.arange(database.shape[0], dtype=own.dtype)
+  return jnp.where(own[:, None] == columns[None, :], jnp.inf, distances)
 
 
 def _sort_by_numpy(
@@ -212,12 +233,13 @@ def _sort_by_xla(
   queries: Float[Array, "chunk dim"],
   database: Float[Array, "database dim"],
   squares: Float[Array, " database"],
+  own: Int[Array, " chunk"] | None,
   spans: Int[Array, "chunk 2"],
   *,
   width: int,
 ) -> Int[Array, "chunk width"]:
   """Ranks of the columns in `spans`; past the width of a span, meaningless."""
-  distances = _distances(queries, database, squares)
+  distances = _distances(queries, database, squares, own)
   column = jnp.arange(distances.shape[1], dtype=spans.dtype)[None, :]
   is_relevant = (column >= spans[:, :1]) & (column < spans[:, 1:])
   relevant = jnp.sort(jnp.where(is_relevant, distances, jnp.inf), axis=1)

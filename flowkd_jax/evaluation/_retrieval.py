@@ -30,7 +30,9 @@ from flowkd_jax.evaluation._ranking import collect_chunk
 from flowkd_jax.evaluation._ranking import dispatch_chunk
 from flowkd_jax.evaluation._ranking import prepare_ranking
 from flowkd_jax.evaluation._rows import Metric
+from flowkd_jax.evaluation._rows import check_both_or_none
 from flowkd_jax.evaluation._rows import labelled_rows
+from flowkd_jax.evaluation._rows import leave_one_out_rows
 
 _MOST_THREADS = 8
 _POSITIONS_OF_PIECE = 2**20  # that a thread sums at once
@@ -62,6 +64,14 @@ class RetrievalMetrics:
     authors_precision: their precision at `recall_levels`.
     authors_raw_precision: their partly interpolated precision at every rank.
     unmatched_queries: number of queries whose class the database lacks.
+    recall_at: for each of `ranks`, the share of queries with a relevant row among the
+      first so many. This and the next three are means over the queries whose class
+      the database has, as metric learning takes them.
+    mean_reciprocal_rank: one by the rank of the first relevant row.
+    r_precision: the share of relevant rows among the first R, R the number of
+      relevant rows of the query.
+    mean_average_precision_at_r: MAP@R, the sum over the relevant ones of the first R
+      rows of the precision at their rank, divided by R.
   """
 
   mean_average_precision: float
@@ -74,13 +84,17 @@ class RetrievalMetrics:
   authors_precision: Float[np.ndarray, " levels"]
   authors_raw_precision: Float[np.ndarray, " database"] = dataclasses.field(repr=False)
   unmatched_queries: int
+  recall_at: dict[int, float]
+  mean_reciprocal_rank: float
+  r_precision: float
+  mean_average_precision_at_r: float
 
 
 def retrieval(
   database: Float[ArrayLike, "database dim"],
   database_labels: Int[ArrayLike, " database"],
-  queries: Float[ArrayLike, "queries dim"],
-  query_labels: Int[ArrayLike, " queries"],
+  queries: Float[ArrayLike, "queries dim"] | None = None,
+  query_labels: Int[ArrayLike, " queries"] | None = None,
   *,
   metric: Metric = "euclidean",
   ranks: Sequence[int] = (1, 10, 100),
@@ -97,8 +111,12 @@ def retrieval(
   without a label, a negative number, are left out of every mean; database rows without
   one are ranked and relevant to no query.
 
-  For recall@k, R-precision and MAP@R, for leave-one-out and for databases that do not
-  fit in memory see `nearest_retrieval`.
+  Without `queries` each row of the database with a label is a query against all others
+  (leave-one-out). The row itself is left out by its position, so that duplicates of it
+  stay; a query without another row of its class is left out of every mean, and
+  `unmatched_queries` counts it. Where only the nearest rows matter, as for recall@k,
+  R-precision and MAP@R, `nearest_retrieval` is faster, and reads files that do not fit
+  in memory.
 
   A query that is in the database finds itself first. Queries that are the database are
   refused, and `UserWarning` is given if half of them or more are rows of it, provided
@@ -113,10 +131,12 @@ def retrieval(
   Args:
     database: features to find; usually those of the training set.
     database_labels: their classes, any integers from 0; negative: no label.
-    queries: features to look up; usually those of the test set.
+    queries: features to look up; usually those of the test set. None for
+      leave-one-out.
     query_labels: their classes.
     metric: "euclidean" or "cosine".
-    ranks: where to report precision; each from 1 to the number of database rows.
+    ranks: where to report precision and recall; each from 1 to the number of rows that
+      a query is compared with.
     authors_query_batch: size of the query batches of the authors' code, on which
       their metric depends; the published numbers used 128. Where the database
       has fewer rows, their code fails and this one interpolates over all ranks.
@@ -125,13 +145,18 @@ def retrieval(
 
   Raises:
     ValueError: if shapes disagree, an array is empty, a feature is not finite, a
-      rank exceeds the database, the two sets share no class, or they are the same.
+      rank exceeds the database, the two sets share no class or are the same, or, for
+      leave-one-out, no class has two rows.
     TypeError: unless features are floating and labels are integer.
   """
   check_count("authors_query_batch", authors_query_batch)
-  rows = labelled_rows(database, database_labels, queries, query_labels, metric)
-  check_apart(rows)
-  asked, available = len(rows.queries), len(rows.database)
+  check_both_or_none(queries, query_labels)
+  if queries is None:
+    rows = leave_one_out_rows(database, database_labels, metric)
+  else:
+    rows = labelled_rows(database, database_labels, queries, query_labels, metric)
+    check_apart(rows)
+  asked, available = len(rows.queries), len(rows.database) - (queries is None)
   check_ranks(ranks, available)
   batch = np.arange(asked) // authors_query_batch * authors_query_batch
   lengths = np.minimum(asked - batch, authors_query_batch)
@@ -139,7 +164,11 @@ def retrieval(
   backend = jax.default_backend()
   ranking = prepare_ranking(rows, metric, backend=backend)
   sums = _sum_over_queries(ranking, lengths, available, backend, progress)
+  unmatched = int(np.count_nonzero(rows.query_classes < 0))
+  matched = asked - unmatched
+  asked = matched if queries is None else asked
   plain = sums.hits.cumsum() / (asked * np.arange(1, available + 1))
+  found = sums.firsts.cumsum() / matched
   raw = plain.copy()
   raw[: sums.authors_head.size] = sums.authors_head / asked
   curve = sums.curve / asked
@@ -153,7 +182,11 @@ def retrieval(
     authors_precision_at={int(rank): float(raw[int(rank) - 1]) for rank in ranks},
     authors_precision=sums.authors_curve / asked,
     authors_raw_precision=raw,
-    unmatched_queries=int(np.count_nonzero(rows.query_classes < 0)),
+    unmatched_queries=unmatched,
+    recall_at={int(rank): float(found[int(rank) - 1]) for rank in ranks},
+    mean_reciprocal_rank=float(sums.reciprocal / matched),
+    r_precision=float(sums.r_precision / matched),
+    mean_average_precision_at_r=float(sums.average_at_r / matched),
   )
 
 

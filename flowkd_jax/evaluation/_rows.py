@@ -23,7 +23,9 @@ class Rows(NamedTuple):
   """Database and labelled queries in one scale, their classes as 0, 1, 2, ...
 
   Database rows without a label are of a last class, `num_classes`, which no query has.
-  `query_classes` is -1 where the database lacks the class of the query.
+  `query_classes` is -1 where the database lacks the class of the query. `own` has the
+  position of each query in the database, if the queries are rows of it that are not to
+  find themselves.
   """
 
   database: Float[np.ndarray, "database dim"]
@@ -31,6 +33,7 @@ class Rows(NamedTuple):
   queries: Float[np.ndarray, "queries dim"]
   query_classes: Int[np.ndarray, " queries"]
   num_classes: int
+  own: Int[np.ndarray, " queries"] | None = None
 
 
 def labelled_rows(
@@ -76,6 +79,35 @@ def labelled_rows(
     np.where(found, nearest, -1),
     classes.size,
   )
+
+
+def check_both_or_none(queries, query_labels) -> None:
+  """Raises ValueError unless queries come with labels, or both are left out."""
+  if (queries is None) != (query_labels is None):
+    missing, given = ("queries", "query_labels")[:: 1 if queries is None else -1]
+    raise ValueError(
+      f"{missing}: expected an array or a path beside {given}, got None; leave both "
+      "out for leave-one-out"
+    )
+
+
+def leave_one_out_rows(database, database_labels, metric: Metric) -> Rows:
+  """Every labelled row of the database as a query against all others.
+
+  A query without another row of its class has a class that the database lacks.
+
+  Raises:
+    ValueError: As `labelled_rows`, and if no class has two rows.
+  """
+  rows = labelled_rows(database, database_labels, database, database_labels, metric)
+  (own,) = np.nonzero(rows.database_classes < rows.num_classes)
+  alone = np.bincount(rows.query_classes)[rows.query_classes] == 1
+  if alone.all():
+    raise ValueError(
+      "database_labels: expected a class of at least two rows, got as many classes as "
+      "labelled rows; nothing is left to find for a row that is left out"
+    )
+  return rows._replace(query_classes=np.where(alone, -1, rows.query_classes), own=own)
 
 
 def _with_label(name, rows, labels):

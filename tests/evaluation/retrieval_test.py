@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowkd_jax import evaluation
 from flowkd_jax.evaluation import _ranking
 from flowkd_jax.evaluation import _retrieval
 from flowkd_jax.evaluation import retrieval
@@ -383,3 +384,56 @@ def test_retrieval_bears_codes_that_examples_share():
   codes, labels, other, other_labels = blobs()
   codes, other = np.sign(codes - 3), np.sign(other - 3)
   retrieval(codes, labels, other, other_labels, ranks=(1,))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "another"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("mode", ["loo", "split"])
+def test_retrieval_has_the_metrics_of_metric_learning(
+  mode, metric, backend, monkeypatch
+):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  stored = np.load(GOLDEN / "nearest_retrieval_1.npz")
+  rows, labels = stored["embeddings"].astype(np.float32), stored["labels"]
+  ranks, split = stored["recall_ks"].tolist(), int(stored["split"])
+  data = [rows, labels]
+  if mode == "split":
+    data = [rows[split:], labels[split:], rows[:split], labels[:split]]
+  found = retrieval(*data, metric=metric, ranks=ranks)
+  for name in (
+    "mean_average_precision",
+    "mean_average_precision_at_r",
+    "mean_reciprocal_rank",
+    "r_precision",
+  ):
+    expected = stored[f"{metric}_{mode}_pml_{name}"]
+    np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-9)
+  expected = stored[f"{metric}_{mode}_recall_at_k"]
+  np.testing.assert_allclose([*found.recall_at.values()], expected)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "another"])
+def test_retrieval_leaves_each_row_out_by_its_position(backend, monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  rows = np.float32([[1, 0], [1, 0], [7, 7], [3, 3], [9, 9], [2, 0]])
+  found = retrieval(rows, np.array([0, 0, 1, 1, 2, -1]), ranks=(1, 2, 5))
+  # Rows 0 and 1 find each other first; row 2 finds row 4 of no use before row 3; row 3
+  # finds four rows nearer than row 2.
+  assert found.unmatched_queries == 1
+  assert found.precision_at == {1: 0.5, 2: 0.375, 5: 0.2}
+  assert found.recall_at == {1: 0.5, 2: 0.75, 5: 1.0}
+  nearest = evaluation.nearest_retrieval(
+    rows, np.array([0, 0, 1, 1, 2, -1]), ranks=(1, 2, 5)
+  )
+  assert nearest.recall_at == found.recall_at
+  assert nearest.precision_at == found.precision_at
+
+
+def test_retrieval_takes_queries_with_labels_or_neither():
+  database, labels, queries, _ = blobs()
+  with pytest.raises(ValueError, match="query_labels: expected an array.*got None"):
+    retrieval(database, labels, queries)
+  with pytest.raises(ValueError, match="database_labels: expected a class of at least"):
+    retrieval(database[:3], np.arange(3), ranks=(1,))
+  with pytest.raises(ValueError, match="ranks: expected numbers from 1 to 89"):
+    retrieval(database, labels, ranks=(90,))
