@@ -122,7 +122,8 @@ def _distances_of(keys):
 
 def _nearest_on_device(queries, own, blocks, chunks, count):
   placed = jnp.asarray(queries), jnp.asarray(own.astype(np.int32))
-  kept = jnp.zeros((len(queries), 0)), jnp.zeros((len(queries), 0), jnp.int32)
+  none = len(queries), 0
+  kept = jnp.zeros(none, jnp.float32), jnp.zeros(none, jnp.int32)
   start = 0
   for rows in blocks:
     parts = [

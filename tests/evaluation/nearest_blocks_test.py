@@ -30,6 +30,19 @@ def test_nearest_rows_are_those_of_a_stable_sort(count, backend, monkeypatch):
   np.testing.assert_array_equal(found, expected)
 
 
+def test_nearest_rows_on_a_device_are_found_under_x64_too(x64):
+  rows = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+  squares = (rows**2).sum(1, keepdims=True)
+  found = _nearest_blocks.nearest_in_blocks(
+    rows,
+    np.full(9, -1),
+    lambda size: iter([np.concatenate([rows, squares], 1)]),
+    1,
+    backend="gpu",
+  )
+  assert found.ravel().tolist() == [*range(9)]
+
+
 def test_group_size_keeps_no_more_than_so_many_bytes():
   assert _nearest_blocks.group_size(2**20) == _nearest_blocks._ON_CPU[1]
   assert _nearest_blocks.group_size(2) == _nearest_blocks._KEPT_BYTES // 16
