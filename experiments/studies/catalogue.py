@@ -1,5 +1,6 @@
 """The studies: which runs make up which table of the results page."""
 
+from experiments.studies import cifar100_pairs
 from experiments.studies import digits
 from experiments.studies import recipe_search
 from experiments.studies import related_methods
@@ -257,4 +258,6 @@ STUDIES = {
   "digits": digits.METHOD,
   "transformers": digits.TRANSFORMERS,
   **related_methods.STUDIES,
+  "cifar100_pairs": cifar100_pairs.STUDY,
+  "cifar100_rehearsal": cifar100_pairs.REHEARSAL,
 }

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.studies import catalogue
+from experiments.studies import estimates
 from experiments.studies import launches
 from experiments.studies import progress_lines
 from experiments.studies import spec
@@ -71,7 +72,9 @@ class Config:
     least=1,
   )
   dry_run: bool = fields.setting(
-    False, "Print the commands that are left to do, and run none."
+    False,
+    "Print the commands that are left to do, and run none; for runs of the job distill "
+    "with an estimate of their time on the device at hand.",
   )
 
 
@@ -112,8 +115,7 @@ def run(config: Config) -> None:
   wanted = jobs(config)
   left = [job for job in wanted if not job.is_done]
   if config.dry_run:
-    for job in left:
-      print(shlex.join(job.command))
+    _print_commands(left)
     return
   launches.memory_share(config.processes)  # an impossible one is refused before
   total = len(wanted)
@@ -131,6 +133,21 @@ def run(config: Config) -> None:
       f"{', '.join(str(job.folder) for job in failed)}; see the .log beside each"
     )
   shown.say(f"{total} runs are finished in {Path(config.workdir) / config.study}")
+
+
+def _print_commands(left: list[launches.Job]) -> None:
+  """Prints commands; before each that distils its time on the device at hand."""
+  total = 0.0
+  for job in left:
+    name, *flags = job.command[len(COMMAND) :]
+    counted = estimates.operations(flags) if name == estimates.JOB else None
+    if counted is not None:
+      seconds = counted / estimates.measured_speed()
+      total += seconds
+      print(f"# about {estimates.in_words(seconds)} on {estimates.device()}")
+    print(shlex.join(job.command))
+  if total:
+    print(f"# together about {estimates.in_words(total)} on {estimates.device()}")
 
 
 def _launch(

@@ -5,6 +5,7 @@ a flag depends on the machine it is a placeholder: `{data_dir}`,
 `{auxiliary_checkpoint}`, or `{workdir}`, the folder of the study.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 PLACEHOLDERS = ("data_dir", "auxiliary_checkpoint", "workdir")
@@ -88,6 +89,30 @@ class Comparison(NamedTuple):
   epochs: str = "epochs trained"
 
 
+class Grid(NamedTuple):
+  """A table of accuracies: methods as rows, pairs of networks as columns.
+
+  Attributes:
+    rows: Name and title of each method. The row "teacher" is the teacher of the pair.
+    columns: Heading of each pair by its name; the run PAIR_METHOD is the cell.
+    teachers: Run that trains the teacher of each pair.
+    families: Pairs of each table.
+    published: Protocol and published percent of a method and a pair.
+    protocols: Meaning of the letters of protocols.
+  """
+
+  rows: tuple[tuple[str, str], ...]
+  columns: Mapping[str, str]
+  teachers: Mapping[str, str]
+  families: tuple[tuple[str, ...], ...]
+  published: Mapping[tuple[str, str], tuple[str, float]] = {}
+  protocols: Mapping[str, str] = {}
+
+  def run(self, method: str, pair: str) -> str:
+    """Name of the run of a cell."""
+    return self.teachers[pair] if method == "teacher" else f"{pair}_{method}"
+
+
 class Study(NamedTuple):
   """Runs that are compared with one another.
 
@@ -97,6 +122,7 @@ class Study(NamedTuple):
     published: Rows of others' numbers, `(title, {column: percent})`, shown as they
       were published.
     comparison: The table, where a launch trains several rows of it.
+    grid: The table, where its cells are runs of methods on pairs of networks.
     baseline: The run that the other rows are compared with, seed by seed; "" for none.
     compared: The column whose difference from the baseline is shown.
     pictured: Runs whose information flow is drawn; none means all.
@@ -106,6 +132,7 @@ class Study(NamedTuple):
   runs: tuple[Run, ...]
   published: tuple[tuple[str, dict[str, float]], ...] = ()
   comparison: Comparison | None = None
+  grid: Grid | None = None
   baseline: str = ""
   compared: str = "mAP c"
   pictured: tuple[str, ...] = ()

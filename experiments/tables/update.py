@@ -24,6 +24,7 @@ from experiments.studies import catalogue
 from experiments.studies import spec
 from experiments.tables import kept_runs
 from experiments.tables import network_rows
+from experiments.tables import pair_grid
 from experiments.tables import paired_arms
 from experiments.tables import run_list
 from flowkd_jax import _files
@@ -138,6 +139,8 @@ def _finished_run(study: spec.Study, folder: Path, root: Path) -> kept_runs.Kept
   """A finished work directory, with only accuracies as curves in a comparison."""
   metrics = report.read_metrics(folder)
   run = kept_runs.from_workdir(folder, metrics, root)
+  if study.grid:
+    return run._replace(metrics=paired_arms.accuracies(run.metrics))
   if not study.comparison:
     return run
   for network in run.networks:
@@ -154,7 +157,10 @@ def replace_block(text: str, name: str, content: str) -> str:
 
 def table(name: str, study: spec.Study, found: paired_arms.Found) -> str:
   """The table of a study in Markdown, and below it what it was made with."""
-  if study.comparison:
+  if study.grid:
+    time = "Minutes are those of the launch."
+    lines = pair_grid.table(study, found)
+  elif study.comparison:
     minutes = paired_arms.launch_minutes(found)
     time = f"A launch trained for {minutes:.1f} minutes, all arms together."
     lines = paired_arms.table(study, found)
@@ -166,6 +172,8 @@ def table(name: str, study: spec.Study, found: paired_arms.Found) -> str:
 
 def save_picture(study: spec.Study, runs: kept_runs.KeptRuns, folder: Path) -> None:
   """Draws the accuracy of arms, or the flow of rows, as far as it was measured."""
+  if study.grid:
+    return
   with contextlib.suppress(report.NothingToDrawError):
     if study.comparison:
       panels = paired_arms.curves(study, runs)

@@ -176,6 +176,7 @@ LOSSES: dict[str, NamedLoss] = {
     further={"reconstruction": 1.0},
     aliases=("ft",),
   ),
+  "kdsvd": NamedLoss(losses.kdsvd, _loss_calls.all_pairs, MAPS),
   "fsp": NamedLoss(losses.fsp, _loss_calls.neighbouring_maps, MAPS),
   "nst": NamedLoss(losses.nst, _loss_calls.each_pair, MAPS),
   "crd": NamedLoss(losses.crd, _loss_calls.each_pair_learnt, POOLED, losses.crd_init),

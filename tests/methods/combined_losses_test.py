@@ -82,7 +82,7 @@ def test_every_named_loss_is_traced_with_its_options(name, network, teacher, bat
     teacher = methods.Network(model, variables)
   terms = [methods.LossTerm(name)]
   method = methods.combined_losses(
-    network(width=4 if name in ("fsp", "hcl") else 2),
+    network(width=4 if name in ("fsp", "hcl", "kdsvd") else 2),
     teacher,
     optax.sgd(1e-3),
     losses=terms,
