@@ -43,8 +43,8 @@ def channel_wise_distillation(
   """Channel-wise distillation: divergence of the places where each channel is active.
 
   `T^2 mean_ic sum_p t_icp log(t_icp / s_icp)`, where `t_ic` and `s_ic` are the softmax
-  of channel c of example i over its positions p at temperature T (Shu et al. 2021,
-  Eq. 4). 0 or above; depends neither on the batch nor on the number of channels.
+  of channel c of example i over its positions p at temperature T (Shu et al.
+  2021). 0 or above; depends neither on the batch nor on the number of channels.
   Invariant to a constant added to a channel, and to a permutation of channels or of
   positions common to both sides.
 
@@ -125,8 +125,8 @@ def ickd(
   """Inter-channel correlation: inner products of each channel with all others.
 
   `mean_ic |g_ic^s - g_ic^t|^2`, where `g_ic` is row c, divided by its norm, of the Gram
-  matrix `F_i' F_i` of the channels of example i over its positions (Liu et al. 2021,
-  Eq. 4). Between 0 and 4; depends neither on the batch nor on the numbers of channels
+  matrix `F_i' F_i` of the channels of example i over its positions (Liu et al. 2021).
+  Between 0 and 4; depends neither on the batch nor on the numbers of channels
   and positions. Invariant to the scale of each example and to a permutation of
   positions of either side, whose maps may differ in size.
 

@@ -68,7 +68,7 @@ def mgd(
 ) -> Float[Array, ""]:
   """Masked generative distillation: the teacher's map from a part of the student's.
 
-  `mean_i sum_n (G(k_i * r(s_i)) - t_i)_n^2` (Yang et al. 2022, Eq. 3-5), where r is a
+  `mean_i sum_n (G(k_i * r(s_i)) - t_i)_n^2` (Yang et al. 2022), where r is a
   1 x 1 convolution if the channels differ, k a random mask of zeros and ones, and G a
   generator of two 3 x 3 convolutions with a rectifier between. Does not depend on the
   batch; grows with the size of the maps ("elements" does not). Not invariant to a

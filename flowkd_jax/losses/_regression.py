@@ -107,8 +107,7 @@ def normalized_regression(
 
   "standard" with "smooth_l1" is the loss of VkD on the mean over tokens
   (`pooling.mean`), which projects by a matrix with orthonormal rows, and with the
-  threshold 2 that of feature distillation on all tokens. Both pass the teacher through
-  that normalisation, to remove directions of large scale.
+  threshold 2 that of feature distillation on all tokens.
 
   Args:
     student: Student features: vectors, tokens or maps.

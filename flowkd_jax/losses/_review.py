@@ -38,8 +38,8 @@ def hierarchical_context(
 
   `(d_0 + sum_k 2^-k d_k) / (1 + sum_k 2^-k)`, where `d_0` is the mean squared
   difference of the maps and `d_k`, k = 1, 2, ..., that of the maps averaged to 4 x 4,
-  2 x 2 and 1 x 1, without sizes that are not smaller than the map (Chen et al. 2021,
-  section 3.4). A mean over rows and features: depends neither on the batch nor on the
+  2 x 2 and 1 x 1, without sizes that are not smaller than the map (Chen et al.
+  2021). A mean over rows and features: depends neither on the batch nor on the
   sizes. Grows with the square of the scale. Invariant to a rotation of the channels
   common to both sides.
 
@@ -129,7 +129,7 @@ def review_kd(
   """Knowledge review: each teacher tap, from the student's taps as deep and deeper.
 
   The sum over taps of `hierarchical_context` between the teacher's tap and a fusion of
-  the student's (Chen et al. 2021, Eq. 8). From deep to shallow, a tap is mapped to a
+  the student's (Chen et al. 2021). From deep to shallow, a tap is mapped to a
   common width, the fused map of the deeper taps is enlarged to its size, both are added
   with weights for each position from an affine map and a sigmoid, and a convolution of
   3 x 3 gives the teacher's channels. Sizes change by the nearest position. Does not

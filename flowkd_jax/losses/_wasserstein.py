@@ -60,7 +60,7 @@ def gaussian_wasserstein(
 
   `mean_ig sum_c w (m_igc^s - m_igc^t)^2 + (d_igc^s - d_igc^t)^2` over the rows i and
   the cells g of a grid, where m is the mean of channel c over the positions of the cell
-  and `d = sqrt(variance + epsilon)` its deviation (Lv et al. 2024, Eq. 8, for diagonal
+  and `d = sqrt(variance + epsilon)` its deviation (Lv et al. 2024, for diagonal
   covariances). With w = 1 the squared 2-Wasserstein distance between Gaussians. Does
   not depend on the batch nor on the number of cells; grows with the number of channels
   and the square of the scale. Invariant to a permutation of positions within a cell, of
