@@ -3,6 +3,7 @@
     flowkd train JOB --dataset=digits --workdir=W
     flowkd taps --network=resnet18
     flowkd doctor --dataset=digits --workdir=W
+    flowkd doctor distill --dataset=digits --workdir=W --losses=kd,pkt
     flowkd report W
 
 Nothing that loads JAX is imported before it is known which command is to run, so that
@@ -68,6 +69,8 @@ def _run(arguments: Sequence[str]) -> None:
     overview.show_commands(COMMANDS, __version__)
   elif command == "train":
     _train(rest)
+  elif command == "doctor" and rest and not rest[0].startswith("-"):
+    _start_doctor(*rest)
   elif command in _TOOLS:
     _start_tool(command, rest)
   else:
@@ -118,6 +121,25 @@ def _start_tool(command: str, arguments: Sequence[str]) -> None:
   )
 
 
+def _start_doctor(job: str, *arguments: str) -> None:
+  """Starts the doctor with the flags of a job."""
+  from flowkd_jax.cli import launch
+  from flowkd_jax.jobs import doctor
+
+  if job not in doctor.JOBS:
+    _refuse_unknown("job that the doctor knows", job, doctor.JOBS)
+  module = doctor.JOBS[job]
+  launch.launch(
+    module.Config,
+    module.configure,
+    doctor.run,
+    program=f"flowkd doctor {job}",
+    presets=_presets(module),
+    compiles=True,
+    arguments=arguments,
+  )
+
+
 def _presets(module: ModuleType) -> dict[str, Mapping[str, Any]]:
   """Settings that choosing a data set or a recipe brings along, by that flag."""
   found = {}
@@ -127,7 +149,7 @@ def _presets(module: ModuleType) -> dict[str, Mapping[str, Any]]:
   return found
 
 
-def _refuse_unknown(kind: str, name: str, known: Mapping[str, str]) -> NoReturn:
+def _refuse_unknown(kind: str, name: str, known: Mapping[str, Any]) -> NoReturn:
   """Says what there is, and ends with exit status 2."""
   close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
   hint = f"; did you mean {close[0]}?" if close else ""

@@ -13,8 +13,8 @@ from types import ModuleType
 
 # The jobs by name, each with what it trains.
 JOBS = {
-  "distill": "any losses of the library, by name, beside the labels",
   "information_flow": "information flow (Passalis et al., CVPR 2020)",
+  "distill": "any losses of the library, by name, beside the labels",
   "similarity_preserving": "similarities of a batch (Tung, Mori, ICCV 2019)",
   "hierarchical_self_supervised": "classes and rotations (Yang et al., IJCAI 2021)",
   "online_ensemble": "students of many widths (Walawalkar, ECCV 2020)",

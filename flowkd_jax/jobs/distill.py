@@ -35,6 +35,7 @@ from typing import Any
 
 from flowkd_jax import methods
 from flowkd_jax import report
+from flowkd_jax import train
 from flowkd_jax.jobs import distill_settings
 from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import job_run
@@ -54,6 +55,9 @@ __all__ = [
   "best_test_epoch",
   "configure",
   "run",
+  "student_stage",
+  "trained_teacher",
+  "uses_logits",
 ]
 
 
@@ -79,6 +83,37 @@ def best_test_epoch(metrics: report.MetricLog) -> Mapping[str, Any]:
     return {}
   accuracy, epoch = max(measured, key=lambda pair: (pair[0], -pair[1]))
   return {"best_test_epoch_accuracy": accuracy, "best_test_epoch": epoch}
+
+
+def trained_teacher(
+  config: Config, runner: stages.StageRunner
+) -> methods.Network | None:
+  """The network that the student learns from, if there is one already.
+
+  It is that of a finished stage, or comes from `networks_from` or
+  `teacher_checkpoint`. Nothing is computed or written.
+
+  Raises:
+    ValueError: If the network is that of another model.
+  """
+  found = _Stages(config, runner)
+  if runner.is_done("teacher"):
+    return runner.network("teacher", found.model("teacher"))
+  source = found.teacher()
+  if isinstance(source, stages.Stage):
+    return None
+  network = source.network
+  return network._replace(model=train.for_evaluation(network.model))
+
+
+def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:
+  """The stage of the student, not yet run."""
+  return _Stages(config, runner).student()
+
+
+def uses_logits(config: Config) -> bool:
+  """Returns whether a loss of the student compares logits."""
+  return any(not methods.loss_by_name(each["loss"]).taps for each in config.tables)
 
 
 class _Stages:
@@ -138,8 +173,7 @@ class _Stages:
       make,
       "student",
       teacher=None if recorded else "teacher",
-      classifies=self.config.label_weight > 0
-      or any(not methods.loss_by_name(table["loss"]).taps for table in tables),
+      classifies=self.config.label_weight > 0 or uses_logits(self.config),
     )
 
   def _frozen_teacher(self) -> methods.Network:

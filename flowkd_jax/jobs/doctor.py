@@ -1,9 +1,11 @@
 """Checks before a long run: what usually goes wrong, looked at in a minute.
 
-Takes the flags of `flowkd train information_flow`, trains nothing and writes nothing.
-It says one sentence for each thing that it looks at:
+Takes the flags of `flowkd train information_flow`, or of `flowkd train distill` after
+that name, trains nothing and writes nothing. It says one sentence for each thing that
+it looks at:
 
     flowkd doctor --dataset=cifar10 --data_dir=D --workdir=W
+    flowkd doctor distill --dataset=cifar10 --data_dir=D --workdir=W --losses=kd,pkt
 
 Before the first run it looks at flags, data, devices, memory and the time of a step,
 with random weights in place of a teacher. Once the network that the student learns
@@ -15,10 +17,12 @@ Exit status: 0 if there are at most warnings, 1 if something is wrong, 2 if flag
 data cannot be used at all.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import jax
@@ -30,6 +34,8 @@ from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import parallel
 from flowkd_jax import train
+from flowkd_jax.jobs import distill
+from flowkd_jax.jobs import distill_settings
 from flowkd_jax.jobs import environment
 from flowkd_jax.jobs import flow_settings
 from flowkd_jax.jobs import information_flow
@@ -41,8 +47,10 @@ from flowkd_jax.jobs.finding import Finding
 from flowkd_jax.jobs.finding import Level
 
 __all__ = [
+  "JOBS",
   "PRESETS",
   "RECIPES",
+  "AnyConfig",
   "Config",
   "LookAhead",
   "batch_scope",
@@ -56,20 +64,24 @@ __all__ = [
   "settings",
 ]
 
+# Jobs whose flags the doctor takes, by name; without a name the first.
+JOBS = {"information_flow": information_flow, "distill": distill}
+AnyConfig = flow_settings.Config | distill_settings.Config
 Config = information_flow.Config
 configure = information_flow.configure
 PRESETS, RECIPES = information_flow.PRESETS, information_flow.RECIPES
 
 
-def run(config: Config) -> None:
+def run(config: AnyConfig) -> None:
   """Looks, says, and exits with status 1 if something is wrong.
 
   Raises:
     ValueError: If data or networks cannot be used with these flags.
   """
   if config.learn_from == flow_settings.RECORDED:
+    names = [name for name in _choices(config) if name != flow_settings.RECORDED]
     raise ValueError(
-      "--learn_from: expected auxiliary or teacher, as the doctor looks at networks, "
+      f"--learn_from: expected {' or '.join(names)}, as the doctor looks at networks, "
       f"got {flow_settings.RECORDED}"
     )
   progress = train.Progress()
@@ -111,7 +123,7 @@ class LookAhead(stages.StageRunner):
 
 
 def examine(
-  config: Config, datasets: stages.Datasets, progress: train.Progress
+  config: AnyConfig, datasets: stages.Datasets, progress: train.Progress
 ) -> Iterator[Finding]:
   """All findings, those that need the least first."""
   yield settings(config)
@@ -122,8 +134,9 @@ def examine(
     "LookAhead",
     job_run.stage_runner(config, datasets, progress, runner_class=LookAhead),
   )
-  teacher = runner.teacher = information_flow.trained_teacher(config, runner)
-  stage = information_flow.student_stage(config, runner)
+  job = _job(config)[1]
+  teacher = runner.teacher = job.trained_teacher(config, runner)
+  stage = job.student_stage(config, runner)
   rehearsal = step_checks.Rehearsal(
     stage.make_method(), datasets.training, runner.options
   )
@@ -139,7 +152,7 @@ def examine(
     return
   probe = train.FeatureExtractor(teacher.model, datasets.probe)(teacher.variables)
   yield from teacher_checks.classifier(
-    probe, datasets.training.num_classes, logits_are_used=_uses_logits(config)
+    probe, datasets.training.num_classes, logits_are_used=job.uses_logits(config)
   )
   yield teacher_checks.evaluation_mode(teacher, datasets.probe)
   yield from teacher_checks.taps(probe.taps)
@@ -160,11 +173,18 @@ def measuring(
   return step_checks.measuring(rows, needed, environment.device_bytes())
 
 
-def _uses_logits(config: Config) -> bool:
-  return config.last_tap_from != "tap" or "student_kd" in config.stages
+def _job(config: AnyConfig) -> tuple[str, ModuleType]:
+  """Name and module of the job whose settings these are."""
+  return next(item for item in JOBS.items() if isinstance(config, item[1].Config))
 
 
-def settings(config: Config) -> Finding:
+def _choices(config: AnyConfig) -> tuple[str, ...]:
+  """Teachers that the job lets a student learn from."""
+  (field,) = [f for f in dataclasses.fields(config) if f.name == "learn_from"]
+  return field.metadata["limits"].choices
+
+
+def settings(config: AnyConfig) -> Finding:
   """Agreement of the settings with the run in the work directory, if there is one."""
   workdir = Path(config.workdir)
   if not job_run.has_begun(workdir):
@@ -241,7 +261,7 @@ def batch_scope(batch_size: int, num_devices: int) -> Finding:
   return Finding(Level.FINE, text)
 
 
-def no_teacher(config: Config) -> Finding:
+def no_teacher(config: AnyConfig) -> Finding:
   """Checks that were left out because the teacher is not trained, and what to do."""
   name = config.learn_from
   order = flow_settings.TEACHERS if name == "auxiliary" else (name,)
@@ -249,6 +269,6 @@ def no_teacher(config: Config) -> Finding:
     Level.SKIPPED,
     f"No trained network of the stage {name} is in {config.workdir}: its accuracy and "
     "taps, and the student's first losses and gradients, were not looked at. Train it "
-    f"first (flowkd train information_flow ... --stages={','.join(order)}), then run "
+    f"first (flowkd train {_job(config)[0]} ... --stages={','.join(order)}), then run "
     "flowkd doctor again.",
   )

@@ -57,6 +57,7 @@ __all__ = [
   "run",
   "student_stage",
   "trained_teacher",
+  "uses_logits",
 ]
 
 
@@ -92,6 +93,11 @@ def trained_teacher(
     return None
   network = source.network
   return network._replace(model=train.for_evaluation(network.model))
+
+
+def uses_logits(config: Config) -> bool:
+  """Returns whether a student learns from the logits of its teacher."""
+  return config.last_tap_from != "tap" or "student_kd" in config.stages
 
 
 def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:

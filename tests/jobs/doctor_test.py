@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from flowkd_jax import data
+from flowkd_jax.jobs import distill
+from flowkd_jax.jobs import distill_settings
 from flowkd_jax.jobs import doctor
 from flowkd_jax.jobs import flow_settings
 from flowkd_jax.jobs import information_flow
@@ -75,7 +77,32 @@ def test_doctor_examines_a_work_directory(tmp_path, capsys):
   assert "wrong  " in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_doctor_examines_a_combination_of_losses(tmp_path, capsys):
+  given = {
+    "dataset": "digits",
+    "workdir": str(tmp_path),
+    "teacher_network": "digits_cnn:2",
+    "student_network": "digits_cnn:2",
+    "flow_examples": 200,
+    "batch_size": 200,
+    "losses": "kd:0.9,pkt",
+  }
+  doctor.run(distill.configure(**given))
+  output = " ".join(capsys.readouterr().out.split())
+  for sentence in (
+    "ok The flags fit together;",
+    "A step of the student takes",
+    "(flowkd train distill ... --stages=teacher)",
+  ):
+    assert sentence in output, output
+  assert not [*tmp_path.iterdir()]
+
+
 def test_doctor_refuses_recorded_outputs():
+  config = distill_settings.Config(workdir="W", learn_from="recorded")
+  with pytest.raises(ValueError, match="--learn_from: expected teacher, as the doctor"):
+    doctor.run(config)
   config = flow_settings.Config(workdir="W", learn_from="recorded")
   with pytest.raises(ValueError, match="--learn_from: expected auxiliary or teacher"):
     doctor.run(config)
