@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flowkd_jax import losses
+from tests.losses import golden_files
 
 
 def _logits(rows=8, classes=6, seed=0):
@@ -41,3 +42,25 @@ def test_dist_of_rows_all_alike_counts_classes_without_variation():
   value, gradient = intra(alike, teacher)
   np.testing.assert_allclose(value, 1, rtol=1e-6)
   assert not gradient.any()
+
+
+@golden_files.second_set("dist")
+def test_rows_and_maps_are_those_of_the_authors(golden, x64):
+  """But for the 1e-8 that they add to products of norms."""
+  weights = {name: golden[name] for name in ("beta", "gamma")}
+
+  def check(sides, suffix, **options):
+    value, gradient = jax.jit(jax.value_and_grad(losses.dist))(
+      *sides, **weights, **options
+    )
+    np.testing.assert_allclose(value, golden[f"value{suffix}"], rtol=1e-6)
+    expected = golden[f"grad_student{suffix}"]
+    if expected.ndim == 4:
+      expected = expected.transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(gradient, expected, atol=1e-6 * abs(expected).max())
+
+  rows = [golden[side] for side in ("student", "teacher")]
+  check(rows, "")
+  check(rows, "_tau", temperature=golden["tau"])
+  maps = [golden[f"{side}_map"] for side in ("student", "teacher")]
+  check([side.transpose(0, 2, 3, 1) for side in maps], "_map")
