@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
+from jaxtyping import Float
 from jaxtyping import Key
 
 from flowkd_jax import _taps
@@ -97,7 +98,7 @@ class ReusedClassifier:
     maps = _marked(maps, "projected", is_wanted)
     pooled = _marked(maps.mean((1, 2)), "pooled", is_wanted)
     layer = params[_NAME]
-    logits = jnp.matmul(pooled, layer["kernel"]) + layer["bias"][None, :]
+    logits = classified(pooled, layer)
     new = {"student": updated, "projector": dict(stats)}
     return logits, {name: new[name] for name in mutable if name in new}
 
@@ -155,6 +156,19 @@ def _checked_layer(name, layer):
   bias = jnp.zeros(shape[1]) if bias is None else bias
   checks.check_shape("classifier bias", bias, shape[1:])
   return {"kernel": jnp.asarray(layer["kernel"]), "bias": jnp.asarray(bias)}
+
+
+def classified(
+  pooled: Float[Array, "batch channels"], layer: Mapping[str, Array]
+) -> Float[Array, "batch classes"]:
+  """Logits of a linear layer, from the mean over a map.
+
+  Args:
+    pooled: Input of the layer.
+    layer: Its "kernel" and "bias".
+  """
+  pooled = pooled.astype(layer["kernel"].dtype)
+  return jnp.matmul(pooled, layer["kernel"]) + layer["bias"][None, :]
 
 
 def joined(

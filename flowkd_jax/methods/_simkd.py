@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 from jaxtyping import Bool
@@ -38,6 +39,7 @@ from flowkd_jax.methods import _heads
 from flowkd_jax.methods import _method
 from flowkd_jax.methods import _optimizers
 from flowkd_jax.methods import _reused_classifier
+from flowkd_jax.teacher_cache import RecordedTeacher
 
 Maps = Float[Array, "batch height width channels"]
 
@@ -99,7 +101,7 @@ def simkd(
   Args:
     student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
     teacher: Frozen, in evaluation mode. Its logits are a linear layer of the mean over
-      its tap: the exported network depends on that.
+      its tap; `check` of the method applies it once to make sure.
     optimizer: Updates the student.
     pairs: Teacher tap of the student tap, for one pair: the last maps after a ReLU,
       such as `{"f3": "f3"}` for the ResNets of the benchmark.
@@ -194,6 +196,7 @@ def simkd(
         f"channels, {rows[2]}, got {channels}; name the last map, or another layer"
       )
     _heads.check_labels("classifier", num_classes, classes)
+    _check_reusable(teacher, teacher_tap, layer, images.shape)
 
   return _method.also_checked(method._replace(export=export), check)
 
@@ -203,6 +206,27 @@ def _check_map(name, tap, shape):
     raise ValueError(
       f"pairs: expected a map [batch, height, width, channels] of the {name}, got rows "
       f"of shape {shape} in its tap {tap}"
+    )
+
+
+def _check_reusable(teacher, tap, layer, image_shape):
+  """Raises ValueError unless the teacher's logits come from the mean over its tap."""
+  if isinstance(teacher.model, RecordedTeacher):
+    return
+  images = jax.random.normal(jax.random.key(0), (2, *image_shape[1:]))
+
+  @jax.jit
+  def both(variables, layer):
+    logits, taps = capture.apply_with_taps(teacher.model, variables, images, taps=[tap])
+    return logits, _reused_classifier.classified(taps[tap].mean((1, 2)), layer)
+
+  logits, reused = (np.asarray(x) for x in both(teacher.variables, layer))
+  largest = np.abs(logits).max()
+  if logits.shape != reused.shape or np.abs(logits - reused).max() > 0.05 * largest:
+    raise ValueError(
+      f"classifier: expected the teacher's logits to be this layer of the mean over "
+      f"its tap {tap}, got other values; name the map after the last ReLU, or another "
+      "layer"
     )
 
 

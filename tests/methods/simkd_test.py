@@ -189,3 +189,11 @@ def test_pairs_that_do_not_fit_are_refused(network, teacher):
     _make(teacher, network, pairs={"f2": "f1"}).check(images, 3)
   with pytest.raises(ValueError, match=r"expected a map .* of the student, got rows"):
     _make(teacher, network, pairs={"pooled": "f2"}).check(images, 3)
+
+
+@pytest.mark.slow
+def test_maps_that_the_classifier_does_not_read_are_refused(network, teacher):
+  images = jnp.zeros(IMAGES)
+  _make(teacher, network).check(images, 3)
+  with pytest.raises(ValueError, match="the teacher's logits to be this layer"):
+    _make(teacher, network, pairs={"f2": "f2_preact"}).check(images, 3)
