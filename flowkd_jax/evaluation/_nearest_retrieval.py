@@ -115,20 +115,22 @@ def nearest_retrieval(
   )
   asked = _asked(stored, queries, query_labels)
   check_ranks(ranks, len(stored.rows) - (queries is None))
+  ranks = [int(rank) for rank in ranks]
+  most = max(ranks, default=1)
   scaling = _stored_rows.scaling_of(
     metric, stored, None if queries is None else asked.stored
   )
   totals, done = np.zeros(2 + 2 * len(ranks)), 0
-  for group in _groups(asked, max(ranks)):
-    found = _nearest(stored, asked, group, scaling, max(ranks))
+  for group in _groups(asked, most):
+    found = _nearest(stored, asked, group, scaling, most)
     totals += _summed(found, stored, asked, group, ranks)
     done += len(group)
     if progress is not None:
       progress(done, len(asked.order))
   means = (totals / len(asked.order)).tolist()
   return NearestRetrievalMetrics(
-    recall_at=dict(zip(map(int, ranks), means[2 : 2 + len(ranks)], strict=True)),
-    precision_at=dict(zip(map(int, ranks), means[2 + len(ranks) :], strict=True)),
+    recall_at=dict(zip(ranks, means[2 : 2 + len(ranks)], strict=True)),
+    precision_at=dict(zip(ranks, means[2 + len(ranks) :], strict=True)),
     r_precision=means[0],
     mean_average_precision_at_r=means[1],
     counted_queries=len(asked.order),
@@ -246,12 +248,12 @@ def _sums(
   hits = marked.cumsum(axis=1)
   counted = marked & (np.arange(marked.shape[1]) < relevant[:, None])
   precision = hits / np.arange(1, marked.shape[1] + 1)
-  at_ranks = hits[:, [rank - 1 for rank in ranks]]
+  at_ranks = hits[:, np.asarray(ranks, np.int64) - 1]
   return np.concatenate(
     [
       [(counted.sum(1) / relevant).sum()],
       [((precision * counted).sum(1) / relevant).sum()],
       (at_ranks > 0).sum(0),
-      (at_ranks / np.asarray(ranks)).sum(0),
+      (at_ranks / np.asarray(ranks, np.float64)).sum(0),
     ]
   )

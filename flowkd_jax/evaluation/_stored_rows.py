@@ -99,6 +99,11 @@ def _opened(name, array):
       f"{name}: expected an array or the path of a .npy file, got "
       f"{os.fspath(array)}, an archive of several; pass one array of it"
     )
+  if opened.dtype.kind == "V":  # as numpy.save leaves arrays of bfloat16
+    raise TypeError(
+      f"{name}: expected a file of numbers, got {os.fspath(array)} of dtype "
+      f"{opened.dtype}, which numpy.save makes of bfloat16; save .astype(numpy.float32)"
+    )
   return opened
 
 

@@ -3,6 +3,7 @@
 import pathlib
 import tracemalloc
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -54,6 +55,14 @@ def test_queries_leave_themselves_out_by_position_and_keep_duplicates():
   assert found.recall_at == {1: 0.5, 2: 0.5, 4: 1.0}
   assert found.precision_at[4] == 0.25
   assert (found.counted_queries, found.unmatched_queries) == (4, 1)
+
+
+def test_ranks_may_be_none_and_of_any_type_of_number():
+  found = evaluation.nearest_retrieval(ROWS, LABELS, ranks=())
+  assert (found.recall_at, found.precision_at) == ({}, {})
+  same = evaluation.nearest_retrieval(ROWS, LABELS, ranks=np.array([1.0, 5.0]))
+  assert [*same.recall_at] == [1, 5]
+  assert same.r_precision == found.r_precision
 
 
 def test_rows_at_equal_distance_come_in_their_order():
@@ -141,6 +150,10 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     measure(ROWS, LABELS, ROWS[:, :3], LABELS, ranks=(1,))
   with pytest.raises(TypeError, match="database: expected a floating-point"):
     measure(ROWS.astype(int), LABELS)
+  stored = tmp_path / "bfloat16.npy"
+  np.save(stored, np.asarray(jnp.asarray(ROWS, jnp.bfloat16)))
+  with pytest.raises(TypeError, match=r"database: .*bfloat16\.npy.*astype"):
+    measure(stored, LABELS)
   path = tmp_path / "rows.npz"
   np.savez(path, rows=ROWS)
   with pytest.raises(ValueError, match=r"database: .*rows\.npz, an archive"):
