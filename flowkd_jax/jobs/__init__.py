@@ -14,7 +14,7 @@ from types import ModuleType
 # The jobs by name, each with what it trains.
 JOBS = {
   "information_flow": "information flow (Passalis et al., CVPR 2020)",
-  "distill": "any losses of the library, by name, beside the labels",
+  "distill": "any losses of the library, by name",
   "similarity_preserving": "similarities of a batch (Tung, Mori, ICCV 2019)",
   "hierarchical_self_supervised": "classes and rotations (Yang et al., IJCAI 2021)",
   "online_ensemble": "students of many widths (Walawalkar, ECCV 2020)",

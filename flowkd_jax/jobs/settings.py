@@ -210,7 +210,7 @@ class MicroBatchSettings(Settings):
   micro_batches: int = fields.setting(
     1,
     "Number of parts in which a device computes its rows of a batch, one after "
-    "another. The loss and its gradient are those of the whole batch, pairs of rows "
+    "another. Loss and gradient are computed for the whole batch, pairs of rows "
     "included; memory is needed for the activations of one part, and the forward pass "
     "is computed twice. BatchNorm reads the statistics of a part.",
     least=1,
@@ -233,7 +233,7 @@ class SgdSettings(Settings):
   weight_decay: float = fields.setting(
     5e-4,
     "Weight decay of SGD, added to the gradient of every parameter, as PyTorch does: "
-    "those of BatchNorm, biases and what losses learn included.",
+    "BatchNorm, biases and what losses learn included.",
     least=0,
   )
   warmup_epochs: float = fields.setting(
