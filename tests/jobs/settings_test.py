@@ -44,6 +44,27 @@ def test_sgd_is_that_of_pytorch_with_a_rate_per_phase():
     np.testing.assert_allclose(params, expected, rtol=1e-5)
 
 
+def test_sgd_without_nesterov_warms_up_as_in_pytorch():
+  optimizer = settings.sgd(
+    "2@0.1,1@0.01",
+    steps_per_epoch=2,
+    nesterov=False,
+    weight_decay=5e-4,
+    warmup_epochs=1.5,
+  )
+  expected, buffer = np.array([1.0, -2.0]), np.zeros(2)
+  params = jnp.asarray(expected, jnp.float32)
+  state = optimizer.init(params)
+  rng = np.random.default_rng(0)
+  for rate in (0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.01, 0.01):
+    gradient = rng.standard_normal(2)
+    updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, params)
+    params = optax.apply_updates(params, updates)
+    buffer = 0.9 * buffer + gradient + 5e-4 * expected
+    expected = expected - rate * buffer
+    np.testing.assert_allclose(params, expected, rtol=1e-5)
+
+
 def test_sgd_decays_within_each_phase():
   optimizer = settings.sgd(
     "1@0.1,1@0.01", steps_per_epoch=2, decay="cosine", momentum=0.0
