@@ -83,6 +83,7 @@ class Row(NamedTuple):
     title: What it is, for people.
     losses: Losses as `--losses` takes them, with {pair values} to fill in.
     label_weight: Weight of the cross-entropy with the labels.
+    stage: Stage that trains it.
     pairs: Pairs that have it; none means all.
   """
 
@@ -90,6 +91,7 @@ class Row(NamedTuple):
   title: str
   losses: str
   label_weight: float = 1.0
+  stage: str = "student"
   pairs: tuple[str, ...] = ()
 
 
@@ -153,6 +155,7 @@ ROWS = (
     "mgd(hidden=channels,hidden_share=0.15):7e-5",
   ),
   Row("wkd_f", "WKD-F, as published for r32x4 → r8x4", "wkd_f:cosine(0.08,150,240)"),
+  Row("simkd", "SimKD, factor 2", "", stage="student_simkd"),
   Row("cosine", "cosine regression, untuned", "cosine_regression:1"),
   Row("rrd", "RRD", "rrd:1"),
   Row("cka", "linear CKA, debiased, untuned", "linear_cka(debiased=true):1"),
@@ -174,10 +177,6 @@ ROWS = (
     "[von_mises_fisher,student_t])[pooled:labelled_posterior]:1",
   ),
 )
-# Methods with published numbers that no run here trains.
-_OTHERS = {
-  "simkd": "SimKD",
-}
 
 
 def _phases(rate: float) -> str:
@@ -251,12 +250,13 @@ def pair_runs(pair: str, extra: tuple[str, ...] = ()) -> list[spec.Run]:
       continue
     losses = row.losses.format(**_values(pair))
     flags = (taught, f"--losses={losses}", f"--label_weight={row.label_weight:g}")
-    stages = "--stages=teacher,student"
+    stages = f"--stages=teacher,{row.stage}"
     runs.append(
       spec.Run(
         f"{pair}_{row.name}",
         f"{pair}: {row.title}",
-        (*shared, *flags, stages, *extra),
+        (*shared, *(flags if row.losses else flags[:1]), stages, *extra),
+        row.stage,
         job="distill",
       )
     )
@@ -266,12 +266,8 @@ def pair_runs(pair: str, extra: tuple[str, ...] = ()) -> list[spec.Run]:
 def _grid(families: tuple[tuple[str, ...], ...], **published: Any) -> spec.Grid:
   pairs = [pair for family in families for pair in family]
   own = [(row.name, row.title) for row in ROWS]
-  named = {name for name, _ in own}
-  further = [name for name, _ in published.get("published", {}) if name not in named]
-  others = [name for name in dict.fromkeys(further) if name in _OTHERS]
   return spec.Grid(
-    (("teacher", "teacher"), ("labels", "labels only"))
-    + (*own, *((name, _OTHERS[name]) for name in others)),
+    (("teacher", "teacher"), ("labels", "labels only"), *own),
     {pair: " → ".join(_NETWORKS[name] for name in PAIRS[pair]) for pair in pairs},
     {pair: f"teacher_{PAIRS[pair][0]}" for pair in pairs},
     families,

@@ -7,6 +7,10 @@ Three stages:
   student_labels  the student on labels only, for comparison
   student         from scratch, on labels and by the losses that --losses gives
 
+and, when named in --stages, the student with the teacher's classifier on its own maps:
+
+  student_simkd   SimKD (Chen et al., CVPR 2022), without labels
+
     flowkd train distill --dataset=digits --workdir=runs/digits
     flowkd train distill --dataset=cifar100 --data_dir=D --workdir=W \
         --teacher_network=resnet56 --student_network=resnet20 \
@@ -63,7 +67,11 @@ __all__ = [
 
 def run(config: Config) -> None:
   """Runs the experiment; everything it leaves is in `config.workdir`."""
-  job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), STAGES)
+  job_run.run_stages(
+    config,
+    lambda runner: _Stages(config, runner).selected(),
+    distill_settings.ORDER,
+  )
 
 
 def best_test_epoch(metrics: report.MetricLog) -> Mapping[str, Any]:
@@ -176,6 +184,22 @@ class _Stages:
       classifies=self.config.label_weight > 0 or uses_logits(self.config),
     )
 
+  def student_simkd(self) -> stages.Stage:
+    def make():
+      student, teacher = self.model("student"), self._frozen_teacher()
+      return methods.simkd(
+        student,
+        teacher,
+        self._sgd("student"),
+        pairs=methods.tap_pairs(
+          "last_map", student, teacher.model, self.training.image_shape
+        ),
+        axis_name=self.config.axis_name,
+      )
+
+    title = "student with the teacher's classifier (SimKD)"
+    return self._stage("student_simkd", title, make, "student", teacher="teacher")
+
   def _frozen_teacher(self) -> methods.Network:
     if self.config.learn_from == distill_settings.RECORDED:
       return distill_settings.described_teacher(self.config)
@@ -227,4 +251,5 @@ _STAGES: dict[str, Callable[[_Stages], stages.Stage | stages.Imported]] = {
   "teacher": _Stages.teacher,
   "student_labels": _Stages.student_labels,
   "student": _Stages.student,
+  "student_simkd": _Stages.student_simkd,
 }

@@ -15,8 +15,10 @@ from flowkd_jax.jobs import pretrained
 from flowkd_jax.jobs import settings
 
 __all__ = [
+  "ORDER",
   "PRESETS",
   "RECORDED",
+  "SIMKD",
   "STAGES",
   "Config",
   "configure",
@@ -24,6 +26,9 @@ __all__ = [
 ]
 
 STAGES = ("teacher", "student_labels", "student")
+SIMKD = "student_simkd"
+# All of them, as they stand in tables.
+ORDER = (*STAGES, SIMKD)
 RECORDED = "recorded"
 _NETWORKS = ("teacher_network", "student_network")
 _STEPS = "150@0.05,30@5e-3,30@5e-4,30@5e-5"
@@ -40,7 +45,9 @@ class Config(
   """Settings; training is as in RepDistiller. `configure` adapts to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
-    STAGES, "Stages to run, in this order.", choices=STAGES
+    STAGES,
+    f"Stages to run, in this order. {SIMKD} runs only if it is named.",
+    choices=ORDER,
   )
   teacher_network: str = fields.setting("resnet56", f"Teacher: {networks.DESCRIPTION}.")
   student_network: str = fields.setting("resnet20", f"Student: {networks.DESCRIPTION}.")
@@ -140,6 +147,8 @@ def configure(**given: Any) -> Config:
   for name in ("teacher_epochs", "student_epochs"):
     settings.phases(getattr(config, name), f"--{name}")
   _check_losses(config, given)
+  if SIMKD in config.stages:
+    _check_simkd(config)
   if config.learn_from == RECORDED:
     _check_recorded(config)
   if config.networks_from is not None:
@@ -198,6 +207,19 @@ def described_teacher(config: Config) -> methods.Network:
     )
   except (ValueError, OSError) as error:
     raise ValueError(f"--teacher_cache: {error}") from None
+
+
+def _check_simkd(config: Config) -> None:
+  """Refuses what the stage of the teacher's classifier cannot do."""
+  if config.learn_from == RECORDED:
+    raise ValueError(
+      f"--stages: {SIMKD} takes over the classifier of the teacher, and of a recorded "
+      "teacher there are outputs alone; leave the stage out"
+    )
+  if config.micro_batches > 1:
+    raise ValueError(
+      f"--micro_batches: expected 1 with the stage {SIMKD}, got {config.micro_batches}"
+    )
 
 
 def _check_recorded(config: Config) -> None:

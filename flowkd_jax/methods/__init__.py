@@ -69,6 +69,7 @@ from flowkd_jax.methods._supervised import supervised
 from flowkd_jax.methods._tap_roles import TAP_ROLES
 from flowkd_jax.methods._tap_roles import is_tap_role
 from flowkd_jax.methods._tap_roles import layer_names
+from flowkd_jax.methods._tap_roles import tap_pairs
 from flowkd_jax.methods._targets import LABELLED_POSTERIOR
 from flowkd_jax.methods._targets import POSTERIOR
 from flowkd_jax.methods._targets import POSTERIORS
@@ -121,6 +122,7 @@ __all__ = [
   "simkd",
   "similarity_preserving",
   "supervised",
+  "tap_pairs",
   "weighted_loss",
   "with_trajectory",
 ]

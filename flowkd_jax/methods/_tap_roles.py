@@ -15,7 +15,11 @@ maps are taps.
 
 import re
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import jax
+import numpy as np
 
 from flowkd_jax import _taps
 from flowkd_jax import capture
@@ -80,6 +84,27 @@ def layer_names(model: capture.AnyModel) -> tuple[str, ...]:
 def is_tap_role(name: str) -> bool:
   """Returns whether a name is that of a role."""
   return name in TAP_ROLES or _NUMBERED.fullmatch(name) is not None
+
+
+def tap_pairs(
+  role: str,
+  student: capture.AnyModel,
+  teacher: capture.AnyModel,
+  image_shape: Sequence[int],
+) -> dict[str, str]:
+  """Teacher tap of each student tap that has a role.
+
+  Args:
+    role: One of `TAP_ROLES`.
+    student: The student.
+    teacher: The teacher.
+    image_shape: Height, width and channels of the images.
+
+  Raises:
+    ValueError: As `pairs` raises it.
+  """
+  images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+  return dict(pairs(role, *(layout(m, None, images) for m in (student, teacher))))
 
 
 def pairs(role: str, student: Layout, teacher: Layout) -> tuple[tuple[str, str], ...]:

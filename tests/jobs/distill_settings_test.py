@@ -36,6 +36,14 @@ def test_the_resolved_losses_are_tables_wherever_they_were_given(tmp_path):
     ({"momentum": 1.0}, r"--momentum: expected a number in \[0, 1\)"),
     ({"warmup_epochs": -1.0}, "--warmup_epochs: expected 0 or above"),
     ({"student_epochs": "3"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
+    (
+      {"stages": ("student_simkd",), "micro_batches": 2},
+      "--micro_batches: expected 1 with the stage student_simkd, got 2",
+    ),
+    (
+      {"stages": ("student_simkd",), "learn_from": "recorded"},
+      "--stages: student_simkd takes over the classifier of the teacher",
+    ),
     ({"learn_from": "recorded"}, "--learn_from=recorded: expected --teacher_cache"),
     (
       {"learn_from": "recorded", "teacher_cache": "empty"},

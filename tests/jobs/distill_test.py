@@ -173,3 +173,14 @@ def test_the_teacher_may_be_a_network_of_pytorch(tmp_path):
   stage = distill._Stages(config, runner).teacher()
   assert isinstance(stage, stages.Imported)
   assert distill.trained_teacher(config, runner).model.num_classes == 10
+
+
+@pytest.mark.slow
+def test_the_student_may_take_over_the_classifier_of_its_teacher(tmp_path):
+  networks = dict.fromkeys(("teacher_network", "student_network"), "resnet8x4:1")
+  given = {**TINY, **networks, "teacher_epochs": "1@0.01", "student_epochs": "1@0.01"}
+  stages_ = ("teacher", "student_simkd")
+  distill.run(distill.configure(**given, workdir=str(tmp_path), stages=stages_))
+  results = json.loads((tmp_path / "results.json").read_text())["networks"]
+  assert [result["name"] for result in results] == [*stages_]
+  assert 0 < results[1]["accuracy"] < 1

@@ -6,6 +6,8 @@ import pathlib
 import pytest
 
 from flowkd_jax import jobs
+from flowkd_jax.jobs import distill
+from flowkd_jax.jobs import distill_settings
 from flowkd_jax.jobs import domain_generalization
 from flowkd_jax.jobs import flow_settings
 from flowkd_jax.jobs import hierarchical_self_supervised
@@ -20,6 +22,7 @@ FOLDER = pathlib.Path(jobs.__file__).parent
   ("job", "order"),
   [
     (information_flow, flow_settings.ORDER),
+    (distill, distill_settings.ORDER),
     (similarity_preserving, similarity_preserving.STAGES),
     (hierarchical_self_supervised, hierarchical_self_supervised.ORDER),
     (domain_generalization, domain_generalization.STAGES),

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax.methods import _tap_roles
 
@@ -51,6 +52,8 @@ def test_maps_are_the_full_maps_that_a_network_names():
   assert tuple(found.shapes) == model.taps
   assert {"f0", "f1_preact"} <= {*found.names}
   assert _tap_roles.layer_names(model)[: len(model.taps)] == model.taps
+  pairs = methods.tap_pairs("last_map", model, model, (16, 16, 3))
+  assert pairs == {"f3": "f3"}
   small = models.by_name("digits_cnn:2")
   images = jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32)
   assert _tap_roles.layout(small, None, images).maps == ("block_1", "block_2")
