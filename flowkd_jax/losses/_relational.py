@@ -117,7 +117,10 @@ def correlation_congruence(
   something else, the code that the authors gave to RepDistiller and that several ports
   copied: `mean_i sum_c |s - t|_ic |s - t|_{i+1,c}`, a product of neighbours in the
   batch. It needs equal widths and depends on the order of the rows; it is here to
-  reproduce numbers, not to be used. It grows with the width.
+  reproduce numbers, not to be used. It grows with the width. torchdistill has the
+  kernel of the paper, but does not make the rows unit vectors, and its loss is the norm
+  of the difference of the two matrices, not squared, divided by the square of the batch
+  size.
 
   Args:
     student: Student features; axes after the first are flattened.

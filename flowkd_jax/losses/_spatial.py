@@ -107,9 +107,9 @@ def nst(
   a positive scale of each channel (polynomial: to its sign too), to the order of
   channels, and to a rotation of positions common to both.
 
-  RepDistiller leaves out the teacher's constant term, so that its values go below 0;
-  the gradient in the student is the same. The paper trains with half of this loss.
-  A channel that is zero everywhere stays zero, in value and gradient.
+  RepDistiller has the same loss with the polynomial kernel; it keeps the teacher's term
+  as a constant. The paper trains with half of this loss. A
+  channel that is zero everywhere stays zero, in value and gradient.
 
   Args:
     student: Student maps.
@@ -166,9 +166,12 @@ def fsp(
   permutation of positions common to the pair.
 
   Student and teacher must have as many channels as one another in each layer, but
-  may differ in size. Where A and B differ in size the larger is average-pooled
-  (torchdistill takes the maximum). Several pairs of layers are several calls. The
-  paper trains in two stages, this loss first and alone; ports train jointly.
+  may differ in size. Where A and B differ in size the larger is average-pooled.
+  Several pairs of layers are several calls. The paper trains in two stages, this loss
+  first and alone; ports train jointly.
+
+  torchdistill differs in two ways: it pools by the maximum, and its loss is the mean
+  over rows of `sum_k |G^s_ik - G^t_ik|`, the norms of columns, which are not squared.
 
   Args:
     student: Maps of an earlier and of a later layer.
