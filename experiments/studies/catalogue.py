@@ -254,6 +254,44 @@ STUDIES = {
       ),
     ),
   ),
+  "paper_chain": Study(
+    "The whole chain with the paper's networks and epochs, by one command",
+    (
+      Run(
+        "teacher",
+        "teacher ResNet-18, labels, 80 epochs",
+        result="teacher",
+        of="student",
+      ),
+      Run(
+        "student_labels",
+        "student CNN1, labels, 50 epochs",
+        result="student_labels",
+        of="student",
+      ),
+      Run(
+        "auxiliary_labels",
+        "auxiliary CNN1-A, labels, 80 epochs",
+        result="auxiliary_labels",
+        of="student",
+      ),
+      Run(
+        "auxiliary",
+        "auxiliary from the teacher, 40 epochs",
+        result="auxiliary",
+        of="student",
+      ),
+      Run("student", "student by information flow, 50 epochs", _CIFAR10),
+    ),
+    published=(
+      ("auxiliary, published", _published(62.12, 66.78, 73.72, 75.91)),
+      (
+        "student by information flow, published",
+        _published(49.20, 53.06, 61.54, 64.24),
+      ),
+    ),
+    baseline="student_labels",
+  ),
   "search": recipe_search.STUDY,
   "digits": digits.METHOD,
   "transformers": digits.TRANSFORMERS,

@@ -23,41 +23,74 @@ _DASH = "–"
 
 
 def table(study: spec.Study, found: paired_arms.Found) -> list[str]:
-  """The lines of the table in Markdown: mean and standard deviation over seeds."""
-  columns = _columns()
-  headings = [*columns]
-  if study.baseline:
-    headings.append(f"{study.compared} − {study.baseline}")
-  rows = []
-  for title, values in study.published:
-    cells = [_percent([values.get(name)]) for name in headings]
-    rows.append([f"*{title}*", "", *cells, ""])
-  compared = columns[study.compared]
+  """The lines of two tables in Markdown: the main numbers, and below all others.
+
+  Numbers are the mean and standard deviation over seeds. The first table fits beside
+  the navigation of the site.
+  """
+  main = list(dict.fromkeys(("mAP e", "mAP c", study.compared, "accuracy")))
+  rest = [name for name in COLUMNS if name not in main]
+  gap = [f"{study.compared} − {study.baseline}"] if study.baseline else []
   baseline = [each for each in study.runs if each.name == study.baseline]
+  rows, more = [], []
+  for title, values in study.published:
+    cells = {name: _percent([values.get(name)]) for name in COLUMNS}
+    shown = (cells[name] for name in main)
+    rows.append([f"*{title}*", "", *shown, *(_DASH for _ in gap), ""])
+    if any(name in values for name in rest):
+      more.append([f"*{title}*", *(cells[name] for name in rest)])
   for each in study.runs:
     networks = _networks(each, found)
     if not networks:
-      rows.append([each.title, "not run", *("" for _ in headings), ""])
+      rows.append([each.title, "not run", *("" for _ in [*main, *gap]), ""])
       continue
-    cells = [
-      _percent([_scaled(column(network)) for network in networks.values()])
-      for column in columns.values()
+    cells = {
+      name: _percent([*numbers(each, name, found, factor=100).values()])
+      for name in COLUMNS
+    }
+    gaps = [
+      "" if other is each else _gap(each, other, study.compared, found)
+      for other in baseline
     ]
-    for other in baseline:
-      cells.append("" if other is each else _gap(each, other, compared, found))
     minutes = statistics.mean(network["seconds"] for network in networks.values()) / 60
-    rows.append([each.title, ", ".join(networks), *cells, f"{minutes:.0f}"])
-  headings = [study.title, "seeds", *headings, "minutes"]
-  return report.markdown_table(headings, rows, left=2).splitlines()
+    shown = (cells[name] for name in main)
+    rows.append([each.title, ", ".join(networks), *shown, *gaps, f"{minutes:.0f}"])
+    more.append([each.title, *(cells[name] for name in rest)])
+  headings = [study.title, "seeds", *main, *gap, "minutes"]
+  lines = report.markdown_table(headings, rows, left=2).splitlines()
+  if more:
+    below = report.markdown_table(["The same runs", *rest], more, left=1)
+    lines += ["", *below.splitlines()]
+  return lines
+
+
+def numbers(
+  run: spec.Run, column: str, found: paired_arms.Found, *, factor: float = 1
+) -> dict[str, float | None]:
+  """A number of the network of a row, by seed.
+
+  Args:
+    run: The row.
+    column: Heading of the number.
+    found: Networks of the study.
+    factor: Factor of the number, such as 100 for percent.
+
+  Raises:
+    KeyError: If there is no such column.
+  """
+  value = COLUMNS[column]
+  results = {seed: value(network) for seed, network in _networks(run, found).items()}
+  return {
+    seed: None if result is None else factor * result
+    for seed, result in results.items()
+  }
 
 
 def _gap(each, other, column, found):
   """Distance of a row from another in a column."""
-
-  def values(run):
-    return {seed: column(network) for seed, network in _networks(run, found).items()}
-
-  return paired_arms.difference(values(each), values(other), 100)
+  return paired_arms.difference(
+    numbers(each, column, found), numbers(other, column, found), 100
+  )
 
 
 def flow_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
@@ -116,22 +149,6 @@ def _networks(each: spec.Run, found: paired_arms.Found) -> dict[str, Mapping[str
   }
 
 
-def _columns() -> dict[str, Callable[[Mapping[str, Any]], float | None]]:
-  columns: dict[str, Callable[[Mapping[str, Any]], float | None]] = {}
-  for heading, keys in (
-    ("mAP", ("authors_mean_average_precision",)),
-    ("top-100", ("authors_precision_at", "100")),
-    ("area mAP", ("mean_average_precision",)),
-    ("P@100", ("precision_at", "100")),
-  ):
-    for short, metric in (("e", "euclidean"), ("c", "cosine")):
-      columns[f"{heading} {short}"] = _look_up("retrieval", metric, *keys)
-  for short, metric in (("e", "euclidean"), ("c", "cosine")):
-    columns[f"centroid {short}"] = _look_up("centroid", metric)
-  columns["accuracy"] = _accuracy
-  return columns
-
-
 def _accuracy(network):
   """Accuracy, None after a transfer to an auxiliary: it trains no classifier.
 
@@ -150,13 +167,29 @@ def _look_up(*keys):
   return look_up
 
 
-def _scaled(value):
-  return None if value is None else 100 * value
-
-
 def _percent(values) -> str:
   """Mean and, of several, standard deviation."""
   if None in values:
     return _DASH
   mean = f"{statistics.mean(values):.2f}"
   return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def _columns() -> dict[str, Callable[[Mapping[str, Any]], float | None]]:
+  columns: dict[str, Callable[[Mapping[str, Any]], float | None]] = {}
+  for heading, keys in (
+    ("mAP", ("authors_mean_average_precision",)),
+    ("top-100", ("authors_precision_at", "100")),
+    ("area mAP", ("mean_average_precision",)),
+    ("P@100", ("precision_at", "100")),
+  ):
+    for short, metric in (("e", "euclidean"), ("c", "cosine")):
+      columns[f"{heading} {short}"] = _look_up("retrieval", metric, *keys)
+  for short, metric in (("e", "euclidean"), ("c", "cosine")):
+    columns[f"centroid {short}"] = _look_up("centroid", metric)
+  columns["accuracy"] = _accuracy
+  return columns
+
+
+# Numbers of a network by the heading of their column.
+COLUMNS = _columns()

@@ -72,15 +72,15 @@ def _seeds(arm, found):
 
 
 def _cells(column, arm, found, num_baselines) -> list[str]:
-  values = _values(column, arm.name, found)
+  values = numbers(column, arm.name, found)
   if column.form == "times":
-    return [_times(values, _values(column, (*arm.baselines, "")[0], found))]
+    return [_times(values, numbers(column, (*arm.baselines, "")[0], found))]
   form, factor = ("{:.2f}", 100) if column.form == "percent" else ("{:.3g}", 1)
-  cells = [_spread(values.values(), form, factor)]
+  cells = [spread(values.values(), form, factor)]
   if not column.paired:
     return cells
   for name in (*arm.baselines, *[""] * num_baselines)[:num_baselines]:
-    others = _values(column, name, found) if name != arm.name else {}
+    others = numbers(column, name, found) if name != arm.name else {}
     cells.append(difference(values, others, factor))
   return cells
 
@@ -95,22 +95,22 @@ def _times(values, others) -> str:
   return _mean(ratios, "{:.2f}") if ratios else _DASH
 
 
-def _values(column, name, found) -> dict[str, float | None]:
-  """The number by seed: its mean over the runs of the column that have the seed."""
+def numbers(column: spec.Column, name: str, found: Found) -> dict[str, float | None]:
+  """The number of an arm by seed: its mean over the runs of the column."""
   runs = [found[run] for run in column.runs or found]
   if not column.runs:
     runs = [run for run in runs if run]
   every = set.intersection(*map(set, runs)) if runs else ()
   values = {}
   for seed in sorted(every, key=int):
-    networks = [run[seed].get(name) for run in runs]
-    if all(network and column.metric in network for network in networks):
-      numbers = [network[column.metric] for network in networks]
-      values[seed] = None if None in numbers else statistics.mean(numbers)
+    networks = [run[seed].get(name, {}) for run in runs]
+    if all(column.metric in network for network in networks):
+      measured = [network[column.metric] for network in networks]
+      values[seed] = None if None in measured else statistics.mean(measured)
   return values
 
 
-def _spread(values: Iterable[float | None], form: str, factor: float) -> str:
+def spread(values: Iterable[float | None], form: str, factor: float) -> str:
   """Mean and standard deviation; of numbers that are not there, how many are."""
   values = list(values)
   known = [factor * value for value in values if value is not None]

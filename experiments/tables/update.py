@@ -5,8 +5,9 @@
 
 The runs of a study are kept in `experiments/results/STUDY/runs.json` (`kept_runs`).
 In the page, RESULTS.md, whatever stands between `<!-- table: STUDY -->` and
-`<!-- end -->` is replaced. Beside the runs of a study, `flow.png` shows the information
-flow of its rows over the epochs, or `curves.png` the accuracy of the arms of a
+`<!-- end -->` is replaced; `<!-- table: systems -->` has all methods.
+Beside the runs of a study, `flow.png` shows the information flow of its rows over the
+epochs, or `curves.png` the accuracy of the arms of a
 comparison, and README.md lists every run with its command.
 """
 
@@ -24,6 +25,7 @@ from experiments.studies import catalogue
 from experiments.studies import spec
 from experiments.tables import kept_runs
 from experiments.tables import network_rows
+from experiments.tables import overview
 from experiments.tables import pair_grid
 from experiments.tables import paired_arms
 from experiments.tables import run_list
@@ -84,6 +86,8 @@ def run(config: Config) -> None:
       text_of_runs = run_list.page(name, study, found)
       _files.write_text(kept / name / run_list.PAGE, text_of_runs)
     save_picture(study, runs, kept / name)
+  first = overview.table(lambda name: kept_runs.read(kept / name))
+  text = replace_block(text, "table: systems", first)
   _files.write_text(page, text)
 
 

@@ -1,5 +1,7 @@
 """Tables and pictures with a row for each run."""
 
+import pytest
+
 from experiments.studies import spec
 from experiments.tables import kept_runs
 from experiments.tables import network_rows
@@ -66,7 +68,8 @@ def test_table_has_means_deviations_and_gaps_of_the_same_seeds(fake):
     },
     "second": {"1": {"student": _network(0.5, accuracy=0.25, seconds=150)}},
   }
-  heading, _, published, first, second = map(_cells, network_rows.table(fake, found))
+  lines = network_rows.table(fake, found)
+  heading, _, published, first, second = map(_cells, lines[: lines.index("")])
   assert (heading[0], heading[-2:]) == ("A fake study", ["mAP c − first", "minutes"])
   assert published[heading.index("mAP c")] == "12.50"
   # 20 % and 40 %: mean 30, standard deviation sqrt(200).
@@ -79,20 +82,43 @@ def test_table_has_means_deviations_and_gaps_of_the_same_seeds(fake):
   assert second[-1] == "2"
 
 
+def test_main_numbers_come_first_and_all_others_below(fake):
+  found = {"first": {"0": {"student": _network(0.2)}}, "second": {}}
+  lines = network_rows.table(fake._replace(compared="area mAP c"), found)
+  main, more = lines[: lines.index("")], lines[lines.index("") + 1 :]
+  gap = "area mAP c − first"
+  names = ["mAP e", "mAP c", "area mAP c", "accuracy", gap, "minutes"]
+  assert _cells(main[0])[2:] == names
+  assert {*_cells(more[0])} & {*_cells(main[0])} == set()
+  # The published row and the row that was not run have no other numbers.
+  assert [_cells(line)[0] for line in more[2:]] == ["the first"]
+  assert len(_cells(main[0])) + len(_cells(more[0])) == len(network_rows.COLUMNS) + 5
+
+
+def test_numbers_are_those_of_the_named_column(fake):
+  found = {"first": {"0": {"student": _network(0.2)}}, "second": {}}
+  run = fake.runs[0]
+  assert network_rows.numbers(run, "centroid c", found) == {"0": 0.2}
+  assert network_rows.numbers(run, "accuracy", found, factor=100) == {"0": None}
+  with pytest.raises(KeyError, match="speed"):
+    network_rows.numbers(run, "speed", found)
+
+
 def test_table_shows_no_accuracy_after_a_transfer(fake):
   network = _network(0.5, accuracy=0.1, name="auxiliary", teacher="teacher")
   study = fake._replace(
     runs=(spec.Run("first", "a", result="auxiliary"),), published=()
   )
-  (heading, _, row) = map(
-    _cells, network_rows.table(study, {"first": {"0": {"auxiliary": network}}})
-  )
+  lines = network_rows.table(study, {"first": {"0": {"auxiliary": network}}})
+  heading, _, row = map(_cells, lines[:3])
   assert row[heading.index("accuracy")] == "–"
 
 
 def test_rows_without_their_network_are_not_run(fake):
   found = {"first": {"0": {"teacher": _network(0.5)}}, "second": {}}
-  assert [_cells(line)[1] for line in network_rows.table(fake, found)[3:]] == [
+  lines = network_rows.table(fake, found)
+  assert "" not in lines
+  assert [_cells(line)[1] for line in lines[3:]] == [
     "not run",
     "not run",
   ]
