@@ -54,7 +54,7 @@ class Config(
   losses: str = fields.setting(
     "kd",
     "Losses of the student beside the labels, NAME:WEIGHT,... with options in "
-    "parentheses and taps in brackets: kd(temperature=2)[student_tap:teacher_tap]:9. "
+    "parentheses and taps in brackets: kd(temperature=2):9,pkt[tap:teacher_tap]:30000. "
     f"Names: {', '.join(methods.loss_names())}. In place of tap pairs a role: "
     f"{', '.join(methods.TAP_ROLES)}. A weight or numerical option may be a schedule, "
     "such as warmup(1,20), cosine(1,150,240) or critical_period(100,0.7).",

@@ -48,7 +48,7 @@ SCHEDULES = {
 _KEYS = ("loss", "weight", "options", "taps")
 _FORM = (
   "expected NAME:WEIGHT, separated by commas, with options and taps as in "
-  "kd(temperature=2)[pooled:pooled]:9"
+  "kd(temperature=2):9,pkt[pooled:pooled]:30000"
 )
 _WORDS = {"true": True, "false": False, "none": None}
 
