@@ -12,8 +12,8 @@ from flowkd_jax import models
 from flowkd_jax.methods import _domain_generalization
 from flowkd_jax.methods import _federated
 from flowkd_jax.methods import _latent_generator
+from flowkd_jax.methods import _targets
 from flowkd_jax.methods._distillation import Outputs
-from flowkd_jax.methods._information_flow import _compared
 
 LABELS = np.array([0, -1, 2, -100], np.int32)
 LABELLED = np.array([True, False, True, False])
@@ -22,7 +22,9 @@ LABELLED = np.array([True, False, True, False])
 def test_labelled_posterior_is_the_posterior_without_a_label():
   logits = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
   teacher = Outputs(logits, {})
-  compared = jax.jit(lambda labels: _compared(teacher, labels, "labelled_posterior"))
+  compared = jax.jit(
+    lambda labels: _targets.output(teacher, labels, "labelled_posterior")
+  )
   posterior = jax.nn.softmax(logits)
   mixed = (posterior + np.eye(3, dtype=np.float32)[LABELS % 3]) / 2
   expected = np.where(LABELLED[:, None], mixed, posterior)
