@@ -17,7 +17,7 @@ from jax import lax
 from flowkd_jax import capture
 from flowkd_jax.jobs import distill_settings
 from flowkd_jax.jobs import networks
-from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import optimizers
 
 JOB = "distill"
 _IMAGES = {"cifar10": (50_000, 10_000, 32), "cifar100": (50_000, 10_000, 32)}
@@ -72,7 +72,7 @@ def operations(flags: Sequence[str]) -> float | None:
     own, frozen = trained.get(stage, (0.0, 0.0))
     phases = of("teacher_epochs" if stage == "teacher" else "student_epochs")
     each = training * (_BACKWARD * own + frozen) + test * own
-    total += settings.number_of_epochs(phases) * each
+    total += optimizers.number_of_epochs(phases) * each
   return total
 
 

@@ -44,6 +44,7 @@ from flowkd_jax.jobs import distill_settings
 from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import loss_terms
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import pretrained
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
@@ -224,7 +225,7 @@ class _Stages:
       name,
       title,
       make,
-      settings.number_of_epochs(getattr(self.config, f"{role}_epochs")),
+      optimizers.number_of_epochs(getattr(self.config, f"{role}_epochs")),
       init_name=role,
       summarize=best_test_epoch,
       **options,
@@ -235,7 +236,7 @@ class _Stages:
     return settings.network(self.config, name, self.training.num_classes)
 
   def _sgd(self, role):
-    return settings.sgd(
+    return optimizers.sgd(
       getattr(self.config, f"{role}_epochs"),
       steps_per_epoch=self.training.steps_per_epoch,
       decay=self.config.learning_rate_decay,

@@ -10,6 +10,7 @@ from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import loss_terms
 from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import places
 from flowkd_jax.jobs import pretrained
 from flowkd_jax.jobs import settings
@@ -145,7 +146,7 @@ def configure(**given: Any) -> Config:
   config = fields.configured(Config, preset, given)
   settings.check_settings(config, _NETWORKS)
   for name in ("teacher_epochs", "student_epochs"):
-    settings.phases(getattr(config, name), f"--{name}")
+    optimizers.phases(getattr(config, name), f"--{name}")
   _check_losses(config, given)
   if SIMKD in config.stages:
     _check_simkd(config)

@@ -42,6 +42,7 @@ from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import limits
 from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
@@ -168,7 +169,7 @@ def configure(**given: Any) -> Config:
   config = fields.configured(Config, preset, given)
   settings.check_settings(config, ("teacher_network", "student_network"))
   for name in ("teacher_epochs", "student_epochs"):
-    settings.phases(getattr(config, name), f"--{name}")
+    optimizers.phases(getattr(config, name), f"--{name}")
   for name in ("rotations", "domain_images"):
     if name in given and config.dataset not in ROTATED:
       raise ValueError(
@@ -333,14 +334,14 @@ class _Arms:
       name,
       title,
       lambda: methods.with_trajectory(make()),
-      sum(number for number, _ in settings.phases(epochs, role)),
+      sum(number for number, _ in optimizers.phases(epochs, role)),
       teacher=teacher,
       init_name=role,
       summarize=summarize,
     )
 
   def _adam(self, role):
-    return settings.adam(
+    return optimizers.adam(
       getattr(self.config, f"{role}_epochs"),
       steps_per_epoch=self.training.steps_per_epoch,
       decay=self.config.learning_rate_decay,

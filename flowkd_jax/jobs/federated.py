@@ -40,6 +40,7 @@ from flowkd_jax import train
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
@@ -288,7 +289,7 @@ class _Stages:
   def _method(self, arm):
     config = self.config
     rate = getattr(config, f"{arm}_learning_rate")
-    base = settings.learning_rate(rate, config.rounds, config.learning_rate_decay)
+    base = optimizers.learning_rate(rate, config.rounds, config.learning_rate_decay)
     return methods.federated_averaging(
       self.model,
       lambda number: base(number) * config.round_decay**number,

@@ -14,6 +14,7 @@ from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import layer_matching
 from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import places
 from flowkd_jax.jobs import pretrained
 from flowkd_jax.jobs import settings
@@ -277,7 +278,7 @@ def configure(**given: Any) -> Config:
   _check_unread(config, given)
   _check_kernels(config)
   for name in _EPOCHS:
-    settings.phases(getattr(config, name), f"--{name}")
+    optimizers.phases(getattr(config, name), f"--{name}")
   if "student" in config.stages and config.layer_map not in layer_matching.FOUND:
     layer_matching.given_layers(config.layer_map, *_taps(config))
   return config

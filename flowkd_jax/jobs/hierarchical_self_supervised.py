@@ -38,6 +38,7 @@ from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
@@ -140,7 +141,7 @@ def configure(**given: Any) -> Config:
   config = fields.configured(Config, preset, given)
   settings.check_settings(config, _NETWORKS)
   for name in _EPOCHS:
-    settings.phases(getattr(config, name), f"--{name}")
+    optimizers.phases(getattr(config, name), f"--{name}")
   for name in _NETWORKS:
     settings.staged_network(config, name, num_classes=1)
   return config
@@ -279,10 +280,10 @@ class _Stages:
     return stages.Stage(name, title, make, self._epochs(phases), init_name="teacher")
 
   def _epochs(self, phases):
-    return settings.number_of_epochs(getattr(self.config, f"{phases}_epochs"))
+    return optimizers.number_of_epochs(getattr(self.config, f"{phases}_epochs"))
 
   def _sgd(self, phases):
-    return settings.sgd(
+    return optimizers.sgd(
       getattr(self.config, f"{phases}_epochs"),
       steps_per_epoch=self.training.steps_per_epoch,
       decay=self.config.learning_rate_decay,

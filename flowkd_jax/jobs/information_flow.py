@@ -41,6 +41,7 @@ from flowkd_jax.jobs import flow_settings
 from flowkd_jax.jobs import imported_weights
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import layer_matching
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import pretrained
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
@@ -368,10 +369,10 @@ class _Stages:
     return settings.network(self.config, name, self.num_classes)
 
   def _epochs(self, name) -> int:
-    return settings.number_of_epochs(getattr(self.config, f"{name}_epochs"))
+    return optimizers.number_of_epochs(getattr(self.config, f"{name}_epochs"))
 
   def _adam(self, name, *, reset: bool = False):
-    return settings.adam(
+    return optimizers.adam(
       getattr(self.config, f"{name}_epochs"),
       steps_per_epoch=self.training.steps_per_epoch,
       decay=self.config.learning_rate_decay,

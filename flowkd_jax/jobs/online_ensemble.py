@@ -32,6 +32,7 @@ from flowkd_jax import models
 from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import limits
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
@@ -112,7 +113,7 @@ def configure(**given: Any) -> Config:
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
   config = fields.configured(Config, preset, given)
   settings.check_settings(config, ("network",))
-  settings.phases(config.epochs, "--epochs")
+  optimizers.phases(config.epochs, "--epochs")
   network = settings.staged_network(config, "network", num_classes=1)
   try:
     models.shrinking_ensemble(network, config.num_students)
@@ -180,7 +181,7 @@ class _Stages:
         temperature=self.config.temperature,
         **self.config.method_options,
       ),
-      settings.number_of_epochs(self.config.epochs),
+      optimizers.number_of_epochs(self.config.epochs),
       init_name="ensemble",
     )
 
@@ -191,11 +192,11 @@ class _Stages:
       name,
       f"student {number} alone",
       lambda: methods.supervised(student, self._sgd(), **self.config.method_options),
-      settings.number_of_epochs(self.config.epochs),
+      optimizers.number_of_epochs(self.config.epochs),
     )
 
   def _sgd(self):
-    return settings.sgd(
+    return optimizers.sgd(
       self.config.epochs,
       steps_per_epoch=self.training.steps_per_epoch,
       decay=self.config.learning_rate_decay,

@@ -25,6 +25,7 @@ from flowkd_jax.jobs import fields
 from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import layer_matching
 from flowkd_jax.jobs import networks
+from flowkd_jax.jobs import optimizers
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
@@ -104,7 +105,7 @@ def configure(**given: Any) -> Config:
   config = fields.configured(Config, preset, given)
   settings.check_settings(config, ("teacher_network", "student_network"))
   for name in ("teacher_epochs", "student_epochs"):
-    settings.phases(getattr(config, name), f"--{name}")
+    optimizers.phases(getattr(config, name), f"--{name}")
   student, teacher = (
     capture.adapt(networks.by_name(name)).taps
     for name in (config.student_network, config.teacher_network)
@@ -197,7 +198,7 @@ class _Arms:
       name,
       title,
       make,
-      settings.number_of_epochs(epochs),
+      optimizers.number_of_epochs(epochs),
       teacher="teacher" if name in STAGES[2:] else None,
       init_name=role,
     )
@@ -207,7 +208,7 @@ class _Arms:
     return settings.applied_teacher(self.config, teacher)
 
   def _adam(self, role):
-    return settings.adam(
+    return optimizers.adam(
       getattr(self.config, f"{role}_epochs"),
       steps_per_epoch=self.runner.datasets.training.steps_per_epoch,
       decay=self.config.learning_rate_decay,

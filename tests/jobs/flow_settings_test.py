@@ -5,7 +5,7 @@ import pytest
 from flowkd_jax import methods
 from flowkd_jax.jobs import flow_settings
 from flowkd_jax.jobs import information_flow
-from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import optimizers
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_impossible_settings_are_refused(options, match):
 def test_settings_are_the_papers_unless_the_data_set_has_others():
   paper = information_flow.configure(dataset="cifar10", workdir="x")
   assert (paper.batch_size, paper.flow_weight_init) == (128, 100.0)
-  assert settings.phases(paper.teacher_epochs, "") == [(50, 1e-3), (30, 1e-4)]
+  assert optimizers.phases(paper.teacher_epochs, "") == [(50, 1e-3), (30, 1e-4)]
   digits = information_flow.configure(dataset="digits", workdir="x", batch_size=8)
   assert digits.batch_size == 8
   assert not digits.flip

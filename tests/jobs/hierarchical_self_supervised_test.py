@@ -10,7 +10,7 @@ import pytest
 from flowkd_jax import capture
 from flowkd_jax import models
 from flowkd_jax.jobs import hierarchical_self_supervised as experiment
-from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import optimizers
 
 pytestmark = pytest.mark.optimizer
 
@@ -97,8 +97,8 @@ def test_stage_whose_teacher_is_missing_says_what_to_do(tmp_path):
 def test_settings_are_the_authors_unless_the_data_set_has_others():
   authors = experiment.configure(dataset="cifar100", workdir="x")
   assert (authors.batch_size, authors.temperature) == (64, 3.0)
-  assert settings.number_of_epochs(authors.student_epochs) == 240
-  assert settings.number_of_epochs(authors.branch_epochs) == 100
+  assert optimizers.number_of_epochs(authors.student_epochs) == 240
+  assert optimizers.number_of_epochs(authors.branch_epochs) == 100
   assert not experiment.configure(dataset="digits", workdir="x").flip
 
 

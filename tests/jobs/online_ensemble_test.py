@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flowkd_jax.jobs import online_ensemble
-from flowkd_jax.jobs import settings
+from flowkd_jax.jobs import optimizers
 
 pytestmark = pytest.mark.optimizer
 
@@ -58,9 +58,9 @@ def test_stages_can_be_single_students():
 def test_settings_are_the_papers_unless_the_data_set_has_others():
   paper = online_ensemble.configure(dataset="cifar10", workdir="x")
   assert (paper.network, paper.num_students) == ("resnet20", 5)
-  assert settings.number_of_epochs(paper.epochs) == 350
+  assert optimizers.number_of_epochs(paper.epochs) == 350
   longer = online_ensemble.configure(dataset="cifar100", workdir="x")
-  assert settings.number_of_epochs(longer.epochs) == 450
+  assert optimizers.number_of_epochs(longer.epochs) == 450
 
 
 @pytest.mark.parametrize(
