@@ -20,6 +20,7 @@ from jaxtyping import Shaped
 
 from flowkd_jax.evaluation._rows import Metric
 from flowkd_jax.evaluation._rows import Rows
+from flowkd_jax.evaluation._rows import coarse_centre
 from flowkd_jax.evaluation._rows import unit_rows
 
 _DISTANCES_AT_ONCE = 2**23  # on a CPU, where larger arrays leave the caches
@@ -95,7 +96,9 @@ def prepare_ranking(rows: Rows, metric: Metric, *, backend: str = "cpu") -> Rank
     database, queries = unit_rows(database), unit_rows(queries)
     squares = np.zeros(len(database))
   else:
-    centre = database.mean(axis=0, dtype=np.float64).astype(database.dtype)
+    mean = database.mean(axis=0, dtype=np.float64)
+    centre = coarse_centre(mean, database.min(0), database.max(0))
+    centre = centre.astype(database.dtype)
     database, queries = database - centre, queries - centre
     squares = np.einsum("nd,nd->n", database, database, dtype=np.float64)
   by_class = np.argsort(rows.database_classes, kind="stable")

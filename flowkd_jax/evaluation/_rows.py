@@ -42,8 +42,8 @@ def labelled_rows(
   """The four arrays on the host, after every check that both metrics share.
 
   Features come in float32, or in float64 if either set has it and x64 is on. Both
-  are multiplied by one power of two, so that squares neither overflow nor vanish;
-  that changes no order.
+  are multiplied by one power of two, for cosines each row by its own, so that squares
+  neither overflow nor vanish; that changes no order.
   """
   check_choice("metric", metric, METRICS)
   database, database_labels = _checked("database", database, database_labels)
@@ -69,13 +69,15 @@ def labelled_rows(
       f"{query_labels.min()} to {query_labels.max()}); number the classes of "
       "both sets alike"
     )
-  largest = max(np.abs(database).max(), np.abs(queries).max())
-  exponent = -np.frexp(largest)[1]
+  if metric == "cosine":  # of each row, as small rows vanish beside large ones
+    exponents = [_exponents(side) for side in (database, queries)]
+  else:
+    exponents = [max(_exponents(side).max() for side in (database, queries))] * 2
   dtype = jax.dtypes.canonicalize_dtype(np.result_type(database, queries))
   return Rows(
-    np.ldexp(database, exponent).astype(dtype),
+    np.ldexp(database, -exponents[0]).astype(dtype),
     database_classes,
-    np.ldexp(queries, exponent).astype(dtype),
+    np.ldexp(queries, -exponents[1]).astype(dtype),
     np.where(found, nearest, -1),
     classes.size,
   )
@@ -124,6 +126,7 @@ def unit_rows(
   rows: Float[np.ndarray, "rows dim"],
 ) -> Float[np.ndarray, "rows dim"]:
   """Rows of L2 norm 1; rows of zeros stay, at cosine 0 to everything."""
+  rows = np.ldexp(rows, -_exponents(rows))
   squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
   norms = np.sqrt(squares)[:, None]
   return np.divide(
@@ -133,6 +136,46 @@ def unit_rows(
     where=norms > 0,
     casting="same_kind",
   )
+
+
+def _exponents(rows: Float[np.ndarray, "rows dim"]) -> Int[np.ndarray, "rows 1"]:
+  """Powers of two just above the largest magnitude of each row; 0 for zeros."""
+  largest = np.maximum(rows.max(1, keepdims=True), -rows.min(1, keepdims=True))
+  return np.frexp(largest)[1]
+
+
+def coarse_centre(
+  mean: Float[np.ndarray, " dim"],
+  lowest: Float[np.ndarray, " dim"],
+  highest: Float[np.ndarray, " dim"],
+) -> Float[np.ndarray, " dim"]:
+  """The mean row, each entry rounded to a power of two near the spread of its column.
+
+  Distances keep their digits with it as with the mean itself. Rows on a grid, such as
+  codes of whole numbers, stay on it, so that equal distances stay equal.
+
+  Args:
+    mean: Mean of the rows.
+    lowest: Least entry of each column.
+    highest: Largest entry of each column.
+  """
+  # Halved first, as the difference of huge entries would overflow.
+  step = np.ldexp(1.0, np.frexp(highest / 2 - lowest / 2)[1])
+  return np.where(highest == lowest, lowest, np.rint(mean / step) * step)
+
+
+def labels_in_int64(name: str, labels: Int[np.ndarray, " rows"]) -> np.ndarray:
+  """Labels as int64.
+
+  Raises:
+    ValueError: If one is too large for it.
+  """
+  if labels.dtype == np.uint64 and (labels > np.iinfo(np.int64).max).any():
+    raise ValueError(
+      f"{name}: expected labels below 2^63, got {labels.max()}; number the classes of "
+      "all sets anew, for example with numpy.unique(labels, return_inverse=True)"
+    )
+  return labels.astype(np.int64)
 
 
 def _checked(
@@ -158,6 +201,4 @@ def _checked(
       "model or a wrong normalisation of its inputs"
     )
   dtype = np.promote_types(np.float32, features.dtype)
-  if labels.dtype == np.uint64:
-    labels = np.minimum(labels, np.uint64(np.iinfo(np.int64).max))
-  return features.astype(dtype), labels.astype(np.int64)
+  return features.astype(dtype), labels_in_int64(labels_name, labels)

@@ -13,6 +13,8 @@ from flowkd_jax._numerics.checks import check_integer
 from flowkd_jax._numerics.checks import check_rows
 from flowkd_jax._numerics.checks import check_shape
 from flowkd_jax.evaluation._rows import Metric
+from flowkd_jax.evaluation._rows import coarse_centre
+from flowkd_jax.evaluation._rows import labels_in_int64
 from flowkd_jax.evaluation._rows import unit_rows
 
 _BYTES_AT_ONCE = 2**24
@@ -36,7 +38,8 @@ class Scaling(NamedTuple):
   Attributes:
     metric: "euclidean" or "cosine".
     exponent: Power of two by which rows are multiplied, so that no square overflows.
-    centre: Mean row, once scaled; without it rows of a large common mean lose digits.
+    centre: About the mean row, once scaled; without it rows of a large common mean lose
+      digits.
   """
 
   metric: Metric
@@ -48,9 +51,10 @@ class Scaling(NamedTuple):
   ) -> Float[np.ndarray, "rows dim"]:
     """Rows in float32, centred or of norm 1."""
     dtype = np.promote_types(np.float32, rows.dtype)
-    rows = np.ldexp(np.asarray(rows, dtype), self.exponent)
+    rows = np.asarray(rows, dtype)
     if self.metric == "cosine":
       return unit_rows(rows).astype(np.float32)
+    rows = np.ldexp(rows, self.exponent)
     return (rows - self.centre.astype(dtype)).astype(np.float32)
 
 
@@ -68,7 +72,8 @@ def stored_rows(name: str, features, labels, labels_name: str) -> StoredRows:
     TypeError: Unless features are floating and labels are integer.
   """
   rows, numbers = _opened(name, features), np.asarray(_opened(labels_name, labels))
-  check_floating(name, rows)
+  # Files of either byte order are read, where JAX knows its own only.
+  check_floating(name, np.empty(0, rows.dtype.newbyteorder("=")))
   check_rows(name, rows)
   if rows.ndim != 2:
     raise ValueError(
@@ -77,9 +82,7 @@ def stored_rows(name: str, features, labels, labels_name: str) -> StoredRows:
     )
   check_integer(labels_name, numbers)
   check_shape(labels_name, numbers, rows.shape[:1])
-  if numbers.dtype == np.uint64:
-    numbers = np.minimum(numbers, np.uint64(np.iinfo(np.int64).max))
-  return StoredRows(rows, numbers.astype(np.int64))
+  return StoredRows(rows, labels_in_int64(labels_name, numbers))
 
 
 def _opened(name, array):
@@ -89,7 +92,7 @@ def _opened(name, array):
     opened = np.load(array, mmap_mode="r", allow_pickle=False)
   except FileNotFoundError:
     raise
-  except ValueError as error:
+  except (EOFError, IsADirectoryError, ValueError) as error:
     raise ValueError(
       f"{name}: expected an array or the path of a .npy file, got {os.fspath(array)}, "
       f"which cannot be read as one ({error}); write it with numpy.save"
@@ -124,16 +127,21 @@ def scaling_of(
   """
   sides = {"database": database} | ({} if queries is None else {"queries": queries})
   largest, total = 0.0, np.zeros(database.rows.shape[1])
+  lowest, highest = np.full_like(total, np.inf), np.full_like(total, -np.inf)
   for name, side in sides.items():
     for block in blocks(side.rows):
       values = np.asarray(side.rows[block], np.float64)
       _check_finite(name, values, block.start, len(side.rows))
-      largest = max(largest, float(np.abs(values).max()))
+      low, high = values.min(0), values.max(0)
+      largest = max(largest, float(high.max()), -float(low.min()))
       if name == "database":
+        np.minimum(lowest, low, out=lowest)
+        np.maximum(highest, high, out=highest)
         # Divided first: a sum of large features would overflow.
         total += (values / len(side.rows)).sum(0)
   exponent = -int(np.frexp(largest)[1])
-  return Scaling(metric, exponent, np.ldexp(total, exponent))
+  centre = coarse_centre(total, lowest, highest)
+  return Scaling(metric, exponent, np.ldexp(centre, exponent))
 
 
 def _check_finite(name, values, start, number):

@@ -74,6 +74,31 @@ def test_rows_at_equal_distance_come_in_their_order():
     assert found.recall_at == {1: 0.0, 2: 1.0, 3: 1.0}
 
 
+def test_codes_at_equal_distance_come_in_their_order():
+  rng = np.random.default_rng(0)
+  codes, labels = rng.integers(-2, 3, (60, 3)), rng.integers(0, 6, 60)
+  distances = ((codes[:, None] - codes[None]) ** 2).sum(-1)
+  np.fill_diagonal(distances, 99)
+  nearest = np.argsort(distances, axis=1, kind="stable")[:, :3]
+  hits = labels[nearest] == labels[:, None]
+  for offset in (0, 1000):
+    rows = (codes + offset).astype(np.float32)
+    found = evaluation.nearest_retrieval(rows, labels, ranks=(1, 3))
+    np.testing.assert_allclose(found.precision_at[3], hits.mean())
+    np.testing.assert_allclose(found.precision_at[1], hits[:, 0].mean())
+
+
+def test_cosines_do_not_depend_on_the_sizes_of_rows():
+  sizes = np.float32(10.0) ** np.random.default_rng(0).integers(-30, 30, (30, 1))
+  rows = (ROWS * sizes).astype(np.float32)
+  found = [
+    evaluation.nearest_retrieval(each, LABELS, metric="cosine", ranks=(1, 5))
+    for each in (ROWS, rows)
+  ]
+  assert found[0].recall_at == found[1].recall_at
+  assert found[0].r_precision == found[1].r_precision
+
+
 def test_missing_labels_and_classes_are_left_out():
   labels = np.where(np.arange(30) < 5, -1, LABELS)
   found = evaluation.nearest_retrieval(
@@ -161,5 +186,9 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
   path.write_text("no array")
   with pytest.raises(ValueError, match=r"database: .*rows\.npz, which cannot be read"):
     measure(path, LABELS)
+  path.write_bytes(b"")
+  for unreadable in (path, tmp_path):  # an empty file, and a folder
+    with pytest.raises(ValueError, match=r"database: .* which cannot be read as one"):
+      measure(unreadable, LABELS)
   with pytest.raises(FileNotFoundError, match=r"nowhere\.npy"):
     measure(tmp_path / "nowhere.npy", LABELS)

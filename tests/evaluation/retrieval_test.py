@@ -211,6 +211,19 @@ def test_retrieval_puts_other_classes_first_at_equal_distance(backend):
   assert found.precision_at == pytest.approx({1: 0, 2: 1 / 2, 3: 2 / 3})
 
 
+def test_retrieval_of_codes_puts_other_classes_first_at_equal_distance(backend):
+  rng = np.random.default_rng(0)
+  codes, labels = rng.integers(-2, 3, (60, 3)), rng.integers(0, 6, 60)
+  distances = ((codes[:, None] - codes[None]) ** 2).sum(-1)
+  np.fill_diagonal(distances, 99)
+  relevant = labels[:, None] == labels[None]
+  nearest = np.lexsort((relevant, distances), axis=1)[:, :3]
+  hits = np.take_along_axis(relevant, nearest, axis=1)
+  found = retrieval(codes.astype(np.float32), labels, ranks=(1, 3))
+  np.testing.assert_allclose(found.precision_at[3], hits.mean())
+  np.testing.assert_allclose(found.precision_at[1], hits[:, 0].mean())
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("value", [0.0, 0.7])
 def test_retrieval_gains_nothing_from_collapse(metric, value, backend):

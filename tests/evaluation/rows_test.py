@@ -65,3 +65,24 @@ def test_unit_rows_keep_rows_of_zeros():
 def test_rows_that_cannot_be_compared_are_refused(changes, error, match):
   with pytest.raises(error, match=match):
     _labelled(**changes)
+
+
+def test_the_centre_keeps_whole_numbers_whole_and_large_offsets_away():
+  codes = np.random.default_rng(0).integers(-3, 4, (50, 6)).astype(np.float64)
+  for offset in (0.0, 1000.0, -1e6):
+    rows = codes + offset
+    centre = _rows.coarse_centre(rows.mean(0), rows.min(0), rows.max(0))
+    np.testing.assert_array_equal(centre, np.rint(centre))
+    assert np.abs(rows - centre).max() <= 1.5 * np.ptp(rows)
+  still = np.full((4, 2), 0.3)
+  np.testing.assert_array_equal(_rows.coarse_centre(still[0], still[0], still[0]), 0.3)
+
+
+def test_cosines_of_rows_of_any_size_keep_their_digits():
+  rows = np.float32([[3e-38, 4e-38], [3e30, 4e30], [3, 4]])
+  labelled = _labelled(
+    database=rows, database_labels=[3, 3, 3], queries=rows, metric="cosine"
+  )
+  for side in (labelled.database, labelled.queries):
+    unit = _rows.unit_rows(side)
+    np.testing.assert_allclose(unit, [[0.6, 0.8]] * len(unit), rtol=1e-6)
