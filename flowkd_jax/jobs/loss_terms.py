@@ -105,7 +105,9 @@ def terms(tables: Tables, steps_per_epoch: int) -> list[methods.LossTerm]:
     steps_per_epoch: Steps of an epoch, in which schedules count.
   """
 
-  def scheduled(value):
+  def scheduled(value: Any) -> Any:
+    if isinstance(value, list):
+      return [scheduled(each) for each in value]
     if not isinstance(value, Mapping):
       return value
     options = dict(value)
@@ -140,8 +142,9 @@ def _checked(flag: str, tables: Tables) -> Tables:
           f"expected no taps, as it compares logits, got {table['taps']}"
         )
       for name, value in table["options"].items():
-        if isinstance(value, Mapping):
-          _check_number(value, f"option {name}")
+        for each in value if isinstance(value, list) else [value]:
+          if isinstance(each, Mapping):
+            _check_number(each, f"option {name}")
       _check_taps(table["taps"])
     except (TypeError, ValueError) as error:
       reason = str(error).removeprefix("losses: ")
@@ -160,7 +163,7 @@ def _check_number(value: Any, what: str) -> None:
   if isinstance(value, Mapping):
     options = dict(value)
     name = options.pop("schedule", None)
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
       raise ValueError(f"expected a schedule of {', '.join(SCHEDULES)}, got {name}")
     known = [*inspect.signature(SCHEDULES[name]).parameters]
     known.remove("steps_per_epoch")
@@ -168,6 +171,9 @@ def _check_number(value: Any, what: str) -> None:
       raise ValueError(
         f"{name}: expected {', '.join(known)}, got {', '.join(map(str, options))}"
       )
+    by_step = options.get("by_step", False)
+    if not isinstance(by_step, bool):  # a word such as "no" would count as true
+      raise ValueError(f"{name}: by_step: expected true or false, got {by_step!r}")
     SCHEDULES[name](**options)
   elif isinstance(value, bool) or not isinstance(value, int | float):
     raise ValueError(f"expected {what} that is a number or a schedule, got {value}")
@@ -229,6 +235,8 @@ class _Reader:
 def _loss(reader: _Reader) -> dict[str, Any]:
   table = {"loss": reader.word(":,()[]="), "weight": 1.0, "options": {}, "taps": ""}
   while reader.rest[:1] in ("(", "["):
+    if table["options"] if reader.rest[0] == "(" else table["taps"]:
+      reader.refuse()  # given twice
     if reader.takes("("):
       table["options"] = _named(reader, _arguments(reader))
     elif reader.takes("["):
@@ -243,7 +251,20 @@ def _named(reader: _Reader, arguments: list[tuple[str, Any]]) -> dict[str, Any]:
     raise ValueError(
       f"{reader.flag}: expected options as NAME=VALUE, got {reader.text!r}"
     )
-  return dict(arguments)
+  return _once(reader, arguments)
+
+
+def _once(reader: _Reader, arguments: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Arguments by name, none of which may be given twice."""
+  found = dict(arguments)
+  names = [name for name, _ in arguments]
+  twice = [name for name in found if names.count(name) > 1]
+  if twice:
+    raise ValueError(
+      f"{reader.flag}: expected each option once, got {twice[0]} several times in "
+      f"{reader.text!r}"
+    )
+  return found
 
 
 def _arguments(reader: _Reader) -> list[tuple[str, Any]]:
@@ -279,13 +300,18 @@ def _schedule(reader: _Reader, name: str, arguments: list[tuple[str, Any]]) -> A
     raise ValueError(
       f"{reader.flag}: expected a schedule of {', '.join(SCHEDULES)}, got {name}(...)"
     )
-  order = [*inspect.signature(SCHEDULES[name]).parameters]
-  if len(arguments) > len(order):
-    reader.refuse()
-  options = {
-    given or order[place]: value for place, (given, value) in enumerate(arguments)
-  }
-  return {"schedule": name} | options
+  parameters = inspect.signature(SCHEDULES[name]).parameters.values()
+  order = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
+  unnamed = [value for given, value in arguments if not given]
+  if len(unnamed) > len(order):
+    raise ValueError(
+      f"{reader.flag}: {name}: expected {', '.join(order)} without a name, and other "
+      f"options as NAME=VALUE, got {len(unnamed)} numbers without a name"
+    )
+  named = [
+    (given or order[place], value) for place, (given, value) in enumerate(arguments)
+  ]
+  return {"schedule": name} | _once(reader, named)
 
 
 def _plain(word: str) -> Any:

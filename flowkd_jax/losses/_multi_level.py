@@ -105,6 +105,11 @@ def multi_level_distillation(
 
 
 def _read_temperatures(rows, temperatures):
+  if not isinstance(temperatures, Sequence) and jnp.ndim(temperatures) != 1:
+    raise TypeError(
+      "temperatures: expected a sequence of numbers, such as [2, 3, 4], got "
+      f"{temperatures}"
+    )
   values = list(temperatures)
   if not values:
     raise ValueError(

@@ -119,8 +119,9 @@ def combined_losses(  # noqa: PLR0913 (options of one method, by name)
     >>> method.teacher.taps
     ('dense',)
   """
-  checks.check_number("label_smoothing", label_smoothing)
-  bound = _bound(_terms_of(losses), (student, initial), teacher, image_shape)
+  checks.check_share("label_smoothing", label_smoothing)
+  images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+  bound = _bound(_terms_of(losses), (student, initial), teacher, images)
   weights: dict[str, Weight] = {}
   for each in bound:
     weights[each.label] = each.term.weight
@@ -131,7 +132,7 @@ def combined_losses(  # noqa: PLR0913 (options of one method, by name)
     weights[LABELS] = label_weight
 
   def init_params(key, student_shapes, teacher_shapes):
-    shapes = student_shapes, teacher_shapes
+    shapes = student_shapes, _with_posteriors(teacher_shapes, bound, teacher, images)
     return {
       each.label: _first_params(each, jax.random.fold_in(key, number), *shapes)
       for number, each in enumerate(bound)
@@ -204,8 +205,7 @@ def _terms_of(losses) -> list[tuple[str, LossTerm]]:
   return [*labelled.items()]
 
 
-def _bound(terms, student, teacher, image_shape) -> list[_Bound]:
-  images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+def _bound(terms, student, teacher, images) -> list[_Bound]:
   layouts = [
     _tap_roles.layout(model, variables, images)
     for model, variables in (student, teacher)
@@ -230,6 +230,11 @@ def _pairs(term, loss, student: _tap_roles.Layout, teacher: _tap_roles.Layout):
   if isinstance(given, str):
     return _tap_roles.pairs(given, student, teacher)
   pairs = tuple(given.items()) if isinstance(given, Mapping) else tuple(given)
+  if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+    raise ValueError(
+      "taps: expected pairs (student tap, teacher tap), a mapping or the name of a "
+      f"role, got {given}"
+    )
   for side, index, known in (
     ("student", 0, student.names),
     ("teacher", 1, (*teacher.names, *_targets.POSTERIORS)),
@@ -248,6 +253,15 @@ def _names_of(bound) -> tuple[tuple[str, ...], tuple[str, ...]]:
   ours = dict.fromkeys(name for name, _ in pairs)
   theirs = dict.fromkeys(name for _, name in pairs if name not in _targets.POSTERIORS)
   return tuple(ours), tuple(theirs)
+
+
+def _with_posteriors(shapes, bound, teacher: _method.Network, images):
+  """Shapes of the teacher's taps, and of its posteriors if a loss reads one."""
+  read = [name for each in bound for _, name in each.pairs if name not in shapes]
+  if not read:
+    return shapes
+  classes = _heads.num_logits("teacher", teacher.model, teacher.variables, images)
+  return {**shapes, **dict.fromkeys(read, (images.shape[0], classes))}
 
 
 def _first_params(each: _Bound, key, student_shapes, teacher_shapes):
@@ -294,9 +308,15 @@ def _options_at(each: _Bound, step) -> dict[str, Any]:
   own = each.loss.split_options(each.term.options)[0]
 
   def at(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+      return [at(one) for one in value]
     return jnp.asarray(value(step), jnp.float32) if callable(value) else value
 
-  return {name: at(value) for name, value in own.items()}
+  # Others, such as a kernel or the relation of patches, may be functions themselves.
+  return {
+    name: at(value) if each.loss.is_number(name) else value
+    for name, value in own.items()
+  }
 
 
 def _evaluated(each: _Bound, call) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -304,7 +324,9 @@ def _evaluated(each: _Bound, call) -> tuple[dict[str, Any], dict[str, Any]]:
   try:
     found = each.loss.apply(each.loss.function, call)
   except (TypeError, ValueError) as error:
-    raise type(error)(f"losses: {each.label}: {error}") from error
+    # Subclasses, as those of JAX, may take other arguments than a message.
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    raise kind(f"losses: {each.label}: {error}") from error
   kept = {}
   if each.loss.state is not None:
     found, kept[each.label] = found

@@ -65,13 +65,25 @@ class NamedLoss(NamedTuple):
     return {n: default for f in functions for n, default in _options_of(f).items()}
 
   def check_options(self, options: Mapping[str, Any]) -> None:
-    """Raises ValueError if there is no such option; lists those that there are."""
+    """Raises ValueError if there is no such option, or a word is no truth value.
+
+    A word such as "no" would count as true, and a schedule cannot be traced there.
+    """
     unknown = [name for name in options if name not in self.options]
     if unknown:
       raise ValueError(
         f"expected options of {', '.join(self.options) or 'none'}, got "
         f"{', '.join(map(str, unknown))}"
       )
+    for name, value in options.items():
+      if isinstance(self.options[name], bool) and not isinstance(value, bool):
+        raise ValueError(f"{name}: expected true or false, got {value!r}")
+
+  def is_number(self, name: str) -> bool:
+    """Tells whether an option is a number, or several, which may follow a schedule."""
+    default = self.options[name]
+    values = default if isinstance(default, tuple) else (default,)
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
   def split_options(
     self, options: Mapping[str, Any]

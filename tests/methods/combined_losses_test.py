@@ -124,6 +124,18 @@ def test_every_named_loss_is_traced_with_its_options(name, network, teacher, bat
       "losses: pkt: taps: expected taps of the teacher, of .*labelled_posterior, got x",
     ),
     (
+      [methods.LossTerm("pkt", taps=[("dense",)])],
+      r"losses: pkt: taps: expected pairs \(student tap, teacher tap\), .*'dense'",
+    ),
+    (
+      [methods.LossTerm("pkt", taps=("dense", "dense"))],
+      r"losses: pkt: taps: expected pairs \(student tap, teacher tap\), .*'dense'",
+    ),
+    (
+      [methods.LossTerm("kd", options={"standardize": schedules.warmup(1.0, 2)})],
+      "losses: kd: standardize: expected true or false, got <function",
+    ),
+    (
       [methods.LossTerm("pkt", taps="map_3")],
       "losses: pkt: taps: expected a student with map_3, got one with the taps ",
     ),
@@ -138,3 +150,44 @@ def test_impossible_losses_are_refused(network, teacher, given, match):
     methods.combined_losses(
       network(), teacher, optax.sgd(0.1), losses=given, axis_name=None, **IMAGE
     )
+
+
+@pytest.mark.slow
+def test_losses_that_learn_read_posteriors_too(network, teacher, batches):
+  terms = [
+    methods.LossTerm("hint", taps={"dense": "posterior"}),
+    methods.LossTerm("crd", options={"width": 4}, taps={"dense": "labelled_posterior"}),
+    methods.LossTerm("mlkd", options={"temperatures": [schedules.warmup(8.0, 2), 2]}),
+  ]
+  method = methods.combined_losses(
+    network(), teacher, optax.sgd(0.1), losses=terms, axis_name=None, **IMAGE
+  )
+  state = jax.eval_shape(method.init, jax.random.key(0), batches[0]["image"])
+  heads = state.params["learnt"]["crd"][0]
+  assert heads["teacher"]["kernel"].shape == (3, 4), "classes, width"
+  jax.eval_shape(method.update, state, batches[0], method.constants)
+
+
+def _with_relation(relation, network, teacher, batch):
+  """Traces a step with a relation of patches that is a function."""
+  term = methods.LossTerm("patch_relations", options={"relation": relation})
+  method = methods.combined_losses(
+    network(), teacher, optax.sgd(0.1), losses=[term], axis_name=None, **IMAGE
+  )
+  state = jax.eval_shape(method.init, jax.random.key(0), batch["image"])
+  return jax.eval_shape(method.update, state, batch, method.constants)
+
+
+@pytest.mark.slow
+def test_an_option_that_is_a_function_is_no_schedule(network, teacher, batches):
+  _, metrics = _with_relation(losses.rkd_angle, network, teacher, batches[0])
+  assert "loss/patch_relations" in metrics
+
+
+def test_errors_of_a_step_name_the_loss(network, teacher, batches):
+  def relation(student, teacher, *, mask):
+    del teacher, mask
+    return student.sum() if student[0, 0] > 0 else 0.0
+
+  with pytest.raises(TypeError, match="losses: patch_relations: "):
+    _with_relation(relation, network, teacher, batches[0])
