@@ -39,11 +39,15 @@ __all__ = [
 
 STAGES = ("teacher", "student_labels", "student_kd", "student", "student_unrelated")
 _PAPER_WEIGHT, _PAPER_BATCH = 3000.0, 128
+_SGD_SETTINGS = ("momentum", "nesterov", "weight_decay", "warmup_epochs")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(
-  settings.AdamSettings, settings.TeacherSettings, settings.MicroBatchSettings
+  settings.AdamSettings,
+  settings.SgdSettings,
+  settings.TeacherSettings,
+  settings.MicroBatchSettings,
 ):
   """Settings; the weight is the paper's, networks and epochs fit two cores."""
 
@@ -54,17 +58,24 @@ class Config(
   student_network: str = fields.setting("cnn1:8", f"Student: {networks.DESCRIPTION}.")
   layer_map: str = fields.setting(
     "dense:dense",
-    "Teacher tap for each student tap, pairs a:b,c:d. Empty: all taps, by name.",
+    "Teacher tap for each student tap, pairs a:b,c:d; full maps such as f3 too. Empty: "
+    "all taps, by name.",
     may_be_empty=True,
+  )
+  optimizer: str = fields.setting(
+    "adam",
+    "Optimizer of all stages; sgd has the settings --momentum, --nesterov, "
+    "--weight_decay and --warmup_epochs.",
+    choices=("adam", "sgd"),
   )
   teacher_epochs: str = fields.setting(
     "30@1e-3",
-    "Epochs and learning rates of Adam, phase after phase, in the stage "
+    "Epochs and learning rates of the optimizer, phase after phase, in the stage "
     "teacher: EPOCHS@RATE,EPOCHS@RATE,...",
   )
   student_epochs: str = fields.setting(
     "30@1e-3",
-    "Epochs and learning rates of Adam, phase after phase, in every stage of "
+    "Epochs and learning rates of the optimizer, phase after phase, in every stage of "
     "a student: EPOCHS@RATE,EPOCHS@RATE,...",
   )
   weight: float = fields.setting(
@@ -106,12 +117,29 @@ def configure(**given: Any) -> Config:
   settings.check_settings(config, ("teacher_network", "student_network"))
   for name in ("teacher_epochs", "student_epochs"):
     optimizers.phases(getattr(config, name), f"--{name}")
-  student, teacher = (
-    capture.adapt(networks.by_name(name)).taps
-    for name in (config.student_network, config.teacher_network)
+  unread = _SGD_SETTINGS if config.optimizer == "adam" else ("adam_beta2",)
+  for name in unread:
+    if name in given:
+      raise ValueError(
+        f"--{name}: expected with the other --optimizer, got it with "
+        f"--optimizer={config.optimizer}, which does not read it"
+      )
+  _layers(
+    config, *map(networks.by_name, (config.student_network, config.teacher_network))
   )
-  layer_matching.given_layers(config.layer_map, student, teacher)
   return config
+
+
+def _layers(
+  config: Config, student: capture.AnyModel, teacher: capture.AnyModel
+) -> layer_matching.LayerMap:
+  """The pairs of --layer_map: taps, or full maps if they are named."""
+  models = (student, teacher)
+  if config.layer_map:
+    names = [methods.layer_names(model) for model in models]
+  else:
+    names = [tuple(capture.adapt(model).taps) for model in models]
+  return layer_matching.given_layers(config.layer_map, *names)
 
 
 def run(config: Config) -> None:
@@ -134,9 +162,7 @@ class _Arms:
       settings.network(config, name, classes)
       for name in (config.teacher_network, config.student_network)
     )
-    self.pairs = layer_matching.given_layers(
-      config.layer_map, self.model.taps, self.teacher_model.taps
-    )
+    self.pairs = _layers(config, self.model, self.teacher_model)
 
   def teacher(self) -> stages.Stage:
     return self._stage(
@@ -158,7 +184,7 @@ class _Arms:
       return methods.knowledge_distillation(
         self.model,
         self._teacher(),
-        self._adam("student"),
+        self._optimizer("student"),
         temperature=self.config.kd_temperature,
         weight=self.config.kd_weight,
         label_weight=1 - min(self.config.kd_weight, 1),
@@ -180,7 +206,7 @@ class _Arms:
       return methods.similarity_preserving(
         self.model,
         self._teacher(),
-        self._adam("student"),
+        self._optimizer("student"),
         pairs=self.pairs,
         weight=self.config.weight,
         **self.config.method_options,
@@ -190,7 +216,9 @@ class _Arms:
     return self._stage(name, title, make)
 
   def _supervised(self, model, role):
-    return methods.supervised(model, self._adam(role), **self.config.method_options)
+    return methods.supervised(
+      model, self._optimizer(role), **self.config.method_options
+    )
 
   def _stage(self, name, title, make, *, role="student"):
     epochs = getattr(self.config, f"{role}_epochs")
@@ -207,13 +235,17 @@ class _Arms:
     teacher = self.runner.network("teacher", self.teacher_model)
     return settings.applied_teacher(self.config, teacher)
 
-  def _adam(self, role):
-    return optimizers.adam(
-      getattr(self.config, f"{role}_epochs"),
-      steps_per_epoch=self.runner.datasets.training.steps_per_epoch,
-      decay=self.config.learning_rate_decay,
-      beta2=self.config.adam_beta2,
-    )
+  def _optimizer(self, role):
+    config = self.config
+    shared = {
+      "steps_per_epoch": self.runner.datasets.training.steps_per_epoch,
+      "decay": config.learning_rate_decay,
+    }
+    epochs = getattr(config, f"{role}_epochs")
+    if config.optimizer == "adam":
+      return optimizers.adam(epochs, beta2=config.adam_beta2, **shared)
+    options = {name: getattr(config, name) for name in _SGD_SETTINGS}
+    return optimizers.sgd(epochs, **options, **shared)
 
 
 # Stages by name, in the order of the table.

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from flowkd_jax import train
+from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import similarity_preserving
 
 pytestmark = pytest.mark.optimizer
@@ -69,6 +71,12 @@ def test_accuracy_alone_is_measured_where_no_more_is_wanted(tmp_path):
     ({"kd_temperature": 0.0}, "--kd_temperature: expected above 0, got 0.0"),
     ({"measure": ("f",)}, "--measure: expected one of flow, retrieval, got 'f'"),
     ({"student_epochs": "x"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
+    ({"optimizer": "lamb"}, "--optimizer: expected one of adam, sgd, got 'lamb'"),
+    ({"momentum": 0.5}, "--momentum: expected with the other --optimizer, got it with"),
+    (
+      {"optimizer": "sgd", "adam_beta2": 0.9},
+      "--adam_beta2: expected with the other --optimizer",
+    ),
   ],
 )
 def test_impossible_settings_are_refused(options, match):
@@ -79,3 +87,21 @@ def test_impossible_settings_are_refused(options, match):
 def test_taps_that_are_not_there_are_refused_before_any_work():
   with pytest.raises(ValueError, match="--layer_map: no tap dens; there are block_1"):
     similarity_preserving.configure(**TINY, workdir="W", layer_map="dens:dense")
+
+
+@pytest.mark.slow
+def test_full_maps_are_compared_in_a_training_by_sgd(tmp_path):
+  config = similarity_preserving.configure(
+    **TINY
+    | {"teacher_network": "resnet8x4:2", "student_network": "resnet8x1:1"}
+    | {"student_epochs": "1@0.05"},
+    workdir=str(tmp_path),
+    stages=("teacher", "student"),
+    layer_map="f3:f3",
+    optimizer="sgd",
+  )
+  datasets = job_run.open_datasets(config, train.Progress())
+  runner = job_run.stage_runner(config, datasets, train.Progress())
+  arms = similarity_preserving._Arms(config, runner)
+  assert arms.pairs == {"f3": "f3"}
+  runner.check([arms.teacher(), arms.student()])  # traces a step
