@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -113,11 +114,32 @@ def memory_share(processes: int) -> dict[str, str]:
   return {name: f"{fraction / processes:.4f}"}
 
 
-def stop(running: Iterable[Running]) -> list[Job]:
-  """Asks launches to save and waits until they have; returns those that failed."""
+def stop(running: Iterable[Running], seconds: float | None = None) -> list[Job]:
+  """Asks launches to save and waits until they have; returns those that failed.
+
+  Args:
+    running: The launches.
+    seconds: Time that they have for it. A launch that is still at work then is killed:
+      it goes on from the checkpoint before. None for as long as it takes.
+  """
   running = [*running]
   for each in running:
     each.process.send_signal(signal.SIGTERM)
+  end = None if seconds is None else time.monotonic() + seconds
+  codes = [_wait(each.process, end) for each in running]
   # One that did not handle signals yet is killed by it, and had nothing to save.
-  well = (0, -signal.SIGTERM)
-  return [each.job for each in running if each.process.wait() not in well]
+  well = (0, -signal.SIGTERM, *([] if end is None else [-signal.SIGKILL]))
+  return [
+    each.job for each, code in zip(running, codes, strict=True) if code not in well
+  ]
+
+
+def _wait(process: subprocess.Popen, end: float | None) -> int:
+  """Exit code of a process, which is killed at a time of `time.monotonic`."""
+  if end is None:
+    return process.wait()
+  try:
+    return process.wait(max(end - time.monotonic(), 0))
+  except subprocess.TimeoutExpired:
+    process.kill()
+    return process.wait()

@@ -55,3 +55,13 @@ def test_stop_tells_who_failed_while_it_was_stopped(tmp_path):
   while bad.last_line != "2":
     assert bad.process.poll() is None
   assert launches.stop([bad, good]) == [bad.job]
+
+
+def test_a_launch_that_does_not_stop_in_time_is_killed_and_has_not_failed(tmp_path):
+  code = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); "
+  code += "print(1, flush=True)\nwhile True: time.sleep(1)"
+  started = launches.start(_job(tmp_path, code), 0, 1)
+  while started.last_line != "1":
+    assert started.process.poll() is None
+  assert launches.stop([started], seconds=0.1) == []
+  assert started.process.returncode == -9
