@@ -2,8 +2,10 @@
 
 from experiments.studies import cifar100_pairs
 from experiments.studies import digits
+from experiments.studies import papers
 from experiments.studies import recipe_search
 from experiments.studies import related_methods
+from experiments.studies.spec import Part
 from experiments.studies.spec import Run
 from experiments.studies.spec import Study
 
@@ -298,4 +300,13 @@ STUDIES = {
   **related_methods.STUDIES,
   "cifar100_pairs": cifar100_pairs.STUDY,
   "cifar100_rehearsal": cifar100_pairs.REHEARSAL,
+  **papers.STUDIES,
 }
+
+# Runs of several studies under one name, in the order in which they are made.
+QUEUES = {"papers": papers.QUEUE}
+
+
+def parts(name: str) -> tuple[Part, ...]:
+  """Parts of a queue; a study is its only part."""
+  return QUEUES.get(name) or (Part(name),)

@@ -4,6 +4,8 @@ Sizes are what two cores can do; settings that were chosen were chosen on images
 are neither trained on nor tested on, with a seed that no table has.
 """
 
+from collections.abc import Sequence
+
 from experiments.studies.spec import Arm
 from experiments.studies.spec import Column
 from experiments.studies.spec import Comparison
@@ -163,7 +165,7 @@ def _federated(name, title, *flags, **rates):
   return Run(name, title, (*flags, *rates), job="federated")
 
 
-_TUNED = {
+TUNED = {
   "fedavg": 0.4,
   "fedprox": 0.4,
   "fedgen": 0.2,
@@ -173,9 +175,9 @@ _TUNED = {
 _FEDERATED = Study(
   "Federated distillation, MNIST at 14 pixels, 5,000 images, 20 clients",
   (
-    _federated("alpha_0.05", "alpha 0.05", "--alpha=0.05", **_TUNED),
-    _federated("alpha_0.1", "alpha 0.1", "--alpha=0.1", **_TUNED),
-    _federated("alpha_1", "alpha 1", "--alpha=1", **_TUNED),
+    _federated("alpha_0.05", "alpha 0.05", "--alpha=0.05", **TUNED),
+    _federated("alpha_0.1", "alpha 0.1", "--alpha=0.1", **TUNED),
+    _federated("alpha_1", "alpha 1", "--alpha=1", **TUNED),
   ),
   comparison=Comparison(
     _arms(
@@ -238,6 +240,15 @@ def _domain_columns(held_out):
   )
 
 
+def domain_comparison(held_out: Sequence[str]) -> Comparison:
+  """ERM, KD and every filter, a column for each domain that is left out.
+
+  Args:
+    held_out: The domains.
+  """
+  return Comparison(_DOMAIN_ARMS, _domain_columns(held_out), _DOMAIN_BASELINES)
+
+
 _ANGLES = ("60", "0")
 _ROTATED = Study(
   "Rotated MNIST at 14 pixels, 400 images an angle, one angle left out",
@@ -256,7 +267,7 @@ _ROTATED = Study(
     )
     for angle in _ANGLES
   ),
-  comparison=Comparison(_DOMAIN_ARMS, _domain_columns(_ANGLES), _DOMAIN_BASELINES),
+  comparison=domain_comparison(_ANGLES),
 )
 
 _PACS_ARMS = tuple(

@@ -12,9 +12,20 @@ serves until all is done. `experiments.tables.update` makes the page from the fo
 With `--processes=N` runs share one accelerator: each gets 0.9 / N of a GPU's memory, or
 the N-th part of `XLA_PYTHON_CLIENT_MEM_FRACTION` if this is set. A TPU belongs to one
 process at a time. A run that fails does not stop the others.
+
+With `--budget_minutes=M --out=DIR` the driver takes the runs in their order that are
+not among the kept results, stops in time, and leaves in DIR what `bundles` describes: a
+bundle for each finished run, which `experiments.tables.update --bundles=DIR` takes in,
+and the state of the others, from which a call with `--continue_from=DIR` goes on, on
+this machine or another. There `--processes` is the most runs at a time: one more is
+started as long as all together get faster.
+
+    python -m experiments.studies.run --study=papers --data_dir=D --workdir=W \
+        --budget_minutes=8 --out=DIR [--continue_from=DIR] [--processes=4]
 """
 
 import dataclasses
+import json
 import shlex
 import sys
 import time
@@ -22,11 +33,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.studies import bundles
 from experiments.studies import catalogue
+from experiments.studies import data_pieces
 from experiments.studies import estimates
 from experiments.studies import launches
 from experiments.studies import progress_lines
-from experiments.studies import spec
+from experiments.studies import run_queue
 from flowkd_jax import train
 from flowkd_jax.cli import launch
 from flowkd_jax.jobs import fields
@@ -35,6 +48,7 @@ from flowkd_jax.jobs import limits
 from flowkd_jax.jobs import places
 
 COMMAND = (sys.executable, "-m", "flowkd_jax", "train")
+KEPT = Path(__file__).parents[1] / "results"
 _POLL_SECONDS = 0.2
 
 
@@ -43,12 +57,17 @@ class Config:
   """Settings of the driver."""
 
   study: str = fields.setting(
-    "cifar10", f"Study to run: {', '.join(catalogue.STUDIES)}."
+    "cifar10",
+    f"Study to run: {', '.join(catalogue.STUDIES)}. Or a queue of studies: "
+    f"{', '.join(catalogue.QUEUES)}.",
   )
   runs: tuple[str, ...] = fields.setting(
     (), "Runs of the study, by name. Without the flag: all."
   )
-  seeds: tuple[str, ...] = fields.setting(("0", "1", "2"), "Seeds of every run.")
+  seeds: tuple[str, ...] = fields.setting(
+    ("0", "1", "2"),
+    "Seeds of every run. Where a queue names seeds for a study, these.",
+  )
   workdir: str = fields.setting(
     "runs",
     "Folder in which every run gets a folder STUDY/RUN/SEED.",
@@ -56,7 +75,8 @@ class Config:
   )
   data_dir: str = fields.setting(
     "data",
-    "Folder in which tensorflow-datasets are prepared.",
+    "Folder in which tensorflow-datasets are prepared. If there are DIR.part0, "
+    "DIR.part1, ... beside it, or FILE.part0, ... in it, these are joined.",
     place=places.PERHAPS_FOLDER,
   )
   auxiliary_checkpoint: str = fields.setting(
@@ -77,6 +97,24 @@ class Config:
     "with an estimate of their time on the device at hand.",
   )
 
+  budget_minutes: float = fields.setting(
+    0.0,
+    "Minutes after which all runs are stopped, their state saved; 0 for no limit.",
+    least=0,
+  )
+  out: str = fields.setting(
+    "",
+    "With --budget_minutes: folder for the bundles of finished runs and the state of "
+    "the others.",
+    place=places.NEW_FOLDER,
+  )
+  continue_from: str = fields.setting(
+    "",
+    "With --budget_minutes: folder that an earlier call has filled as its --out, from "
+    "which its runs go on.",
+    place=places.FOLDER,
+  )
+
 
 def configure(**given: Any) -> Config:
   """Settings, with those that are given.
@@ -85,8 +123,13 @@ def configure(**given: Any) -> Config:
     ValueError: If a study, a run or a number cannot be right.
   """
   config = fields.configured(Config, given)
-  limits.check_choice("--study", config.study, tuple(catalogue.STUDIES))
-  names = [run.name for run in catalogue.STUDIES[config.study].launches]
+  known = (*catalogue.STUDIES, *catalogue.QUEUES)
+  limits.check_choice("--study", config.study, known)
+  names = [
+    run.name
+    for part in catalogue.parts(config.study)
+    for run in catalogue.STUDIES[part.study].launches
+  ]
   for name in config.runs:
     limits.check_choice("--runs", name, names)
   for seed in config.seeds:
@@ -94,7 +137,13 @@ def configure(**given: Any) -> Config:
     if not (seed.isdecimal() and seed == str(int(seed))):
       raise ValueError(f"--seeds: expected numbers such as 0,1,2, got {seed!r}")
     limits.check_number("--seeds", int(seed), limits.Limits(least=0))
-  flags = " ".join(flag for run in _runs(config) for flag in run.flags)
+  _check_budget(config)
+  flags = " ".join(
+    flag
+    for part in catalogue.parts(config.study)
+    for run in _runs(config, part)
+    for flag in run.flags
+  )
   if config.auxiliary_checkpoint:
     imported_weights.read("--auxiliary_checkpoint", config.auxiliary_checkpoint)
   if "{auxiliary_checkpoint}" in flags and not config.auxiliary_checkpoint:
@@ -105,6 +154,17 @@ def configure(**given: Any) -> Config:
   return config
 
 
+def _check_budget(config: Config) -> None:
+  if config.budget_minutes and not config.out:
+    raise ValueError(
+      "--out: expected a folder for what the runs leave, as --budget_minutes is given, "
+      "got none"
+    )
+  for name in ("out", "continue_from"):
+    if getattr(config, name) and not config.budget_minutes:
+      raise ValueError(f"--{name}: expected with --budget_minutes, got it alone")
+
+
 def run(config: Config) -> None:
   """Launches what is not finished.
 
@@ -112,12 +172,15 @@ def run(config: Config) -> None:
     Interrupted: If it was asked to stop; every run has saved its state.
     ValueError: If runs have failed, when all others are finished.
   """
+  launches.memory_share(config.processes)  # an impossible one is refused before
+  if config.budget_minutes:
+    _run_queue(config)
+    return
   wanted = jobs(config)
   left = [job for job in wanted if not job.is_done]
   if config.dry_run:
     _print_commands(left)
     return
-  launches.memory_share(config.processes)  # an impossible one is refused before
   total = len(wanted)
   shown = progress_lines.ProgressLines(
     f"study {config.study}", total, total - len(left)
@@ -133,6 +196,43 @@ def run(config: Config) -> None:
       f"{', '.join(str(job.folder) for job in failed)}; see the .log beside each"
     )
   shown.say(f"{total} runs are finished in {Path(config.workdir) / config.study}")
+
+
+def _run_queue(config: Config) -> None:
+  """Runs what is neither kept nor bundled, until the minutes are over."""
+  began = time.monotonic()
+  root, out = Path(config.workdir).absolute(), Path(config.out)
+  finished = kept_names(KEPT)
+  if config.continue_from:
+    before = Path(config.continue_from)
+    finished |= bundles.names(before)
+    bundles.unpack(before, root)
+  if Path(config.data_dir).parent.is_dir():
+    data_dir = data_pieces.joined(Path(config.data_dir), root / "data")
+    config = dataclasses.replace(config, data_dir=str(data_dir))
+  left = run_queue.left(run_queue.rows(jobs(config), root), finished)
+  if config.dry_run:
+    _print_commands([row.job for row in left])
+    return
+  if config.continue_from:
+    bundles.copy(Path(config.continue_from), out)
+  seconds = 60 * config.budget_minutes - (time.monotonic() - began)
+  queue = run_queue.Queue(root, out, seconds, config.processes)
+  with train.stop_on_signals() as should_stop:
+    queue.run(left, should_stop)
+
+
+def kept_names(folder: Path) -> set[str]:
+  """Names STUDY/RUN/SEED of runs that are among the kept results.
+
+  Args:
+    folder: Folder of the results, which holds STUDY/runs.json.
+  """
+  found = set()
+  for path in folder.glob("*/runs.json"):
+    runs = json.loads(path.read_text())["runs"]
+    found |= {f"{path.parent.name}/{run}/{seed}" for run in runs for seed in runs[run]}
+  return found
 
 
 def _print_commands(left: list[launches.Job]) -> None:
@@ -181,26 +281,35 @@ def _launch(
 
 
 def jobs(config: Config) -> list[launches.Job]:
-  """All launches, seed by seed, so that every row has a number early."""
-  places = {name: getattr(config, name) for name in spec.PLACEHOLDERS}
-  root = Path(config.workdir).absolute() / config.study
-  places["workdir"] = str(root)
-  result = []
-  for number, seed in enumerate(config.seeds):
-    for each in _runs(config):
-      if each.seeds is not None and number >= each.seeds:
-        continue
-      folder = root / each.name / seed
-      flags = [flag.format(**places, seed=seed) for flag in each.flags]
-      command = [*COMMAND, each.job, *flags, "--verbosity=-1"]
-      command += [f"--seed={seed}", f"--workdir={folder}"]
-      result.append(launches.Job(folder, command))
-  return result
+  """All launches; of a study seed by seed, so that every row has a number early."""
+  root_of_all = Path(config.workdir).absolute()
+  places = {
+    name: getattr(config, name) for name in ("data_dir", "auxiliary_checkpoint")
+  }
+  places["all_studies"] = str(root_of_all)
+  result = {}
+  for part in catalogue.parts(config.study):
+    root = root_of_all / part.study
+    places["workdir"] = str(root)
+    for number, seed in enumerate(part.seeds or config.seeds):
+      for each in _runs(config, part):
+        if each.seeds is not None and number >= each.seeds:
+          continue
+        folder = root / each.name / seed
+        flags = [flag.format(**places, seed=seed) for flag in each.flags]
+        command = [*COMMAND, each.job, *flags, "--verbosity=-1"]
+        command += [f"--seed={seed}", f"--workdir={folder}"]
+        result[folder] = launches.Job(folder, command)
+  return [*result.values()]
 
 
-def _runs(config):
-  wanted = catalogue.STUDIES[config.study].launches
-  return [each for each in wanted if not config.runs or each.name in config.runs]
+def _runs(config, part):
+  names = [*config.runs]
+  return [
+    each
+    for each in catalogue.STUDIES[part.study].launches
+    if (not part.runs or each.name in part.runs) and (not names or each.name in names)
+  ]
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 A run is a launcher and its flags; a study repeats every run with several seeds. Where
 a flag depends on the machine it is a placeholder: `{data_dir}`,
-`{auxiliary_checkpoint}`, or `{workdir}`, the folder of the study.
+`{auxiliary_checkpoint}`, `{workdir}`, the folder of the study, or `{all_studies}`, the
+folder of all studies.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-PLACEHOLDERS = ("data_dir", "auxiliary_checkpoint", "workdir")
+PLACEHOLDERS = ("data_dir", "auxiliary_checkpoint", "workdir", "all_studies")
 
 
 class Run(NamedTuple):
@@ -141,3 +142,17 @@ class Study(NamedTuple):
   def launches(self) -> tuple[Run, ...]:
     """Runs that have a launch of their own."""
     return tuple(run for run in self.runs if not run.of)
+
+
+class Part(NamedTuple):
+  """Runs of a study at a place in a queue.
+
+  Attributes:
+    study: Name of the study.
+    runs: Its launches; none means all.
+    seeds: Seeds of each, one after another; none means those of the driver.
+  """
+
+  study: str
+  runs: tuple[str, ...] = ()
+  seeds: tuple[str, ...] = ()

@@ -76,7 +76,7 @@ def _origin(each, study, networks) -> list[str]:
 
 
 def _command(name: str, each: spec.Run) -> str:
-  places = {**_PLACES, "workdir": f"W/{name}"}
+  places = {**_PLACES, "workdir": f"W/{name}", "all_studies": "W"}
   flags = [flag.format(**places) for flag in each.flags]
   flags += ["--seed=SEED", f"--workdir=W/{name}/{each.name}/SEED"]
   return shlex.join(["flowkd", "train", each.job, *flags])

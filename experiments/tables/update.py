@@ -1,6 +1,7 @@
 """Makes the tables and figures of the results page from finished runs.
 
     python -m experiments.tables.update --workdir=W  # take in what is finished
+    python -m experiments.tables.update --bundles=DIR  # the same from a queue's --out
     python -m experiments.tables.update              # again from what is kept
 
 The runs of a study are kept in `experiments/results/STUDY/runs.json` (`kept_runs`).
@@ -15,12 +16,14 @@ import contextlib
 import dataclasses
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from experiments.studies import bundles
 from experiments.studies import catalogue
 from experiments.studies import spec
 from experiments.tables import kept_runs
@@ -49,6 +52,12 @@ class Config:
     "Work directory of experiments.studies.run, to take finished runs from.",
     place=places.FOLDER,
   )
+  bundles: str = fields.setting(
+    "",
+    "Folder that experiments.studies.run has filled as its --out, to take finished "
+    "runs from.",
+    place=places.FOLDER,
+  )
   kept: str = fields.setting(
     str(HERE / "results"),
     "Folder in which the runs of each study are kept.",
@@ -75,6 +84,10 @@ def run(config: Config) -> None:
   kept, page = Path(config.kept), Path(config.page)
   if config.workdir:
     take_in(Path(config.workdir), kept)
+  if config.bundles:
+    with tempfile.TemporaryDirectory() as folder:
+      bundles.extract(Path(config.bundles), Path(folder))
+      take_in(Path(folder), kept)
   text = page.read_text()
   for name, study in catalogue.STUDIES.items():
     runs = _with_new_settings(study, kept_runs.read(kept / name))

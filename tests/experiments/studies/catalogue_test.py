@@ -1,6 +1,7 @@
 """The studies and the runs that are kept of them."""
 
 import json
+import pathlib
 
 import pytest
 from absl import flags
@@ -39,6 +40,11 @@ def resolve(monkeypatch, tmp_path):
   def resolve(job):
     stages.write_json(job.folder / "config.json", {})
     stages.write_json(job.folder / "teacher" / stages.RESULTS, [])
+    for flag in job.command:
+      if flag.startswith("--networks_from="):  # perhaps of another study
+        source = pathlib.Path(flag.partition("=")[2])
+        stages.write_json(source / "config.json", {})
+        stages.write_json(source / "teacher" / stages.RESULTS, [])
     launcher = jobs.load(job.command[4])
     values = flags.FlagValues()
     parsing.define_flags(launcher.Config, values)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from experiments.studies import bundles
 from experiments.studies import catalogue
 from experiments.studies import run as study
 from experiments.studies import spec
@@ -125,3 +126,18 @@ def test_replace_block_leaves_other_blocks_and_pages_without_it():
   assert replaced == page.replace("2", r"\1 new")
   assert update.replace_block(page, "table: c", "new") == page
   assert update.replace_block(replaced, "table: a.b", "2") == page
+
+
+def test_bundles_of_a_queue_are_taken_in(fake, tmp_path):
+  study.run(configure(tmp_path / "w"))
+  for name in ("first/1", "second/1"):
+    bundles.add(tmp_path / "out", tmp_path / "w", f"fake/{name}")
+  (tmp_path / "PAGE.md").write_text("<!-- table: fake -->\n<!-- end -->\n")
+  options = {"kept": str(tmp_path / "kept"), "page": str(tmp_path / "PAGE.md")}
+  update.run(update.configure(bundles=str(tmp_path / "out"), **options))
+  kept = kept_runs.read(tmp_path / "kept" / "fake")
+  assert {name: [*seeds] for name, seeds in kept.items()} == {
+    "first": ["1"],
+    "second": ["1"],
+  }
+  assert "| the first | 1 |" in unpadded((tmp_path / "PAGE.md").read_text())

@@ -1,0 +1,253 @@
+"""The queue of runs with a budget, with launches and time that are simulated."""
+
+import json
+
+import pytest
+
+from experiments.studies import bundles
+from experiments.studies import launches
+from experiments.studies import run as driver
+from experiments.studies import run_queue
+from experiments.studies import step_costs
+from flowkd_jax import train
+
+
+class _World:
+  """Time that passes only in `sleep`, and launches that train an epoch at a time.
+
+  Attributes:
+    speed: Epochs that a launch trains in a second, by the number of launches at work.
+    epochs: Epochs of every launch.
+    at_work: Number of launches that were at work together, each time.
+    order: Names in the order in which they were started.
+  """
+
+  def __init__(self, epochs, speed):
+    self.time, self.epochs, self.speed = 0.0, epochs, speed
+    self.running, self.order, self.at_work = {}, [], []
+
+  def sleep(self, seconds):
+    self.time += seconds
+    at_work = [each for each in self.running.values() if each.returncode is None]
+    self.at_work.append(len(at_work))
+    for each in at_work:
+      each.train(seconds * self.speed(len(at_work)))
+
+  def start(self, job, slot, processes):
+    assert slot < processes
+    self.order.append(job.name)
+    process = self.running[job.name] = _Process(self, job)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    job.log.touch()
+    return launches.Running(job, process, slot, 0)
+
+  def stop(self, running, seconds):
+    del seconds
+    for each in running:
+      each.process.returncode = each.process.returncode or 0
+    return []
+
+
+class _Process:
+  """A launch: the epochs that it has trained are in its folder."""
+
+  def __init__(self, world, job):
+    self.world, self.job, self.returncode, self.part = world, job, None, 0.0
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "config.json").write_text("{}")
+    self.done = len(step_costs.epochs(job.folder).get("student", {}))
+
+  def poll(self):
+    return self.returncode
+
+  def train(self, epochs):
+    self.part += epochs
+    with (self.job.folder / "metrics.jsonl").open("a") as file:
+      while self.part >= 1 and self.done < self.world.epochs[self.job.name]:
+        entry = {"stage": "student", "epoch": self.done, "seconds": 1.0}
+        file.write(json.dumps(entry) + "\n")
+        self.done, self.part = self.done + 1, self.part - 1
+    if self.done == self.world.epochs[self.job.name]:
+      (self.job.folder / "results.json").write_text('{"networks": []}')
+      self.returncode = 0
+
+
+def _rows(root, names, **needs):
+  rows = []
+  for name in names:
+    flags = [f"--networks_from={root}/study/{other}/0" for other in needs.get(name, ())]
+    rows.append(launches.Job(root / "study" / name / "0", ["run", *flags]))
+  return run_queue.rows(rows, root)
+
+
+def _queue(world, root, out, seconds, processes=1, lines=None):
+  return run_queue.Queue(
+    root,
+    out,
+    seconds,
+    processes,
+    costs={},
+    say=[].append if lines is None else lines.append,
+    clock=lambda: world.time,
+    sleep=world.sleep,
+    start=world.start,
+    stop=world.stop,
+  )
+
+
+def test_rows_run_in_order_until_the_budget_is_over_and_go_on_elsewhere(tmp_path):
+  world = _World({f"{name}/0": 40 for name in "abc"}, lambda running: 1)
+  root, out = tmp_path / "here", tmp_path / "out"
+  rows, lines = _rows(root, "abc"), []
+  queue = _queue(world, root, out, 105, lines=lines)
+  queue.run(run_queue.left(rows, set()))
+  assert 90 <= world.time <= 105
+  assert world.order == ["a/0", "b/0", "c/0"]
+  assert bundles.names(out) == {"study/a/0", "study/b/0"}
+  report = json.loads((out / run_queue.REPORT).read_text())
+  assert report["finished"] == ["study/a/0", "study/b/0"]
+  assert [*report["left"]] == ["study/c/0"]
+  assert "left: study/c/0, time not known" in lines
+
+  there = tmp_path / "there"
+  bundles.unpack(out, there)
+  done = len(step_costs.epochs(there / "study" / "c" / "0")["student"])
+  assert 5 <= done < 40
+  world.order.clear()
+  again = run_queue.left(_rows(there, "abc"), bundles.names(out))
+  _queue(world, there, tmp_path / "next", 100).run(again)
+  assert world.order == ["c/0"]
+  assert len(step_costs.epochs(there / "study" / "c" / "0")["student"]) == 40
+  assert bundles.names(tmp_path / "next") == {"study/c/0"}
+
+
+def test_a_row_that_does_not_fit_is_begun_and_its_time_is_said(tmp_path):
+  world = _World({"long/0": 10_000}, lambda running: 1)
+  lines = []
+  queue = _queue(world, tmp_path / "w", tmp_path / "out", 60, lines=lines)
+  queue.costs = {"study/long": [step_costs.StageCost("student", 10_000, 1, 76e12, 1)]}
+  queue.run(_rows(tmp_path / "w", ["long"]))
+  assert lines[0].startswith("started study/long/0: about 2.8 h, an estimate")
+  (left,) = [line for line in lines if line.startswith("left:")]
+  assert left.endswith("by its measured epochs")
+  assert (tmp_path / "out" / "state.000").exists()
+
+
+def test_nothing_is_started_at_the_very_end(tmp_path):
+  world = _World({"a/0": 85, "b/0": 85}, lambda running: 1)
+  _queue(world, tmp_path / "w", tmp_path / "out", 100).run(_rows(tmp_path / "w", "ab"))
+  assert world.order == ["a/0"]
+
+
+def test_a_signal_stops_all_and_their_state_is_packed(tmp_path):
+  world = _World({"a/0": 40}, lambda running: 1)
+  queue = _queue(world, tmp_path / "w", tmp_path / "out", 100)
+  rows = _rows(tmp_path / "w", "a")
+  queue.run(rows, lambda: "SIGTERM" if world.time > 9 else None)
+  assert 9 < world.time < 10
+  assert (tmp_path / "out" / "state.000").exists()
+
+
+@pytest.mark.parametrize(
+  ("speed", "most"),
+  [
+    (lambda running: 1, 4),  # each as fast as alone
+    (lambda running: 1 / running, 2),  # two are no faster than one
+  ],
+)
+def test_more_runs_are_started_as_long_as_all_together_get_faster(
+  tmp_path, speed, most
+):
+  names = [f"r{number}" for number in range(30)]
+  world = _World({f"{name}/0": 60 for name in names}, speed)
+  rows = _rows(tmp_path / "w", names)
+  queue = _queue(world, tmp_path / "w", tmp_path / "out", 800, processes=4)
+  queue.run(rows)
+  assert max(world.at_work) == most
+  assert max(world.at_work[-len(world.at_work) // 4 :]) == (4 if most == 4 else 1)
+
+
+def test_a_row_waits_for_the_network_that_it_starts_from(tmp_path):
+  world = _World({"a/0": 5, "b/0": 5}, lambda running: 1)
+  root = tmp_path / "w"
+  rows = _rows(root, ["b", "a"], b=["a"])
+  assert rows[0].needs == ("study/a/0",)
+  # Its results are known, but its networks are not here.
+  assert run_queue.left(rows, {"study/a/0"}) == rows
+  assert run_queue.left(rows, {"study/a/0", "study/b/0"}) == []
+  _queue(world, root, tmp_path / "out", 100).run(rows)
+  assert world.order == ["a/0", "b/0"]
+
+
+def test_networks_that_rows_left_start_from_are_packed(tmp_path):
+  world = _World({"a/0": 80, "b/0": 80}, lambda running: 1)
+  root = tmp_path / "w"
+  rows = _rows(root, ["a", "b"], b=["a"])
+  _queue(world, root, tmp_path / "out", 100).run(rows)
+  bundles.unpack(tmp_path / "out", tmp_path / "there")
+  assert (tmp_path / "there" / "study" / "a" / "0" / "results.json").exists()
+
+
+def test_a_failure_stops_only_what_starts_from_it(tmp_path):
+  world = _World({"a/0": 5, "b/0": 5, "c/0": 5}, lambda running: 1)
+  start = world.start
+
+  def failing(job, slot, processes):
+    running = start(job, slot, processes)
+    if job.name == "a/0":
+      running.process.returncode = 1
+    return running
+
+  world.start = failing
+  rows = _rows(tmp_path / "w", ["a", "b", "c"], b=["a"])
+  queue = _queue(world, tmp_path / "w", tmp_path / "out", 100)
+  queue.run(rows)
+  assert [row.name for row in queue.failed] == ["study/a/0"]
+  assert [row.name for row in queue.finished] == ["study/c/0"]
+  assert [row.name for row in queue.waiting] == ["study/b/0"]
+
+
+def test_driver_takes_what_is_not_kept_and_bundles_it(fake, tmp_path, monkeypatch):
+  kept = tmp_path / "kept"
+  (kept / "fake").mkdir(parents=True)
+  known = {"runs": {"first": {"1": {}}}}
+  (kept / "fake" / "runs.json").write_text(json.dumps(known))
+  monkeypatch.setattr(driver, "KEPT", kept)
+  options = {"study": "fake", "seeds": ("1", "3"), "budget_minutes": 0.5}
+  first = {"workdir": str(tmp_path / "w"), "out": str(tmp_path / "out")}
+  driver.run(driver.configure(**options, **first))
+  assert bundles.names(tmp_path / "out") == {"fake/first/3", "fake/second/1"}
+  second = {"workdir": str(tmp_path / "v"), "out": str(tmp_path / "next")}
+  again = driver.configure(**options, **second, continue_from=str(tmp_path / "out"))
+  driver.run(again)
+  assert not (tmp_path / "v" / "fake").exists()  # nothing was left
+  assert bundles.names(tmp_path / "next") == {"fake/first/3", "fake/second/1"}
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"budget_minutes": 1.0}, "--out: expected a folder for what the runs leave"),
+    ({"out": "o"}, "--out: expected with --budget_minutes, got it alone"),
+    ({"budget_minutes": -1.0, "out": "o"}, "--budget_minutes: expected 0 or"),
+  ],
+)
+def test_impossible_budgets_are_refused(fake, tmp_path, options, match):
+  with pytest.raises(ValueError, match=match):
+    driver.configure(study="fake", workdir=str(tmp_path), **options)
+
+
+def test_signals_reach_the_queue(fake, tmp_path, monkeypatch):
+  monkeypatch.setattr(driver, "KEPT", tmp_path / "none")
+  monkeypatch.setattr(train, "stop_on_signals", lambda: _AlreadyStopped())
+  options = {"budget_minutes": 0.5, "out": str(tmp_path / "out")}
+  driver.run(driver.configure(study="fake", workdir=str(tmp_path / "w"), **options))
+  assert bundles.names(tmp_path / "out") == set()
+
+
+class _AlreadyStopped:
+  def __enter__(self):
+    return lambda: "SIGTERM"
+
+  def __exit__(self, *error):
+    return None
