@@ -115,8 +115,9 @@ def flow_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
         for entry in entries
         if entry["stage"] == each.result
       ]
-  drawn = {network["name"] for network in networks}
-  focus = study.baseline if study.baseline in drawn else None
+  # The method is bold, not a control that learns from nobody.
+  learns = {one["name"] for one in networks if one["teacher"]}
+  focus = study.baseline if study.baseline in learns else None
   return report.flow_picture(metrics, networks, focus=focus)
 
 
@@ -126,10 +127,10 @@ def _add_teacher(metrics, networks, entry, student) -> str:
     if _is_same_flow(entry, other):
       return other["stage"]
   taken = {other["stage"] for other in metrics}
-  name = entry["stage"]
-  name = f"{name} of {student}" if name in taken else name
+  title = entry["stage"]
+  name = f"{title} of {student}" if title in taken else title
   metrics.append({**entry, "stage": name})
-  networks.append({"name": name, "title": name, "teacher": None})
+  networks.append({"name": name, "title": title, "teacher": None})
   return name
 
 

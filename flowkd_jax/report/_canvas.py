@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -47,9 +48,21 @@ _SPARE_COLOURS = (
   "#17BECF",
 )
 
+# Width of bold text by that of plain text of the same size.
+_BOLD = 1.15
+
 _TEXT = "#262626"
 _QUIET = "#6F6F6F"
 _GRID = "#E4E4E4"
+
+
+class LegendEntry(NamedTuple):
+  """A line of a legend."""
+
+  label: str
+  colour: str
+  dashed: bool = False
+  bold: bool = False
 
 
 class NothingToDrawError(ValueError):
@@ -93,7 +106,8 @@ def new_figure(
 
   layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
   figure = _figure_class()(figsize=(width, height), layout=layout)
-  figure.suptitle(title, x=0.008, ha="left", size=14, weight="bold", color=_TEXT)
+  heading = "\n".join(_wrapped(title, _BOLD * 14, 72 * width - 16))
+  figure.suptitle(heading, x=0.008, ha="left", size=14, weight="bold", color=_TEXT)
   grid = figure.subplots(
     rows,
     columns,
@@ -139,7 +153,16 @@ def name_axes(
   y: str = "",
   colour: str = _TEXT,
 ) -> None:
-  """Title at the left, quiet subtitle at the right, quiet names of the axes."""
+  """Title at the left, quiet subtitle at the right, quiet names of the axes.
+
+  Where both do not fit side by side the subtitle stands below the title, on as many
+  lines as it needs.
+  """
+  width = _axes_points(axes)
+  title = "\n".join(_wrapped(title, _BOLD * 11, width))
+  if subtitle and _text_points(f"{title}  {subtitle}", _BOLD * 11) > width:
+    lines = _wrapped(subtitle, 9, width)
+    title, subtitle = title + "\n" * len(lines), "\n".join(lines)
   axes.set_title(title, loc="left", size=11, color=colour, weight="bold")
   axes.set_title(subtitle, loc="right", size=9, color=_QUIET)
   axes.set_xlabel(x, size=10, color=_QUIET)
@@ -183,16 +206,27 @@ def whole_epochs(axes: "Axes") -> None:
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
 
 
-def plain_scale(axes: "Axes") -> None:
-  """Linear with few ticks, from zero unless that would squeeze what is seen."""
+def plain_scale(axes: "Axes", *, most: float | None = None) -> None:
+  """Linear with few ticks, from zero unless that would squeeze what is seen.
+
+  `most` is the largest value that there can be, such as 100 %: the axis ends there.
+  """
   from matplotlib.ticker import FuncFormatter
   from matplotlib.ticker import MaxNLocator
 
   values = _drawn_values(axes)
   if not values.size or 0 <= values.min() <= values.max() / 2:
     axes.set_ylim(bottom=0)
+  if most is not None:
+    end_at(axes, most)
   axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
   axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
+
+
+def end_at(axes: "Axes", most: float) -> None:
+  """Ends an axis at the largest value that there can be, such as 100 %."""
+  if axes.get_ylim()[1] > most:
+    axes.set_ylim(top=most)
 
 
 def log_scale(axes: "Axes") -> None:
@@ -228,17 +262,69 @@ def _plain_number(value: float, position: int | None = None) -> str:
   return f"{value:g}".replace("-", "−")
 
 
-def legend_below(figure: "Figure", entries: Iterable[tuple[str, str, bool]]) -> None:
-  """Under all axes, what lines mean: (label, colour, whether dashed) each."""
-  handles = [_handle(*entry) for entry in entries]
+def legend_below(figure: "Figure", entries: Iterable[LegendEntry]) -> None:
+  """Under all axes, the meaning of lines, in as many columns as fit in the figure."""
+  entries = list(entries)
+  width = 72 * figure.get_figwidth() - 2 * _LEGEND_MARGIN
+  columns = next(n for n in (3, 2, 1) if n == 1 or _legend_points(entries, n) < width)
+  room = width - _LEGEND_HANDLE if columns == 1 else float("inf")
+  wrapped = ["\n".join(_wrapped(entry.label, 10, room)) for entry in entries]
   figure.legend(
-    handles=handles,
+    handles=[
+      _handle(entry._replace(label=label))
+      for entry, label in zip(entries, wrapped, strict=True)
+    ],
     loc="outside lower left",
-    ncols=3,
+    ncols=columns,
     frameon=False,
     fontsize=10,
     labelcolor=_TEXT,
   )
+
+
+# Points to both sides of a legend, and those of a handle and the spaces around it.
+_LEGEND_MARGIN, _LEGEND_HANDLE = 10, 52
+
+
+def _legend_points(entries: Sequence[LegendEntry], columns: int) -> float:
+  """Width of a legend in points; it is filled column by column."""
+  rows = -(-len(entries) // columns)
+  parts = [entries[i : i + rows] for i in range(0, len(entries), rows)]
+  return sum(
+    _LEGEND_HANDLE + max(_text_points(entry.label, 10) for entry in part)
+    for part in parts
+  )
+
+
+def _axes_points(axes: "Axes") -> float:
+  """Width of axes in points before the layout is known, tick labels left out."""
+  place, figure = axes.get_subplotspec(), axes.get_figure()
+  if place is None or figure is None:
+    return float("inf")
+  inches = figure.get_figure(root=True).get_figwidth()
+  return 72 * inches / place.get_gridspec().ncols - 40
+
+
+def _text_points(text: str, size: float) -> float:
+  """Width of a line of text in points."""
+  from matplotlib.textpath import TextPath
+
+  return TextPath((0, 0), text, size=size).get_extents().width if text.strip() else 0.0
+
+
+def _wrapped(text: str, size: float, width: float) -> list[str]:
+  """Lines that are not wider than a number of points, broken at spaces if possible."""
+  lines = [""]
+  for word in text.split():
+    longer = f"{lines[-1]} {word}".strip()
+    if lines[-1] and _text_points(longer, size) > width:
+      lines.append(word)
+    else:
+      lines[-1] = longer
+    while len(lines[-1]) > 1 and (points := _text_points(lines[-1], size)) > width:
+      fitting = max(1, int(len(lines[-1]) * width / points))  # a path without spaces
+      lines[-1:] = [lines[-1][:fitting], lines[-1][fitting:]]
+  return lines
 
 
 def legend_beside(axes: "Axes") -> None:
@@ -269,11 +355,17 @@ def legend_inside(axes: "Axes", *, title: str, low: bool) -> None:
   )
 
 
-def _handle(label: str, colour: str, dashed: bool) -> "Artist":
+def _handle(entry: LegendEntry) -> "Artist":
   from matplotlib.lines import Line2D
 
-  style = "--" if dashed else "-"
-  return Line2D([], [], color=colour, linestyle=style, linewidth=2, label=label)
+  return Line2D(
+    [],
+    [],
+    color=entry.colour,
+    linestyle="--" if entry.dashed else "-",
+    linewidth=3.2 if entry.bold else 2,
+    label=entry.label,
+  )
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -49,13 +49,14 @@ def comparison_picture(panels: Mapping[str, Curves], *, x: str = "") -> "Figure"
       epochs = sorted(set.intersection(*(set(seed) for seed in seeds)))
       values = 100 * np.array([[seed[epoch] for epoch in epochs] for seed in seeds])
       mean, spread = values.mean(axis=0), values.std(axis=0, ddof=len(seeds) > 1)
-      band = np.stack([mean - spread, mean + spread])
+      band = np.clip(np.stack([mean - spread, mean + spread]), 0, 100)
       line = _series.Series(np.array(epochs, float), mean, band)
       _canvas.draw_line(axes, line, colour=colours[arm])
     _canvas.whole_epochs(axes)
+    _canvas.end_at(axes, 100)
     first = axes is grid.flat[0]
     _canvas.name_axes(
       axes, title=title, x=x or _canvas.EPOCHS, y="accuracy, %" if first else ""
     )
-  _canvas.legend_below(figure, [(arm, colours[arm], False) for arm in arms])
+  _canvas.legend_below(figure, [_canvas.LegendEntry(arm, colours[arm]) for arm in arms])
   return figure

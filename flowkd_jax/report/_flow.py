@@ -44,6 +44,7 @@ class _Flow(NamedTuple):
     teachers: For each network that learns from another, that one.
     focus: The network whose taps are the columns.
     colours: Of each network.
+    titles: Of each network.
   """
 
   metrics: MetricLog
@@ -52,6 +53,7 @@ class _Flow(NamedTuple):
   teachers: dict[str, str]
   focus: str
   colours: dict[str, str]
+  titles: dict[str, str]
 
 
 def flow_picture(
@@ -75,8 +77,7 @@ def flow_picture(
     NothingToDrawError: If no quadratic mutual information was recorded.
     ValueError: If it was not recorded of the network `focus`.
   """
-  titles = _series.network_titles(metrics, results)
-  flow = _measured_flow(metrics, results, _canvas.network_colours(titles), focus)
+  flow = _measured_flow(metrics, results, focus)
   rows = _rows(flow)
   figure, grid = _canvas.new_figure(
     len(rows),
@@ -95,8 +96,7 @@ def flow_picture(
       x=_canvas.EPOCHS if row == len(rows) - 1 else "",
       y="" if column else rows[row].label,
     )
-  lines = [(titles[stage], flow.colours[stage], False) for stage in _drawn(flow)]
-  _canvas.legend_below(figure, [*lines, *_goals(flow)])
+  _canvas.legend_below(figure, [*_lines(flow), *_goals(flow)])
   return figure
 
 
@@ -107,10 +107,29 @@ def _rows(flow: _Flow) -> list[_Row]:
     times = f"{factor:,} × " if factor > 1 else ""
     label = f"{times}QMI, {_KERNELS.get(kernel, f'{kernel} kernel')}"
     rows.append(_Row(f"qmi/{kernel}/", label, factor))
+  columns = range(len(flow.taps[flow.focus]))
+  # A row whose panels have no line is left out: CKA may be known of other taps only.
   alike = any(
-    _series.endings(flow.metrics, stage, _ALIKE.prefix) for stage in flow.taps
+    len(_line(flow, _ALIKE, column, stage).x)
+    for column in columns
+    for stage in _drawn(flow)
   )
   return [*rows, _ALIKE] if alike else rows
+
+
+def _lines(flow: _Flow) -> list[_canvas.LegendEntry]:
+  """Entries of the legend for the lines; the bold one says so if there are others."""
+  stages = _drawn(flow)
+  return [
+    _canvas.LegendEntry(
+      f"{flow.titles[stage]} (bold)"
+      if stage == flow.focus and len(stages) > 1
+      else flow.titles[stage],
+      flow.colours[stage],
+      bold=stage == flow.focus,
+    )
+    for stage in stages
+  ]
 
 
 def _drawn(flow: _Flow) -> list[str]:
@@ -120,15 +139,26 @@ def _drawn(flow: _Flow) -> list[str]:
   return [stage for stage in flow.taps if stage not in goals or entries[stage] > 1]
 
 
-def _goals(flow: _Flow) -> list[tuple[str, str, bool]]:
+def _goals(flow: _Flow) -> list[_canvas.LegendEntry]:
   """Entries of the legend for the ends of teachers."""
   students: dict[str, list[str]] = {}
   for student, teacher in flow.teachers.items():
     students.setdefault(teacher, []).append(student)
   return [
-    (f"{teacher} at its end: goal of {_few(names)}", flow.colours[teacher], True)
+    _canvas.LegendEntry(
+      f"{_short(flow, teacher)} at its end: goal of "
+      f"{_few([_short(flow, name) for name in names])}",
+      flow.colours[teacher],
+      dashed=True,
+    )
     for teacher, names in students.items()
   ]
+
+
+def _short(flow: _Flow, stage: str) -> str:
+  """The name of a network where its title begins with it, otherwise the title."""
+  title = flow.titles[stage]
+  return stage if title.startswith(stage) else title
 
 
 def _few(names: list[str]) -> str:
@@ -136,9 +166,8 @@ def _few(names: list[str]) -> str:
   return " and ".join(names) if len(names) < 3 else f"{len(names)} networks"
 
 
-def _measured_flow(
-  metrics: MetricLog, results: Results, colours: dict[str, str], focus: str | None
-) -> _Flow:
+def _measured_flow(metrics: MetricLog, results: Results, focus: str | None) -> _Flow:
+  titles = _series.network_titles(metrics, results)
   pairs = {
     stage: [key.split("/", 1) for key in _series.endings(metrics, stage, "qmi/")]
     for stage in _series.stages_with(metrics, "qmi/")
@@ -165,7 +194,8 @@ def _measured_flow(
       f"focus: expected a network whose information flow was recorded, one of "
       f"{', '.join(taps)}, got {focus!r}"
     )
-  return _Flow(metrics, list(kernels), taps, teachers, focus, colours)
+  colours = _canvas.network_colours(titles)
+  return _Flow(metrics, list(kernels), taps, teachers, focus, colours, titles)
 
 
 def _readable_factor(flow: _Flow, kernel: str) -> int:
@@ -183,8 +213,7 @@ def _draw_panel(axes: "Axes", flow: _Flow, row: _Row, column: int) -> None:
   """All networks at the tap of this column, and the goals of those that learn."""
 
   def line(stage):
-    key = f"{row.prefix}{_tap_beside(flow, column, stage)}"
-    return _series.series(flow.metrics, stage, key).times(row.factor)
+    return _line(flow, row, column, stage)
 
   for stage in _drawn(flow):
     colour, bold = flow.colours[stage], stage == flow.focus
@@ -197,15 +226,23 @@ def _draw_panel(axes: "Axes", flow: _Flow, row: _Row, column: int) -> None:
       goals[teacher] = _series.last(line(teacher))
   for teacher, level in goals.items():
     _canvas.draw_level(axes, level, colour=flow.colours[teacher])
-  _canvas.plain_scale(axes)
+  _canvas.plain_scale(axes, most=None if row.has_goals else 1)
   _canvas.whole_epochs(axes)
+
+
+def _line(flow: _Flow, row: _Row, column: int, stage: str) -> _series.Series:
+  """Values of a network in a panel; empty where they were not recorded."""
+  key = f"{row.prefix}{_tap_beside(flow, column, stage)}"
+  return _series.series(flow.metrics, stage, key).times(row.factor)
 
 
 def _other_names(flow: _Flow, column: int) -> str:
   """Networks whose tap in this column has another name."""
   own = flow.taps[flow.focus][column]
   found = {stage: _tap_beside(flow, column, stage) for stage in flow.taps}
-  return ", ".join(f"{stage}: {tap}" for stage, tap in found.items() if tap != own)
+  return ", ".join(
+    f"{_short(flow, stage)}: {tap}" for stage, tap in found.items() if tap != own
+  )
 
 
 def _tap_beside(flow: _Flow, column: int, stage: str) -> str:

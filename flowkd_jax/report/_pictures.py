@@ -198,7 +198,15 @@ def training_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
     _draw_course(axes, key, found, titles)
   colours = _canvas.network_colours(titles)
   drawn = [stage for stage in stages if any(stage in found for found in lines.values())]
-  entries = [(titles[stage], colours[stage], False) for stage in drawn]
+  bold = "student" if len(drawn) > 1 else None
+  entries = [
+    _canvas.LegendEntry(
+      f"{titles[stage]} (bold)" if stage == bold else titles[stage],
+      colours[stage],
+      bold=stage == bold,
+    )
+    for stage in drawn
+  ]
   _canvas.legend_below(figure, entries)
   return figure
 
@@ -212,7 +220,9 @@ def _draw_course(
     scaled = line.times(100) if accuracy else line
     colour, bold = colours[stage], stage == "student"
     _canvas.draw_line(axes, scaled, colour=colour, bold=bold)
-  if not accuracy:
+  if accuracy:
+    _canvas.end_at(axes, 100)
+  else:
     _canvas.log_scale(axes)
   _canvas.whole_epochs(axes)
   _canvas.name_axes(
