@@ -29,11 +29,29 @@ INCLUDED = {
   "contributing.md": ".github/CONTRIBUTING.md",
 }
 GUIDES = (
+  "install.md",
+  "launching.md",
+  "work_directory.md",
   "bring_your_model.md",
+  "from_pytorch.md",
+  "losses_by_kind.md",
+  "loss_names.md",
   "extend.md",
   "several_hosts.md",
-  "from_pytorch.md",
-  "loss_names.md",
+  "questions.md",
+  "design.md",
+)
+# Pages of `methods` that are parts of methods, and no method.
+PARTS_OF_METHODS = (
+  "averaged",
+  "distillation",
+  "latent_generator",
+  "method",
+  "micro_batches",
+  "named_losses",
+  "optimizers",
+  "tap_roles",
+  "trajectory",
 )
 PAGES_OF_THEIR_OWN = ("losses", "methods")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
@@ -54,7 +72,8 @@ def on_config(config):
       ]
     },
     {"Losses": ["losses/index.md", *(f"losses/{page}.md" for page in _loss_pages())]},
-    {"Methods": ["methods/index.md", *(f"methods/{name}.md" for name in _methods())]},
+    {"Methods": ["methods/index.md", *_method_pages(parts=False)]},
+    {"Parts of methods": _method_pages(parts=True)},
     {"Reference": [f"reference/{room}.md" for room in _rooms()]},
     {"Changelog": "changelog.md"},
     {"Contributing": "contributing.md"},
@@ -93,6 +112,13 @@ def _notebooks() -> list[Path]:
 def _rooms() -> list[str]:
   names = sorted(room.name for room in pkgutil.iter_modules(flowkd_jax.__path__))
   return [n for n in names if n[0] != "_" and n not in PAGES_OF_THEIR_OWN]
+
+
+def _method_pages(*, parts: bool) -> list[str]:
+  """Pages of methods, or of what methods are made of."""
+  return [
+    f"methods/{name}.md" for name in _methods() if (name in PARTS_OF_METHODS) == parts
+  ]
 
 
 def _methods() -> dict[str, list[str]]:

@@ -1,0 +1,127 @@
+"""Blocks of README and guides: Python runs, commands have flags that there are."""
+
+import importlib
+import importlib.util
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import pytest
+from absl import flags
+
+from flowkd_jax import cli
+from flowkd_jax import jobs
+from flowkd_jax import losses
+from flowkd_jax.cli import parsing
+from flowkd_jax.jobs import distill_settings
+from flowkd_jax.jobs import doctor
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def _blocks(page, kind):
+  found = _FENCED.findall((ROOT / page).read_text())
+  return [text for info, text in found if (info.split() or [""])[0] == kind]
+
+
+COMMANDS = [
+  pytest.param(line, id=f"{page.stem}-{line}")
+  for page in PAGES
+  for kind in ("", "sh")
+  for block in _blocks(page, kind)
+  for line in block.replace("\\\n", " ").splitlines()
+  if line.startswith("flowkd ")
+]
+# Losses that are no row of the table: parts of others, and labels.
+_PARTS = ("_init", "_update", "_terms", "_negatives")
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_have_flags_that_there_are(line):
+  _, command, *given = shlex.split(line.partition(" #")[0])
+  assert command in cli.COMMANDS
+  given = [argument for argument in given if argument != "[--flag=value"]
+  words = [argument for argument in given if not argument.startswith("-")]
+  if command == "train":
+    if not words:
+      return  # the list of jobs
+    config = jobs.load(words[0]).Config
+  elif command == "doctor":
+    config = distill_settings.Config if words == ["distill"] else doctor.Config
+  else:
+    module = {"report": "report_page"}.get(command, command)
+    config = importlib.import_module(f"flowkd_jax.jobs.{module}").Config
+  values = flags.FlagValues()
+  parsing.define_flags(config, values)
+  own = ("--help", "--coordinator_address", "--num_processes", "--process_id")
+  values(["flowkd", *(flag for flag in given if not flag.startswith(own))])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name", ["README.md", "docs/install.md", "docs/losses_by_kind.md"]
+)
+def test_python_blocks_run(name, capsys):
+  names = {}
+  for number, block in enumerate(_blocks(name, "python")):
+    exec(compile(block, f"{name}, block {number}", "exec"), names)
+  assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.optimizer
+def test_a_work_directory_is_read_back(tmp_path, capsys):
+  (block,) = _blocks("docs/work_directory.md", "python")
+  exec(block, {"workdir": tmp_path / "W"})
+  assert "student 0 " in capsys.readouterr().out
+  page = (ROOT / "docs" / "work_directory.md").read_text()
+  left = {path.name for path in (tmp_path / "W").iterdir()} - {"student"}
+  assert all(name in page for name in left), left
+
+
+@pytest.mark.slow
+def test_outputs_of_a_pytorch_teacher_are_recorded(tmp_path):
+  foreign, recording, *_ = _blocks("docs/from_pytorch.md", "python")
+  compile(foreign, "from_pytorch.md", "exec")
+  assert "no_grad" in foreign
+
+  def teacher_outputs(images):
+    return {"taps/pooled": images.reshape(len(images), -1)[:, :5].astype(np.float32)}
+
+  # In the place of the first block, which needs PyTorch and pretrained weights.
+  exec(recording, {"teacher_outputs": teacher_outputs, "folder": tmp_path})
+  assert (tmp_path / "cache.json").exists()
+  assert (tmp_path / "taps" / "pooled" / "00000.rows.npy").exists()
+
+
+def test_every_loss_is_in_the_table_by_kind():
+  page = (ROOT / "docs" / "losses_by_kind.md").read_text()
+  rows = " ".join(line.split("|")[1] for line in page.splitlines() if line[:1] == "|")
+  public = {name for name in losses.__all__ if not name.endswith(_PARTS)}
+  named = set(re.findall(r"`(\w+)`", rows))
+  assert named == public - {"cross_entropy", "weighted_sum"}
+
+
+def test_readme_is_short_and_in_order():
+  text = (ROOT / "README.md").read_text()
+  assert len(text.splitlines()) <= 150
+  titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+  assert titles == ["Install", "Three doors", "What you get", "Where to go on"]
+  assert text.index("![") < text.index("## Install")
+  for command in ("make demo", "make test"):
+    assert command in text
+
+
+def test_papers_become_links():
+  place = ROOT / "docs" / "_examples.py"
+  spec = importlib.util.spec_from_file_location("examples_of_the_site", place)
+  pytest.importorskip("griffe")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  link = "[arXiv 2005.00727](https://arxiv.org/abs/2005.00727)"
+  assert module.linked("A, arXiv 2005.00727.") == f"A, {link}."
+  assert module.linked(link) == link
+  assert "abs/1707.01219" in module.linked("arXiv\n    1707.01219")
