@@ -267,6 +267,10 @@ def legend_below(figure: "Figure", entries: Iterable[LegendEntry]) -> None:
   entries = list(entries)
   width = 72 * figure.get_figwidth() - 2 * _LEGEND_MARGIN
   columns = next(n for n in (3, 2, 1) if n == 1 or _legend_points(entries, n) < width)
+  # More than two rows of a legend, or lines of titles, take no room from the panels.
+  lines = max(axes.get_title(loc="left").count("\n") for axes in figure.axes)
+  rows = -(-len(entries) // columns)
+  figure.set_figheight(figure.get_figheight() + 0.2 * (max(0, rows - 2) + lines))
   room = width - _LEGEND_HANDLE if columns == 1 else float("inf")
   wrapped = ["\n".join(_wrapped(entry.label, 10, room)) for entry in entries]
   figure.legend(

@@ -241,7 +241,9 @@ def _other_names(flow: _Flow, column: int) -> str:
   own = flow.taps[flow.focus][column]
   found = {stage: _tap_beside(flow, column, stage) for stage in flow.taps}
   return ", ".join(
-    f"{_short(flow, stage)}: {tap}" for stage, tap in found.items() if tap != own
+    f"{_short(flow, stage).partition(',')[0]}: {tap}"
+    for stage, tap in found.items()
+    if tap != own
   )
 
 

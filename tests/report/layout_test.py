@@ -17,7 +17,7 @@ from flowkd_jax.report import _canvas
 
 
 def faults(figure):
-  """Texts outside the figure, overlapping titles, and panels without a line."""
+  """Texts outside the figure, overlapping titles and names of axes."""
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   renderer = canvas.get_renderer()
@@ -40,7 +40,7 @@ def faults(figure):
   ]
   titles = [figure._suptitle]
   for axes in figure.axes:
-    titles += [axes.title, axes._left_title, axes._right_title]
+    titles += [axes.title, axes._left_title, axes._right_title, axes.yaxis.label]
   lines = [line for title in titles if title in boxes for line in _lines(title, boxes)]
   for (one, box), (other, beside) in itertools.combinations(lines, 2):
     if one is not other and box.shrunk(0.98, 0.9).overlaps(beside):
@@ -51,6 +51,9 @@ def faults(figure):
 def _lines(title, boxes):
   """Box of each line of a text that is not empty, from the top."""
   box, rows = boxes[title], title.get_text().split("\n")
+  if title.get_rotation():  # the name of an axis
+    yield title, box
+    return
   height = box.height / len(rows)
   for number, row in enumerate(rows):
     if row:
