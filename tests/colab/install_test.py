@@ -1,0 +1,101 @@
+"""First cell of the notebooks, which installs, and the numbers that they promise."""
+
+import importlib.metadata
+import importlib.util
+import pathlib
+import re
+import statistics
+import subprocess
+import types
+
+import nbformat
+import pytest
+
+from experiments.studies import catalogue
+from experiments.tables import kept_runs
+from experiments.tables import network_rows
+from experiments.tables import paired_arms
+from experiments.tables import update
+
+ROOT = pathlib.Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def _install(path, monkeypatch, *, missing, address="https://host/me", code=0, pip="2"):
+  """Runs the cell where packages are missing; returns what pip was asked for."""
+  cells = nbformat.read(path, as_version=4).cells
+  (cell,) = [cell.source for cell in cells if "REPOSITORY =" in cell.source]
+  asked = []
+
+  def run(command, **_):
+    asked.extend(command)
+    return types.SimpleNamespace(returncode=code, stderr="no such repository")
+
+  found = importlib.util.find_spec
+  monkeypatch.setattr(subprocess, "run", run)
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name: None if name in (*missing, "libtpu") else found(name),
+  )
+  monkeypatch.setattr(importlib.metadata, "version", lambda name: pip)
+  exec(cell.replace("https://github.com/OWNER", address), {})
+  return asked
+
+
+@every_notebook
+def test_nothing_is_installed_where_the_package_is(path, monkeypatch):
+  assert _install(path, monkeypatch, missing=()) == []
+
+
+@every_notebook
+def test_a_placeholder_and_a_failed_pip_stop_with_a_sentence(path, monkeypatch):
+  package = ("flowkd_jax",)
+  with pytest.raises(ValueError, match="REPOSITORY: write the address"):
+    _install(path, monkeypatch, missing=package, address="https://github.com/OWNER")
+  with pytest.raises(RuntimeError, match="pip could not install .*no such repository"):
+    _install(path, monkeypatch, missing=package, code=1)
+  with pytest.raises(RuntimeError, match="replaced NumPy: restart the kernel"):
+    _install(path, monkeypatch, missing=package)
+
+
+def test_equinox_is_installed_though_the_package_is_there(monkeypatch):
+  import numpy as np
+
+  (path,) = [path for path in NOTEBOOKS if path.stem == "losses_in_your_own_code"]
+  missing = ("equinox",)
+  asked = _install(path, monkeypatch, missing=missing, pip=np.__version__)
+  assert asked[-1].startswith("equinox")
+  assert not any(word.startswith("jax") for word in asked)
+
+
+def _spread(study, row, column):
+  runs = kept_runs.read(update.HERE / "results" / study)
+  found = paired_arms.networks(catalogue.STUDIES[study], runs)
+  (run,) = [one for one in catalogue.STUDIES[study].runs if one.name == row]
+  values = [*network_rows.numbers(run, column, found, factor=100).values()]
+  mean = f"{statistics.mean(values):.1f}"
+  return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def test_promised_numbers_are_those_of_the_kept_runs():
+  (path,) = [path for path in NOTEBOOKS if path.stem == "quick_start"]
+  notebook = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+  for title, row in (
+    ("teacher, on labels", "teacher"),
+    ("auxiliary, from the teacher", "auxiliary"),
+    ("student, on labels only", "student_labels"),
+    ("student, by information flow", "student"),
+  ):
+    columns = ("centroid c", "area mAP e", "area mAP c")
+    cells = " | ".join(_spread("digits", row, column) for column in columns)
+    assert re.search(rf"\| {title} \|.* \| {re.escape(cells)} \|", notebook), cells
+  readme = (ROOT / "README.md").read_text()
+  for study, rows, column in (
+    ("digits", ("student_labels", "student"), "area mAP c"),
+    ("cifar10", ("labels", "full"), "mAP c"),
+    ("paper_chain", ("student_labels", "student"), "mAP c"),
+  ):
+    cells = " | ".join(_spread(study, row, column) for row in rows)
+    assert f"| {cells} |" in readme, study
