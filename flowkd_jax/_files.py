@@ -49,7 +49,7 @@ def read_json(path: str | os.PathLike[str], remedy: str) -> Any:
 
   Args:
     path: The file.
-    remedy: What the reader of the error message can do about a damaged file.
+    remedy: Advice for a damaged file, for the error message.
 
   Raises:
     FileNotFoundError: If there is no such file.

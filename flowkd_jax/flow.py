@@ -99,7 +99,7 @@ def information_flow(
     labels: Class of each row; rows with a negative label are left out.
     num_classes: Number of classes.
     kernel: Pairwise kernel or its name, cosine by default.
-    mask: Which rows are real; padding changes nothing.
+    mask: True for real rows; padding changes nothing.
     axis_name: Mapped axis over which the batch is split.
     block_size: Rows evaluated at a time; None chooses.
 
@@ -192,7 +192,7 @@ def monotone_layers(
   taps. The paper's kappa, `nearest_layers`, chooses each tap on its own and may cross.
 
   Args:
-    similarity: How alike two taps are, of any scale; for distances, their negative.
+    similarity: Similarity of two taps, of any scale; for distances, their negative.
 
   Raises:
     ValueError: If `similarity` is not a non-empty, finite matrix.

@@ -40,7 +40,7 @@ def mean(
 
   Args:
     tap: Tokens, a map, or anything with positions between the batch and the width.
-    mask: Which positions are real, all by default.
+    mask: True for real positions, all by default.
 
   Raises:
     TypeError: If `tap` is not floating.
@@ -64,7 +64,7 @@ def attention(
   Args:
     tap: As in `mean`.
     weights: Weight of each position, 0 or above. For scores take their softmax.
-    mask: Which positions are real, all by default.
+    mask: True for real positions, all by default.
 
   Returns:
     The weighted means; zero where the weights add up to zero.
@@ -103,8 +103,8 @@ def class_token(
 
   Args:
     tokens: The tokens.
-    index: Which it is; -1 is the last.
-    mask: Which tokens are real, all by default; a row without its class token is zero.
+    index: Index of the token; -1 is the last.
+    mask: True for real tokens, all by default; a row without its class token is zero.
 
   Raises:
     TypeError: If `tokens` are not floating.

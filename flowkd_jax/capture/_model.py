@@ -20,7 +20,7 @@ class Model(Protocol):
   """A model as a pure function that marks what is wanted of it.
 
   Attributes:
-    name: What to call it in messages.
+    name: Name in messages.
     taps: Names or patterns of its taps, by default; None for all that it sows.
     pool: What becomes of taps with positions, `[batch, positions, ..., dim]`; None
       leaves them as they are.
@@ -62,7 +62,7 @@ class Model(Protocol):
       is_wanted: `(path, sown) -> bool`. If it is true, `apply` passes the activation
         through `tag` with the same two. `sown` says whether the model sows it, as
         opposed to the output of one of its modules.
-      train: Whether the model is in training.
+      train: True if the model is in training.
       mask: Rows that are valid, or None.
       rngs: Keys by name, "dropout" in training, or None.
       mutable: Collections that may be updated: all but "params" in training.

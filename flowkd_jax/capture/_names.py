@@ -21,10 +21,10 @@ class Tap(NamedTuple):
   """An activation that a model offers.
 
   Attributes:
-    name: What to ask for.
-    sown: Whether the model sows it; else it is the output of a module.
-    shape: Of the activation, batch included.
-    dtype: Of the activation.
+    name: Name to ask for.
+    sown: True if the model sows it; otherwise it is the output of a module.
+    shape: Shape of the activation, batch included.
+    dtype: Type of the activation.
     row_flops: Operations (two a multiply-add) of the convolutions and matrix products
       that a row of it needs, from the input on. Of a loop over layers all count.
   """

@@ -37,7 +37,7 @@ def check_axis(layer: Any, path: str, axis_name: str | None) -> None:
 
   Args:
     layer: The layer, which normalises by the batch.
-    path: Where it is in the model.
+    path: Place in the model.
     axis_name: The axis that it averages over.
   """
   expected = _AXIS.get()

@@ -27,7 +27,7 @@ class Label(NamedTuple):
 
   Attributes:
     name: The path of the module, or of what it sows.
-    sown: Whether the model sows it; else it is the output of a module.
+    sown: True if the model sows it; otherwise it is the output of a module.
     part: Number of the array among those marked together, if they are several.
   """
 
@@ -40,7 +40,7 @@ class Tagged(NamedTuple):
   """A value found.
 
   Attributes:
-    label: What it is called.
+    label: Its name.
     value: The value; what was marked in a loop is stacked.
     loops: Loops around the mark: so many axes come before the value's own.
   """
@@ -74,7 +74,7 @@ def tag(value: PyTree, name: str, *, sown: bool = False) -> PyTree:
   Args:
     value: An array, or a pytree whose arrays are numbered if they are several.
     name: Path of the activation.
-    sown: Whether the model sows it; else it is the output of a module.
+    sown: True if the model sows it; otherwise it is the output of a module.
   """
   leaves, structure = jax.tree.flatten(value)
   several = sum(isinstance(leaf, jax.Array) for leaf in leaves) > 1

@@ -14,7 +14,7 @@ def show_commands(commands: Mapping[str, str], version: str) -> None:
   """Prints what `flowkd` can do.
 
   Args:
-    commands: What each command does, by its name.
+    commands: Description of each command, by its name.
     version: Version of the package.
   """
   print(f"flowkd_jax {version}: knowledge distillation by information-flow matching\n")
@@ -28,7 +28,7 @@ def show_jobs(jobs: Mapping[str, str]) -> None:
   """Prints the jobs of `flowkd train`.
 
   Args:
-    jobs: What each job trains, by its name.
+    jobs: Description of each job, by its name.
   """
   print("usage: flowkd train JOB --workdir=W [--flag=value ...]\n")
   _print_entries("jobs", jobs)

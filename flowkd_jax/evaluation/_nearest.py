@@ -29,7 +29,7 @@ def nearest_rows(
   Args:
     database: Features to find.
     queries: Features to look up.
-    count: How many rows for each query, from 1 to the number of database rows.
+    count: Number of rows for each query, from 1 to the number of database rows.
     metric: "euclidean" or "cosine".
 
   Raises:

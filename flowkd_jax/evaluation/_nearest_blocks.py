@@ -46,8 +46,8 @@ def nearest_in_blocks(
     queries: Scaled queries in float32.
     own: Position of each query in the database, which is left out; -1 for none.
     blocks: Takes a number of rows and yields all blocks of so many in order.
-    count: How many rows, at most those of the database less the query itself.
-    backend: Where they are found.
+    count: Number of rows, at most those of the database less the query itself.
+    backend: Place where they are found.
   """
   size, at_once = _ON_CPU if backend == "cpu" else _ELSEWHERE
   chunks = [slice(start, start + at_once) for start in range(0, len(queries), at_once)]

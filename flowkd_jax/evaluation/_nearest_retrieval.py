@@ -88,7 +88,7 @@ def nearest_retrieval(
     queries: Features to look up, or a path; None for leave-one-out.
     query_labels: Their classes, or a path.
     metric: "euclidean" or "cosine".
-    ranks: Where to report recall and precision; each from 1 to the number of rows that
+    ranks: Ranks of recall and precision; each from 1 to the number of rows that
       a query is compared with.
     progress: Called with (queries done, queries to do) now and then.
 

@@ -20,7 +20,7 @@ def conditional_log_probabilities(
 
   Args:
     log_similarities: Finite logarithms of similarities.
-    valid: Which columns take part, for the paper all but the row itself.
+    valid: True for columns that take part, in the paper all but the row itself.
     count: A factor of the probabilities. With the number of valid columns the result
       is near 0 where neighbours are almost equally likely, and keeps digits that
       `-log(number)` would round away. A constant to the gradient.
@@ -55,7 +55,7 @@ def log_totals(
 
   Args:
     log_similarities: Finite logarithms of similarities.
-    valid: Which columns take part.
+    valid: True for columns that take part.
 
   Returns:
     A number a row; 0 where no column is valid.

@@ -110,7 +110,7 @@ def row_divergences(
   Args:
     divergence: One of `DIRECT`.
     similarities: Student and teacher under each kernel, whose divergences are summed.
-    valid: Which columns take part.
+    valid: True for columns that take part.
     count: Number of valid columns, a constant to the gradient.
   """
   return _row_sums(DIRECT[divergence], tuple(similarities), valid, count)

@@ -83,7 +83,7 @@ def quadratic_mutual_information(
       out, see `flowkd_jax.losses`.
     num_classes: Number of classes; those without a row count nothing.
     kernel: Pairwise kernel or its name, cosine by default.
-    mask: Which rows are real; padding changes nothing.
+    mask: True for real rows; padding changes nothing.
     axis_name: Mapped axis over which the batch is split; the result is that of
       the global batch, on every device.
     block_size: Rows evaluated at a time; None chooses.

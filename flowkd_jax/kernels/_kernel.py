@@ -34,7 +34,7 @@ class Kernel:
   A pytree whose leaves are `params`, which may be traced and differentiated.
 
   Attributes:
-    name: What it is called in configurations, tables and pictures.
+    name: Name in configurations, tables and pictures.
     log: `(pairs, measured) -> [n, m]`, logarithms of the similarities of some rows with
       all rows, 0 for a row with itself; `pairs` is a `Pairs`, whose distances are in
       units of `unit_of(columns)`.

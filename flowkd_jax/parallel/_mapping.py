@@ -272,8 +272,8 @@ def check_batch_size(
   Args:
     batch_size: Rows of a step.
     num_devices: Devices that share them.
-    name: What the number is called in the message.
-    of: What the rows are called in the message.
+    name: Name of the number in the message.
+    of: Name of the rows in the message.
   """
   if batch_size > 0 and batch_size % num_devices == 0:
     return

@@ -117,7 +117,7 @@ def share(
     rows_of: Names of the arrays that are read by `take_rows` alone. They are split over
       the devices if the arrays take more than half of a device's memory; with several
       processes they never are.
-    mode: How the step that reads them is mapped.
+    mode: Mapping of the step that reads them.
   """
   split = _to_split(arrays, devices, rows_of)
   placed, on_devices = [], {}

@@ -25,7 +25,7 @@ def mean_metrics(logs: Sequence[MetricLog]) -> list[dict[str, Any]]:
   a finite number there. "least KEY" and "greatest KEY" hold the range.
 
   Args:
-    logs: What `read_metrics` gives for each run.
+    logs: Metrics of `read_metrics`, one for each run.
   """
   found: dict[tuple[str, int], dict[str, list[float]]] = {}
   stages = dict.fromkeys(entry["stage"] for log in logs for entry in log)
@@ -59,7 +59,7 @@ def mean_results(runs: Sequence[Results]) -> list[dict[str, Any]]:
   """Networks of several runs by name: title, teacher, and the mean of retrieval.
 
   Args:
-    runs: What `read_results` gives for each run.
+    runs: Results of `read_results`, one for each run.
   """
   networks: dict[str, list[Mapping[str, Any]]] = {}
   for results in runs:

@@ -24,7 +24,7 @@ def comparison_picture(panels: Mapping[str, Curves], *, x: str = "") -> "Figure"
   Args:
     panels: By run and arm, for each seed `{epochs trained: accuracy}`, accuracies as a
       fraction of 1; epochs that not all seeds have are left out.
-    x: What epochs are called.
+    x: Name of the epochs.
 
   Raises:
     NothingToDrawError: If there are no curves.

@@ -27,8 +27,8 @@ def diagnostics_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
   is none, per network.
 
   Args:
-    metrics: What `read_metrics` gives; keys `gradient/TERM`, `cka/TAP`, `dead/TAP`.
-    results: What `read_results` gives; tells titles.
+    metrics: Metrics of `read_metrics`; keys `gradient/TERM`, `cka/TAP`, `dead/TAP`.
+    results: Results of `read_results`, for titles.
 
   Raises:
     NothingToDrawError: If there is no diagnostics.

@@ -38,13 +38,13 @@ class _Flow(NamedTuple):
   """Values to draw.
 
   Attributes:
-    metrics: Those of all stages.
+    metrics: Metrics of all stages.
     kernels: Kernels that any network was measured with.
     taps: Taps of each network, from input to output.
     teachers: For each network that learns from another, that one.
     focus: The network whose taps are the columns.
-    colours: Of each network.
-    titles: Of each network.
+    colours: Colour of each network.
+    titles: Title of each network.
   """
 
   metrics: MetricLog
@@ -68,8 +68,8 @@ def flow_picture(
   as it came from elsewhere, is shown as a goal only.
 
   Args:
-    metrics: What `read_metrics` gives; keys `qmi/KERNEL/TAP` and `cka/TAP`.
-    results: What `read_results` gives; tells titles and who learns from whom.
+    metrics: Metrics of `read_metrics`; keys `qmi/KERNEL/TAP` and `cka/TAP`.
+    results: Results of `read_results`, for titles and teachers.
     focus: The network whose taps are the columns and whose line is bold; by default
       the last that learns.
 

@@ -36,7 +36,7 @@ def retrieval_picture(
     found_images: Images found for each query, as by `evaluation.nearest_rows`.
     found_labels: Their classes; the frame of an image without a label is red.
     class_names: One name per class.
-    title: What stands above.
+    title: Title of the figure.
 
   Raises:
     NothingToDrawError: If there are no queries.

@@ -25,8 +25,8 @@ def loss_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
   """Loss and weight of each tap over the epochs, a column per network.
 
   Args:
-    metrics: What `read_metrics` gives; keys `loss/TAP` and `weight/TAP`.
-    results: What `read_results` gives; tells titles.
+    metrics: Metrics of `read_metrics`; keys `loss/TAP` and `weight/TAP`.
+    results: Results of `read_results`, for titles.
 
   Raises:
     NothingToDrawError: If no stage recorded losses by tap.
@@ -91,7 +91,7 @@ def precision_recall_picture(results: Results) -> "Figure":
   """Interpolated precision against recall of every network, a panel per distance.
 
   Args:
-    results: What `read_results` gives.
+    results: Results of `read_results`.
 
   Raises:
     NothingToDrawError: If retrieval was not measured.
@@ -165,8 +165,8 @@ def training_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
   """Test accuracy and training loss over the epochs of every network.
 
   Args:
-    metrics: What `read_metrics` gives; keys `test_accuracy` and `loss`.
-    results: What `read_results` gives; tells titles.
+    metrics: Metrics of `read_metrics`; keys `test_accuracy` and `loss`.
+    results: Results of `read_results`, for titles.
 
   Raises:
     NothingToDrawError: If neither was recorded.

@@ -47,7 +47,7 @@ def network_table(results: Results, *, authors: bool = False) -> Table:
   needs no colours.
 
   Args:
-    results: What `read_results` gives.
+    results: Results of `read_results`.
     authors: Show mean average precision and precision at k as the code published
       with the paper computes them (see `evaluation.RetrievalMetrics`).
   """

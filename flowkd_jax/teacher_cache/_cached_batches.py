@@ -80,12 +80,12 @@ class CachedBatches:
 
     Args:
       batches: The training batches.
-      teacher: What the method learns from: `method.teacher`.
+      teacher: Teacher of the method: `method.teacher`.
       cache: Opened with `cache_key` of both and the `output_shapes` of the teacher.
       max_epochs: Epochs that are kept; those after them are computed.
       say: Gets a sentence if the disk is full.
       devices: This process's devices, all by default.
-      parallelism: How batches are mapped over devices: "pmap" or "jit".
+      parallelism: Mapping of batches over devices: "pmap" or "jit".
       shard: Rule by which the teacher's variables are sharded, for "jit"; their names
         begin with "constants", as in a training step.
     """
@@ -243,7 +243,7 @@ def open_cache(
     teacher: `method.teacher`.
     epochs: Epochs of the training.
     stored_as: float32, float16 or bfloat16.
-    max_gib: What the folder of this teacher may take, in GiB.
+    max_gib: Limit of the folder of this teacher, in GiB.
     say: Gets what to expect before it begins, and warnings.
     parallelism: As for `CachedBatches`.
     shard: As for `CachedBatches`.

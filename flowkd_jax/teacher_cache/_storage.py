@@ -46,7 +46,7 @@ class TeacherCache:
 
   Attributes:
     directory: The folder.
-    key: Of what the outputs are.
+    key: Teacher, data and augmentation of the outputs.
     row_shapes: Shape of a row of every output, by name.
     num_examples: Examples of the split.
     stored_as: Type of the values on disk.

@@ -67,7 +67,7 @@ class DeviceStep:
       devices: Devices of this process alone; by default all, of all processes.
       steps_per_call: Maximum number of steps in one `run`.
       steps_per_epoch: Number of steps of an epoch, which is made of whole blocks.
-      parallelism: How the step is mapped: "pmap" or "jit".
+      parallelism: Mapping of the step: "pmap" or "jit".
       shard: Rule by which state and constants are sharded, for "jit": see
         `parallel.fully_sharded`. Their names begin with "state" and "constants". None
         puts them on every device as a whole.

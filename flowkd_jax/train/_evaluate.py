@@ -38,7 +38,7 @@ def evaluate_network(
     database: Examples to find, usually the training examples, clean and in order. None
       to leave out centroids and retrieval.
     queries: Examples to classify and to look up, usually the test examples.
-    classifies: Whether the classifier was trained, so that accuracy means something.
+    classifies: True if the classifier was trained, so that accuracy has a meaning.
       Accuracy is None without, and without a labelled example.
     all_taps: Whether the network is applied with all its taps, although one at most is
       read: by the program that `EpochMeasures` with a probe has compiled already.

@@ -155,7 +155,7 @@ class FeatureExtractor:
       keep: Names of the taps that are returned, by default all that are wanted; `()`
         for logits alone. The others are computed, by the shared program, and dropped.
       devices: This process's devices; by default all, or as many as a batch has rows.
-      parallelism: How batches are mapped over devices: "pmap" or "jit".
+      parallelism: Mapping of batches over devices: "pmap" or "jit".
       shard: Rule by which the variables are sharded, for "jit"; their names begin with
         "variables".
 

@@ -60,13 +60,13 @@ def fit(
   """Trains for a number of epochs.
 
   Args:
-    method: What is trained, made with `axis_name="batch"`, or with None for the
+    method: Method to train, made with `axis_name="batch"`, or with None for the
       parallelism "jit".
     batches: The data.
     epochs: Passes over the data in all, those before a resume included; 0 returns
       the initial state.
     key: Randomness of the run.
-    options: How to run: checkpoints, metrics, bars.
+    options: Checkpoints, metrics and bars of the run.
 
   Raises:
     ValueError: If the devices cannot share a batch, a checkpoint does not fit, more

@@ -50,7 +50,7 @@ class EpochMeasures:
         of them. None to measure none.
       accuracies: Examples on which accuracy is measured, by the name of the metric,
         such as "test_accuracy".
-      dead_units: Whether to look, on the probe, for units that never move.
+      dead_units: True to look for units that never change, on the probe.
       every: Epochs between measurements; 0 for none at all.
       last: An epoch that is measured in any case.
       parallelism: As for `FeatureExtractor`.

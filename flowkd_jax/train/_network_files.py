@@ -46,7 +46,7 @@ def load_network(directory: str | Path, template: methods.Network) -> methods.Ne
   log.
 
   Args:
-    directory: Where they were written.
+    directory: Folder in which they were written.
     template: The same model with variables of the right shapes.
 
   Raises:

@@ -29,11 +29,11 @@ class FitOptions:
   """Options that change how a run is executed, never its result.
 
   Attributes:
-    checkpoints: Where to save and resume; None keeps nothing.
+    checkpoints: Place to save and resume; None keeps nothing.
     checkpoint_seconds: Time between checkpoints within a run, 0 or above.
-    metrics: Where the metrics of each epoch go.
+    metrics: Writer of the metrics of each epoch.
     progress: Bar over the steps.
-    title: What the bar is called.
+    title: Title of the bar.
     devices: Devices of this process alone; by default all, of all processes.
     on_epoch: `(epoch, method, state) -> metrics`, measured after every epoch and,
       with epoch -1, before the first; added to the metrics of that epoch. The state
@@ -49,7 +49,7 @@ class FitOptions:
       128 MiB of batches. None: 100 on accelerators, where the host would limit the
       speed otherwise; 1 on CPU, where XLA runs convolutions within loops on one
       thread. Steps whose teacher outputs are computed for a cache are single calls.
-    parallelism: How steps are mapped over devices. "pmap": a program for one device,
+    parallelism: Mapping of steps over devices. "pmap": a program for one device,
       with collectives, on each; the method is made with `axis_name="batch"`. "jit": one
       program for the whole batch; the method is made with `axis_name=None`, in one
       process. Results are equal up to rounding, unless dropout is drawn.

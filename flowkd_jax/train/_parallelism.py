@@ -21,7 +21,7 @@ def check_method_fits(
 
   Args:
     method: The method.
-    parallelism: How steps are mapped.
+    parallelism: Mapping of the steps.
     num_devices: Devices of all processes.
     shard: Rule by which arrays are sharded.
 

@@ -64,7 +64,7 @@ def check_same_settings(settings: Mapping[str, Any], *, prefix: str = "") -> Non
 
   Args:
     settings: By name, anything that JSON can hold.
-    prefix: What stands before the names in the message, such as "--".
+    prefix: Text before the names in the message, such as "--".
 
   Raises:
     ValueError: If settings differ; names each with the value of two processes.

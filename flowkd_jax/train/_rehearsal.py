@@ -28,7 +28,7 @@ def check_method(
     method: The method. Values of its constants do not matter, so that they may be those
       of `blank_network`.
     batches: The training batches; the first is read.
-    parallelism: How its step will be mapped.
+    parallelism: Mapping of its step.
 
   Raises:
     ValueError: As the method's functions raise it when they are traced, or if the

@@ -34,7 +34,7 @@ class TrainedNetworks(NamedTuple):
   """Result of `fit_in_workdir`.
 
   Attributes:
-    networks: What the method exports, by name.
+    networks: Exported networks of the method, by name.
     seconds: Time spent in all, in earlier calls too if the run was resumed.
   """
 
@@ -61,7 +61,7 @@ def fit_in_workdir(
 
   Args:
     workdir: The work directory; made if it does not exist.
-    name: What the networks of the method are called there.
+    name: Name of the method's networks there.
     method: As in `fit`.
     batches: As in `fit`.
     epochs: As in `fit`.
@@ -136,7 +136,7 @@ def network_in_workdir(
 
   Args:
     workdir: The work directory.
-    name: What its method was called there.
+    name: Name of its method there.
     model: The network without its variables.
     image_shape: Height, width and channels of its images.
     exported: Its name among those that the method exports.
