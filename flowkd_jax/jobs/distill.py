@@ -195,7 +195,7 @@ class _Stages:
         pairs=methods.tap_pairs(
           "last_map", student, teacher.model, self.training.image_shape
         ),
-        axis_name=self.config.axis_name,
+        **self.config.method_options,
       )
 
     title = "student with the teacher's classifier (SimKD)"

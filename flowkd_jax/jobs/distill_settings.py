@@ -217,10 +217,6 @@ def _check_simkd(config: Config) -> None:
       f"--stages: {SIMKD} takes over the classifier of the teacher, and of a recorded "
       "teacher there are outputs alone; leave the stage out"
     )
-  if config.micro_batches > 1:
-    raise ValueError(
-      f"--micro_batches: expected 1 with the stage {SIMKD}, got {config.micro_batches}"
-    )
 
 
 def _check_recorded(config: Config) -> None:

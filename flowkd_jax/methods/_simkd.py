@@ -94,6 +94,7 @@ def simkd(
   factor: int = 2,
   params_optimizer: optax.GradientTransformation | None = None,
   initial: _method.Variables | None = None,
+  micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
   """Distillation by the reused classifier of the teacher.
@@ -113,6 +114,8 @@ def simkd(
     params_optimizer: Updates the projector; by default the same transformation as for
       the student, with a state of its own.
     initial: Variables of the student to start from; fresh ones by default.
+    micro_batches: As in `gradient_method`: parts of the batch, to save memory. The
+      projector is part of the loss, and its BatchNorm reads the whole batch.
     axis_name: Mapped axis over which the batch is split.
 
   Raises:
@@ -169,6 +172,7 @@ def simkd(
       lambda *arguments: fresh(*arguments)["batch_stats"],
     ),
     initial=initial,
+    micro_batches=micro_batches,
     axis_name=axis_name,
   )
 

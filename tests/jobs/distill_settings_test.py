@@ -37,10 +37,6 @@ def test_the_resolved_losses_are_tables_wherever_they_were_given(tmp_path):
     ({"warmup_epochs": -1.0}, "--warmup_epochs: expected 0 or above"),
     ({"student_epochs": "3"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
     (
-      {"stages": ("student_simkd",), "micro_batches": 2},
-      "--micro_batches: expected 1 with the stage student_simkd, got 2",
-    ),
-    (
       {"stages": ("student_simkd",), "learn_from": "recorded"},
       "--stages: student_simkd takes over the classifier of the teacher",
     ),

@@ -1,5 +1,7 @@
 """Loss and gradient of a whole batch, with the activations of a part of it."""
 
+import inspect
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -182,6 +184,18 @@ def test_dropout_is_drawn_twice_by_the_same_keys():
   assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 1e-3
   moved = jax.tree.map(lambda a, b: a - b, state.params, after.params)
   _assert_close(moved, gradient, rtol=1e-5)
+
+
+def test_every_method_that_is_trained_takes_micro_batches():
+  trained = [
+    name
+    for name in methods.__all__
+    if inspect.isfunction(make := getattr(methods, name))
+    and "optimizer" in inspect.signature(make).parameters
+  ]
+  assert len(trained) > 10
+  for name in trained:
+    assert "micro_batches" in inspect.signature(getattr(methods, name)).parameters, name
 
 
 WITH_BATCH_NORM = [

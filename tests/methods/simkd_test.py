@@ -197,3 +197,21 @@ def test_maps_that_the_classifier_does_not_read_are_refused(network, teacher):
   _make(teacher, network).check(images, 3)
   with pytest.raises(ValueError, match="the teacher's logits to be this layer"):
     _make(teacher, network, pairs={"f2": "f2_preact"}).check(images, 3)
+
+
+@pytest.mark.slow
+def test_micro_batches_of_equal_statistics_change_nothing(network, teacher):
+  # Rows in runs of four, each run twice: both parts have the statistics of the batch.
+  images = np.random.default_rng(0).standard_normal((2, 1, 4, 8, 8, 1))
+  batch = {
+    "image": jnp.asarray(np.tile(images, (1, 2, 1, 1, 1, 1)).reshape(16, 8, 8, 1)),
+    "label": jnp.zeros(16, jnp.int32),
+    "mask": jnp.ones(16, bool),
+  }
+  (_, _, whole, _), (_, _, parts, _) = (
+    first_step(methods.simkd, network, teacher, batch, pairs=LAST, micro_batches=number)
+    for number in (1, 2)
+  )
+  trees = whole.params, parts.params
+  for one, other in zip(*map(jax.tree.leaves, trees), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
