@@ -95,7 +95,7 @@ def nearest_retrieval(
   Raises:
     ValueError: If shapes disagree, an array is empty, a feature is not finite, a rank
       exceeds the database, no query has a relevant row, the queries are the database,
-      or a file is not a `.npy` file.
+      a label is 2^63 or above, or a file is not a `.npy` file.
     TypeError: Unless features are floating and labels are integer.
     FileNotFoundError: If there is no such file.
 
