@@ -12,7 +12,7 @@ _TAP = "taps/"
 
 
 class RecordedTeacher(nn.Module):
-  """Stands for the network: of its outputs the shapes are right, and all is zero.
+  """Placeholder for a teacher whose outputs were recorded: zeros of the right shapes.
 
   A method takes the outputs that its batch brings; without them it refuses to train.
 
@@ -39,7 +39,17 @@ class RecordedTeacher(nn.Module):
 
 
 def recorded_teacher(description: Mapping[str, Any]) -> Network:
-  """The teacher of a cache, from what `describe_cache` says of it."""
+  """The teacher of a cache, from its description by `describe_cache`.
+
+  Raises:
+    ValueError: If the logits were not recorded.
+  """
+  if "logits" not in description["row_shapes"]:
+    raise ValueError(
+      'recorded outputs: expected "logits" among them, got '
+      f"{', '.join(description['row_shapes']) or 'none'}; record the logits of the "
+      "teacher too, also if only its taps are matched"
+    )
   shapes = {name: tuple(shape) for name, shape in description["row_shapes"].items()}
   taps = tuple(
     (name.removeprefix(_TAP), shape)

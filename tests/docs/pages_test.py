@@ -89,7 +89,8 @@ def test_outputs_of_a_pytorch_teacher_are_recorded(tmp_path):
   assert "no_grad" in foreign
 
   def teacher_outputs(images):
-    return {"taps/pooled": images.reshape(len(images), -1)[:, :5].astype(np.float32)}
+    pooled = images.reshape(len(images), -1)[:, :5].astype(np.float32)
+    return {"logits": pooled[:, :3], "taps/pooled": pooled}
 
   # In the place of the first block, which needs PyTorch and pretrained weights.
   exec(recording, {"teacher_outputs": teacher_outputs, "folder": tmp_path})

@@ -1,6 +1,7 @@
 """The placeholder of a teacher whose outputs were recorded."""
 
 import jax.numpy as jnp
+import pytest
 
 from flowkd_jax import capture
 from flowkd_jax.teacher_cache import _recorded
@@ -17,3 +18,8 @@ def test_recorded_teacher_has_the_taps_and_shapes_of_its_cache():
     "dense": (2, 5),
   }
   assert not any(array.any() for array in (logits, *taps.values()))
+
+
+def test_outputs_without_logits_are_refused():
+  with pytest.raises(ValueError, match='expected "logits" among them, got taps/dense'):
+    _recorded.recorded_teacher({"row_shapes": {"taps/dense": [5]}})
