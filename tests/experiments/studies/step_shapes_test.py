@@ -53,7 +53,7 @@ def test_steps_are_compiled_taken_and_kept(study, capsys):
   assert cost.operations > 1e5
   assert cost.convolutions + cost.products > 2
   assert 0 < cost.gib < 1
-  assert "small/first, student_labels: 3 x 15 steps" in capsys.readouterr().out
+  assert "small/first, student_labels: 3 x 11 steps" in capsys.readouterr().out
 
 
 @pytest.mark.slow
