@@ -30,6 +30,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from experiments.studies import estimates
 from experiments.studies import launches
 from experiments.studies import progress_lines
 from experiments.studies import run_queue
+from experiments.studies import step_costs
 from flowkd_jax import train
 from flowkd_jax.cli import launch
 from flowkd_jax.jobs import fields
@@ -212,7 +214,7 @@ def _run_queue(config: Config) -> None:
     config = dataclasses.replace(config, data_dir=str(data_dir))
   left = run_queue.left(run_queue.rows(jobs(config), root), finished)
   if config.dry_run:
-    _print_commands([row.job for row in left])
+    _print_rows(left)
     return
   if config.continue_from:
     bundles.copy(Path(config.continue_from), out)
@@ -220,6 +222,17 @@ def _run_queue(config: Config) -> None:
   queue = run_queue.Queue(root, out, seconds, config.processes)
   with train.stop_on_signals() as should_stop:
     queue.run(left, should_stop)
+
+
+def _print_rows(rows: Sequence[run_queue.Row]) -> None:
+  """Prints commands; before each its time on an H100, estimated from its steps."""
+  costs = step_costs.read()
+  for row in rows:
+    found = step_costs.left(row.job.folder, costs.get(row.launch, ()))
+    if found.seconds is not None:
+      time_left = estimates.in_words(found.seconds)
+      print(f"# about {time_left} on an H100, an estimate from the size of a step")
+    print(shlex.join(row.job.command))
 
 
 def kept_names(folder: Path) -> set[str]:

@@ -170,6 +170,7 @@ class Queue:
     """
     self._rows = {row.name: row for row in wanted}
     self.waiting = [*wanted]
+    self.say(self.total())
     try:
       while self._goes_on() and not should_stop():
         self._start_ready()
@@ -179,6 +180,17 @@ class Queue:
     finally:
       self._halt()
     self._leave()
+
+  def total(self) -> str:
+    """A line with the number of rows and the time of those whose time is known."""
+    found = [self._left(row).seconds for row in self.waiting]
+    known = [seconds for seconds in found if seconds is not None]
+    time_left = estimates.in_words(sum(known)) if known else "time not known"
+    unknown = f", {len(found) - len(known)} of them not known" if known else ""
+    return (
+      f"{len(found)} runs to do, {time_left}{unknown}; of runs that were not timed an "
+      "estimate for an H100, one after another"
+    )
 
   def _goes_on(self) -> bool:
     if self._left_seconds <= self._stop_seconds:
@@ -244,6 +256,8 @@ class Queue:
       speed = (done - self._done_then) / (now - self._measured_at)
       self._pace.measured(running, speed)
     self._measured_at, self._done_then, self._then = now, done, running
+    for name in self.running:
+      self.say(f"at work: {name}, {self._in_words(self._rows[name])} to go")
 
   def _halt(self) -> None:
     """Has all runs save their state and end."""

@@ -125,9 +125,15 @@ def test_a_row_that_does_not_fit_is_begun_and_its_time_is_said(tmp_path):
   world = _World({"long/0": 10_000}, lambda running: 1)
   lines = []
   queue = _queue(world, tmp_path / "w", tmp_path / "out", 60, lines=lines)
-  queue.costs = {"study/long": [step_costs.StageCost("student", 10_000, 1, 76e12, 1)]}
+  queue.costs = {"study/long": [step_costs.StageCost("student", 10_000, 1, 152e12, 1)]}
   queue.run(_rows(tmp_path / "w", ["long"]))
-  assert lines[0].startswith("started study/long/0: about 2.8 h, an estimate")
+  assert lines[0].startswith("1 runs to do, 5.6 h")
+  assert lines[1].startswith("started study/long/0: about 5.6 h, an estimate")
+  # A timed minute shows that the device is twice as fast.
+  at_work = [line for line in lines if line.startswith("at work:")]
+  assert (
+    at_work[-1] == "at work: study/long/0, about 2.8 h by its measured epochs to go"
+  )
   (left,) = [line for line in lines if line.startswith("left:")]
   assert left.endswith("by its measured epochs")
   assert (tmp_path / "out" / "state.000").exists()
