@@ -6,6 +6,7 @@
 
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import shutil
@@ -37,6 +38,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+_MAPS = pathlib.Path("/proc/self/maps")  # of Linux alone
+_TESTS = itertools.count()
 # Seconds after which a process hangs; far above what it takes on a busy machine.
 HANGS = 800
 
@@ -110,6 +113,16 @@ def forget_programs():
   """
   yield
   jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def forget_many_programs():
+  """A file of many tests stays below that number too, and below 3 GiB."""
+  yield
+  if next(_TESTS) % 20 == 0 and _MAPS.exists():
+    with _MAPS.open("rb") as maps:
+      if sum(1 for _ in maps) > 10_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
