@@ -68,7 +68,7 @@ class Config:
   )
   seeds: tuple[str, ...] = fields.setting(
     ("0", "1", "2"),
-    "Seeds of every run. Where a queue names seeds for a study, these.",
+    "Seeds of every run, unless a queue names others for a study.",
   )
   workdir: str = fields.setting(
     "runs",
@@ -78,7 +78,7 @@ class Config:
   data_dir: str = fields.setting(
     "data",
     "Folder in which tensorflow-datasets are prepared. If there are DIR.part0, "
-    "DIR.part1, ... beside it, or FILE.part0, ... in it, these are joined.",
+    "DIR.part1, ... beside it, or FILE.part0, ... in it, their contents are joined.",
     place=places.PERHAPS_FOLDER,
   )
   auxiliary_checkpoint: str = fields.setting(

@@ -61,7 +61,7 @@ class Config:
     "Studies whose launches are looked at.",
   )
   runs: tuple[str, ...] = fields.setting(
-    (), "Launches of these studies, by name. Without the flag: all."
+    (), "Launches, by name, of the studies in --studies. Without the flag: all."
   )
   data_dir: str = fields.setting(
     "data",

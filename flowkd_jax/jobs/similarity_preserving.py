@@ -244,8 +244,14 @@ class _Arms:
     epochs = getattr(config, f"{role}_epochs")
     if config.optimizer == "adam":
       return optimizers.adam(epochs, beta2=config.adam_beta2, **shared)
-    options = {name: getattr(config, name) for name in _SGD_SETTINGS}
-    return optimizers.sgd(epochs, **options, **shared)
+    return optimizers.sgd(
+      epochs,
+      momentum=config.momentum,
+      nesterov=config.nesterov,
+      weight_decay=config.weight_decay,
+      warmup_epochs=config.warmup_epochs,
+      **shared,
+    )
 
 
 # Stages by name, in the order of the table.
