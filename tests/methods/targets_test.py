@@ -16,5 +16,5 @@ def test_the_labelled_posterior_is_a_mean_where_there_is_a_label():
   found = _targets.output(outputs, labels, methods.POSTERIOR)
   np.testing.assert_allclose(found, posterior)
   found = _targets.output(outputs, labels, methods.LABELLED_POSTERIOR)
-  np.testing.assert_allclose(found[0], (posterior[0] + jnp.array([1, 0])) / 2)
+  np.testing.assert_allclose(found[0], (posterior[0] + jnp.array([1.0, 0.0])) / 2)
   np.testing.assert_allclose(found[1], posterior[1])
