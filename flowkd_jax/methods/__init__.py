@@ -1,8 +1,9 @@
-"""Methods: what to initialise, what an update is, what is exported.
+"""Distillation methods: initial state, update step and exported networks.
 
-One method, one file, readable beside its paper; methods never import one another.
+Each method has a file of its own, which can be read beside its paper. Methods do not
+import one another.
 
-| method | what it does | paper |
+| method | purpose | paper |
 |---|---|---|
 | `supervised` | cross-entropy on labels | |
 | `information_flow` | information-flow matching | Passalis et al., CVPR 2020 |
@@ -16,13 +17,14 @@ One method, one file, readable beside its paper; methods never import one anothe
 | `filtered_distillation` | filtered logits, after KDDG | Wang et al., ACM MM 2021 |
 | `federated_averaging` | FedAvg, FedProx, FedGen | Zhu et al., ICML 2021 |
 
-`averaged` wraps the averaging of weights around any method, `with_trajectory` measures
-of the path of its parameters.
+`averaged` adds an exponential moving average of the weights to any method.
+`with_trajectory` adds metrics of the path that the parameters take.
 
-A method of your own is a `Method`: `gradient_method` makes one from a loss and an
-optimizer, `distillation` one from loss terms between a student and a frozen teacher.
-`LossFunction`, `FeatureLoss` and `Terms` say what they call; `forward` and
-`weighted_loss` are for use in a loss. The guide "Extend it" has an example of each.
+To write your own method, make a `Method`. `gradient_method` makes one from a loss and
+an optimizer; `distillation` makes one from loss terms that compare a student with a
+frozen teacher. `LossFunction`, `FeatureLoss` and `Terms` define the functions that they
+call. `forward` and `weighted_loss` are building blocks of a loss. The guide "Extend it"
+has an example of each.
 """
 
 from flowkd_jax import _extra

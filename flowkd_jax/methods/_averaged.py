@@ -1,11 +1,12 @@
-"""Weight averaging (Polyak and Juditsky, 1992), around any method.
+"""Wrapper that averages the weights of any method (Polyak and Juditsky, 1992).
 
-The network that is exported is the exponential moving average of the one that is
-trained, statistics of BatchNorm included:
+The exported network is the exponential moving average of the trained network, including
+the statistics of BatchNorm:
 
     average = d average + (1 - d) trained,   d = min(decay, (1 + step) / (10 + step))
 
-so that the first updates, still far from anything, are soon forgotten.
+The decay starts small, so that the first updates, far from a solution, lose their
+influence quickly.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from flowkd_jax.methods import _optimizers
 
 
 class AveragedState(NamedTuple):
-  """The state of the method, and the averages of its parameters and collections."""
+  """State of the method, with averages of its parameters and collections."""
 
   trained: _method.TrainState
   params: _method.PyTree
@@ -26,12 +27,12 @@ class AveragedState(NamedTuple):
 
 
 def averaged(method: _method.Method, *, decay: float = 0.999) -> _method.Method:
-  """The method, exporting averaged networks.
+  """Make a method export exponential moving averages of its networks.
 
   Args:
     method: A method trained by gradients; its state is a `TrainState`.
-    decay: Share of the average that is kept at an update; the average reaches over
-      some `1 / (1 - decay)` updates.
+    decay: Share of the old average that an update keeps. The average covers about the
+      last `1 / (1 - decay)` updates.
 
   Raises:
     ValueError: If `decay` is outside [0, 1); in `init`, if the optimizer is one that
@@ -44,7 +45,7 @@ def averaged(method: _method.Method, *, decay: float = 0.999) -> _method.Method:
   def init(key, images):
     state = method.init(key, images)
     _optimizers.check_trains_evaluated("averaged", state.opt_state)
-    # Copies: the state is donated to the update, and no buffer can be twice.
+    # Copies: the state is donated to the update, and a buffer can be donated only once.
     return AveragedState(
       state, *jax.tree.map(jnp.array, (state.params, state.collections))
     )

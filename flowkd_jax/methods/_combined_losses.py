@@ -1,11 +1,11 @@
-"""Distillation by any number of losses of the library, by name.
+"""Distillation by a weighted sum of losses of the library, chosen by name.
 
     L = label_weight * CE + sum_i weight_i(step) L_i
 
-Each loss reads logits or pairs of taps, has options, and may learn parameters, which
-are trained beside the student by the same optimizer, as in the benchmark of Tian et al.
-(ICLR 2020): weight decay and momentum included. Weights and options that are numbers
-may follow a schedule of the step.
+Each loss reads logits or pairs of taps and has options. Its learnt parameters, if any,
+are trained by the same optimizer as the student, including weight decay and momentum,
+as in the benchmark of Tian et al. (ICLR 2020). Weights and numeric options may follow a
+schedule of the step.
 """
 
 from collections.abc import Mapping
@@ -35,18 +35,20 @@ Taps = str | Mapping[str, str] | Sequence[tuple[str, str]]
 
 
 class LossTerm(NamedTuple):
-  """One loss of several.
+  """One weighted loss of `combined_losses`.
 
   Attributes:
-    loss: Name of the loss, as in `loss_names`; short or long.
-    weight: A number, or a schedule of the step.
+    loss: Long or short name of the loss; see `loss_names`.
+    weight: Weight of the loss, a number or a schedule of the step.
     options: Keyword arguments of the loss and of the function that makes its learnt
-      parameters. A number may be a schedule of the step, unless it makes parameters.
-    taps: Teacher tap of each student tap, as a mapping or as pairs; or a role of taps:
-      "pooled", "last_map", "maps" (all but that of the stem), "map_N", "tokens" or
-      "taps". Empty for the role that the loss has by default. A teacher tap may be
+      parameters. A number may be a schedule of the step, unless it sets the shape or
+      the initial value of learnt parameters.
+    taps: Teacher tap of each student tap, as a mapping or as pairs; or a tap role:
+      "pooled", "last_map", "maps" (all maps but that of the stem), "map_N", "levels",
+      "tokens" or "taps". Empty for the default role of the loss. A teacher tap may be
       `POSTERIOR` or `LABELLED_POSTERIOR`.
-    label: Name of the term in metrics; `loss` by default, numbered if it is taken.
+    label: Name of the term in the metrics. By default the name of the loss, with a
+      number if two terms would have the same name.
   """
 
   loss: str
@@ -57,7 +59,7 @@ class LossTerm(NamedTuple):
 
 
 class _Bound(NamedTuple):
-  """A term with everything that a step needs."""
+  """Loss term with its resolved loss function and tap pairs."""
 
   label: str
   term: LossTerm
@@ -79,27 +81,30 @@ def combined_losses(  # noqa: PLR0913 (options of one method, by name)
   micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
-  """Distillation by several named losses, beside a cross-entropy on the labels.
+  """Distillation by several named losses and a cross-entropy on the labels.
 
   Args:
-    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
-    teacher: Frozen, in evaluation mode; receives no gradient.
-    optimizer: Updates the student, and with a state of its own what the losses learn.
-    losses: Weights by name, as `{"kd": 0.9, "pkt": 30000}`; or `LossTerm`s.
-    image_shape: Height, width and channels of the images: taps are found by their
-      shapes.
+    student: Network to train. Its BatchNorm layers need the same `axis_name`.
+    teacher: Frozen teacher in evaluation mode; receives no gradient.
+    optimizer: Optimizer of the student and, with a separate state, of the parameters
+      that the losses learn.
+    losses: Weights by loss name, as `{"kd": 0.9, "pkt": 30000}`; or a sequence of
+      `LossTerm`s.
+    image_shape: Height, width and channels of the images. The taps of a role are found
+      by their shapes.
     label_weight: Weight of the cross-entropy on the labels, a number or a schedule of
-      the step; 0 learns from the teacher alone.
+      the step. With 0 the student learns from the teacher alone.
     label_smoothing: Share of the target of the cross-entropy that is spread evenly
       over all classes.
-    initial: Variables of the student to start from; fresh ones by default.
-    num_examples: Rows of the data set, for losses with a bank of them (`crd_bank`).
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    initial: Initial variables of the student; fresh ones by default.
+    num_examples: Number of rows of the data set, for losses with a memory bank
+      (`crd_bank`).
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
-    ValueError: If there is no loss, no loss of a name, an option or a tap is unknown,
-      or a number is out of range; names the loss.
+    ValueError: If there is no loss; if a loss, an option or a tap is unknown; or if a
+      number is out of range. The message names the loss.
 
   Example:
     >>> import jax
@@ -191,7 +196,7 @@ def combined_losses(  # noqa: PLR0913 (options of one method, by name)
 
 
 def _terms_of(losses) -> list[tuple[str, LossTerm]]:
-  """Terms with their labels, each its own."""
+  """Terms with their labels; no two terms have the same label."""
   if isinstance(losses, Mapping):
     losses = [LossTerm(name, weight) for name, weight in losses.items()]
   if not losses:
@@ -224,7 +229,9 @@ def _bound(terms, student, teacher, images) -> list[_Bound]:
 def _pairs(term, loss, student: _tap_roles.Layout, teacher: _tap_roles.Layout):
   if not loss.taps:
     if term.taps:
-      raise ValueError(f"taps: expected none, as it compares logits, got {term.taps}")
+      raise ValueError(
+        f"taps: expected none, as this loss compares logits, got {term.taps}"
+      )
     return ()
   given = term.taps or loss.taps
   if isinstance(given, str):
@@ -248,7 +255,7 @@ def _pairs(term, loss, student: _tap_roles.Layout, teacher: _tap_roles.Layout):
 
 
 def _names_of(bound) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Taps of both networks that some loss reads, each once."""
+  """Taps of student and teacher that the losses read, without duplicates."""
   pairs = [pair for each in bound for pair in each.pairs]
   ours = dict.fromkeys(name for name, _ in pairs)
   theirs = dict.fromkeys(name for _, name in pairs if name not in _targets.POSTERIORS)
@@ -256,7 +263,7 @@ def _names_of(bound) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _with_posteriors(shapes, bound, teacher: _method.Network, images):
-  """Shapes of the teacher's taps, and of its posteriors if a loss reads one."""
+  """Shapes of the teacher's taps, and of its posteriors if a loss reads them."""
   read = [name for each in bound for _, name in each.pairs if name not in shapes]
   if not read:
     return shapes
@@ -291,15 +298,15 @@ def _first_state(each: _Bound, key, num_examples):
 
 
 def _unscheduled(each: _Bound, options: dict[str, Any]) -> dict[str, Any]:
-  """The options, none of which may follow a schedule.
+  """Return the options, or raise ValueError if one follows a schedule.
 
-  They set shapes or first values.
+  These options set shapes or initial values, so they cannot change later.
   """
   scheduled = [name for name, value in options.items() if callable(value)]
   if scheduled:
     raise ValueError(
-      f"losses: {each.label}: {scheduled[0]}: expected a number, as it makes the "
-      "learnt parameters, got a schedule"
+      f"losses: {each.label}: {scheduled[0]}: expected a number, as the option sets "
+      "up the learnt parameters or the state, got a schedule"
     )
   return options
 
@@ -312,7 +319,8 @@ def _options_at(each: _Bound, step) -> dict[str, Any]:
       return [at(one) for one in value]
     return jnp.asarray(value(step), jnp.float32) if callable(value) else value
 
-  # Others, such as a kernel or the relation of patches, may be functions themselves.
+  # Options that are not numbers, such as a kernel, may be functions without being
+  # schedules.
   return {
     name: at(value) if each.loss.is_number(name) else value
     for name, value in own.items()
@@ -320,11 +328,12 @@ def _options_at(each: _Bound, step) -> dict[str, Any]:
 
 
 def _evaluated(each: _Bound, call) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Terms of a loss by name, and what it keeps under its label."""
+  """Terms of a loss by name, and its new state by label."""
   try:
     found = each.loss.apply(each.loss.function, call)
   except (TypeError, ValueError) as error:
-    # Subclasses, as those of JAX, may take other arguments than a message.
+    # Raised as the base class: subclasses, such as JAX's, may need other arguments than
+    # a message.
     kind = TypeError if isinstance(error, TypeError) else ValueError
     raise kind(f"losses: {each.label}: {error}") from error
   kept = {}

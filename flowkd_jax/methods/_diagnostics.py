@@ -1,14 +1,16 @@
-"""Diagnostics of a method, beside the losses and weights of every step.
+"""Diagnostics of a method on one batch, without an update.
 
     gradient/TERM            norm of the gradient of the weighted term alone
-    gradient_ratio           norm of the gradient of all terms but "labels" together,
-                             against that of "labels", where labels are a term
-    cka/TAP                  linear CKA with the teacher's tap, 1 is alike
+    gradient_ratio           norm of the gradient of the sum of all terms but "labels",
+                             divided by that of "labels"; only if "labels" is a term
+    cka/TAP                  linear CKA of the student's tap with its teacher tap; 1 if
+                             they are equal up to rotation and scale
     batch_qmi/student/TAP    quadratic mutual information of the student's tap and the
-    batch_qmi/teacher/TAP    labels (cosine kernel), and of its teacher's, same rows
+                             labels (cosine kernel)
+    batch_qmi/teacher/TAP    the same of its teacher tap, on the same rows
 
-All on one batch, as the method would be trained on it, without an update. CKA and QMI
-are larger on few rows than on many: compare batches of one size.
+The networks run in training mode, as in an update. CKA and QMI are larger on few rows
+than on many, so compare only batches of the same size.
 """
 
 from collections.abc import Callable
@@ -37,7 +39,7 @@ Rows = Float[Array, "batch ..."]
 def weighted_terms(
   metrics: Mapping[str, Float[Array, ""]],
 ) -> dict[str, Float[Array, ""]]:
-  """The terms of a loss by their weights, from what `base.weighted_loss` recorded."""
+  """Weighted terms of a loss, from the metrics of `weighted_loss`."""
   values = {
     name.removeprefix("loss/"): value
     for name, value in metrics.items()
@@ -53,13 +55,13 @@ def weighted_terms(
 def gradients(
   terms: Callable[[Any], dict[str, Float[Array, ""]]], params: Any
 ) -> dict[str, Any]:
-  """The gradient of every term, of which there may be none, in one backward pass.
+  """Gradient of each term, by name, in one vectorised backward pass.
 
-  Of networks with grouped convolutions on mapped devices it takes a pass per term.
+  Networks with grouped convolutions on mapped devices need one pass per term.
 
   Args:
-    terms: `params -> scalars by name`.
-    params: Where the gradients are taken.
+    terms: `params -> scalars by name`; there may be none.
+    params: Parameters at which the gradients are computed.
   """
   values, pull_back = jax.vjp(terms, params)
   basis = jnp.eye(len(values))
@@ -80,10 +82,10 @@ def gradients(
 
 
 def gradient_norms(gradients: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
-  """Norms of the gradients of the terms, and labels against all others.
+  """Norms of the gradients of the terms, and `gradient_ratio`.
 
   Args:
-    gradients: Of each weighted term, a tree like the parameters.
+    gradients: Gradient of each weighted term, a tree like the parameters.
   """
   metrics = {f"gradient/{name}": optax.tree.norm(x) for name, x in gradients.items()}
   others = [x for name, x in gradients.items() if name != LABELS]
@@ -102,14 +104,14 @@ def likeness(
   mask: Shaped[Array, " batch"] | None,
   axis_name: str | None,
 ) -> dict[str, Float[Array, ""]]:
-  """Similarity of every student tap to its teacher tap: `cka/` and `batch_qmi/`.
+  """Comparison of each student tap with its teacher tap: `cka/` and `batch_qmi/`.
 
   Args:
     pairs: Activations of student and teacher, by name of the student's tap.
     labels: Class of each row.
     num_classes: Number of classes.
-    mask: Which rows are real.
-    axis_name: Mapped axis over which the batch is split.
+    mask: Mask of valid rows; None if all are valid.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
   """
   options = {"mask": mask, "axis_name": axis_name}
   students, teachers = (

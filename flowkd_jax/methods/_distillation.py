@@ -1,13 +1,13 @@
-"""Distillation from a frozen teacher: what most methods share.
+"""Distillation from a frozen teacher by loss terms: the basis of most methods.
 
-A student and a teacher see the same batch; a weighted sum of loss terms compares what
-they make of it, with or without a cross-entropy on the labels beside it:
+Student and teacher see the same batch. The loss is a weighted sum of terms that compare
+their outputs, and optionally a cross-entropy on the labels:
 
     L = label_weight * CE + sum_i weight_i(step) L_i
 
-Such a method is its terms: a function from the outputs of both to named scalars. The
-teacher's outputs may come in the batch, as "teacher/logits" and "teacher/taps/TAP";
-then the teacher is not applied.
+A method defines only its terms: a function of both networks' outputs that returns named
+scalars. The batch may already hold the teacher's outputs, as "teacher/logits" and
+"teacher/taps/TAP"; the teacher is then not applied.
 """
 
 import inspect
@@ -45,21 +45,22 @@ LOSS_STATE = "loss_state"
 
 
 class Outputs(NamedTuple):
-  """Logits of a network on a batch, and its taps in the order asked."""
+  """Logits and taps of a network on a batch; the taps have the requested order."""
 
   logits: Float[Array, "batch classes"]
   taps: dict[str, Float[Array, "batch ..."]]
 
 
 class Terms(Protocol):
-  """The loss terms of a method, by name, each of the global batch.
+  """Function that computes the loss terms of a method on the global batch, by name.
 
-  A function that has a further parameter of one of these names is called with it:
+  The function may have further parameters with these names, and is then called with
+  their values:
 
-    step   updates so far, for options that follow a schedule
-    key    a random key of the step, the same on all devices
-    state  the state that `LossParams.state` made; the function then returns
-           `(terms, new state)`, the state being the same on all devices
+    step   number of updates so far, for options that follow a schedule
+    key    random key of the step, the same on all devices
+    state  state made by `LossParams.state`. The function then returns
+           `(terms, new state)`; the new state must be the same on all devices
   """
 
   def __call__(
@@ -69,13 +70,13 @@ class Terms(Protocol):
     batch: _method.Batch,
     params: _method.PyTree,
   ) -> dict[str, Float[Array, ""]]:
-    """Returns the terms by name; those without a weight are recorded only.
+    """Returns the terms by name. Terms without a weight are logged only.
 
     Args:
-      student: Outputs of the student, whose taps are in the order that was asked for.
-      teacher: Outputs of the teacher; gradients stop at them.
+      student: Outputs of the student, its taps in the requested order.
+      teacher: Outputs of the teacher. Gradients stop at them.
       batch: Rows of this device, with "image", "label" and "mask".
-      params: Learnt parameters that `LossParams.init` made; {} if there are none.
+      params: Learnt parameters made by `LossParams.init`; {} if there are none.
     """
     ...
 
@@ -84,15 +85,15 @@ _Init = Callable[[Key[Array, ""], Shapes, Shapes], _method.PyTree]
 
 
 class LossParams(NamedTuple):
-  """Parameters that the loss terms learn beside the student, and their state.
+  """Learnt parameters and state of the loss terms.
 
   Attributes:
-    init: `(key, shapes of student taps, of teacher taps) -> parameters`.
-    optimizer: Updates them; by default the same transformation as for the student,
-      with a state of its own.
-    state: `(key, shapes of student taps, of teacher taps) -> state`, arrays that the
-      terms carry from step to step without a gradient, such as a memory bank. None if
-      there are none.
+    init: `(key, shapes of student taps, shapes of teacher taps) -> parameters`.
+    optimizer: Optimizer of these parameters. By default the same transformation as for
+      the student, with a state of its own.
+    state: `(key, shapes of student taps, shapes of teacher taps) -> state`, arrays that
+      the terms update at every step without a gradient, such as a memory bank. None if
+      there is no state.
   """
 
   init: _Init
@@ -115,23 +116,23 @@ def distillation(  # noqa: PLR0913 (options of one method, by name)
   micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
-  """A method from its loss terms.
+  """Make a method from loss terms between a student and a frozen teacher.
 
   Args:
-    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
-    teacher: Frozen, in evaluation mode; receives no gradient.
-    optimizer: Updates the student. It sees the student's own parameters, by the names
-      that the student gives them.
-    terms: The loss terms; those with further parameters are no `Terms` to a type
-      checker.
+    student: Network to train. Its BatchNorm layers need the same `axis_name`.
+    teacher: Frozen teacher in evaluation mode; receives no gradient.
+    optimizer: Optimizer of the student. It sees the student's own parameters under
+      their own names.
+    terms: Function that computes the loss terms. A type checker does not accept
+      functions with further parameters as `Terms`; they are `Callable`.
     weights: Weight of each term, a number or a schedule of the step.
-    taps: Taps of the student and of the teacher that the terms read.
+    taps: Taps that the terms read: those of the student, those of the teacher.
     label_weight: Weight of a cross-entropy on the labels.
-    params: How the parameters are made and updated that the terms learn, such as a
-      projection; they are thrown away after training.
-    initial: Variables of the student to start from; fresh ones by default.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    params: Parameters that the terms learn, such as a projection, and the state of the
+      terms. They are not part of the exported network.
+    initial: Initial variables of the student; fresh ones by default.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     ValueError: If there is no weight, or one is negative.
@@ -227,11 +228,11 @@ def comparing_logits(
   student: tuple[capture.AnyModel, _method.Variables | None],
   teacher: _method.Network,
 ) -> _method.Method:
-  """The method, whose `check` compares the heads of student and teacher too.
+  """Add to a method's `check` that student and teacher have equally many logits.
 
   Args:
     method: A method whose terms compare logits.
-    student: The student, and its first variables if they are given.
+    student: The student and its initial variables, or None for fresh ones.
     teacher: The teacher.
   """
 
@@ -249,14 +250,15 @@ def comparing_logits(
 
 
 def _of_teacher(teacher, batch, constants) -> Outputs:
-  """The outputs that the batch brings, or else those of the network."""
+  """Teacher outputs from the batch if it has them, otherwise from the network."""
   prefix = TEACHER
   if f"{TEACHER}logits" in batch:
     outputs = batch
   elif isinstance(teacher.network.model, RecordedTeacher):
     raise ValueError(
-      "teacher: only its recorded outputs are known, and this batch has none; train on "
-      "batches that bring them: teacher_cache.open_cache"
+      "teacher: expected a batch with the teacher's recorded outputs, as its network "
+      "is not there to compute them; got a batch without them. Train on batches of "
+      "teacher_cache.open_cache"
     )
   else:
     prefix = ""
@@ -268,7 +270,7 @@ def _of_teacher(teacher, batch, constants) -> Outputs:
 def check_weights(
   weights: Mapping[str, optax.Schedule | float], label_weight: float
 ) -> None:
-  """Raises ValueError if there is nothing to weigh, or a weight is negative."""
+  """Raise ValueError if there is no loss term, or a weight is negative."""
   if not weights:
     raise ValueError("weights: expected at least one loss term, got none")
   for name, weight in {**weights, LABELS: label_weight}.items():
@@ -278,7 +280,7 @@ def check_weights(
 def _first_params(
   params: LossParams, key: Key[Array, ""], *shapes: Shapes
 ) -> tuple[_method.PyTree, dict[str, _method.PyTree]]:
-  """Parameters that the terms learn, and the collection of their state, if any."""
+  """Initial parameters of the terms, and a collection with their state, if any."""
   learnt = params.init(jax.random.fold_in(key, 2), *shapes)
   if params.state is None:
     return learnt, {}
@@ -288,7 +290,7 @@ def _first_params(
 def _with_moment(
   terms: Callable[..., Any], axis_name: str | None
 ) -> Callable[..., Any]:
-  """The terms, called with the step, the key and the state if they name them.
+  """Wrap `terms` to pass step, key and state only if its signature names them.
 
   Returns:
     `(student, teacher, batch, variables, *, step, key) -> (terms, collections)`.
@@ -309,8 +311,8 @@ def _with_moment(
 
 
 def _first_key(key: Key[Array, ""], axis_name: str | None) -> Key[Array, ""]:
-  """The key of the first device; every device has one of its own, for dropout."""
-  if axis_name is None:  # as the first of many devices has it
+  """Key of the first device. Each device has its own key, for dropout."""
+  if axis_name is None:  # equal to the key of the first of many devices
     return jax.random.fold_in(key, 0)
   words = lax.all_gather(jax.random.key_data(key), axis_name)[0]
   return jax.random.wrap_key_data(words)

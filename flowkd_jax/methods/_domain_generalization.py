@@ -1,30 +1,31 @@
-"""Distillation against overfitting to domains, with filtered gradients (after KDDG).
+"""Distillation with filtered gradients for domain generalization, after KDDG.
 
-After Wang, Li, Chau and Kot, "Embracing the Dark Knowledge: Domain Generalization Using
-Regularized Knowledge Distillation", ACM MM 2021, https://arxiv.org/abs/2107.02629:
-distillation as a regulariser, and a filter on the gradient that reaches the student,
-to make the mapping easier to learn. Teacher and student see the same pooled domains:
+The method follows Wang, Li, Chau and Kot, "Embracing the Dark Knowledge: Domain
+Generalization Using Regularized Knowledge Distillation", ACM MM 2021,
+https://arxiv.org/abs/2107.02629. Distillation acts as a regulariser, and a filter on
+the student's gradient makes the mapping easier to learn. Teacher and student see the
+same pooled domains:
 
     L = a CE + (1 - a) T^2 KL(softmax(t / T), softmax(s / T))
 
 The gradient of the divergence with respect to the student's logits is proportional to
 `d = softmax(s / T) - softmax(t / T)`; a filter sets some of it to zero.
 
-**The filters are ours.** The paper's abstract names a gradient filter; its definition
-was not at hand. These are candidates for what it may be, each to be compared with none
-and with "random":
+**The filters are our own.** The paper's abstract mentions a gradient filter; its
+definition was not available to us. These filters are candidates. Compare each of them
+with "none" and with "random":
 
-| filter | what passes |
+| filter | gradients that pass |
 |---|---|
-| "none" | everything: plain distillation |
-| "saturated" | rows with `d < 0` at the label: less sure of it than the teacher |
+| "none" | all: plain distillation |
+| "saturated" | rows with `d < 0` at the label: less confident than the teacher |
 | "confident" | rows that are wrong, or right with a probability below a threshold |
-| "small" | entries with `|d|` of a threshold or more; others of the row do not |
-| "random" | rows drawn by chance, a share `keep_rate`: the control |
+| "small" | entries with `|d|` at or above a threshold |
+| "random" | random rows, a share of `keep_rate`: the control |
 
-A filter changes gradients, not the value of the loss. What passes is recorded as
-"kept", so that the control can be given the same share. Rows without a label pass
-"saturated" and "confident", which read the label.
+A filter changes gradients, not the value of the loss. The metric "kept" is the share of
+gradient entries that pass; use it as `keep_rate` of the control. "saturated" and
+"confident" read the label; rows without a label pass them.
 """
 
 import jax
@@ -48,7 +49,7 @@ from flowkd_jax.parallel import row_positions
 GRADIENT_FILTERS = ("none", "saturated", "confident", "small", "random")
 _OF_LABELS = ("saturated", "confident")
 THRESHOLDS = {"confident": 0.9, "small": 0.01}
-# Folded into the key of the step, as devices are: no device has this number.
+# Folded into the key of the step like a device number; no device has this number.
 _DRAWS = 2**32 - 1
 
 
@@ -69,18 +70,19 @@ def filtered_distillation(  # noqa: PLR0913 (options of one method, by name)
   """Distillation by softened logits whose gradient is filtered.
 
   Args:
-    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
-    teacher: Frozen, in evaluation mode, of the same classes.
-    optimizer: Updates the student.
+    student: Network to train. Its BatchNorm layers need the same `axis_name`.
+    teacher: Frozen teacher in evaluation mode, with the same classes.
+    optimizer: Optimizer of the student.
     gradient_filter: One of `GRADIENT_FILTERS`.
-    threshold: Of "confident" a probability, at temperature 1, of "small" the size of
-      an entry; by default `THRESHOLDS`.
-    keep_rate: Share of "random", a number or a schedule of the step.
-    temperature: T.
-    label_weight: The weight `a` of the cross-entropy, in [0, 1].
-    initial: Variables to start from; fresh ones by default.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    threshold: Threshold of the filter: for "confident" a probability at temperature 1,
+      for "small" the absolute value of an entry of `d`. None for the default in
+      `THRESHOLDS`.
+    keep_rate: Share of rows that "random" keeps, a number or a schedule of the step.
+    temperature: Temperature `T` of the softmax.
+    label_weight: Weight `a` of the cross-entropy, in [0, 1].
+    initial: Initial variables of the student; fresh ones by default.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     ValueError: If the filter is unknown or a number is out of its range.
@@ -151,8 +153,8 @@ def passes_filter(
     student: Student logits.
     teacher: Teacher logits.
     labels: Class of each row.
-    temperature: T.
-    threshold: As for `filtered_distillation`.
+    temperature: Temperature `T` of the softmax.
+    threshold: Threshold of the filter, as in `filtered_distillation`.
   """
   if threshold is None:
     threshold = THRESHOLDS.get(gradient_filter, 0.0)
@@ -187,12 +189,12 @@ def _read(labels, logits, mask=None):
 def filter_gradient(
   logits: Float[Array, "batch classes"], passes: Bool[Array, "batch classes"]
 ) -> Float[Array, "batch classes"]:
-  """The logits themselves; of their gradient, what does not pass is exactly zero."""
+  """Return the logits unchanged; set their gradient to zero where it does not pass."""
   return jnp.where(passes, logits, lax.stop_gradient(logits))
 
 
 def _with_draws(method, keep_rate, axis_name):
-  """The method, on batches of which every row was drawn or not, whatever its device."""
+  """Draw rows at random for a method, independently of the number of devices."""
 
   def with_draws(function):
     def drawn(state, batch, constants):

@@ -1,17 +1,18 @@
-"""Federated averaging, FedProx and FedGen: an update is a communication round.
+"""Federated averaging, FedProx and FedGen; an update is a communication round.
 
-The clients of a round train the global network, each on its own examples, by plain
-SGD; the server averages what they send back (FedAvg: McMahan et al.,
-"Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017):
+In a round, each client trains the global network on its own examples by plain SGD. The
+server averages the resulting parameters (FedAvg: McMahan et al., "Communication-
+Efficient Learning of Deep Networks from Decentralized Data", 2017):
 
     w <- sum_k (n_k / sum_j n_j) w_k,    w_k by SGD on L_k = CE(f(x), y) from w
 
 FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020)
 adds `mu / 2 |w_k - w|^2` to every `L_k`. FedGen (Zhu, Hong, Zhou, ICML 2021) trains a
-generator of latents on what clients send and sends it along: see `_latent_generator`.
+generator of latents on the clients' classifiers and sends it to the clients; see
+`_latent_generator`.
 
-Clients are the first axis of the batch: side by side on a device, by `vmap`, and spread
-over devices.
+The first axis of the batch is the client. Clients are split over the devices; those of
+a device run in parallel by `vmap`.
 """
 
 import functools
@@ -46,11 +47,11 @@ class FederatedState:
   """State of the server.
 
   Attributes:
-    step: Rounds so far.
-    key: Randomness of the run; `update` folds in the round.
-    params: Of the global network.
+    step: Number of rounds so far.
+    key: Random key of the run; `update` folds in the round.
+    params: Parameters of the global network.
     generator: Parameters of FedGen's generator, if there is one.
-    opt_state: State of its optimizer.
+    opt_state: State of the generator's optimizer.
   """
 
   step: Int[Array, ""]
@@ -76,27 +77,31 @@ def federated_averaging(
   generator: GeneratorOptions | None = None,
   axis_name: str | None = "batch",
 ) -> _method.Method:
-  """FedAvg; FedProx with a `proximal_weight`, FedGen with a `generator`.
+  """FedAvg; FedProx if `proximal_weight` is above 0; FedGen if `generator` is given.
 
-  Differs from the code published with FedGen: no layer has statistics of the batch
-  (theirs stay with the clients and are never averaged); latents count by their mean,
-  however many they are; and clients draw their labels from all classes.
+  Differs from the code published with FedGen: networks have no batch statistics (in the
+  published code they stay with the clients and are never averaged); the latent term is
+  a mean over latents, so that it does not grow with their number; and clients draw the
+  labels of latents from all classes.
 
-  What a client draws depends on the run's key, the round and the client's number, not
-  on the device that it is on.
+  The random numbers of a client depend on the run's key, the round and the client's
+  number, not on the device.
+
+  `update` expects batches of `data.FederatedBatches`.
 
   Args:
-    model: The network, whose only variables are parameters. FedGen needs one with a
-      latent and a classifier of it, as `models.LatentCNN` has them.
-    learning_rate: Of the clients' SGD, a number or a schedule of the round.
-    proximal_weight: FedProx's mu.
-    generator: FedGen's options.
-    axis_name: Mapped axis over which the clients are split. `update` reads what
-      `data.FederatedBatches` prepares.
+    model: Network whose only variables are parameters. FedGen needs a network with a
+      latent and a classifier on it, such as `models.LatentCNN`.
+    learning_rate: Learning rate of the clients' SGD, a number or a schedule of the
+      round.
+    proximal_weight: Weight `mu` of FedProx.
+    generator: Options of FedGen's generator. None for FedAvg and FedProx.
+    axis_name: Name of the mapped axis over which the clients are split, or None.
 
   Raises:
-    ValueError: If a weight is negative, or in `init` if the network has statistics.
-    TypeError: If the network has no latent and there is a generator.
+    ValueError: If a weight is negative; in `init`, if the network has variables other
+      than parameters.
+    TypeError: If `generator` is given and the network has no latent.
   """
   _method.check_not_negative("proximal_weight", proximal_weight)
   fedgen = None if generator is None else FedGen(model, generator)
@@ -178,7 +183,7 @@ def _sgd(loss, sent, minibatches, key):
 
 
 def _average(local, sizes, axis_name):
-  """Mean of the clients' parameters by their number of examples."""
+  """Mean of the clients' parameters, weighted by their numbers of examples."""
   sizes = sizes.astype(jnp.float32)
   shares = sizes / global_sum(sizes.sum(), axis_name)
 
@@ -190,7 +195,7 @@ def _average(local, sizes, axis_name):
 
 
 def _label_counts(batch, num_classes):
-  """Examples of each label that each client drew, `[clients, classes]`."""
+  """Number of examples of each label that each client drew, `[clients, classes]`."""
   mask = batch["mask"]
   read = label_rule.read_labels(
     batch["label"], num_classes, shape=mask.shape, mask=mask, name="label"
@@ -204,5 +209,5 @@ def _check_parameters_only(variables):
     raise ValueError(
       "model: expected a network whose only variables are parameters, got one with "
       f"{', '.join(others)}: statistics of clients whose labels differ cannot be "
-      "averaged; take a network without batch normalisation, such as latent_cnn"
+      "averaged. Use a network without batch normalisation, such as latent_cnn"
     )

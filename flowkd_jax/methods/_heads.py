@@ -1,4 +1,4 @@
-"""Checks that networks, taps and heads fit the data: `check` of a `Method`."""
+"""Checks that networks, taps and heads fit the data, for `check` of a `Method`."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ def row_shapes(
   *,
   taps: Sequence[str] = (),
 ) -> dict[str, tuple[int, ...]]:
-  """Shapes of what a method reads of a network; nothing is computed.
+  """Shapes of a row of the logits and taps of a network, without computing them.
 
   Args:
     model: The network.
-    variables: Its variables; None for those that it is initialised with.
-    images: An example, or its shape.
+    variables: Variables of the network; None for freshly initialised ones.
+    images: An example batch, or its shape.
     taps: Taps that the method reads.
 
   Raises:
@@ -57,7 +57,7 @@ def num_logits(
     images: As in `row_shapes`.
 
   Raises:
-    ValueError: If the logits are not rows, one for every image.
+    ValueError: If the logits of an image are not a vector.
   """
   shape = row_shapes(model, variables, images)["logits"]
   if len(shape) != 1:
@@ -69,7 +69,7 @@ def num_logits(
 
 
 def check_head(name: str, classes: int) -> None:
-  """Raises ValueError for a head of one logit, whose softmax is always 1.
+  """Raise ValueError for a head with one logit, whose softmax is always 1.
 
   Args:
     name: Name of the network, for the message.
@@ -85,13 +85,13 @@ def check_head(name: str, classes: int) -> None:
 def check_labels(
   name: str, classes: int, num_classes: int, *, exactly: bool = False
 ) -> None:
-  """Raises ValueError if labels of the data have no logit.
+  """Raise ValueError if a network has fewer classes than the data.
 
   Args:
     name: Name of the network or option, for the message.
-    classes: Its number of classes.
-    num_classes: Classes of the data.
-    exactly: Whether the classes have to be those of the data, no more.
+    classes: Number of classes of the network or option.
+    num_classes: Number of classes of the data.
+    exactly: Whether more classes than the data has are an error too.
   """
   if classes < num_classes or (exactly and classes != num_classes):
     more = "" if exactly else " or more"
@@ -101,14 +101,14 @@ def check_labels(
 
 
 def labels_fit(name: str, classes: int) -> Check:
-  """Check of a method whose network has a known number of logits: `check_labels`."""
+  """Check for a method whose network has a known number of logits."""
   return lambda _, num_classes: check_labels(name, classes, num_classes)
 
 
 def classifier_fits(
   name: str, model: capture.AnyModel, variables: capture.Variables | None
 ) -> Check:
-  """Check of a method that trains a classifier on labels.
+  """Check for a method that trains a classifier on labels.
 
   Args:
     name: Name of the network, for messages.

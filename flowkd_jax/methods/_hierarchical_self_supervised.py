@@ -1,29 +1,30 @@
 """Hierarchical self-supervised distillation (Yang, An, Cai, Xu, IJCAI 2021).
 
 "Hierarchical Self-supervised Augmented Knowledge Distillation",
-https://arxiv.org/abs/2107.13715 (HSAKD), and its extension to networks that teach one
-another, https://arxiv.org/abs/2109.03075 (HSSAKD). Every image is seen in M = 4
-rotations `t_j x`. After each stage of the network, the backbone `f`, a branch `c_l`
-tells class and rotation at once, the joint label `k_j = 4 y + j`; branches are thrown
-away after training.
+https://arxiv.org/abs/2107.13715 (HSAKD), and its extension to networks that teach each
+other, https://arxiv.org/abs/2109.03075 (HSSAKD). The networks see each image in M = 4
+rotations `t_j x`. After each stage l of the backbone `f`, a branch `c_l` predicts class
+and rotation together, as the joint label `k_j = 4 y + j`. Branches are used only in
+training.
 
-Three methods. The teacher (`hierarchical_teacher`), from scratch or with the branches
-put on a frozen backbone:
+The paper has three training methods. `hierarchical_teacher` trains a teacher, from
+scratch or with branches on a frozen backbone:
 
     L = CE(f(x), y) + 1/M sum_j sum_l CE(c_l(t_j x), k_j)
 
-The student of a frozen teacher (`hierarchical_student`), whose branches learn
-from those of the teacher, stage by stage, and not from joint labels:
+`hierarchical_student` trains a student from a frozen teacher. Its branches learn from
+the teacher's branches, stage by stage, and not from joint labels:
 
     L = CE(f(x), y) + 1/M sum_j T^2 KL(f^T(t_j x), f(t_j x))
         + 1/M sum_j sum_l T^2 KL(c_l^T(t_j x), c_l(t_j x))
 
-And two networks that teach each other from scratch (`hierarchical_mutual`): the
-teacher's loss of both, with both divergences, each from the other as a constant.
+`hierarchical_mutual` trains two networks that teach each other from scratch. Its loss
+is the teacher's loss of both networks, plus both divergences from the other network,
+which receives no gradient from them.
 
-KL is between probabilities softened by T = 3. Only upright images enter the
-cross-entropy of the backbone; BatchNorm sees all four rotations, as in the authors'
-code.
+KL compares probabilities softened by the temperature T = 3. The cross-entropy of the
+backbone reads only upright images; BatchNorm sees all four rotations, as in the
+authors' code.
 """
 
 import itertools
@@ -58,20 +59,19 @@ def hierarchical_teacher(
   micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
-  """A network and its branches on labels and joint labels.
+  """Training of a network on labels, and of its branches on joint labels.
 
   Args:
-    network: The backbone; its `axis_name` is the same.
-    optimizer: Updates the backbone. It sees the backbone's own parameters.
-    backbone: Variables of a trained backbone, which then stays as it is, in
-      evaluation mode, and only the branches are trained; by default all is trained,
-      from scratch.
-    keep_branches: Whether the exported network has its branches, as a teacher needs
-      them. Without, this is the control experiment: joint labels without a teacher.
-    params_optimizer: Updates the branches; by default the same transformation as for
-      the backbone, with a state of its own.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    network: The backbone. Its BatchNorm layers need the same `axis_name`.
+    optimizer: Optimizer of the backbone. It sees the backbone's own parameters.
+    backbone: Variables of a trained backbone. The backbone then stays frozen in
+      evaluation mode, and only the branches are trained. None trains both from scratch.
+    keep_branches: Whether the exported network has its branches, which a teacher needs.
+      Without them, the method is a control experiment: joint labels without a teacher.
+    params_optimizer: Optimizer of the branches. By default the same transformation as
+      for the backbone, with a state of its own.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     TypeError: If the network is not a `CifarResNet`.
@@ -97,7 +97,7 @@ def hierarchical_teacher(
     del variables, step, key
     values = _rotations.cross_entropies(outputs, batch, axis_name)
     if frozen:
-      del values["labels"]  # the branches change nothing there
+      del values["labels"]  # constant: the branches do not change the logits
     value, metrics = _method.weighted_loss(values, dict.fromkeys(values, 1.0))
     return value, ({}, metrics)
 
@@ -135,23 +135,24 @@ def hierarchical_student(
   """Distillation from the teacher's logits and its branches, in four rotations.
 
   Args:
-    student: The network to train; its `axis_name` is the same. It is exported
-      without the branches that it is trained with.
-    teacher: Frozen, in evaluation mode; with branches, from `hierarchical_teacher`,
-      as many as the student has stages.
-    optimizer: Updates the student. It sees the student's own parameters.
-    temperature: T.
-    branches: Whether the branches teach. Without, neither network needs any: the
-      control experiment, knowledge distillation on the same images.
-    params_optimizer: Updates the branches; by default the same transformation as for
-      the student, with a state of its own.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    student: Network to train. Its BatchNorm layers need the same `axis_name`. It is
+      exported without its branches.
+    teacher: Frozen teacher in evaluation mode, made by `hierarchical_teacher`, with as
+      many branches as the student has stages.
+    optimizer: Optimizer of the student. It sees the student's own parameters.
+    temperature: Temperature `T` of the softmax.
+    branches: Whether the student has branches that learn from the teacher's branches.
+      False is the control experiment: knowledge distillation on the same images; the
+      teacher needs no branches then.
+    params_optimizer: Optimizer of the branches. By default the same transformation as
+      for the student, with a state of its own.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     TypeError: If the student is not a `CifarResNet`.
-    ValueError: If the teacher has no branches, another number of them or other
-      classes, or the temperature is not positive.
+    ValueError: If the teacher has no branches, or other numbers of branches or classes
+      than the student; or if the temperature is not positive.
   """
   checks.check_positive("temperature", temperature)
   weights = {"labels": 1.0, "logits": 1.0}
@@ -201,25 +202,25 @@ def hierarchical_mutual(
   micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
-  """Two networks that teach each other, from scratch, by logits and branches.
+  """Mutual distillation of two networks from scratch, by logits and branches.
 
-  Exports "network_1" and "network_2", without branches.
+  The method exports "network_1" and "network_2", without branches.
 
   Args:
-    networks: The two; they may be the same and have as many stages. Their `axis_name`
-      is the same.
-    optimizer: Updates both, each with a state of its own. It sees the network's own
-      parameters, without branches.
-    temperature: T.
-    params_optimizer: Updates the branches; by default the same transformation, with a
-      state of its own.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    networks: Two networks with equally many stages; they may be equal. Their BatchNorm
+      layers need the same `axis_name`.
+    optimizer: Optimizer of both networks, with a separate state for each. It sees the
+      network's own parameters, without branches.
+    temperature: Temperature `T` of the softmax.
+    params_optimizer: Optimizer of the branches. By default the same transformation,
+      with a state of its own.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     TypeError: If a network is not a `CifarResNet`.
-    ValueError: If there are not two networks, their stages or classes differ in
-      number, or the temperature is not positive.
+    ValueError: If there are not two networks, if their numbers of stages or classes
+      differ, or if the temperature is not positive.
   """
   checks.check_positive("temperature", temperature)
   if len(networks) != 2:
@@ -284,7 +285,7 @@ def _branched(network, **options):
 
 
 def _by_branches(optimizer, params_optimizer):
-  """The optimizers of a backbone and of its branches."""
+  """Optimizer of a backbone and, separately, of its branches."""
 
   def split(params):
     trees = {"network": {}, "branches": {}}
@@ -300,7 +301,7 @@ def _by_branches(optimizer, params_optimizer):
 
 
 def _without(variables, others):
-  """Variables that are not in `others`, by collection and module."""
+  """Variables without the modules that `others` holds, collection by collection."""
   return {
     collection: {k: v for k, v in tree.items() if k not in others.get(collection, {})}
     for collection, tree in variables.items()
@@ -312,7 +313,7 @@ def _joined(variables, others):
 
 
 def _by_collection(networks):
-  """`{network: {collection: tree}}` the other way round."""
+  """Turn `{network: {collection: tree}}` into `{collection: {network: tree}}`."""
   collections = dict.fromkeys(name for tree in networks.values() for name in tree)
   return {c: {name: tree[c] for name, tree in networks.items()} for c in collections}
 
@@ -322,7 +323,7 @@ def _of_network(variables, name):
 
 
 def _check_branches(name, teacher, student):
-  """The teacher's branches; ValueError unless they correspond one to one."""
+  """Branches of the teacher; ValueError unless they match the student's one to one."""
   there = getattr(teacher, "branches", ())
   if not there:
     raise ValueError(

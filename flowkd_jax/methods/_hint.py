@@ -1,12 +1,13 @@
 """Hint learning (Romero et al., "FitNets: hints for thin deep nets", ICLR 2015).
 
-https://arxiv.org/abs/1412.6550. The student's taps, through a learnt linear map, are
-to equal the teacher's:
+https://arxiv.org/abs/1412.6550. A learnt linear map `r_i` takes each student tap to the
+values of its teacher tap:
 
     L = label_weight * CE + weight * sum_i mean_rows |t_i - r_i(s_i)|^2
 
-In one stage, the maps trained beside the student and then thrown away; the paper first
-trains the student up to the hinted layer, by the hint alone.
+Differs from the paper: training has one stage, in which the linear maps are trained
+together with the student. The paper first trains the student up to the hinted layer, by
+the hint alone. The linear maps are not part of the exported network.
 """
 
 from collections.abc import Mapping
@@ -40,18 +41,18 @@ def hint(  # noqa: PLR0913 (options of one method, by name)
   """Distillation by hints.
 
   Args:
-    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
-    teacher: Frozen, in evaluation mode.
-    optimizer: Updates the student.
-    pairs: Teacher tap of each student tap.
-    weight: Weight of every tap, a number or a schedule of the step.
-    reduction: Of `losses.hint`: "rows" or "elements".
+    student: Network to train. Its BatchNorm layers need the same `axis_name`.
+    teacher: Frozen teacher in evaluation mode.
+    optimizer: Optimizer of the student.
+    pairs: Teacher tap of each student tap, by name.
+    weight: Weight of each tap, a number or a schedule of the step.
+    reduction: Reduction of `losses.hint`, "rows" or "elements".
     label_weight: Weight of a cross-entropy on the labels.
-    params_optimizer: Updates the linear maps; by default the same transformation as
-      for the student, with a state of its own.
-    initial: Variables of the student to start from; fresh ones by default.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    params_optimizer: Optimizer of the linear maps. By default the same transformation
+      as for the student, with a state of its own.
+    initial: Initial variables of the student; fresh ones by default.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     TypeError: If `pairs` is not a mapping from names to names.
@@ -60,7 +61,7 @@ def hint(  # noqa: PLR0913 (options of one method, by name)
   _taps.check_pairs(pairs)
 
   def init_params(key, student_shapes, teacher_shapes):
-    # Keys by name: the order of `pairs` then changes nothing.
+    # Keys in order of the names: the order of `pairs` must not change the result.
     keys = zip(sorted(pairs, key=str), jax.random.split(key, len(pairs)), strict=True)
     return {
       tap: losses.hint_init(tap_key, student_shapes[tap], teacher_shapes[pairs[tap]])

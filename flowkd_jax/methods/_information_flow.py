@@ -1,23 +1,25 @@
 """Information-flow distillation (Passalis, Tzelepi, Tefas, CVPR 2020).
 
 "Heterogeneous Knowledge Distillation using Information Flow Modeling",
-https://arxiv.org/abs/2005.00727. The student's taps are made to mimic the teacher's:
+https://arxiv.org/abs/2005.00727. The loss compares each student tap with a teacher tap:
 
     L = sum_i alpha_i(k) L_i        (Eq. 9)
 
-with `L_i` the divergence of conditional probabilities of tap i (Eq. 5-8), or of its
-quadratic mutual information with the labels; `alpha_i = 1` for the last tap and
-`alpha_init gamma^k` for the others (Eq. 10), k the epoch: the critical-period schedule.
+`L_i` is the divergence between the conditional probabilities of tap i in both networks
+(Eq. 5-8), or between their quadratic mutual information with the labels. In epoch k,
+`alpha_i` is 1 for the last tap and `alpha_init gamma^k` for the other taps (Eq. 10).
+This decay is the critical-period schedule.
 
-The paper uses it twice. The auxiliary teacher, shaped like the student but wider, is
-distilled from the real teacher by its last tap alone; the student is then distilled
-from the auxiliary by all taps, which correspond one to one.
+The paper uses the loss in two stages. First, an auxiliary teacher, which has the
+student's architecture but is wider, is distilled from the teacher by its last tap
+alone. Then the student is distilled from the auxiliary teacher by all taps, which
+correspond one to one.
 
 Not in the paper: a student tap can learn from the teacher's class probabilities
-(`POSTERIOR`) in place of one of its taps. They are what the teacher knows of the labels
-whose information flows through the network, and neighbours by them are sharper. Where
-labels may be used, `LABELLED_POSTERIOR` is the mean of those probabilities and of the
-one-hot labels; in rows without a label it is the probabilities alone.
+(`POSTERIOR`) instead of a teacher tap. The probabilities carry the teacher's knowledge
+of the labels, and separate near from far rows more sharply than a tap does. If labels
+may be used, `LABELLED_POSTERIOR` is the mean of the probabilities and the one-hot
+labels; in rows without a label it is the probabilities alone.
 """
 
 from collections.abc import Mapping
@@ -61,26 +63,27 @@ def information_flow(  # noqa: PLR0913 (options of one method, by name)
   """Distillation by information-flow matching.
 
   Args:
-    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
-    teacher: Frozen, in evaluation mode; receives no gradient.
-    optimizer: Updates the student.
-    pairs: Teacher tap of each student tap; or `POSTERIOR`, the softmax of
-      the teacher's logits, or `LABELLED_POSTERIOR`.
+    student: Network to train. Its BatchNorm layers need the same `axis_name`.
+    teacher: Frozen teacher in evaluation mode; receives no gradient.
+    optimizer: Optimizer of the student.
+    pairs: Teacher tap of each student tap, by name. Instead of a teacher tap, the value
+      may be `POSTERIOR`, the softmax of the teacher's logits, or `LABELLED_POSTERIOR`.
     weights: Weight of each student tap, a number or a schedule of the step.
-    matching: "probabilities" (no labels needed), `losses.information_flow`; or
-      "quadratic", `losses.quadratic_flow`.
-    matching_options: Further options of that loss: `kernels`, `divergence`, `authors`,
-      as `{"kernels": [kernels.von_mises_fisher(8.0)]}`; "quadratic" needs
-      `num_classes`. Under "taps" those of single student taps, by name, which take the
-      place of the others.
-    label_weight: Weight of an added cross-entropy, 0 in the paper.
-    initial: Variables to start from; fresh ones by default.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    matching: "probabilities" for `losses.information_flow`, which needs no labels; or
+      "quadratic" for `losses.quadratic_flow`.
+    matching_options: Options of that loss: `kernels`, `divergence`, `authors`, as in
+      `{"kernels": [kernels.von_mises_fisher(8.0)]}`; "quadratic" needs `num_classes`.
+      The entry "taps" holds options of single student taps, by tap name; they override
+      the general options.
+    label_weight: Weight of an additional cross-entropy on the labels; 0 in the paper.
+    initial: Initial variables of the student; fresh ones by default.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
-    ValueError: If `pairs` is empty, a weight is missing or negative, options are of a
-      tap that is not trained, or `matching`, a kernel or a divergence is unknown.
+    ValueError: If `pairs` is empty; if a weight is missing or negative; if
+      `matching_options` names a tap that is not in `pairs`; or if `matching`, a kernel
+      or a divergence is unknown.
   """
   checks.check_choice("matching", matching, MATCHINGS)
   _taps.check_pairs(pairs)
@@ -100,7 +103,7 @@ def information_flow(  # noqa: PLR0913 (options of one method, by name)
     _check_options(options | of_one)
 
   teacher_taps = tuple(name for name in pairs.values() if name not in POSTERIORS)
-  # Taps of equal options in one call, which compiles taps of equal widths once.
+  # One call for all taps with the same options: taps of equal widths compile once.
   plain = [tap for tap in pairs if tap not in of_tap]
   together = [[tap] for tap in pairs if tap in of_tap] + ([plain] if plain else [])
 
@@ -137,7 +140,7 @@ def information_flow(  # noqa: PLR0913 (options of one method, by name)
 
 
 def _posterior_fits(teacher: _method.Network, names):
-  """Check of the teacher's head, if the student learns from its probabilities."""
+  """Check the teacher's head if the student learns from its probabilities."""
 
   def check(images, num_classes):
     if not set(names) & set(POSTERIORS):
@@ -151,7 +154,7 @@ def _posterior_fits(teacher: _method.Network, names):
 
 
 def _check_options(options):
-  """Refuses a kernel or divergence now that no step would know what to do with."""
+  """Raise for an unknown kernel or divergence before training starts."""
   authors = options.get("authors", False)
   if "kernels" in options:
     kernels.as_kernels(options["kernels"], authors=authors)
@@ -160,7 +163,7 @@ def _check_options(options):
 
 
 def _num_classes_fit(options):
-  """Check of the number of classes of the quadratic mutual information."""
+  """Check the number of classes of the quadratic mutual information."""
 
   def check(_, num_classes):
     for one in options:

@@ -4,7 +4,7 @@
 
     L = label_weight * CE + weight * T^2 KL(softmax(t / T), softmax(s / T))
 
-the baseline that every other method has to beat.
+It is the baseline for all other methods.
 """
 
 import optax
@@ -31,16 +31,16 @@ def knowledge_distillation(
   """Distillation by the teacher's softened probabilities.
 
   Args:
-    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
-    teacher: Frozen, in evaluation mode, of the same classes.
-    optimizer: Updates the student.
-    temperature: T.
+    student: Network to train. Its BatchNorm layers need the same `axis_name`.
+    teacher: Frozen teacher in evaluation mode, with the same classes.
+    optimizer: Optimizer of the student.
+    temperature: Temperature `T` of the softmax.
     weight: Weight of the divergence, a number or a schedule of the step.
-    label_weight: Weight of the cross-entropy on the labels; 0 learns from the
-      teacher alone.
-    initial: Variables to start from; fresh ones by default.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    label_weight: Weight of the cross-entropy on the labels. With 0 the student learns
+      from the teacher alone.
+    initial: Initial variables of the student; fresh ones by default.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     ValueError: If the temperature is not positive or a weight is negative.

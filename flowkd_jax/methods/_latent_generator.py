@@ -1,15 +1,15 @@
-"""FedGen's generator: what the clients of a federation know, distilled without data.
+"""FedGen's generator: data-free distillation of the clients' knowledge.
 
-The part of `federated` that FedGen adds to federated averaging (Zhu, Hong, Zhou,
-"Data-Free Knowledge Distillation for Heterogeneous Federated Learning", ICML 2021,
-https://arxiv.org/abs/2105.10056). Of labels y and noise e, the generator G makes
-latents which the classifiers h_k of the clients take for y, those the more that saw
-more examples of y, and which differ where the noise does:
+FedGen adds this generator to federated averaging (Zhu, Hong, Zhou, "Data-Free Knowledge
+Distillation for Heterogeneous Federated Learning", ICML 2021,
+https://arxiv.org/abs/2105.10056). From a label y and noise e, the generator G makes a
+latent that the clients' classifiers h_k should assign to y. Clients with more examples
+of y have a larger weight. Different noise should give different latents:
 
     L_G = sum_k mean_b w_k(y_b) CE(h_k(G(y_b, e_b)), y_b) + eta L_div
     L_div = exp(-mean_ij (mean_d |G_i - G_j| mean_d (e_i - e_j)^2))
 
-and a client, which lacks some labels, learns from it beside its own examples:
+A client, which may lack some labels, learns from the generator and its own examples:
 
     L_k = CE(f(x), y) + a(round) mean_b CE(h(G(y_b, e_b)), y_b),   y_b uniform
 """
@@ -38,25 +38,25 @@ from flowkd_jax.methods import _optimizers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorOptions:
-  """Options of FedGen's generator; defaults as in the published code.
+  """Options of FedGen's generator. Defaults are those of the published code.
 
   Attributes:
-    optimizer: Updates the generator, on the server.
-    latent_weight: The weight `a` of latents in a client's loss, a number or a schedule
-      of the round; in round 0 it is 0, as the generator is untrained then.
-    kl_weight: Weight of a further term, a number or a schedule of the round, 0 in round
-      0 too: `KL(stop_gradient(softmax(h(G(y, e)))), softmax(f(x)))`, which draws what
-      the network makes of an example to what its classifier makes of a latent of the
-      same label. It stands in the published code, with the weight of `latent_weight`,
-      but not in the paper. As long as the target is nearly one-hot, it is so many more
-      cross-entropies on the labels: compare with it only at learning rates tuned with
-      and without.
-    steps: Updates of the generator in a round; 0 leaves it as it was initialised: the
-      control experiment.
-    batch_size: Latents of an update, and of a client's step.
+    optimizer: Optimizer of the generator, on the server.
+    latent_weight: Weight `a` of latents in a client's loss, a number or a schedule of
+      the round. It is 0 in round 0, when the generator is untrained.
+    kl_weight: Weight of a further client term, a number or a schedule of the round, 0
+      in round 0: `KL(stop_gradient(softmax(h(G(y, e)))), softmax(f(x)))`. The term
+      pulls the predictions on an example towards the predictions on a latent of the
+      same label. The published code has this term, with the weight `latent_weight`; the
+      paper does not. If the target is nearly one-hot, the term acts as additional
+      cross-entropy on the labels, so tune the learning rate separately with and without
+      it.
+    steps: Number of updates of the generator in a round. With 0 it stays untrained;
+      this is the control experiment.
+    batch_size: Number of latents in an update of the generator and in a client's step.
     noise: Width of the noise, which is uniform in [0, 1).
     hidden: Width of the generator's hidden layer.
-    diversity_weight: eta.
+    diversity_weight: Weight `eta` of the diversity loss.
   """
 
   optimizer: optax.GradientTransformation
@@ -76,12 +76,12 @@ class GeneratorOptions:
 
 
 class Generator(NamedTuple):
-  """Generator that the server sends to clients beside the network.
+  """Generator and weights that the server sends to the clients with the network.
 
   Attributes:
-    params: Of the generator.
-    latent_weight: That of this round.
-    kl_weight: That of this round.
+    params: Parameters of the generator.
+    latent_weight: Value of `latent_weight` in this round.
+    kl_weight: Value of `kl_weight` in this round.
   """
 
   params: _method.PyTree
@@ -90,14 +90,14 @@ class Generator(NamedTuple):
 
 
 class FedGen:
-  """Learning of clients from the generator, and training of it on the server.
+  """Client terms and server training of FedGen's generator.
 
-  `params` are the generator's parameters throughout, a `head` those of the classifier
-  of a client's network.
+  In all methods, `params` are the parameters of the generator, and `head` those of the
+  classifier in a client's network.
   """
 
   def __init__(self, model: Any, options: GeneratorOptions):
-    """TypeError unless the network has a latent and a classifier of it."""
+    """Raise TypeError unless the network has a latent and a classifier on it."""
     if not (hasattr(model, "latent") and hasattr(model, "classify")):
       raise TypeError(
         "model: FedGen needs a network with a latent and a classifier of it, such as "
@@ -117,7 +117,7 @@ class FedGen:
   def generate(
     self, params: _method.PyTree, labels: Int[Array, " batch"], key: Key[Array, ""]
   ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch noise"]]:
-    """Latents of the labels, and the noise in them."""
+    """Generate latents for the labels; also return the noise used."""
     noise = jax.random.uniform(key, (len(labels), self.options.noise))
     latents: Any = self.generator.apply({"params": params}, noise, labels)
     return latents, noise
@@ -132,12 +132,13 @@ class FedGen:
   def sent(
     self, params: _method.PyTree, step: Int[Array, ""], opt_state: optax.OptState = ()
   ) -> Generator:
-    """Message to the clients of a round; in the first, with weights of 0.
+    """Message to the clients of a round. In round 0 its weights are 0.
 
     Args:
-      params: Of the generator.
-      step: The round.
-      opt_state: Of the generator's optimizer, which may hold the parameters to use.
+      params: Parameters of the generator.
+      step: Number of the round, from 0.
+      opt_state: State of the generator's optimizer, which may hold the parameters to
+        use.
     """
     params = _optimizers.evaluated(self.options.optimizer, opt_state, params)
     weights = self.options.latent_weight, self.options.kl_weight
@@ -152,7 +153,7 @@ class FedGen:
     minibatch: _method.Batch,
     key: Key[Array, ""],
   ) -> Float[Array, ""]:
-    """Terms that a client adds to its loss of a minibatch, whose logits are given."""
+    """Loss terms that a client adds on a minibatch with the given logits."""
     keys = jax.random.split(key)
     value = sent.latent_weight * self._latent_term(sent.params, head, keys[0])
     if callable(self.options.kl_weight) or self.options.kl_weight:
@@ -168,7 +169,7 @@ class FedGen:
     return value
 
   def _latent_term(self, params, head, key):
-    """Cross-entropy of a classifier on latents of labels drawn uniformly."""
+    """Cross-entropy of a classifier on latents of uniformly drawn labels."""
     label_key, noise_key = jax.random.split(key)
     size = (self.options.batch_size,)
     labels = jax.random.randint(label_key, size, 0, self.num_classes)
@@ -183,14 +184,14 @@ class FedGen:
     counts: Float[Array, "clients classes"],
     key: Key[Array, ""],
   ) -> tuple[_method.PyTree, optax.OptState, _method.Metrics]:
-    """A round's updates of the generator: `(params, opt_state, metrics)`.
+    """Train the generator in a round: `(params, opt_state, metrics)`.
 
     Args:
-      params: Of the generator.
-      opt_state: Of its optimizer.
-      heads: Classifiers of the clients, their leaves stacked.
-      counts: Examples of each label that each client drew.
-      key: Randomness of the round.
+      params: Parameters of the generator.
+      opt_state: State of the generator's optimizer.
+      heads: Classifier parameters of all clients, stacked along the first axis.
+      counts: Number of examples of each label that each client drew.
+      key: Random key of the round.
     """
     optimizer = self.options.optimizer
 
@@ -218,7 +219,7 @@ class FedGen:
     return params, opt_state, {name: value.mean() for name, value in parts.items()}
 
   def _loss(self, params, heads, counts, key):
-    """L_G and its terms; labels are drawn from those that some client drew."""
+    """L_G and its terms, on labels drawn from those that any client has seen."""
     label_key, noise_key = jax.random.split(key)
     seen = jnp.where(counts.sum(axis=0) > 0, 0.0, -jnp.inf)
     size = (self.options.batch_size,)
@@ -238,13 +239,13 @@ def ensemble_cross_entropy(
   labels: Int[Array, " batch"],
   counts: Float[Array, "clients classes"],
 ) -> Float[Array, ""]:
-  """Cross-entropy of all clients, each by its share of the examples of the label.
+  """Cross-entropy over all clients, weighted by their shares of each label.
 
   Args:
-    logits: Of the same latents by the classifier of each client.
-    labels: What the latents were generated of.
-    counts: Examples of each label that each client drew. One is added to each, as in
-      the published code, so that no weight is 0.
+    logits: Logits of each client's classifier on the same latents.
+    labels: Labels of the latents.
+    counts: Number of examples of each label that each client drew. One is added to each
+      count, as in the published code, so that no weight is 0.
   """
   weights = (counts + 1) / (counts + 1).sum(axis=0, keepdims=True)
   read = label_rule.read_labels(labels, logits.shape[2], shape=logits.shape[1:2])
@@ -257,7 +258,7 @@ def ensemble_cross_entropy(
 def diversity_loss(
   latents: Float[Array, "batch latent"], noise: Float[Array, "batch noise"]
 ) -> Float[Array, ""]:
-  """L_div: 1 if all latents are alike, less the more they differ where noise does."""
+  """Diversity loss `L_div`: 1 if all latents are equal, below 1 if they differ."""
   gaps = jnp.abs(latents[:, None] - latents[None]).mean(axis=2)
   distances = jnp.square(noise[:, None] - noise[None]).mean(axis=2)
   return jnp.exp(-(gaps * distances).mean())

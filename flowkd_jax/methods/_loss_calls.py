@@ -1,6 +1,7 @@
-"""Calls of losses by what they read: logits, pairs of taps, lists of taps, a state.
+"""Adapters that call a loss with the outputs that it reads.
 
-Each function takes a loss and a `Call`, the outputs of a step.
+A loss may read logits, pairs of taps, lists of taps or a state. Each function takes a
+loss and a `Call`, which holds the outputs of a step.
 """
 
 from typing import Any
@@ -20,15 +21,15 @@ from flowkd_jax.methods import _targets
 
 
 class Call(NamedTuple):
-  """Arguments of a loss in a step.
+  """Inputs of a loss at a step.
 
   Attributes:
     student: Outputs of the student.
     teacher: Outputs of the teacher.
-    pairs: Pairs of a student tap and its teacher tap; none for logits.
+    pairs: Pairs of a student tap and its teacher tap; empty for losses of logits.
     batch: Rows of this device.
     params: Learnt parameters of each pair, in the order of the pairs.
-    state: What the loss keeps between steps for each pair.
+    state: State of the loss for each pair.
     options: Keyword arguments of the loss, with `mask` and `axis_name`.
     key: Random key of the step, the same on all devices.
   """
@@ -65,7 +66,7 @@ def labelled_logits(function, call):
 
 
 def each_pair(function, call):
-  """Sum over the pairs, as published code sums over layers."""
+  """Sum over the pairs, as the published implementations sum over layers."""
   found = equal_shapes.map_by_shape(
     lambda student, teacher: function(student, teacher, **call.options),
     *map(list, zip(*call.features(), strict=True)),
@@ -82,7 +83,7 @@ def each_pair_learnt(function, call):
 
 
 def each_pair_masked(function, call):
-  """Sum over the pairs, of losses that draw a mask of features."""
+  """Sum over the pairs, for losses that draw a random mask of features."""
   keys = jax.random.split(call.key, len(call.pairs))
   found = [
     function(student, teacher, params=params, key=key, **call.options)
@@ -104,7 +105,7 @@ def queue_init(key, num_examples, *, size=16384, width=128):
 
 
 def queued(function, call):
-  """Sum over the pairs, each against a queue of its own."""
+  """Sum over the pairs; each pair has its own queue."""
   shared = {name: call.options[name] for name in ("mask", "axis_name")}
   found, kept = [], []
   for sides, params, queue in zip(
@@ -119,17 +120,18 @@ def queued(function, call):
 def bank_init(key, num_examples, *, width=128):
   if num_examples is None:
     raise ValueError(
-      "expected num_examples, the rows of the data set, which its bank holds; got none"
+      "expected num_examples, the number of rows of the data set, as its memory bank "
+      "holds one entry per row; got None"
     )
   return losses.crd_bank_init(key, num_examples, width=width)
 
 
 def banked(function, call):
-  """Sum over the pairs, each against a bank of its own; negatives are other rows."""
+  """Sum over the pairs; each pair has its own bank. Negatives are other rows."""
   if "index" not in call.batch:
     raise ValueError(
-      "expected a batch with the position of each row in the data set, as index; the "
-      "batches of flowkd_jax.data have it"
+      'expected a batch with the array "index", the position of each row in the data '
+      "set, got a batch without it; batches of flowkd_jax.data have it"
     )
   options = dict(call.options)
   number, momentum = options.pop("number", 16384), options.pop("momentum", 0.5)
@@ -167,7 +169,7 @@ def crd_bank(
   authors=False,
   **inputs,
 ):
-  """`losses.crd_bank` with the options of what is called around it."""
+  """`losses.crd_bank` that also accepts the options of negatives and bank update."""
   del number, momentum
   options = {"temperature": temperature, "authors": authors}
   return losses.crd_bank(student, teacher, **options, **inputs)
@@ -209,7 +211,7 @@ def neighbouring_maps(function, call):
 
 
 def factors(function, call):
-  """The transfer, and the reconstruction with which the paraphraser is trained."""
+  """Factor transfer, and the reconstruction loss that trains the paraphraser."""
   value = each_pair_learnt(function, call)
   names = ("mask", "axis_name", "reduction")
   options = {name: call.options[name] for name in names if name in call.options}
@@ -221,7 +223,7 @@ def factors(function, call):
 
 
 def rkd(student, teacher, *, distance=25.0, angle=50.0, reduction="mean", **options):
-  """Distances and angles by the weights of Park et al. 2019 for classification."""
+  """Distance and angle losses, weighted as by Park et al. 2019 for classification."""
   options["reduction"] = reduction
   return distance * losses.rkd_distance(
     student, teacher, **options
@@ -229,14 +231,14 @@ def rkd(student, teacher, *, distance=25.0, angle=50.0, reduction="mean", **opti
 
 
 def embedding_init(key, student_shape, teacher_shape, *, width=None):
-  """Linear maps of both sides to `width` channels; none without a width."""
+  """Linear maps of both taps to `width` channels; {} if `width` is None."""
   if width is None:
     return {}
   return losses.crd_init(key, student_shape, teacher_shape, width=width)
 
 
 def each_pair_embedded(function, call):
-  """Sum over the pairs, both sides through learnt linear maps if there are any."""
+  """Sum over the pairs, after learnt linear maps of both taps if there are any."""
   mask, found = call.options["mask"], []
   for sides, params in zip(call.features(), call.params, strict=True):
     rows = [

@@ -1,9 +1,9 @@
 """Interface of a method for the training loop: `init`, `update`, `export`, `constants`.
 
-Most methods are a loss and an optimizer; `gradient_method` makes their `update`. A
-method may as well train several networks at once (its parameters are any pytree, its
-export any number of networks), or update in another way altogether: a round of
-federated averaging is an `update` whose batch is the round's clients.
+Most methods consist of a loss and an optimizer; `gradient_method` makes their `update`.
+A method may also train several networks at once: its parameters are any pytree, and it
+exports any number of networks. The update need not be a gradient step: federated
+averaging is a method whose batch holds the clients of a round.
 """
 
 import functools
@@ -44,25 +44,28 @@ Variables = Mapping[str, Any]
 
 
 class Method(NamedTuple):
-  """A method of training, as pure functions.
+  """Training method as a set of pure functions.
 
   Attributes:
-    init: `(key, images) -> state`; `images` is an example batch, for its shape.
-    update: `(state, batch, constants) -> (state, metrics)`. Written for one device
-      that holds some rows of the batch: collectives over the axis that the method
-      was made with make state and metrics the same on all devices. `batch` has what
-      the data yields, for images "image", "label" and "mask".
-    export: `state -> {name: network}`, what is evaluated and kept.
+    init: `(key, images) -> state`. `images` is an example batch; only its shape is
+      read.
+    update: `(state, batch, constants) -> (state, metrics)`. It runs on one device,
+      which holds some rows of the batch; collectives over `axis_name` make state and
+      metrics equal on all devices. `batch` is a batch of the data: for images, the
+      arrays "image", "label" and "mask".
+    export: `state -> {name: network}`, the networks to evaluate and to keep.
     constants: Arrays that `update` reads and never writes, such as a frozen teacher.
-      Handed to `update` rather than closed over, so that they are neither compiled
-      into the program nor saved with every checkpoint.
-    observe: What diagnostics asks now and then: arguments as of `update`, and the
-      metrics that `_diagnostics` describes; nothing is updated. None if there are none.
+      They are arguments of `update`: as closed-over arrays they would be compiled into
+      the program, as part of the state they would be saved with every checkpoint.
+    observe: Diagnostics, computed now and then: `(state, batch, constants) -> metrics`,
+      the metrics that `_diagnostics` describes. It updates nothing. None if the method
+      has no diagnostics.
     check: `(images, num_classes)` raises ValueError if networks, taps or heads do not
-      fit the data; `images` is an example or its shape. None if there is nothing to
-      check.
-    teacher: The frozen network, if the method reads of it only its outputs on the
-      images of the batch: they may be computed before and come in the batch.
+      fit the data. `images` is an example batch or its shape. None if there is nothing
+      to check.
+    teacher: The frozen teacher, if the method reads nothing of it but its outputs on
+      the images of the batch. These outputs can be computed beforehand and be part of
+      the batch.
     axis_name: Name of the mapped axis that `update` and `observe` use; None if they
       expect the whole batch, as they do on one device and in mode "jit".
   """
@@ -82,10 +85,10 @@ class TrainState:
   """State of a method that is trained by gradients.
 
   Attributes:
-    step: Updates so far.
-    key: Randomness of the run; `update` folds in the step.
-    params: What the optimizer updates, of one network or several.
-    collections: Other variables, such as `batch_stats`.
+    step: Number of updates so far.
+    key: Random key of the run; `update` folds in the step.
+    params: Parameters that the optimizer updates, of one network or several.
+    collections: All other variables, such as `batch_stats`.
     opt_state: State of the optimizer.
   """
 
@@ -97,7 +100,7 @@ class TrainState:
 
 
 class LossFunction(Protocol):
-  """Loss of the global batch, and what is to be kept of the forward pass."""
+  """Loss of the global batch, with updated collections and metrics."""
 
   def __call__(
     self,
@@ -129,29 +132,29 @@ def gradient_method(
   micro_batches: int = 1,
   axis_name: str | None,
 ) -> Method:
-  """A method from a loss and an optimizer.
+  """Make a method from a loss and an optimizer.
 
   Args:
-    init_variables: `(key, images) -> variables`; "params" is trained, other
-      collections are carried along.
-    loss: The loss; differentiated with respect to "params" only. With micro-batches
-      a `FeatureLoss`: the features of each row, and the loss as a function of them.
-    optimizer: Updates "params"; `PerTree` where they are more than one
-      network's own tree.
-    export: Networks from the variables.
-    constants: See `Method`.
-    compare: `(variables, batch, constants, key) -> metrics`, for diagnostics only.
-    check: See `Method`.
+    init_variables: `(key, images) -> variables`. The collection "params" is trained;
+      `loss` updates the other collections.
+    loss: The loss, differentiated with respect to "params" only. Micro-batches need a
+      `FeatureLoss`: features of each row, and the loss as a function of them.
+    optimizer: Optimizer of "params". Use `PerTree` if "params" holds more than the
+      parameters of one network.
+    export: `variables -> {name: network}`, the networks to evaluate and to keep.
+    constants: Arrays that `loss` reads and never writes; see `Method`.
+    compare: `(variables, batch, constants, key) -> metrics`, further diagnostics.
+    check: Check that the method fits the data; see `Method`.
     micro_batches: Number of parts in which each device computes the features of its
-      rows, one after another, so that memory is needed for the activations of one
-      part. Loss and gradient are those of the whole batch, at the cost of a second
-      forward pass. BatchNorm normalises by the statistics of a part, and its running
-      averages move once for each; dropout draws other units than without parts.
-    axis_name: Mapped axis over which the batch is split; None when the whole batch
-      is at hand.
+      rows, one part after another, so that only the activations of one part are in
+      memory. Loss and gradient are those of the whole batch, at the cost of a second
+      forward pass. BatchNorm normalises by the statistics of a part and updates its
+      running averages once per part; dropout masks differ from those of one part.
+    axis_name: Name of the mapped axis over which the batch is split. None if one
+      device has the whole batch.
 
   Raises:
-    TypeError: If there are micro-batches, and the loss is no `FeatureLoss`.
+    TypeError: If `micro_batches` is above 1 and `loss` is not a `FeatureLoss`.
     ValueError: If `micro_batches` is not a positive integer.
   """
   loss = _in_micro_batches(loss, micro_batches)
@@ -159,7 +162,7 @@ def gradient_method(
   def init(key, images):
     variables = dict(init_variables(key, images))
     params = variables.pop("params")
-    # Compiled: called array by array, it would compile a program for every shape.
+    # Compiled as one program: run eagerly, each array shape would compile its own.
     rest = jax.jit(functools.partial(_first_state, optimizer))(key, params)
     return TrainState(params=params, collections=variables, **rest)
 
@@ -227,8 +230,8 @@ def _in_micro_batches(loss, number):
     return loss
   if not isinstance(loss, _micro_batches.FeatureLoss):
     raise TypeError(
-      "loss: expected a FeatureLoss(features, loss) with micro_batches, as any other "
-      f"function needs the whole batch at once, got {type(loss).__name__}"
+      "loss: expected a FeatureLoss(features, loss), which micro_batches above 1 "
+      f"needs, got {type(loss).__name__}"
     )
   features = _micro_batches.by_micro_batches(loss.features, number)
   return loss._replace(features=features)
@@ -243,14 +246,14 @@ def _first_state(optimizer, key, params):
 
 
 def as_arrays(tree: PyTree) -> PyTree:
-  """The leaves as arrays; those of the host stay there, however large they are."""
+  """Convert the leaves to arrays; NumPy arrays stay on the host."""
   return jax.tree.map(
     lambda leaf: leaf if isinstance(leaf, np.ndarray) else jnp.asarray(leaf), tree
   )
 
 
 def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | None:
-  """`observe` of a method around `method`, whose state has it as `trained`."""
+  """Adapt `observe` to a wrapper whose state holds the inner state as `trained`."""
   observe = method.observe
   if observe is None:
     return None
@@ -258,7 +261,7 @@ def of_wrapped(method: Method) -> Callable[[PyTree, Batch, PyTree], Metrics] | N
 
 
 def also_checked(method: Method, check: _heads.Check) -> Method:
-  """The method, whose `check` makes another check first."""
+  """Add a check to a method; it runs before the method's own check."""
   others = method.check
 
   def both(images, num_classes):
@@ -270,7 +273,7 @@ def also_checked(method: Method, check: _heads.Check) -> Method:
 
 
 def _mean_over(axis_name, tree):
-  """The mean over the devices; of integers, which are equal, one of them."""
+  """Mean over the devices; the maximum of integers, which are equal on all devices."""
   if axis_name is None:
     return tree
 
@@ -284,14 +287,15 @@ def _mean_over(axis_name, tree):
 def weighted_loss(
   terms: Mapping[str, Float[Array, ""]], weights: Mapping[str, ArrayLike]
 ) -> tuple[Float[Array, ""], Metrics]:
-  """The sum of the terms by their weights, and both as metrics.
+  """Weighted sum of loss terms, with terms and weights as metrics.
 
   Args:
     terms: Loss terms by name.
-    weights: Weight of each term.
+    weights: Weight of each term, by name.
 
   Returns:
-    `(loss, metrics)`, with `loss/NAME` before weighting and `weight/NAME`.
+    `(loss, metrics)`. The metrics are `loss/NAME`, the term before weighting, and
+    `weight/NAME`.
 
   Raises:
     ValueError: If there is not exactly one weight per term.
@@ -303,12 +307,12 @@ def weighted_loss(
 
 
 def at_step(value: optax.Schedule | float, step: Int[Array, ""]) -> Float[Array, ""]:
-  """A number, or what a schedule says at the step."""
+  """Value at a step of a schedule or of a constant number."""
   return jnp.asarray(value(step) if callable(value) else value, jnp.float32)
 
 
 def check_not_negative(name: str, value: optax.Schedule | float) -> None:
-  """Raises unless a number is finite and 0 or above; a schedule passes."""
+  """Raise ValueError unless a number is finite and 0 or above; schedules pass."""
   if callable(value):
     return
   checks.check_number(name, value)
@@ -324,9 +328,9 @@ def forward(
   taps: Sequence[str] = (),
   key: Key[Array, ""],
 ) -> tuple[Float[Array, "batch classes"], dict[str, Array], dict[str, Any]]:
-  """Applies a network in training: `(logits, taps, updated collections)`.
+  """Apply a network in training mode: `(logits, taps, updated collections)`.
 
-  All collections but "params" may be updated; dropout takes `key`.
+  All collections but "params" may be updated. Dropout uses `key`.
   """
   mutable = [name for name in variables if name != "params"]
   output = capture.apply_with_taps(

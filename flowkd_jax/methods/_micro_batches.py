@@ -1,17 +1,18 @@
-"""Exact gradients of a batch whose activations do not fit: micro-batches.
+"""Micro-batches: exact gradients of a batch whose activations do not fit in memory.
 
-A loss over pairs of rows is not a sum over parts of a batch, so that gradients of parts
-cannot be added up. What can be computed by parts are the features, and the loss needs
-no more than them (Gao et al., "Scaling deep contrastive learning batch size under
-memory limited setup", https://arxiv.org/abs/2101.06983):
+A loss over pairs of rows is not a sum over parts of the batch, so the gradients of
+parts cannot be added. But the loss depends on the batch only through the features, and
+these can be computed part by part (Gao et al., "Scaling deep contrastive learning batch
+size under memory limited setup", https://arxiv.org/abs/2101.06983):
 
-1. the features of every micro-batch, one after another, keeping no activations;
-2. the loss of the features of the whole batch, and its gradient with respect to them;
-3. every micro-batch again, with the same keys, and its part of that gradient back to
-   the parameters.
+1. Compute the features of one micro-batch after another. Keep no activations.
+2. Compute the loss of the features of the whole batch, and its gradient with respect to
+   the features.
+3. Compute each micro-batch again, with the same random keys, and propagate its part of
+   that gradient to the parameters.
 
-The scan below is step 1. Differentiated, it is step 3, as `jax.checkpoint` keeps the
-arguments of a micro-batch alone.
+The scan below is step 1. Its derivative is step 3, because `jax.checkpoint` stores only
+the arguments of a micro-batch and computes its activations again.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ from jaxtyping import Key
 from flowkd_jax._numerics import checks
 
 PyTree = Any
-# Rows that stay together, such as the rotations of an image.
+# Number of successive rows that stay in one part, such as the rotations of an image.
 _RUN = 4
 
 
@@ -47,8 +48,8 @@ class Features(Protocol):
   ) -> tuple[PyTree, PyTree]:
     """Returns `(features, updated collections)`.
 
-    Each array of the features has one row per image: no row may depend on the others
-    but through BatchNorm.
+    Each array of the features has one row per image. Rows may depend on one another
+    only through BatchNorm.
     """
     ...
 
@@ -68,19 +69,21 @@ class LossOfFeatures(Protocol):
   ) -> tuple[Float[Array, ""], tuple[PyTree, dict[str, Float[Array, ""]]]]:
     """Returns `(loss, (updated collections, metrics))`.
 
-    The variables are those that were given to the features; what the loss itself
-    learns is among their "params". The collections are those that the loss updates
-    beside the features, {} if there are none.
+    `variables` are the variables that the features were computed with; parameters of
+    the loss are part of "params". The collections are those that the loss itself
+    updates, {} if there are none.
     """
     ...
 
 
 class FeatureLoss(NamedTuple):
-  """A loss as features and a function of them, which `micro_batches` needs.
+  """Loss split into features and a function of the features.
+
+  Micro-batches need this split.
 
   Attributes:
-    features: The features of each row.
-    loss: The loss of all features.
+    features: Function that computes the features of each row.
+    loss: Function that computes the loss from all features.
   """
 
   features: Features
@@ -95,30 +98,31 @@ class FeatureLoss(NamedTuple):
     step: Int[Array, ""],
     key: Key[Array, ""],
   ) -> tuple[Float[Array, ""], tuple[PyTree, dict[str, Float[Array, ""]]]]:
-    """Both in turn: a `LossFunction`."""
+    """Compute features and loss, as a `LossFunction`."""
     features, updated = self.features(variables, batch, constants, key=key)
     value, (kept, metrics) = self.loss(features, variables, batch, step=step, key=key)
     return value, ({**updated, **kept}, metrics)
 
 
 def check_number(micro_batches: int) -> None:
-  """Raises unless the number of micro-batches is an integer of 1 or more."""
+  """Raise an error unless the number of micro-batches is a positive integer."""
   checks.check_count("micro_batches", micro_batches)
 
 
 def by_micro_batches(features: Features, number: int) -> Features:
-  """The same features, computed by one micro-batch after another.
+  """Compute features one micro-batch after another.
 
-  Activations are kept of one micro-batch at a time; a gradient computes each of them a
-  second time. The rows of a micro-batch are spread over the batch, so that the rows of
-  every device are in all of them. Micro-batches draw their dropout by keys of their
-  own, the same both times. BatchNorm normalises by the statistics of the micro-batch,
-  and its running averages move once for each: what a batch of that size does.
+  Only the activations of one micro-batch are in memory; a gradient computes them a
+  second time. The rows of a micro-batch are spread over the batch, so that each
+  micro-batch has rows of every device. Each micro-batch has its own dropout key, which
+  is the same in both passes. BatchNorm behaves as for a batch of that size: it
+  normalises by the statistics of the micro-batch and updates its running averages once
+  per micro-batch.
 
   Args:
-    features: The forward pass.
-    number: Number of micro-batches, k. Where it does not divide the n rows of a
-      device, the smaller ones are filled up with masked rows.
+    features: Forward pass of the networks.
+    number: Number of micro-batches. If it does not divide the rows of a device, masked
+      rows are appended.
   """
   if number == 1:
     return features
@@ -154,7 +158,7 @@ def by_micro_batches(features: Features, number: int) -> Features:
 
 
 def _split(array, number):
-  """`[rows, ...]` as `[number, rows of a part, ...]`, filled up with zeros."""
+  """Reshape `[rows, ...]` to `[number, rows of a part, ...]`, padded with zeros."""
   rows = array.shape[0]
   array = jnp.pad(array, [(0, -rows % number)] + [(0, 0)] * (array.ndim - 1))
   run = _run(array.shape[0], number)
@@ -163,7 +167,7 @@ def _split(array, number):
 
 
 def _joined(parts, rows):
-  """The inverse of `_split`."""
+  """Inverse of `_split`."""
   number = parts.shape[0]
   run = _run(number * parts.shape[1], number)
   parts = parts.reshape(number, -1, run, *parts.shape[2:]).swapaxes(0, 1)

@@ -1,9 +1,9 @@
-"""Losses of the library by name, with what each reads of the two networks.
+"""Registry of the losses by name, with the outputs that each loss reads.
 
 `combined_losses` and the flag `--losses` of `flowkd train distill` take these names. An
-entry says which outputs a loss compares, which parameters it learns and which taps it
-reads unless taps are given. Its options are the keyword arguments of the loss and of
-the function that makes its parameters.
+entry defines which outputs a loss compares, which parameters it learns and which taps
+it reads by default. The options of a loss are the keyword arguments of its function and
+of the function that makes its parameters.
 """
 
 import difflib
@@ -22,7 +22,7 @@ from flowkd_jax.methods._tap_roles import POOLED
 from flowkd_jax.methods._tap_roles import TAPS
 from flowkd_jax.methods._tap_roles import TOKENS
 
-# Parameters of losses that are no options: the method passes them.
+# Parameters of losses that users cannot set as options: the method passes them.
 _PASSED = frozenset(
   {
     *("key", "student", "teacher", "student_shape", "teacher_shape"),
@@ -33,20 +33,21 @@ _PASSED = frozenset(
 
 
 class NamedLoss(NamedTuple):
-  """A loss by name.
+  """Entry of the registry: a loss and the outputs that it reads.
 
   Attributes:
-    function: The loss; its keyword arguments are options.
-    apply: `(function, call) -> value`, or the values of several terms by name, ""
-      for the loss itself; with a state `(value, new state)`.
-    taps: Role of the taps that it compares by default; "" if it compares logits.
-    init: Makes the parameters that it learns for a pair of taps: `(key, shape of the
-      student tap, shape of the teacher tap, **options)`. None if it learns nothing.
+    function: The loss function. Its keyword arguments are the options of the loss.
+    apply: `(function, call) -> value`, or a dictionary of terms by name, "" for the
+      loss itself. If the loss has a state: `(value, new state)`.
+    taps: Role of the taps that the loss compares by default; "" if it compares logits.
+    init: Function that makes the learnt parameters of a pair of taps: `(key, shape of
+      the student tap, shape of the teacher tap, **options)`. None if the loss learns
+      nothing.
     init_takes_lists: Whether `init` makes one tree for all pairs, from lists of shapes.
-    state: Makes what the loss keeps between steps for a pair: `(key, rows of the data
-      set, **options)`. None if it keeps nothing.
-    further: Constant weight of each further term that `apply` gives.
-    aliases: Short names.
+    state: Function that makes the initial state of a pair: `(key, rows of the data
+      set, **options)`. None if the loss has no state.
+    further: Constant weight of each further term that `apply` returns.
+    aliases: Short names of the loss.
   """
 
   function: Callable[..., Any]
@@ -60,14 +61,14 @@ class NamedLoss(NamedTuple):
 
   @property
   def options(self) -> dict[str, Any]:
-    """Options with their defaults."""
+    """Options of the loss, with their default values."""
     functions = self.function, self.init, self.state
     return {n: default for f in functions for n, default in _options_of(f).items()}
 
   def check_options(self, options: Mapping[str, Any]) -> None:
-    """Raises ValueError if there is no such option, or a word is no truth value.
+    """Raise ValueError for an unknown option, or a flag that is not a bool.
 
-    A word such as "no" would count as true, and a schedule cannot be traced there.
+    A string such as "no" would count as true, and a schedule cannot set a Python bool.
     """
     unknown = [name for name in options if name not in self.options]
     if unknown:
@@ -80,7 +81,7 @@ class NamedLoss(NamedTuple):
         raise ValueError(f"{name}: expected true or false, got {value!r}")
 
   def is_number(self, name: str) -> bool:
-    """Tells whether an option is a number, or several, which may follow a schedule."""
+    """Returns whether an option is numeric, so that it may follow a schedule."""
     default = self.options[name]
     values = default if isinstance(default, tuple) else (default,)
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
@@ -88,7 +89,10 @@ class NamedLoss(NamedTuple):
   def split_options(
     self, options: Mapping[str, Any]
   ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Options of the loss, of `init` and of `state`; some belong to several."""
+    """Split options into those of the loss, of `init` and of `state`.
+
+    An option may belong to several of these functions.
+    """
     own, first, kept = (
       {name: value for name, value in options.items() if name in _options_of(function)}
       for function in (self.function, self.init, self.state)
@@ -222,11 +226,11 @@ LOSSES: dict[str, NamedLoss] = {
 }
 _ALIASES = {alias: name for name, loss in LOSSES.items() for alias in loss.aliases}
 
-# Public functions of `flowkd_jax.losses` without a name here, each with the reason.
+# Public functions of `flowkd_jax.losses` that have no entry, each with the reason.
 WITHOUT_A_NAME = {
-  "cross_entropy": "the labels, which have a weight of their own",
-  "weighted_sum": "adds terms up",
-  "top_k_distillation": "reads stored classes in place of logits",
+  "cross_entropy": "the loss on labels, which has its own weight",
+  "weighted_sum": "adds terms, compares nothing",
+  "top_k_distillation": "reads stored classes instead of logits",
   "information_flow_terms": "the terms of information_flow",
   "quadratic_flow_terms": "the terms of quadratic_flow",
   "factor_reconstruction": "a term of factor_transfer",
@@ -238,17 +242,17 @@ WITHOUT_A_NAME = {
 
 
 def loss_names() -> tuple[str, ...]:
-  """All names, a short one in place of a long one."""
+  """Names of all losses; the short name if a loss has one."""
   return tuple(
     loss.aliases[0] if loss.aliases else name for name, loss in LOSSES.items()
   )
 
 
 def loss_by_name(name: str) -> NamedLoss:
-  """A loss by its name or a short name.
+  """Look up a loss by its long or short name.
 
   Raises:
-    ValueError: If there is no such loss; the message lists the names.
+    ValueError: If there is no such loss. The message lists the names.
   """
   known = _ALIASES.get(name, name)
   if known in LOSSES:

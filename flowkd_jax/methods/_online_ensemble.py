@@ -1,21 +1,21 @@
 """Online ensemble compression (Walawalkar, Shen, Savvides, ECCV 2020).
 
 "Online Ensemble Model Compression using Knowledge Distillation",
-https://arxiv.org/abs/2011.07449. S students of shrinking width share one base and are
-trained together, from scratch, in one pass; what they know together teaches each of
-them (section 3, summed over students j and stages b):
+https://arxiv.org/abs/2011.07449. S students of decreasing width share one base and are
+trained together from scratch. The mean of their logits teaches each student (section 3,
+summed over students j and stages b):
 
     L = a sum_j CE(x_j, y) + b sum_b sum_{j > 1} mean (F_b^1 - A_bj F_b^j)^2
         + g sum_j T^2 KL(softmax(t / T), softmax(x_j / T)),     t = mean_j x_j
 
-with `x` the logits and `F` the maps; the targets `F^1`, of the widest student, and `t`
-are constants to the gradient, and `A`, 1x1 convolutions to as many channels as `F^1`
-has, are thrown away after training.
+`x` are logits and `F` feature maps. No gradient flows through the targets `t` and
+`F^1`, the maps of the widest student. `A` are 1x1 convolutions to the channels of
+`F^1`; they are not part of the exported networks.
 
-As in the authors' code and not in the paper, CE and KL are means over the batch and KL
-has the factor `T^2`. All students send their gradient into the base: of the authors'
-networks some do and some do not. Every student is evaluated with running statistics,
-where the authors' code normalises by those of the test batch.
+As in the authors' code, and unlike the paper, CE and KL are means over the batch, and
+KL has the factor `T^2`. All students send their gradient into the base; in the authors'
+code this depends on the network. Every student is evaluated with running statistics;
+the authors' code normalises by the statistics of the test batch.
 """
 
 import jax
@@ -49,32 +49,33 @@ def online_ensemble(
   micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
-  """Several widths of a network, trained together, each of use alone.
+  """Online ensemble: students of several widths that are trained together.
 
-  Exports "student_1" (the network) to "student_S", each with a base of its own, and
-  "ensemble", whose logits are the mean of theirs.
+  The method exports complete networks: "student_1" (the widest) to "student_S", and
+  "ensemble", whose logits are the mean of the students' logits.
 
   Args:
-    network: The widest student; its `axis_name` is the same.
-    optimizer: Updates the students. It sees the parameters of the network that is
-      exported as "ensemble": "stem" and "student_1" to "student_S".
-    num_students: S; the width of student j is that of the network times
-      `(S - j + 1) / S`, rounded down.
-    label_weight: a, of the students' cross-entropy.
-    feature_weight: b, of the distance of their maps to those of the widest.
-    ensemble_weight: g, of their divergence from the ensemble. The authors' settings
-      for CIFAR-10 give all three weight 1. With b and g 0 the students share nothing
-      but the base: the control experiment.
-    temperature: T.
-    params_optimizer: Updates the 1x1 convolutions; by default the same transformation
-      as for the students, with a state of its own.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    network: The widest student. Its BatchNorm layers need the same `axis_name`.
+    optimizer: Optimizer of the students. It sees the parameters of the exported network
+      "ensemble": "stem" and "student_1" to "student_S".
+    num_students: Number of students `S`. The width of student j is the width of
+      `network` times `(S - j + 1) / S`, rounded down.
+    label_weight: Weight `a` of the students' cross-entropy.
+    feature_weight: Weight `b` of the distance of a student's maps to the maps of the
+      widest student.
+    ensemble_weight: Weight `g` of a student's divergence from the ensemble. The
+      authors' settings for CIFAR-10 give all three terms the weight 1. With `b` and `g`
+      0 the students share only the base; this is the control experiment.
+    temperature: Temperature `T` of the softmax.
+    params_optimizer: Optimizer of the 1x1 convolutions. By default the same
+      transformation as for the students, with a state of its own.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     TypeError: If the network is not a `CifarResNet`.
-    ValueError: If there are fewer than two students, or more than channels, a weight
-      is negative or the temperature not positive.
+    ValueError: If there are fewer than two students or more students than channels, if
+      a weight is negative, or if the temperature is not positive.
   """
   ensemble = models.shrinking_ensemble(network, num_students)
   checks.check_positive("temperature", temperature)
@@ -107,12 +108,13 @@ def online_ensemble(
     values = {
       "labels": [losses.cross_entropy(x, batch["label"], **options) for x in students]
     }
-    # A term without weight is not computed.
+    # Skipped at weight 0, so that the control experiment does not pay for the term.
     if feature_weight:
       adapters = variables["params"]["adapters"]
       values["features"] = _distances(ensemble, taps, adapters, options)
     if ensemble_weight:
-      # What the students would send into their mean adds up to zero anyway.
+      # Stopping the gradient changes nothing: the gradients of all students with
+      # respect to their mean add up to zero.
       target = lax.stop_gradient(mean_logits)
       values["ensemble"] = [
         losses.knowledge_distillation(x, target, temperature=temperature, **options)
@@ -151,7 +153,7 @@ def _of_ensemble(variables):
 
 
 def _adapted(ensemble):
-  """For every map of a thinner student, that of the widest."""
+  """Map of the widest student for each map of a narrower student."""
   widest, *others = ensemble.student_maps
   return {
     tap: target for maps in others for tap, target in zip(maps, widest, strict=True)
@@ -159,7 +161,7 @@ def _adapted(ensemble):
 
 
 def _distances(ensemble, taps, adapters, options):
-  """Mean squared distance of every adapted map to its target."""
+  """Mean squared distance of each adapted map to its target."""
   return [
     losses.hint(
       taps[tap],

@@ -1,11 +1,12 @@
-"""Optimizers as methods use them: any of optax, one tree of parameters each.
+"""Calls of optax optimizers, each on the parameter tree of one network.
 
-An optimizer sees the parameters of one network under the names that the network gives
-them, so that masks and `optax.multi_transform` by name do what they say. Parameters
-that are learnt beside a network, such as a projection, have an optimizer state of their
-own (`PerTree`); norms, as in `optax.clip_by_global_norm`, are those of one tree.
+An optimizer sees the parameters of one network under the network's own names, so that
+masks and `optax.multi_transform` can select parameters by name. Parameters that are
+learnt beside a network, such as a projection, have a separate optimizer state
+(`PerTree`). Global norms, as in `optax.clip_by_global_norm`, are norms of one tree.
 
-Beside gradients, state and parameters, `update` passes what some optimizers ask for:
+Besides gradients, state and parameters, `update` passes the arguments that some
+optimizers need:
 
     value       loss of the global batch           reduce_on_plateau, polyak_sgd, momo
     grad        its gradient                       lbfgs, line searches
@@ -13,8 +14,9 @@ Beside gradients, state and parameters, `update` passes what some optimizers ask
     grad_fn     `(params, i) -> gradient`          sam with `opaque_mode`
     obj_fn      as `value_fn`                      sophia
 
-An optimizer may keep parameters that are not those to evaluate: `evaluated` gives the
-averages of `schedule_free`, and the point that `sam` goes back to.
+Some optimizers train other parameters than those to evaluate. `evaluated` returns the
+parameters to evaluate: the averages of `schedule_free`, and the point to which `sam`
+returns.
 """
 
 import dataclasses
@@ -32,7 +34,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from optax import contrib
 
-# Words of errors of optax, and what to say in their place.
+# Words in errors of optax, and the advice that replaces such an error.
 _REMEDIES = {
   "'fast'": "optax.lookahead trains a pair of parameter trees (LookaheadParams), a "
   "method one tree; pass the inner optimizer, and methods.averaged(method) for slowly "
@@ -61,13 +63,15 @@ class Optimizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PerTree:
-  """An optimizer for each of several trees; one without arrays has none.
+  """Optimizer that applies one optimizer to each of several parameter trees.
+
+  A tree without arrays has no optimizer state.
 
   Attributes:
-    optimizers: The optimizer of each tree, by its name.
-    split: From all parameters to the trees by name; by default they are a dictionary
-      of the trees.
-    join: The inverse of `split`.
+    optimizers: Optimizer of each tree, by the name of the tree.
+    split: Function from all parameters to a dictionary of trees. By default the
+      parameters are such a dictionary.
+    join: Inverse of `split`.
   """
 
   optimizers: Mapping[str, Optimizer]
@@ -75,7 +79,7 @@ class PerTree:
   join: Callable[[Mapping[str, PyTree]], PyTree] = dict
 
   def init(self, params: PyTree) -> dict[str, PyTree]:
-    """State of the optimizer of every tree, by its name."""
+    """Optimizer state of each tree, by the name of the tree."""
     return {
       name: initial_state(self.optimizers[name], tree)
       for name, tree in self.split(params).items()
@@ -106,7 +110,7 @@ class PerTree:
     return self.join(parts), new
 
   def evaluated(self, state: Mapping[str, PyTree], params: PyTree) -> PyTree:
-    """Parameters to evaluate: see `evaluated`."""
+    """Parameters to evaluate; see the function `evaluated`."""
     trees = dict(self.split(params))
     for name, tree in trees.items():
       if name in state:
@@ -118,7 +122,7 @@ def initial_state(optimizer: Optimizer, params: PyTree) -> PyTree:
   """State of the optimizer for these parameters.
 
   Raises:
-    TypeError: If `optimizer` is no optax optimizer.
+    TypeError: If `optimizer` is not an optax optimizer.
   """
   if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
     raise TypeError(
@@ -145,16 +149,17 @@ def update(
     state: State of the optimizer.
     params: The parameters.
     value: Loss of the global batch at `params`.
-    value_fn: `params -> loss` of the global batch; its gradient is the global one.
+    value_fn: `params -> loss` of the global batch. Its gradient is the gradient of the
+      global loss.
 
   Raises:
-    ValueError: If the optimizer needs an argument that is none of those above, or is
+    ValueError: If the optimizer needs an argument that is not in the table above, or is
       `optax.lookahead`, which trains a pair of parameter trees.
   """
   if isinstance(optimizer, PerTree):
     return optimizer.update(gradients, state, params, value=value, value_fn=value_fn)
 
-  # A line search hands over the arguments that it does not take, by these names.
+  # A line search passes the arguments that it does not take on to `value_fn`, by name.
   def value_of(tree, grad_fn=None, obj_fn=None):
     del grad_fn, obj_fn
     return value_fn(_filled(tree, params))
@@ -170,7 +175,7 @@ def update(
 
 
 def _update(optimizer, arguments, positional):
-  """The update, with those of the arguments that the optimizer takes."""
+  """Update with those arguments that the optimizer accepts."""
   takes_arguments = isinstance(
     optimizer, optax.GradientTransformationExtraArgs | optax.MultiSteps
   )
@@ -184,7 +189,7 @@ def _update(optimizer, arguments, positional):
           raise ValueError(f"optimizer: {remedy}") from error
       raise
     except TypeError as error:
-      # No signature tells what an optimizer inside a chain takes.
+      # Tried out, because the signature of a chain does not show what its parts take.
       refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
       if refused and left.pop(refused[1], None) is not None:
         continue
@@ -193,13 +198,13 @@ def _update(optimizer, arguments, positional):
         raise
       raise ValueError(
         f"optimizer: its update needs {missing[1]}, which training does not have; "
-        f"it passes {', '.join(arguments)} to optimizers that take them. Use "
+        f"training passes {', '.join(arguments)} to optimizers that take them. Use "
         "another optimizer"
       ) from error
 
 
 def _filled(tree, params):
-  """The tree, with the parameters where `optax.masked` hid them."""
+  """Replace the leaves that `optax.masked` hid by the parameters."""
   return jax.tree.map(
     lambda leaf, own: own if _is_hidden(leaf) else leaf,
     tree,
@@ -213,15 +218,16 @@ def _is_hidden(leaf):
 
 
 def evaluated(optimizer: Optimizer, state: PyTree, params: PyTree) -> PyTree:
-  """Parameters to evaluate and to keep, which some optimizers hold in their state.
+  """Parameters to evaluate and to keep; some optimizers hold them in their state.
 
-  Of `optax.contrib.schedule_free` the averages, of `optax.contrib.sam` between two of
-  its steps the parameters that it goes back to, of all others `params`.
+  `optax.contrib.schedule_free` evaluates its averages. `optax.contrib.sam`, between its
+  two steps, evaluates the parameters to which it returns. All other optimizers evaluate
+  `params`.
 
   Args:
     optimizer: The optimizer.
-    state: Its state.
-    params: What it trains.
+    state: State of the optimizer.
+    params: Parameters that the optimizer trains.
   """
   if isinstance(optimizer, PerTree):
     return optimizer.evaluated(state, params)
@@ -236,7 +242,7 @@ def evaluated(optimizer: Optimizer, state: PyTree, params: PyTree) -> PyTree:
 
 
 def check_trains_evaluated(name: str, state: PyTree) -> None:
-  """Raises ValueError if the optimizer trains other parameters than `evaluated` gives.
+  """Raise ValueError if the optimizer trains other parameters than it evaluates.
 
   Args:
     name: Name of the function that reads the trained parameters, for the message.
@@ -272,7 +278,7 @@ def _restored(steps_since_sync, param, cached):
 
 
 def _where_kept(function, params, kept):
-  """The function of both, where the optimizer keeps anything."""
+  """Apply `function` to the parameters and the kept ones; hidden leaves stay."""
   return jax.tree.map(
     lambda own, param: param if _is_hidden(own) else function(param, own),
     kept,
@@ -282,7 +288,7 @@ def _where_kept(function, params, kept):
 
 
 def globally(value_fn: ValueFunction, axis_name: str | None) -> ValueFunction:
-  """The function, whose gradient is the mean over the devices.
+  """Make the gradient of a function the mean over the devices.
 
   Every device differentiates the sum of all devices' equal losses with respect to its
   own copy of the parameters; the mean over devices is the gradient.

@@ -1,4 +1,4 @@
-"""A student whose last map goes through a projector to a teacher's classifier."""
+"""Student network with a projector and the teacher's classifier, for SimKD."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,26 +16,27 @@ from flowkd_jax import _taps
 from flowkd_jax import capture
 from flowkd_jax._numerics import checks
 
-# Path of a layer, or its kernel and its bias; None looks for it by name.
+# Path of a layer, or its kernel and bias. None finds the layer by its name.
 Classifier = str | tuple[Array, Array] | None
 _NAME = "classifier"
 
 
 @dataclasses.dataclass(frozen=True)
 class ReusedClassifier:
-  """A student up to its last map, a projector and a linear layer, as one model.
+  """Student up to its last map, projector and linear classifier, as one model.
 
-  A `capture.Model`. Its variables are "params" of "student", "projector" and
-  "classifier", and the other collections of the first two under "student" and
-  "projector". Its taps are "projected", the projected map, and "pooled", the input of
-  the classifier.
+  It is a `capture.Model`. The collection "params" has the entries "student",
+  "projector" and "classifier". The other collections of student and projector are in
+  "student" and "projector". The taps are "projected", the projected map, and "pooled",
+  the input of the classifier.
 
   Attributes:
-    student: The student.
-    tap: Its last map.
-    projector: Called with the map and the size of the teacher's.
-    size_of: Height and width of the teacher's map at images of a shape.
-    channels: Inputs of the classifier.
+    student: The student network.
+    tap: Tap of the student's last map.
+    projector: Projector; called with the student's map and the size of the teacher's.
+    size_of: Function from the shape of the images to height and width of the teacher's
+      map.
+    channels: Number of inputs of the classifier.
     num_classes: Number of logits.
     taps: As in `capture.Model`.
     pool: As in `capture.Model`.
@@ -54,11 +55,11 @@ class ReusedClassifier:
 
   @property
   def name(self) -> str:
-    """Name in messages."""
+    """Name of the network in messages."""
     return f"SimKD({capture.adapt(self.student).name})"
 
   def init(self, key: Key[Array, ""], images: Array) -> dict[str, Any]:
-    """Fresh variables, also of the classifier."""
+    """Fresh variables of all parts, including the classifier."""
     own = capture.init(self.student, key, images)
     shape = capture.tap_shapes(self.student, own, images, taps=[self.tap])[self.tap]
     beside = self.projector.init(
@@ -93,7 +94,7 @@ class ReusedClassifier:
       self.size_of(images.shape),
       train=train,
       mask=mask,
-      mutable=["batch_stats"],  # the same as before unless in training
+      mutable=["batch_stats"],  # unchanged outside training
     )
     maps = _marked(maps, "projected", is_wanted)
     pooled = _marked(maps.mean((1, 2)), "pooled", is_wanted)
@@ -106,11 +107,11 @@ class ReusedClassifier:
 def found_classifier(
   params: Mapping[str, Any], classifier: Classifier
 ) -> dict[str, Array]:
-  """The "kernel" and the "bias" of a teacher's linear layer.
+  """Find "kernel" and "bias" of the teacher's linear layer.
 
   Args:
-    params: The teacher's parameters.
-    classifier: As in `simkd`.
+    params: Parameters of the teacher.
+    classifier: Path, arrays or None, as in `simkd`.
 
   Raises:
     ValueError: If there is no such layer, or several, or it is not linear.
@@ -138,7 +139,7 @@ def found_classifier(
 
 
 def _layers(params, path):
-  """Every dictionary that holds a kernel, by its path."""
+  """All dictionaries that hold a kernel, with their paths."""
   for name, inner in params.items():
     if isinstance(inner, Mapping):
       if "kernel" in inner:
@@ -161,11 +162,11 @@ def _checked_layer(name, layer):
 def classified(
   pooled: Float[Array, "batch channels"], layer: Mapping[str, Array]
 ) -> Float[Array, "batch classes"]:
-  """Logits of a linear layer, from the mean over a map.
+  """Logits of a linear layer applied to a pooled map.
 
   Args:
     pooled: Input of the layer.
-    layer: Its "kernel" and "bias".
+    layer: "kernel" and "bias" of the layer.
   """
   pooled = pooled.astype(layer["kernel"].dtype)
   return jnp.matmul(pooled, layer["kernel"]) + layer["bias"][None, :]
@@ -174,7 +175,7 @@ def classified(
 def joined(
   own: Mapping[str, Any], beside: Mapping[str, Any], layer: Mapping[str, Array]
 ) -> dict[str, Any]:
-  """Variables of the model from those of its parts.
+  """Variables of the whole model from the variables of its parts.
 
   Args:
     own: Variables of the student.

@@ -1,8 +1,8 @@
-"""Images in four rotations, and losses on them: what self-supervised methods share.
+"""Batches of images in four rotations, and losses on them, for self-supervised methods.
 
-Rows multiply on the device: a method says what it does with a rotated batch, and
-`on_rotations` gives it one. Row `4 b + j` is image b rotated j times; its joint label,
-of class and rotation, is `4 y + j`.
+A method is written for a rotated batch; `on_rotations` rotates each batch on the
+device. Row `4 b + j` is image b, rotated j times by 90 degrees. Its joint label, which
+encodes class and rotation, is `4 y + j`.
 """
 
 import jax
@@ -20,13 +20,13 @@ ROTATIONS = 4
 
 
 def rotated_batch(batch: _method.Batch) -> dict[str, jax.Array]:
-  """Every image by 0, 90, 180 and 270 degrees anticlockwise, with joint labels.
+  """Rotate each image by 0, 90, 180 and 270 degrees anticlockwise; joint labels.
 
   Args:
     batch: "image" [rows, side, side, channels], "label" [rows] and "mask" [rows].
 
   Returns:
-    The same with four times as many rows.
+    The same arrays with four times as many rows.
 
   Raises:
     ValueError: If the images are not square.
@@ -45,7 +45,7 @@ def rotated_batch(batch: _method.Batch) -> dict[str, jax.Array]:
 
 
 def on_rotations(method: _method.Method) -> _method.Method:
-  """The method, given the rotations of every batch."""
+  """Make a method train on the four rotations of each batch."""
 
   def init(key, images):
     _check_square(images)
@@ -59,12 +59,12 @@ def on_rotations(method: _method.Method) -> _method.Method:
     if observed is None:
       return {}
     metrics = observed(state, rotated_batch(batch), constants)
-    # Labels are joint here, of more classes than the network has.
+    # Information about joint labels, which have more classes than the network.
     return {
       k: v for k, v in metrics.items() if not k.startswith(_diagnostics.BATCH_QMI)
     }
 
-  # What the teacher makes of the batch is not what it makes of the rotations.
+  # No `teacher`: its outputs on the batch are not its outputs on the rotations.
   return method._replace(init=init, update=update, observe=observe, teacher=None)
 
 
@@ -74,13 +74,13 @@ def cross_entropies(
   """Cross-entropy of the logits with labels, and of the branches with joint labels.
 
   Args:
-    outputs: Logits, and as taps the branches' logits, of a rotated batch.
+    outputs: Logits on a rotated batch; the taps are the logits of the branches.
     batch: The rotated batch.
-    axis_name: Mapped axis over which the batch is split.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Returns:
-    "labels", over the upright images, and "joint_labels", the sum over the branches
-    of the means over all rotations.
+    "labels", the mean over the upright images, and "joint_labels", the sum over the
+    branches of the means over all rotations.
   """
   joint = [
     losses.cross_entropy(
@@ -95,7 +95,7 @@ def cross_entropies(
 def upright_cross_entropy(
   logits: Float[Array, "batch classes"], batch: _method.Batch, axis_name: str | None
 ) -> Float[Array, ""]:
-  """Cross-entropy with the labels, of the rows of a rotated batch that are upright."""
+  """Cross-entropy with the labels of the upright rows of a rotated batch."""
   upright = slice(None, None, ROTATIONS)
   return losses.cross_entropy(
     logits[upright],
@@ -113,18 +113,18 @@ def divergences(
   temperature: float,
   axis_name: str | None,
 ) -> _method.Metrics:
-  """Divergence of the logits and, if the student has branches, of theirs.
+  """Divergence of the logits and, if the student has branches, of branch logits.
 
   Args:
-    student: Logits, and as taps the branches' logits, of a rotated batch.
-    teacher: The same of the teacher, with the same names.
+    student: Logits of the student on a rotated batch; its taps are branch logits.
+    teacher: The same outputs of the teacher, with the same names.
     batch: The rotated batch.
-    temperature: T.
-    axis_name: Mapped axis over which the batch is split.
+    temperature: Temperature `T` of the softmax.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Returns:
-    "logits" and, if there are any, "branches", the sum over them; both means over all
-    rotations, with the factor `T^2`.
+    "logits" and, if the student has branches, "branches", the sum over the branches.
+    Both are means over all rotations and have the factor `T^2`.
   """
 
   def divergence(student, teacher):

@@ -1,13 +1,13 @@
 """Similarity-preserving distillation (Tung and Mori, ICCV 2019).
 
 "Similarity-Preserving Knowledge Distillation", https://arxiv.org/abs/1907.09682. Pairs
-of images that excite the teacher alike are to excite the student alike:
+of images that are similar to the teacher should be similar to the student:
 
     L = label_weight * CE + weight * sum_i mean_rows |g_i^t - g_i^s|^2
 
-with `g` the rows of the matrix of inner products of a tap, normalised after the
-product. The mean over rows does not depend on the batch size: the paper's weight of
-3000, on the mean over all pairs of a batch of 128, is 3000 / 128 here.
+`g_i` are the normalised rows of the matrix of inner products of tap i. The mean over
+rows does not depend on the batch size. The paper's weight of 3000 applies to the mean
+over all pairs of a batch of 128; it corresponds to 3000 / 128 here.
 """
 
 from collections.abc import Mapping
@@ -43,18 +43,17 @@ def similarity_preserving(
   """Distillation by the similarities between the rows of a batch.
 
   Args:
-    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
-    teacher: Frozen, in evaluation mode.
-    optimizer: Updates the student.
-    pairs: Teacher tap of each student tap; widths may differ.
-    weight: Weight of every tap, a number or a schedule of the step.
+    student: Network to train. Its BatchNorm layers need the same `axis_name`.
+    teacher: Frozen teacher in evaluation mode.
+    optimizer: Optimizer of the student.
+    pairs: Teacher tap of each student tap, by name; widths may differ.
+    weight: Weight of each tap, a number or a schedule of the step.
     label_weight: Weight of the cross-entropy on the labels.
-    unrelated: The control experiment: every image is given the similarities of its
-      neighbour in the shuffled batch, so that whatever this still gains is not
-      knowledge of the teacher.
-    initial: Variables to start from; fresh ones by default.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    unrelated: Control experiment: each image learns the similarities of the next image
+      in the shuffled batch. A gain that remains is not knowledge of the teacher.
+    initial: Initial variables of the student; fresh ones by default.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
     TypeError: If `pairs` is not a mapping from names to names.
@@ -96,6 +95,6 @@ def similarity_preserving(
 
 
 def _of_neighbours(features, axis_name):
-  """The rows of the global batch, each moved on by one."""
+  """Rows of the global batch, shifted by one."""
   rows = jnp.roll(parallel.gather_rows(features, axis_name), 1, axis=0)
   return rows[parallel.row_positions(len(features), axis_name)]

@@ -1,19 +1,19 @@
 """SimKD (Chen et al., "Knowledge distillation with the reused teacher classifier").
 
-CVPR 2022, https://arxiv.org/abs/2203.14001. A projector P takes the student's last map
-to the teacher's; nothing else is compared:
+CVPR 2022, https://arxiv.org/abs/2203.14001. A projector P maps the student's last map
+to the teacher's last map. The loss compares nothing else:
 
     L = mean (P(s) - t)^2
 
-Neither labels nor logits take part. For inference the teacher's classifier is reused:
-the exported network is the student up to its last map, the projector, the mean over the
-map, and the linear layer of the teacher. The projector, a bottleneck of 1x1, 3x3 and
-1x1 convolutions with BatchNorm and ReLU each, stays in that network, so its BatchNorm
-keeps running averages. The larger of both maps is average-pooled to the smaller. The
-student's own classifier receives no gradient.
+Labels and logits are not used. Inference reuses the teacher's classifier: the exported
+network is the student up to its last map, the projector, the mean over the map, and the
+linear layer of the teacher. The projector is a bottleneck of 1x1, 3x3 and 1x1
+convolutions, each followed by BatchNorm and ReLU. It is part of the exported network,
+so its BatchNorm keeps running averages. The larger of the two maps is average-pooled to
+the size of the smaller. The student's own classifier receives no gradient.
 
-As the last layer of the projector is a ReLU, it suits maps after a ReLU: not those of
-the pre-activation networks, whose classifier reads another map than the last.
+The projector ends in a ReLU, so the teacher's map must come after a ReLU. The last map
+of pre-activation networks does not; their classifier reads a later map.
 """
 
 import functools
@@ -100,29 +100,29 @@ def simkd(
   """Distillation by the reused classifier of the teacher.
 
   Args:
-    student: The network to train; its `axis_name`, if it has BatchNorm, is the same.
-    teacher: Frozen, in evaluation mode. Its logits are a linear layer of the mean over
-      its tap; `check` of the method applies it once to make sure.
-    optimizer: Updates the student.
-    pairs: Teacher tap of the student tap, for one pair: the last maps after a ReLU,
+    student: Network to train. Its BatchNorm layers need the same `axis_name`.
+    teacher: Frozen teacher in evaluation mode. Its logits must be a linear layer of the
+      mean over its tap; `check` of the method applies the teacher once to verify this.
+    optimizer: Optimizer of the student.
+    pairs: One pair, the student's last map and the teacher's last map after a ReLU,
       such as `{"f3": "f3"}` for the ResNets of the benchmark.
-    classifier: The teacher's linear layer: its path among the teacher's parameters,
-      such as "body/classifier", where "kernel" and "bias" are; or these two arrays,
-      `[teacher channels, classes]` and `[classes]`. None looks for the only layer
-      called "classifier", as the networks of `flowkd_jax.models` call it.
-    factor: Divisor of the channels within the projector.
-    params_optimizer: Updates the projector; by default the same transformation as for
-      the student, with a state of its own.
-    initial: Variables of the student to start from; fresh ones by default.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory. The
-      projector is part of the loss, and its BatchNorm reads the whole batch.
-    axis_name: Mapped axis over which the batch is split.
+    classifier: Linear layer of the teacher: the path of the layer in the teacher's
+      parameters, such as "body/classifier"; or its kernel `[teacher channels, classes]`
+      and its bias `[classes]`. None finds the only layer with the name "classifier",
+      which the networks of `flowkd_jax.models` have.
+    factor: Divisor of the number of channels inside the projector.
+    params_optimizer: Optimizer of the projector. By default the same transformation as
+      for the student, with a state of its own.
+    initial: Initial variables of the student; fresh ones by default.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+      The projector is part of the loss: its BatchNorm reads the whole batch.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
 
   Raises:
-    TypeError: If `pairs` is not a mapping from names to names, or `factor` is no whole
-      number.
-    ValueError: If `pairs` is not one pair, `factor` is below 1, or the classifier is
-      not found or is no linear layer.
+    TypeError: If `pairs` is not a mapping from names to names, or `factor` is not a
+      whole number.
+    ValueError: If `pairs` does not have exactly one pair, `factor` is below 1, or the
+      classifier is not found or is not a linear layer.
   """
   _taps.check_pairs(pairs)
   if len(pairs) != 1:
@@ -214,7 +214,7 @@ def _check_map(name, tap, shape):
 
 
 def _check_reusable(teacher, tap, layer, image_shape):
-  """Raises ValueError unless the teacher's logits come from the mean over its tap."""
+  """Raise ValueError unless the logits are the layer of the mean over the tap."""
   if isinstance(teacher.model, RecordedTeacher):
     return
   images = jax.random.normal(jax.random.key(0), (2, *image_shape[1:]))

@@ -1,4 +1,4 @@
-"""Training on labels: cross-entropy, for teachers and for the baseline student."""
+"""Supervised training with cross-entropy, for teachers and baseline students."""
 
 import optax
 
@@ -20,15 +20,15 @@ def supervised(
   micro_batches: int = 1,
   axis_name: str | None = "batch",
 ) -> _method.Method:
-  """Cross-entropy on labels, and the accuracy on the rows that have one.
+  """Training by cross-entropy; the metric "accuracy" counts rows with a label.
 
   Args:
-    model: The network; its `axis_name`, if it has BatchNorm, is the same.
-    optimizer: Updates its parameters.
+    model: Network to train. Its BatchNorm layers need the same `axis_name`.
+    optimizer: Optimizer of the network.
     label_smoothing: Share of the target that is spread evenly over all classes.
-    initial: Variables to start from; fresh ones by default.
-    micro_batches: As in `gradient_method`: parts of the batch, to save memory.
-    axis_name: Mapped axis over which the batch is split.
+    initial: Initial variables of the student; fresh ones by default.
+    micro_batches: Number of parts of the batch, to save memory; see `gradient_method`.
+    axis_name: Name of the mapped axis over which the batch is split, or None.
   """
 
   def init_variables(key, images):

@@ -1,16 +1,18 @@
-"""Taps by what they are in a network, for losses whose taps are not given.
+"""Tap roles: taps found by their position and shape in a network.
 
-    pooled    the last tap that is a vector; the last tap if none is
-    last_map  the last feature map
+Losses whose taps are not named find them by role:
+
+    pooled    last tap that is a vector; the last tap if there is no vector
+    last_map  last feature map
     maps      all feature maps but that of the stem, in order
-    levels    these maps and the last tap that is a vector
-    map_N     map number N of these, from 1
-    tokens    the last tap that has tokens
+    levels    all maps of `maps`, then the last tap that is a vector
+    map_N     number N of `maps`, counted from 1
+    tokens    last tap that is a sequence of tokens
     taps      all taps, in order
 
-A feature map is `[height, width, channels]` in a row, tokens are `[tokens, width]`.
-Networks that name their full maps in `maps`, the stem first, give those; of others the
-maps are taps.
+A row of a feature map has the shape `[height, width, channels]`, a row of tokens
+`[tokens, width]`. If a network lists its maps in the attribute `maps`, the stem first,
+those are its feature maps; otherwise its taps of that shape are.
 """
 
 import re
@@ -34,12 +36,12 @@ RowShapes = Mapping[str, tuple[int, ...]]
 
 
 class Layout(NamedTuple):
-  """Names of what a network lets be read.
+  """Readable layers of a network.
 
   Attributes:
     shapes: Shape of a row of each tap, from input to output.
-    maps: Names of its feature maps but that of the stem, from input to output.
-    others: Further names, such as those of maps before their activation.
+    maps: Names of the feature maps, without the stem, from input to output.
+    others: Names of further layers, such as maps before their activation.
   """
 
   shapes: RowShapes
@@ -48,7 +50,7 @@ class Layout(NamedTuple):
 
   @property
   def names(self) -> tuple[str, ...]:
-    """All names, each once."""
+    """All names, without duplicates."""
     return tuple(dict.fromkeys([*self.shapes, *self.maps, *self.others]))
 
 
@@ -57,7 +59,7 @@ def layout(
   variables: capture.Variables | None,
   images: _heads.Images,
 ) -> Layout:
-  """Layout of a network; nothing is computed.
+  """Layout of a network, from abstract shapes alone.
 
   Args:
     model: The network.
@@ -75,14 +77,14 @@ def layout(
 
 
 def layer_names(model: capture.AnyModel) -> tuple[str, ...]:
-  """Names that a network declares: taps, full maps, maps before their activation."""
+  """Layers that a network declares: taps, maps, and maps before their activation."""
   declared = (getattr(model, name, ()) for name in (MAPS, "preactivations"))
   names = [*capture.adapt(model).taps, *(name for names in declared for name in names)]
   return tuple(dict.fromkeys(names))
 
 
 def is_tap_role(name: str) -> bool:
-  """Returns whether a name is that of a role."""
+  """Returns whether a name is a tap role."""
   return name in TAP_ROLES or _NUMBERED.fullmatch(name) is not None
 
 
@@ -92,7 +94,7 @@ def tap_pairs(
   teacher: capture.AnyModel,
   image_shape: Sequence[int],
 ) -> dict[str, str]:
-  """Teacher tap of each student tap that has a role.
+  """Teacher tap of each student tap with a given role.
 
   Args:
     role: One of `TAP_ROLES`.
@@ -101,14 +103,15 @@ def tap_pairs(
     image_shape: Height, width and channels of the images.
 
   Raises:
-    ValueError: As `pairs` raises it.
+    ValueError: If there is no such role, a network has no tap with the role, or the
+      networks have different numbers of such taps.
   """
   images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
   return dict(pairs(role, *(layout(m, None, images) for m in (student, teacher))))
 
 
 def pairs(role: str, student: Layout, teacher: Layout) -> tuple[tuple[str, str], ...]:
-  """Taps of both networks that have the role, paired in their order.
+  """Pairs of student and teacher taps with a given role, in order.
 
   Args:
     role: One of the roles above.
@@ -116,8 +119,8 @@ def pairs(role: str, student: Layout, teacher: Layout) -> tuple[tuple[str, str],
     teacher: Layout of the teacher.
 
   Raises:
-    ValueError: If there is no such role, a network has no such tap, or they have
-      unlike numbers of them.
+    ValueError: If there is no such role, a network has no tap with the role, or the
+      networks have different numbers of such taps.
   """
   ours, theirs = (
     taps(role, side, found)
@@ -133,7 +136,7 @@ def pairs(role: str, student: Layout, teacher: Layout) -> tuple[tuple[str, str],
 
 
 def taps(role: str, side: str, layout: Layout) -> tuple[str, ...]:
-  """Taps of a network that have the role, from input to output; errors as in `pairs`.
+  """Taps of a network with a given role, from input to output; errors as in `pairs`.
 
   Args:
     role: One of the roles above.

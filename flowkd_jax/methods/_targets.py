@@ -18,13 +18,14 @@ POSTERIORS = (POSTERIOR, LABELLED_POSTERIOR)
 def output(
   outputs: Any, labels: Int[Array, " batch"], name: str
 ) -> Float[Array, "batch ..."]:
-  """A tap of a network, or what its logits make of its name.
+  """Tap or class probabilities of a network.
 
   Args:
     outputs: Logits and taps of the network.
-    labels: Label of each row; negative where there is none.
-    name: A tap; "posterior", the softmax of the logits; or "labelled_posterior", the
-      mean of that and of the one-hot labels, in rows without a label the softmax alone.
+    labels: Label of each row; negative for rows without a label.
+    name: Name of a tap; "posterior" for the softmax of the logits; or
+      "labelled_posterior" for the mean of the softmax and the one-hot labels. In rows
+      without a label, "labelled_posterior" is the softmax alone.
   """
   if name not in POSTERIORS:
     return outputs.taps[name]

@@ -1,17 +1,18 @@
-"""Path of a method's parameters: how far and how straight they move.
+"""Wrapper that measures the path of a method's parameters during training.
 
-Around any method that is trained by gradients. With parameters `w_i` after update i and
-steps `s_i = w_i - w_{i-1}`, recorded after every update k:
+Any method that is trained by gradients can be wrapped. With parameters `w_i` after
+update i and steps `s_i = w_i - w_{i-1}`, it records after every update k:
 
-    distance      |w_k - w_0|, how far the solution lies from the initialisation
-    path          sum_i |s_i|, how long the way there was
-    straightness  distance / path, 1 if all steps point the same way
-    variation     1 - |mean_i s_i|^2 / mean_i |s_i|^2, the variance of the steps in
-                  units of their mean square: 0 if all are the same, 1 if they cancel
+    distance      |w_k - w_0|, distance of the parameters from the initialisation
+    path          sum_i |s_i|, length of the path
+    straightness  distance / path; 1 if all steps have the same direction
+    variation     1 - |mean_i s_i|^2 / mean_i |s_i|^2, the variance of the steps divided
+                  by their mean square; 0 if all steps are equal, 1 if they cancel
 
-in the L2 norm over all parameters. The definitions are ours; the more gradually a
-network can learn something, the shorter and straighter the path. They depend on the
-learning rate and the number of updates: compare runs that share both.
+All norms are L2 norms over all parameters. The definitions are our own: we expect a
+shorter and straighter path the more gradually a network can learn its task. The values
+depend on the learning rate and the number of updates, so compare only runs with the
+same settings of both.
 """
 
 from typing import NamedTuple
@@ -26,13 +27,13 @@ from flowkd_jax.methods import _method
 
 
 class TrajectoryState(NamedTuple):
-  """The state of the method, where it began, and sums over its steps.
+  """State of the method, with its initial parameters and sums over its steps.
 
   Attributes:
     trained: State of the method.
-    start: Its first parameters.
+    start: Initial parameters.
     path: Sum of the norms of all steps.
-    squares: Sum of their squares.
+    squares: Sum of the squared norms of all steps.
   """
 
   trained: _method.TrainState
@@ -42,7 +43,7 @@ class TrajectoryState(NamedTuple):
 
 
 def with_trajectory(method: _method.Method) -> _method.Method:
-  """The method, with the metrics `trajectory/...` of every update.
+  """Add the metrics `trajectory/...` to every update of a method.
 
   Args:
     method: A method trained by gradients; its state is a `TrainState`.
@@ -50,7 +51,7 @@ def with_trajectory(method: _method.Method) -> _method.Method:
 
   def init(key, images):
     state = method.init(key, images)
-    # Copies: the state is donated to the update, and no buffer can be twice.
+    # Copies: the state is donated to the update, and a buffer can be donated only once.
     start = jax.tree.map(jnp.array, state.params)
     return TrajectoryState(state, start, jnp.zeros(()), jnp.zeros(()))
 
@@ -82,5 +83,5 @@ def _squared_distance(one, other):
 
 
 def _ratio(part, whole):
-  """At most 1, also after rounding; 1 where nothing has moved yet."""
+  """Ratio of at most 1, also after rounding; 1 if nothing has moved yet."""
   return jnp.minimum(jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 1), 1)

@@ -113,7 +113,7 @@ def test_every_named_loss_is_traced_with_its_options(name, network, teacher, bat
     ),
     (
       [methods.LossTerm("kd", taps="pooled")],
-      "losses: kd: taps: expected none, as it compares logits",
+      "losses: kd: taps: expected none, as this loss compares logits",
     ),
     (
       [methods.LossTerm("pkt", taps={"dens": "dense"})],

@@ -244,7 +244,7 @@ def test_teacher_of_another_framework_is_recorded_and_taught_from(batches, tmp_p
   assert any((a != b).any() for a, b in zip(after, before, strict=True))
   with pytest.raises(ValueError, match="lacks outputs for some examples of epoch 2"):
     _trained(method, cached, epochs=3)
-  with pytest.raises(ValueError, match="only its recorded outputs are known"):
+  with pytest.raises(ValueError, match="a batch with the teacher's recorded outputs"):
     _trained(method, batches)
   other = dataclasses.replace(batches, seed=1)
   with pytest.raises(ValueError, match="augmentation: .0, True, 1. there, .1, True"):
