@@ -1,1 +1,1 @@
-"""Numerical base of the core: pairs of rows, blocks of rows, float32, checks."""
+"""Numerical base of the core: pairs of rows, blocks of rows, dtypes, meshes, checks."""

@@ -1,4 +1,4 @@
-"""Checks of arguments: each error names what was expected and what came.
+"""Checks of arguments. Each error says what was expected and what came.
 
 Only static properties (rank, shape, dtype) and the values of Python and NumPy numbers
 are checked. The value of a JAX array is never read, so every check works under `jit`
@@ -59,7 +59,7 @@ def check_maps(**arrays: Any) -> None:
 
 
 def check_mask(mask: Any, features: Any) -> None:
-  """Raises ValueError unless `mask` is None or has one entry a row of `features`.
+  """Raises ValueError unless `mask` is None or has one entry per row of `features`.
 
   A sequence of Python booleans or numbers is accepted.
   """
@@ -100,19 +100,19 @@ def check_positive(
 ) -> None:
   """Raises unless `value` is a finite number above `least`.
 
-  A JAX array, traced or not, passes if its shape is right: options may be learnt or
-  follow a schedule inside a compiled program.
+  A JAX array, traced or not, passes if its shape is right, because an option may be
+  learnt or follow a schedule inside a compiled program.
 
   Args:
     name: Name of the argument in the message.
     value: A number, or an array of shape ().
-    rows: If given, an array of shape (rows,) is accepted too. Of a tuple, every
-      beginning is accepted, such as (batch,) and (batch, tokens).
+    rows: Number of rows, if an array with one entry per row is accepted too. With a
+      tuple (batch, tokens), the shapes (batch,) and (batch, tokens) are accepted.
     least: Lower bound, excluded.
 
   Raises:
-    TypeError: If `value` is no real number.
-    ValueError: If it has another shape, or is a Python or NumPy number that is not
+    TypeError: If `value` is not a real number.
+    ValueError: If `value` has another shape, or is a Python or NumPy number that is not
       finite or not above `least`.
   """
   _check_real(name, value)
@@ -133,21 +133,23 @@ def check_positive(
 
 
 def check_number(name: str, value: Any) -> None:
-  """Raises unless `value` is a finite number; the value of a JAX array is not read.
+  """Raises unless `value` is a finite number. The value of a JAX array is not read.
 
   Raises:
-    TypeError: If `value` is no real number.
-    ValueError: If it has a shape, or is a Python or NumPy number that is not finite.
+    TypeError: If `value` is not a real number.
+    ValueError: If the shape of `value` is not (), or if it is a Python or NumPy number
+      that is not finite.
   """
   check_positive(name, value, least=-math.inf)
 
 
 def check_share(name: str, value: Any) -> None:
-  """Raises unless `value` is a number in [0, 1]; the value of a JAX array is not read.
+  """Raises unless `value` is a number in [0, 1]. The value of a JAX array is not read.
 
   Raises:
-    TypeError: If `value` is no real number.
-    ValueError: If it has a shape, or is a Python or NumPy number outside of [0, 1].
+    TypeError: If `value` is not a real number.
+    ValueError: If the shape of `value` is not (), or if it is a Python or NumPy number
+      outside of [0, 1].
   """
   check_number(name, value)
   if not isinstance(value, jax.Array) and not 0 <= value <= 1:
@@ -158,8 +160,9 @@ def check_count(name: str, value: Any) -> None:
   """Raises unless `value` is a whole Python or NumPy number of at least 1.
 
   Raises:
-    TypeError: If `value` is not an integer, or is traced: counts set shapes.
-    ValueError: If it is below 1.
+    TypeError: If `value` is not an integer, or is traced. A count sets shapes, so it
+      must be known when the program is compiled.
+    ValueError: If `value` is below 1.
   """
   check_whole(name, value, bound=" above 0")
   if operator.index(value) < 1:
@@ -171,8 +174,8 @@ def check_whole(name: str, value: Any, *, bound: str = "") -> None:
 
   Args:
     name: Name of the argument in the message.
-    value: The number; a traced one is refused, as it cannot set shapes.
-    bound: The range that the caller checks, for the message.
+    value: The number. A traced number raises TypeError, because it cannot set shapes.
+    bound: Range that the caller checks, as words for the message.
   """
   try:
     operator.index(value)

@@ -1,9 +1,9 @@
 """Reductions over the classes of logits, block by block, forward and backward.
 
 A loss over a vocabulary of 150,000 words needs sums over the words, such as the
-normaliser of the softmax, and then sums of terms that contain it. Each sum is taken
-over blocks of columns, so that no array of `[rows, classes]` is made beside the logits
-and their gradients.
+normaliser of the softmax, and then sums of terms that contain this normaliser. Each sum
+is computed over blocks of columns. The only arrays of shape `[rows, classes]` are the
+logits and their gradients.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from flowkd_jax._numerics import checks
 from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import row_blocks
 
-# Entries of logits up to which one block holds all, and those of a block beyond that,
-# if the size is left to choose.
+# If the size of a block is chosen automatically: logits of at most `_ENTRIES` entries
+# are one block, and larger ones are split into blocks of `_BLOCK_ENTRIES` entries.
 _ENTRIES, _BLOCK_ENTRIES = 2**26, 2**24
 
 Entries = Callable[
@@ -35,12 +35,13 @@ class Level(NamedTuple):
   """One reduction over the classes.
 
   Attributes:
-    name: Key of the result, under which later levels find it.
-    entries: `(blocks, columns, rows, constants) -> pytree of [rows, block]`, where
-      `blocks` are the same columns of each side, `columns` their positions and `rows`
-      a dictionary of the given values and of the results of the levels before.
-    largest: Whether to take the largest entry, a constant to the gradient, in place of
-      the sum.
+    name: Key of the result, by which later levels read it.
+    entries: Function `(blocks, columns, rows, constants)` that returns a pytree of
+      arrays `[rows, block]` to reduce. `blocks` holds the same columns of each side,
+      `columns` holds their positions, and `rows` is a dictionary of the given values
+      and of the results of earlier levels.
+    largest: Take the largest entry in place of the sum. It is a constant to the
+      gradient.
   """
 
   name: str
@@ -57,22 +58,23 @@ def reduce_classes(
   ids: Int[Array, "rows k"] | None = None,
   block_size: int | None = None,
 ) -> dict[str, Any]:
-  """Reductions over classes, one level after the other.
+  """Reductions over the classes, one level after the other.
 
-  With several blocks, the forward pass goes once over the logits for each level, and
-  the backward pass once for each side. Only reverse-mode differentiation is supported
-  then.
+  With several blocks, the forward pass reads the logits once per level, and the
+  backward pass reads them once per side. Only reverse-mode differentiation is supported
+  in this case.
 
   Args:
     levels: Reductions, in order.
-    sides: Arrays to reduce, of one shape, in their own dtypes.
-    rows: Pytrees of values for each row, `[rows]`, with a gradient.
-    constants: A pytree of arrays without a gradient.
-    ids: Columns of the first side to return as they are.
-    block_size: Number of classes in a block; None chooses.
+    sides: Arrays to reduce, such as the logits of student and teacher. They have the
+      same shape and may have different dtypes.
+    rows: Pytrees of values per row, `[rows]`, by name. They have a gradient.
+    constants: Pytree of arrays without a gradient.
+    ids: Columns of the first side to return unchanged, `[rows, k]`.
+    block_size: Number of classes in a block, chosen automatically if None.
 
   Returns:
-    The result of each level by its name; with `ids` also "picked", `[rows, k]`.
+    The result of each level by its name. With `ids` also "picked", `[rows, k]`.
 
   Raises:
     TypeError: If `block_size` is not a whole number.
@@ -81,7 +83,8 @@ def reduce_classes(
   number, classes = sides[0].shape
   size = _size(number, classes, block_size)
   if size >= classes:
-    # Once, so that gradients of all levels are added before they are rounded.
+    # Converted once and not in each level: the gradients of all levels are added in
+    # float32 before they are rounded to the dtype of the side.
     sides = [float32.at_least_float32(side) for side in sides]
     return _whole(levels, sides, rows, constants) | _picked(sides, ids)
   sides, rows = row_blocks.varying_alike((tuple(sides), rows))
@@ -89,7 +92,7 @@ def reduce_classes(
 
 
 def one_block(rows: int, classes: int, block_size: int | None) -> bool:
-  """True if one block holds all classes; raises as `reduce_classes`."""
+  """True if one block holds all classes. Errors are those of `reduce_classes`."""
   return _size(rows, classes, block_size) >= classes
 
 
@@ -118,14 +121,19 @@ def _whole(levels, sides, rows, constants):
 
 
 def _reduced(entries, fresh, largest):
-  """Sum or largest entry of each row, over the columns that are fresh."""
+  """Sum or largest entry of each row over the fresh columns, or all if None."""
   if fresh is not None:
     entries = jnp.where(fresh[None, :], entries, -jnp.inf if largest else 0)
   return lax.stop_gradient(entries.max(1)) if largest else entries.sum(1)
 
 
 def _blocked(levels, size):
-  """The reductions with a backward pass in blocks."""
+  """The reductions with a custom backward pass in blocks.
+
+  Autodiff would store the entries of every block, which are as large as the logits.
+  Beside the arguments, the residuals here are one number per row and level, and the
+  derivatives of each level with respect to the values of the same row.
+  """
 
   @jax.custom_vjp
   def reductions(sides, rows, constants, ids):
@@ -151,6 +159,8 @@ def _blocked(levels, size):
     sides, rows, constants, ids, results, slopes = residuals
     known = {**rows, **results}
     totals = {**jax.tree.map(jnp.zeros_like, rows), **cotangents}
+    # The chain rule from the last level to the first: once a level is reached, its
+    # cotangent is complete, as only later levels depend on it.
     for level in reversed(levels):
       if not level.largest:
         totals = _pulled(totals, level.name, slopes[level.name])
@@ -159,6 +169,7 @@ def _blocked(levels, size):
       for i in range(len(sides))
     ]
     if ids is not None:
+      # `add` and not `set`: `ids` may hold a column twice.
       places = jnp.arange(len(ids), dtype=ids.dtype)[:, None], ids
       gradients[0] = gradients[0].at[places].add(totals["picked"])
     return tuple(gradients), {name: totals[name] for name in rows}, None, None
@@ -168,7 +179,7 @@ def _blocked(levels, size):
 
 
 def _pulled(totals, name, slopes):
-  """Cotangents to which a level has added those of all that it depends on."""
+  """Cotangents after one level has passed its own on to the values that it reads."""
   totals = dict(totals)
   for cotangent, slope in zip(jax.tree.leaves(totals[name]), slopes, strict=True):
     for source, values in slope.items():
@@ -181,8 +192,9 @@ def _pulled(totals, name, slopes):
 def _over_blocks(step, initial, sides, size):
   """Loop over blocks: `carry = step(carry, start, blocks, columns, fresh)`.
 
-  The last block begins earlier where the size does not divide the classes; columns that
-  were in the block before are not fresh, and read as 0.
+  All blocks have the same size. If the size does not divide the number of classes, the
+  last block begins earlier and overlaps the block before it. Columns of the overlap are
+  not `fresh`: they read as 0 and must not count again.
   """
   classes = sides[0].shape[1]
 
@@ -225,7 +237,7 @@ def _one_level_with_slopes(level, sides, known, constants, size):
     leaves, structure = jax.tree.flatten(found)
     slopes = []
     for i in range(len(leaves)):
-      # Rows do not depend on one another, so one pull has the slopes of all.
+      # Rows are independent, so one pullback of ones holds the derivatives of all rows.
       ones = [jnp.full_like(leaf, i == j) for j, leaf in enumerate(leaves)]
       slopes.append(pull(jax.tree.unflatten(structure, ones))[0])
     return found, slopes
@@ -237,21 +249,24 @@ def _one_level_with_slopes(level, sides, known, constants, size):
 
 
 def _filled(function, sides, size, value):
-  """Results of a block, all with one value; they vary over devices as the sides do."""
+  """Initial carry of a loop: the shapes of a block's results, filled with one value."""
   blocks = tuple(side[:, :size] for side in sides)
   columns = jnp.arange(size, dtype=jnp.int32)
   shapes = jax.eval_shape(function, blocks, columns, columns >= 0)
   first = sides[0][:, 0]
+  # In `shard_map` the carry must vary over the same axes as the sides. `where(False)`
+  # gives it this type and costs nothing.
   return jax.tree.map(
     lambda each: jnp.where(False, first.astype(each.dtype), value), shapes
   )
 
 
 def _gradient(levels, sides, index, known, constants, totals, size):
-  """Gradient of one side, written block by block."""
+  """Gradient of one side, written block by block in the dtype of the side."""
 
   def step(gradient, start, blocks, columns, fresh):
     def total(block):
+      # Converted once for all levels, as in `reduce_classes`.
       wide = float32.at_least_float32(block)
       blocks_with = (*blocks[:index], wide, *blocks[index + 1 :])
       value = 0
@@ -266,6 +281,7 @@ def _gradient(levels, sides, index, known, constants, totals, size):
       return value
 
     own = jax.grad(total)(blocks[index])
+    # Columns of the overlap keep the gradient that the block before has written.
     old = lax.dynamic_slice_in_dim(gradient, start, size, 1)
     new = jnp.where(fresh[None, :], _bits(own), old)
     return lax.dynamic_update_slice_in_dim(gradient, new, start, 1)
@@ -277,14 +293,18 @@ def _gradient(levels, sides, index, known, constants, totals, size):
 
 
 def _columns(side, start, size):
-  # Otherwise the compiler converts the whole array before the loop.
+  # Without the barrier the compiler moves the conversion to float32 out of the loop and
+  # converts the whole array.
   side, start = lax.optimization_barrier((side, start))
   block = lax.dynamic_slice_in_dim(_bits(side), start, size, 1)
   return _from_bits(block, side.dtype)
 
 
 def _bits(array):
-  """Half precision as integers on a CPU, where XLA would slice it in float32."""
+  """Half-precision values as integers on a CPU, and other arrays unchanged.
+
+  XLA for CPUs slices half-precision arrays in float32 and converts them whole for it.
+  """
   if array.dtype.itemsize > 2 or jax.default_backend() != "cpu":
     return array
   return lax.bitcast_convert_type(array, jnp.uint16)

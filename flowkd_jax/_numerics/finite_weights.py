@@ -1,4 +1,4 @@
-"""Weights that come from outside, checked for NaN and infinity."""
+"""Check that given weights, such as those of a checkpoint, are finite."""
 
 import collections
 from collections.abc import Mapping
@@ -13,13 +13,16 @@ from jax.core import Tracer
 def check_finite(name: str, arrays: Mapping[str, Any]) -> None:
   """Raises ValueError if an array of weights holds NaN or infinity.
 
-  Integers, keys and arrays without values, such as those of `jax.eval_shape`, pass, and
-  so does an array of zeros and minus infinities alone: an additive mask of attention.
-  Waits for the device, once.
+  Integers, random keys and arrays without values, such as those of `jax.eval_shape`,
+  pass. An array of nothing but zeros and minus infinities passes too, because it is an
+  additive attention mask. Waits for the device once, for all arrays together.
 
   Args:
-    name: Name of the argument that the arrays came in.
+    name: Name of the argument that held the arrays, for the message.
     arrays: Arrays by name.
+
+  Raises:
+    ValueError: If an array holds NaN or infinity. The message names up to three arrays.
   """
   flags = {
     key: _is_finite(array) for key, array in arrays.items() if _has_values(array)
@@ -35,9 +38,9 @@ def check_finite(name: str, arrays: Mapping[str, Any]) -> None:
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-  """Leaves of a tree by their path, such as "params/conv_1/kernel".
+  """Leaves of a pytree by their paths, such as "params/conv_1/kernel".
 
-  Where two paths read alike, because a key holds a slash, both are written with
+  If two paths are equal as text, because a key contains a slash, both are written with
   brackets: "['a/b']" and "['a']['b']".
   """
   keystr = jax.tree_util.keystr
@@ -54,7 +57,8 @@ def _has_values(array):
   if isinstance(array, Tracer) or not isinstance(array, np.ndarray | jax.Array):
     return False
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
-    return False  # in other processes, which check their part by the loss
+    # Other processes hold parts of this array. A NaN there shows as a NaN in the loss.
+    return False
   return jnp.issubdtype(array.dtype, jnp.inexact)
 
 

@@ -1,4 +1,4 @@
-"""Float32 at least, powers of two as units, and matrix products in full precision."""
+"""Float32 arithmetic: conversion, powers of two as units, full matmul precision."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from jaxtyping import Float
 
 
 def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
-  """The array in float32, or in float64 if it is that already.
+  """The array in float32. An array in float64 stays float64.
 
-  The gradient goes back in the array's own dtype. Where that is float16, what is too
-  large for it saturates at 65504 instead of becoming infinite.
+  The gradient has the dtype of the array. In float16 a gradient beyond the range
+  saturates at 65504 and does not become infinite.
   """
-  # NumPy float64 becomes float32 here, unless JAX is told to keep 64 bits.
+  # NumPy float64 becomes float32 here, unless the option `jax_enable_x64` is set.
   array = jnp.asarray(array)
   if jnp.finfo(array.dtype).bits >= 32:
     return array
@@ -30,6 +30,7 @@ def _from_float16(array):
 
 
 def _from_float16_backward(_, cotangent):
+  # An infinite gradient becomes NaN in the norm of the gradients or in an optimizer.
   largest = float(jnp.finfo(jnp.float16).max)
   return (jnp.clip(cotangent, -largest, largest).astype(jnp.float16),)
 
@@ -40,17 +41,20 @@ _from_float16.defvjp(
 
 
 def largest_entries(rows: Float[Array, "n ..."]) -> Float[Array, " n"]:
-  """Largest magnitude of each row, a constant to the gradient; NaN if one is in it."""
+  """Largest magnitude in each row, or NaN for a row with NaN. Has no gradient."""
   magnitudes = jnp.abs(lax.stop_gradient(rows))
   return magnitudes.max(tuple(range(1, magnitudes.ndim)))
 
 
 def power_of_two(size: Float[Array, "..."]) -> Float[Array, "..."]:
-  """The power of two next below a size, to divide by without rounding.
+  """The largest power of two that is not above a size.
 
-  1 where the size is 0, NaN where it is infinite or NaN. Extreme powers are clipped so
-  that the reciprocal is a normal number.
+  Division by it does not round. It is 1 where the size is 0, and NaN where the size is
+  infinite or NaN. Extreme powers are clipped so that their reciprocal is a normal
+  number.
   """
+  # `size = mantissa * 2^exponent` with the mantissa in [1/2, 1), so the quotient is
+  # exactly a power of two. `exp2(exponent)` may be rounded.
   mantissa, _ = jnp.frexp(size)
   bound = 2.0 ** (jnp.finfo(size.dtype).maxexp - 16)
   power = jnp.clip(size / (2 * mantissa), 1 / bound, bound)
@@ -58,7 +62,7 @@ def power_of_two(size: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def like(value: Any, rows: Float[Array, "..."]) -> Any:
-  """An option in the dtype of `rows`; a Python number as it is."""
+  """An option converted to the dtype of `rows`. Python numbers are not converted."""
   if isinstance(value, int | float):
     return value
   return jnp.asarray(value).astype(rows.dtype)
@@ -69,7 +73,7 @@ def matmul(
 ) -> Float[Array, "n m"]:
   """Matrix product in full precision.
 
-  The default float32 product is bfloat16 on TPU and TF32 on recent GPUs, in which
-  differences of inner products are noise.
+  By default a float32 product is computed in bfloat16 on TPUs and in TF32 on recent
+  GPUs. Differences of inner products would then be noise.
   """
   return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

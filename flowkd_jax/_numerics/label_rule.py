@@ -1,14 +1,14 @@
-"""Class labels, read by one rule everywhere.
+"""Rule by which all losses, metrics and methods read class labels.
 
 - Labels are widened to int32 first, so 255 in uint8 is class 255.
-- A negative label marks a row without a label, as -100 does in PyTorch. Whatever reads
-  the label leaves the row out, as if it were masked.
+- A negative label marks a row without a label, as -100 does in PyTorch. A function that
+  reads labels leaves this row out, as if it were masked.
 - A label at or above the number of classes raises ValueError in a NumPy array or a
-  list. In an array of JAX the result is NaN, as an error there would have to wait for
-  the device.
-- Masked rows are not read, whatever their label is.
+  list. In a JAX array the result is NaN, because an error would have to wait for the
+  device.
+- Labels of masked rows are not read.
 
-Users find the rule in the documentation of `flowkd_jax.losses`.
+The documentation of `flowkd_jax.losses` states the rule for users.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ class Labels(NamedTuple):
   """Labels that are safe to index with.
 
   Attributes:
-    classes: Class of each row, int32, from 0 to the number of classes less 1; 0 where
-      the row has none.
-    labelled: Rows to read: they have a label and are not masked.
-    beyond: Rows to read whose label is at or above the number of classes.
+    classes: Class of each row in int32, from 0 to the number of classes minus 1. It is
+      0 for a row without a label.
+    labelled: True for rows that have a label and are not masked.
+    beyond: True for `labelled` rows whose label is at or above the number of classes.
   """
 
   classes: Int[Array, "..."]
@@ -46,10 +46,8 @@ class Labels(NamedTuple):
   beyond: Bool[Array, "..."]
 
   def invalidate(self, rows: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The values of the rows, NaN where the label is beyond the classes.
-
-    A product, so that the gradient is NaN there too.
-    """
+    """The values of the rows, with NaN where the label is beyond the classes."""
+    # A product and not `where`: the gradient becomes NaN too.
     extra = rows.ndim - self.beyond.ndim
     beyond = self.beyond.reshape(*self.beyond.shape, *(1,) * extra)
     return rows * jnp.where(beyond, jnp.nan, 1).astype(rows.dtype)
@@ -57,7 +55,7 @@ class Labels(NamedTuple):
   def one_hot(
     self, num_classes: int, dtype: DTypeLike = jnp.float32
   ) -> Float[Array, "... classes"]:
-    """One-hot rows; zeros without a label, NaN where it is beyond the classes."""
+    """One-hot rows: zero without a label, NaN for a label beyond the classes."""
     rows = jax.nn.one_hot(self.classes, num_classes, dtype=dtype)
     return self.invalidate(rows * self.labelled[..., None].astype(dtype))
 
@@ -70,19 +68,19 @@ def read_labels(
   mask: Shaped[Array, "..."] | None = None,
   name: str = "labels",
 ) -> Labels:
-  """Labels by the rule of this module.
+  """Reads labels by the rule of this module.
 
   Args:
-    labels: Integers, or a list of them.
+    labels: Integers, as an array or as a list.
     num_classes: Number of classes.
     shape: Shape that the labels must have.
-    mask: Rows that are real.
-    name: Name of the argument, for errors.
+    mask: True for real rows, all by default.
+    name: Name of the argument, for error messages.
 
   Raises:
     TypeError: If the labels are not integers.
-    ValueError: If their shape is another one, or a label of a NumPy array is at or
-      above the number of classes.
+    ValueError: If the labels are of another shape than `shape`, or a label in a NumPy
+      array is at or above the number of classes.
   """
   labels = checked_labels(labels, num_classes, shape=shape, mask=mask, name=name)
   classes = jnp.asarray(labels)
@@ -101,9 +99,9 @@ def checked_labels(
   mask: Shaped[Array, "..."] | None = None,
   name: str = "labels",
 ) -> Any:
-  """Labels as int32: -1 where there is none, `num_classes` where beyond the classes.
+  """Labels as int32, -1 for a missing label and `num_classes` for one beyond the range.
 
-  NumPy arrays and lists come back as NumPy arrays. Arguments and errors as for
+  NumPy arrays and lists are returned as NumPy arrays. Arguments and errors are those of
   `read_labels`.
   """
   labels = _as_array(name, labels)
@@ -115,10 +113,10 @@ def checked_labels(
 
 
 def widened(labels: Any, largest: int = _LARGEST) -> Any:
-  """Labels as int32, those below -1 as -1, those above `largest` as `largest`.
+  """Labels as int32, clipped to the range from -1 to `largest`.
 
-  NumPy arrays stay on the host. Wider integers are clipped before they are narrowed,
-  so that no large number becomes a class or a missing label.
+  NumPy arrays stay on the host. Labels are clipped before their dtype is narrowed.
+  Otherwise the overflow of a large number could look like a class or a missing label.
   """
   xp: Any = np if isinstance(labels, _HOST) else jnp
   if labels.dtype.itemsize < 4:
@@ -130,7 +128,7 @@ def widened(labels: Any, largest: int = _LARGEST) -> Any:
 
 
 def _as_array(name, labels):
-  """Numbers and sequences of them as an array; all else as it is, to be refused."""
+  """Numbers and sequences as an array. Anything else is returned for later checks."""
   if not isinstance(labels, int | Sequence) or isinstance(labels, str):
     return labels
   if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(labels)):

@@ -1,9 +1,9 @@
 """Functions of a whole batch on meshes of any axis type.
 
-`jax.make_mesh` makes axes of type Explicit: the sharding of an array is a part of its
-type there, and a product of two arrays that are sharded alike, as in a matrix of all
-pairs, is refused because its type would be ambiguous. On axes of type Auto the compiler
-chooses how such a product is sharded.
+`jax.make_mesh` makes axes of type Explicit. On such axes the sharding of an array is
+part of its type. JAX refuses the product of two arrays with equal shardings, as in a
+matrix of all pairs, because the type of the result would be ambiguous. On axes of type
+Auto the compiler chooses the sharding of such a product.
 """
 
 import functools
@@ -23,22 +23,24 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def on_any_mesh(function: Function) -> Function:
-  """Decorator: arrays on Explicit axes are evaluated as if the axes were Auto.
+  """Decorates a function so that Explicit axes of its arrays are treated as Auto.
 
-  Results are replicated over the mesh; gradients have the sharding of the arrays. Where
-  no array has an Explicit axis, the function is called as it is.
+  Results are replicated over the mesh. Gradients have the shardings of the arrays. If
+  no array has an Explicit axis, the function is called unchanged.
   """
-  call: Any = function  # Its arguments are rebuilt, which ParamSpec cannot follow.
+  call: Any = function  # The arguments are rebuilt, which a ParamSpec cannot express.
 
   @functools.wraps(function)
   def anywhere(*args: Any, **kwargs: Any) -> Any:
     try:
       leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=_is_no_tree)
-    except ValueError:  # JAX cannot sort the keys; the function says what is wrong.
+    except ValueError:  # JAX cannot sort these keys. The function has a better message.
       return function(*args, **kwargs)
     mesh = _explicit_mesh(leaves)
     if mesh is None:
       return function(*args, **kwargs)
+    # `auto_axes` accepts arrays alone. All other leaves, such as names of kernels,
+    # reach the function through the closure.
     arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
 
     def of_arrays(arrays: dict[int, Any]):
@@ -59,17 +61,17 @@ def on_any_mesh(function: Function) -> Function:
 
 
 def _is_no_tree(value: Any) -> bool:
-  """Iterables that JAX warns of; functions refuse them in words of their own."""
+  """True for iterables that are no pytrees. The decorated function rejects them."""
   return isinstance(value, MappingView | Iterator)
 
 
 def _in_order_of(old: Any, new: Any) -> Any:
-  """The new dict with its keys in the order of the old; JAX sorts keys."""
+  """The new dict with its keys in the order of the old one, because JAX sorts keys."""
   return {key: new[key] for key in old} if type(old) is dict else new
 
 
 def _explicit_mesh(leaves: list[Any]) -> AbstractMesh | None:
-  """The mesh with Explicit axes that one of the arrays is on, if any."""
+  """Mesh of the first array that is on Explicit axes, or None."""
   for leaf in leaves:
     if isinstance(leaf, jax.Array):
       mesh = jax.typeof(leaf).sharding.mesh

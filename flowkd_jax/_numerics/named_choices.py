@@ -1,4 +1,4 @@
-"""Choices by name, with a number where one has a parameter: `von_mises_fisher:8`."""
+"""Choices by name, with an optional parameter after a colon: `von_mises_fisher:8`."""
 
 import inspect
 from collections.abc import Callable
@@ -14,11 +14,11 @@ Choice = TypeVar("Choice")
 def from_text(
   what: str, text: str, factories: Mapping[str, Callable[..., Choice]]
 ) -> Choice:
-  """The choice that a text describes, `NAME` or `NAME:NUMBER`.
+  """The choice for a text of the form `NAME` or `NAME:NUMBER`.
 
   Args:
     what: Name of the argument or flag in the message.
-    text: Name of a factory; after a colon its one argument, a number above 0.
+    text: Name of a factory, optionally with a colon and its argument, a number above 0.
     factories: Functions that make the choices, by name.
 
   Raises:
@@ -42,7 +42,7 @@ def from_text(
 
 
 def listed(factories: Mapping[str, Callable[..., Any]]) -> str:
-  """All choices in a sentence, each with the parameter that it has."""
+  """All choices for a message, each with its parameter if it has one."""
   names = []
   for name, factory in factories.items():
     parameter = _parameter(factory)
@@ -51,7 +51,7 @@ def listed(factories: Mapping[str, Callable[..., Any]]) -> str:
 
 
 def _parameter(factory) -> str | None:
-  """Name of the argument of a factory, if it has one."""
+  """Name of the argument of a factory, or None if it has no argument."""
   return next(iter(inspect.signature(factory).parameters), None)
 
 

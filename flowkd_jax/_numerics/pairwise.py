@@ -1,8 +1,8 @@
 """Geometry of all pairs of rows: distances and cosines from one inner product.
 
-One matrix of inner products, of rows scaled to norm one and centred, gives squared
-distances and cosines alike. Scaling keeps the digits of a row that is much smaller
-than the others; centring keeps the digits of the differences when the rows have a
+Rows are scaled to norm one and centred. One matrix of their inner products gives both
+the squared distances and the cosines. Scaling keeps the digits of rows that are much
+smaller than the others. Centring keeps the digits of differences when the rows have a
 large common mean. With `x_i = s_i v_i` and `e_ij = |v_i - v_j|^2`:
 
     |x_i - x_j|^2 = s_i s_j e_ij + (s_i - s_j)(s_i |v_i|^2 - s_j |v_j|^2)
@@ -10,9 +10,9 @@ large common mean. With `x_i = s_i v_i` and `e_ij = |v_i - v_j|^2`:
 
 A zero row is scaled by a constant, so the gradient of a distance is exact there too.
 
-Distances and norms are in units of `unit_of(columns)`, a power of two, so that nothing
-overflows or vanishes whatever the scale of the features. A row with a NaN or an
-infinity is NaN in all its pairs: every comparison here is written so that NaN passes.
+Distances and norms are in units of `unit_of(columns)`, a power of two. Nothing
+overflows or underflows, whatever the scale of the features. All pairs of a row with NaN
+or infinity are NaN: every comparison here is written so that NaN passes.
 """
 
 from typing import NamedTuple
@@ -30,14 +30,14 @@ from flowkd_jax._numerics import row_blocks
 
 
 class Points(NamedTuple):
-  """Rows prepared for `pair_geometry`: O(N D) work that no block has to repeat.
+  """Rows prepared for `pair_geometry`, with the O(N D) work that all blocks share.
 
   Attributes:
-    vectors: Rows divided by their scales, less a common centre.
+    vectors: Rows divided by their scales, minus a common centre.
     squares: Squared norms of `vectors`.
-    scales: Norms of the rows, in units; a constant where the row is zero.
-    norms: Norms of the rows, in units, as `squared norm / scale`.
-    zero: Which rows are zero.
+    scales: Norms of the rows in units of the batch; a constant for a zero row.
+    norms: Norms of the rows in units of the batch, as `squared norm / scale`.
+    zero: True for zero rows.
   """
 
   vectors: Float[Array, "n dim"]
@@ -48,9 +48,9 @@ class Points(NamedTuple):
 
 
 class Columns(NamedTuple):
-  """Points that others are compared with; `factors` is `-2 vectors'`.
+  """Columns of a matrix of pairs, with `factors = -2 vectors'` and fields of `Points`.
 
-  In this layout neither a product nor its gradient needs a transposed copy.
+  In this layout neither the product nor its gradient needs a transposed copy.
   """
 
   factors: Float[Array, "dim m"]
@@ -61,7 +61,7 @@ class Columns(NamedTuple):
 
 
 class Means(NamedTuple):
-  """Means over the columns, for each row; constants to the gradient.
+  """Means over the columns for each row. They are constants to the gradient.
 
   Attributes:
     cosine_gaps: Mean of `Pairs.cosine_gaps`, up to rounding.
@@ -76,13 +76,13 @@ class Pairs(NamedTuple):
   """Geometry of n rows against m columns.
 
   Attributes:
-    squared_distances: `|a - b|^2`, in squared units; exactly 0 for a row with itself,
-      and for what the arithmetic cannot tell from a duplicate.
-    cosine_gaps: `(1 - cos) / 2`, from 0 to 1 but for rounding above; 1/2 where either
-      vector is zero.
-    norm_products: `|a| |b|`, in squared units.
-    norm_sums: `|a| + |b|`, in units.
-    same: The pairs of a row with itself.
+    squared_distances: `|a - b|^2`, in squared units of the batch. It is exactly 0 for
+      a row with itself, and for rows whose difference is below the rounding error.
+    cosine_gaps: `(1 - cos) / 2`, from 0 to 1 (rounding may exceed 1). It is 1/2 if
+      either vector is zero.
+    norm_products: `|a| |b|`, in squared units of the batch.
+    norm_sums: `|a| + |b|`, in units of the batch.
+    same: True for pairs of a row with itself.
   """
 
   squared_distances: Float[Array, "n m"]
@@ -93,15 +93,15 @@ class Pairs(NamedTuple):
 
 
 class Similarities(NamedTuple):
-  """Similarities that can't underflow, without logarithms.
+  """Similarities that cannot underflow, without logarithms.
 
   Attributes:
     values: The similarities K, to relative accuracy.
-    factors: `1 / C`, C a similarity typical of the row.
-    excesses: `K / C - 1`. Where all similarities of a row are nearly equal, these keep
-      the digits of the differences.
-    coordinates: What K is a function of.
-    slopes: Derivative of `log K` in the coordinates.
+    factors: `1 / C`, where C is a typical similarity of the row.
+    excesses: `K / C - 1`. If all similarities of a row are nearly equal, the excesses
+      keep the digits of their differences.
+    coordinates: The variable of which K is a function, such as a distance.
+    slopes: Derivative of `log K` with respect to the coordinates.
   """
 
   values: Float[Array, "n m"]
@@ -112,17 +112,27 @@ class Similarities(NamedTuple):
 
 
 def pair_points(rows: Float[Array, "n dim"], columns: Float[Array, "m dim"]) -> Points:
-  """Prepares rows; those of one batch all take the same `columns`, all its rows."""
+  """Prepares rows for `pair_geometry`.
+
+  Args:
+    rows: Some rows of a batch.
+    columns: All rows of the batch. They set the unit, the centre and the scale of zero
+      rows, so all calls for one batch must get the same columns.
+  """
   unit = unit_of(columns)
+  # The centre and the scale of zero rows cancel in every result, so their gradients are
+  # zero and need not be computed.
   powers, column_squares = _row_squares(lax.stop_gradient(columns), unit)
   column_roots = jnp.sqrt(column_squares)
   mean = (column_roots * (powers / unit)).mean()
   constant = jnp.where(mean == 0, 1, mean)
+  # The centre is the mean direction: each row weighs the same, whatever its norm.
   column_scales = jnp.where(column_squares == 0, 1, column_roots) * powers
   weights = 1 / column_scales / columns.shape[0]
   centre = lax.stop_gradient(float32.matmul(weights[None, :], columns))
   powers, squares = _row_squares(rows, unit)
   zero = squares == 0
+  # The `where` is inside the root, as the root has an infinite derivative at 0.
   roots = jnp.sqrt(jnp.where(zero, constant**2, squares))
   vectors = (rows * (1 / powers)[:, None]) * (1 / roots)[:, None] - centre
   relative = powers / unit
@@ -132,19 +142,20 @@ def pair_points(rows: Float[Array, "n dim"], columns: Float[Array, "m dim"]) -> 
 
 
 def unit_of(columns: Float[Array, "m dim"]) -> Float[Array, ""]:
-  """The unit of distances in a batch: the power of two below its largest entry."""
+  """Unit of distances in a batch: the power of two below its largest entry."""
   return float32.power_of_two(float32.largest_entries(columns).max())
 
 
 def _row_squares(rows, unit):
-  """For each row a power of two, and the squared norm of the row in that unit."""
+  """A power of two for each row, and the squared norm of the row in this unit."""
+  # In one unit for all rows, the squares of a row of 1e-30 beside one of 1 would be 0.
   largest = float32.largest_entries(rows)
   powers = jnp.where(largest == 0, unit, float32.power_of_two(largest))
   return powers, ((rows * (1 / powers)[:, None]) ** 2).sum(1)
 
 
 def pair_columns(points: Points) -> Columns:
-  """Points as the columns of `pair_geometry`."""
+  """Converts points to columns for `pair_geometry`."""
   return Columns(-2 * points.vectors.T, *points[1:])
 
 
@@ -153,16 +164,19 @@ def rows_and_columns(
   columns: Float[Array, "m dim"],
   block_size: int | None,
 ) -> tuple[Points, Columns | Points]:
-  """Arguments of `pair_geometry` for blocks of that size.
+  """Prepares the arguments of `pair_geometry` for blocks of a given size.
 
   Args:
-    rows: The rows of this device; the same object as `columns` if those are all.
-    columns: The whole batch.
-    block_size: Rows a block; None chooses.
+    rows: The rows of this device. If these are all rows of the batch, pass the same
+      object as `columns`.
+    columns: The rows of the whole batch.
+    block_size: Number of rows in a block, chosen automatically if None.
   """
   points = pair_points(rows, columns)
   if rows is not columns:
     return points, pair_columns(pair_points(columns, columns))
+  # One block of all rows: `pair_geometry` sees that both are one object and uses the
+  # symmetric product `gram`, which has half the work in the backward pass.
   if row_blocks.one_block(rows.shape[0], block_size):
     return points, points
   return points, pair_columns(points)
@@ -173,14 +187,17 @@ def pair_means(
 ) -> Means:
   """Mean geometry of each row against the real columns, in O(N D).
 
-  A row is among its own columns, and zero rows count as rows of the mean direction:
-  these are points to measure differences from, not results.
+  The means include the row itself, and zero rows count as rows of the mean direction.
+  This is accurate enough: the means are reference points from which differences are
+  measured, not results.
   """
   rows, columns = lax.stop_gradient((rows, columns))
   ones = jnp.ones_like(columns.squares)
   shares = ones if real is None else real.astype(ones.dtype)
   shares = shares / jnp.maximum(shares.sum(), 1)
   scaled = shares * columns.scales
+  # The mean of the equations at the head of this module over j. Each term is a product
+  # of a number of row i and a mean over the columns, so no matrix of pairs is needed.
   weights = jnp.stack([shares, scaled, shares * columns.norms])
   products = float32.matmul(_doubled_products(weights[:2], columns), rows.vectors.T)
   others = float32.matmul(weights, jnp.stack([ones, columns.squares, columns.norms], 1))
@@ -192,7 +209,7 @@ def pair_means(
 
 
 def _doubled_products(weights, columns):
-  """`-2 weights @ vectors`."""
+  """The product `-2 weights @ vectors`, in the layout that the columns have."""
   if isinstance(columns, Columns):
     return float32.matmul(weights, columns.factors.T)
   return -2 * float32.matmul(weights, columns.vectors)
@@ -205,9 +222,9 @@ def pair_geometry(
 
   Args:
     rows: Some rows of the batch.
-    columns: The whole batch; the same object as `rows` if those are all of it, which
-      halves the matrix products of the backward pass.
-    positions: Where each row stands within `columns`.
+    columns: All rows of the batch. If `rows` are all of them, pass the same object,
+      which halves the matrix products of the backward pass.
+    positions: Index of each row within `columns`.
   """
   if isinstance(columns, Columns):
     doubled = float32.matmul(rows.vectors, columns.factors)
@@ -233,20 +250,28 @@ def valid_pairs(
   *,
   self_pairs: bool = False,
 ) -> Bool[Array, "rows columns"]:
-  """Pairs with a real column, and without those of a row with itself if need be."""
+  """Mask of the pairs to use.
+
+  Args:
+    same: True for pairs of a row with itself.
+    real: True for columns that are not masked, or None if all are real.
+    self_pairs: Include the pairs of a row with itself.
+  """
   valid = jnp.ones_like(same) if self_pairs else ~same
   return valid if real is None else valid & real[None, :]
 
 
 @jax.custom_jvp
 def gram(rows: Float[Array, "n dim"]) -> Float[Array, "n n"]:
-  """Inner products of all rows; one matrix product backwards instead of two."""
+  """Inner products of all rows, with one matrix product in the backward pass."""
   return float32.matmul(rows, rows.T)
 
 
 @gram.defjvp
 def _gram_jvp(primals, tangents):
   (rows,), (tangent,) = primals, tangents
+  # `tangent rows' + rows tangent'` are two products. The second is the transpose of the
+  # first, which autodiff does not know.
   half = float32.matmul(tangent, rows.T)
   return gram(rows), half + half.T
 
@@ -254,7 +279,7 @@ def _gram_jvp(primals, tangents):
 def safe_power(
   base: Float[Array, "..."], exponent: float | Float[Array, ""]
 ) -> Float[Array, "..."]:
-  """`base ** exponent` for `base >= 0`, with value and gradient 0 at 0.
+  """Power `base ** exponent` for `base >= 0`, with value and gradient 0 at 0.
 
   NaN stays NaN. The exponent may be traced.
   """
@@ -270,8 +295,13 @@ def safe_power(
 
 
 def _clean(sums, doubled, same):
-  """`sums + doubled`, 0 where that is below the resolution of the arithmetic."""
+  """Squared distances `sums + doubled`, set to 0 where they are below rounding error.
+
+  Duplicate rows would otherwise have a small positive or negative distance, and a root
+  of it would have a huge gradient.
+  """
   gaps = sums + doubled
+  # `gaps <= noise` is False for NaN, so NaN passes.
   noise = 4 * jnp.finfo(gaps.dtype).eps * lax.stop_gradient(sums)
   return jnp.where(same | (gaps <= noise), 0, gaps)
 
@@ -294,13 +324,14 @@ def _distances_from_gaps(gaps, rows, columns):
 
 @_distances_from_gaps.defjvp
 def _distances_from_gaps_jvp(primals, tangents):
-  """Changes of scales and norms as outer products.
+  """Derivative with the changes of scales and norms written as outer products.
 
-  Transposed, these are products with vectors; sums over broadcast factors would each
-  write a matrix of all pairs.
+  The transpose of an outer product is a matrix-vector product. Without this, each sum
+  over a broadcast factor would write a matrix of all pairs.
   """
   gaps, *sides = primals
-  # Without what all have in common, which cancels and would take digits with it.
+  # A part that is common to all scales or norms cancels in the result. Subtracted here,
+  # it takes no digits with it.
   (row_scales, row_norms), (scales, norms) = (
     tuple(each - common.mean() for each, common in zip(side, sides[1], strict=True))
     for side in sides

@@ -1,4 +1,4 @@
-"""Old names of arguments, which work for one release."""
+"""Old names of arguments, accepted for one more release."""
 
 import functools
 import warnings
@@ -11,10 +11,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def renamed_arguments(**new_names: str) -> Callable[[Function], Function]:
-  """Decorator: old names of keyword arguments work, with a DeprecationWarning.
+  """Decorates a function so that old names of keyword arguments give a warning.
+
+  The warning is a DeprecationWarning. The value is passed on under the new name.
 
   Args:
-    **new_names: New name of each old name.
+    **new_names: New name for each old name, `old="new"`.
   """
 
   def decorate(function: Function) -> Function:

@@ -1,7 +1,7 @@
 """Sums over the rows of a batch, block by block, forward and backward.
 
-What needs all pairs takes some rows against all columns, so that no matrix of all pairs
-is ever in memory.
+A loss over all pairs of rows compares a block of rows with all columns at a time. The
+matrix of all pairs is never in memory.
 """
 
 import functools
@@ -17,8 +17,9 @@ from jaxtyping import Float
 
 from flowkd_jax._numerics import checks
 
-# Entries of a matrix of a block that is left to choose. On a CPU those of a block stay
-# in the cache; elsewhere few large blocks are best, as far as memory goes.
+# Entries of the matrix of a block whose size is chosen automatically. On a CPU such a
+# block fits the cache. On other devices few large blocks are fastest, and the limit is
+# memory.
 _ENTRIES_ON_CPU, _ENTRIES_ELSEWHERE = 2**18, 2**26
 
 
@@ -31,21 +32,22 @@ def sum_over_rows(
   *,
   row_entries: int | None = None,
 ) -> Float[Array, ""]:
-  """`sum_i weights_i function(shared, rows)_i`, in blocks of rows.
+  """Weighted sum `sum_i weights_i function(shared, rows)_i`, in blocks of rows.
 
-  Each block is differentiated while it is at hand: nothing is computed twice, and what
-  stays in memory is one block and the gradients themselves.
+  The forward pass also computes the gradient of each block. Nothing is computed twice,
+  and memory holds one block and the gradients.
 
   Args:
-    function: Takes `shared` and a block of `rows`, returns one value a row, which may
-      depend on that row, on `shared` and on arrays that it closes over.
-    block_size: Rows a block; None chooses.
-    shared: Arrays that every row needs, in a pytree.
-    rows: Arrays that share their first axis with `weights`, in a pytree. Where it is
-      `shared` or a part of it and all rows are one block, it is the same object there.
+    function: Function of `shared` and a block of `rows` that returns one value per row.
+      A value may depend on its row, on `shared` and on arrays that the function closes
+      over.
+    block_size: Number of rows in a block, chosen automatically if None.
+    shared: Pytree of arrays that every row needs.
+    rows: Pytree of arrays that share their first axis with `weights`. If one block
+      holds all rows, `function` gets this very object, which may be part of `shared`.
     weights: Weight of each row.
-    row_entries: Entries of the arrays that `function` makes for a row, to choose the
-      block by; the number of rows by default.
+    row_entries: Number of entries in the arrays that `function` makes for one row, from
+      which the size of a block is chosen. The default is the number of rows.
 
   Raises:
     ValueError: If `block_size` is below 1.
@@ -60,10 +62,11 @@ def sum_over_rows(
   if block_size is None:
     block_size = _chosen_block_size(batch, row_entries)
   blocks = jax.tree.map(lambda each: _split(each, block_size), rows)
+  # Rows that fill up the last block have weight 0.
   padded = jnp.pad(weights, (0, -batch % block_size)).reshape(-1, block_size)
-  # What is traced and closed over needs a gradient too, such as a learnt parameter of
-  # a divergence.
   shared, blocks, padded = varying_alike((shared, blocks, padded))
+  # A traced array that the function closes over needs a gradient too, such as a learnt
+  # parameter of a divergence. A custom derivative sees arguments alone.
   first = jax.tree.map(lambda each: each[0], (blocks, padded))
   total, closed_over = jax.closure_convert(total, shared, *first)
 
@@ -75,11 +78,14 @@ def sum_over_rows(
 
 
 def varying_alike(tree: Any) -> Any:
-  """The same arrays, each varying over every axis of `shard_map` over which any does.
+  """The same arrays, typed in `shard_map` as varying over the axes of any of them.
 
-  Which blocks are skipped differs between devices. A gradient of what they share would
-  be summed over devices within a block, where those that skip it never come.
+  Devices skip different blocks. The gradient of an array that does not vary over the
+  devices would be summed over them within a block. That is a collective inside a
+  branch, which a device that skips the block never reaches: the program would hang.
   """
+  # `where(False, ...)` has the values of the array and the type of both operands. The
+  # compiler removes it.
   firsts = [x.ravel()[:1].astype(jnp.float32) for x in jax.tree.leaves(tree)]
   any_of_them = lax.stop_gradient(jnp.concatenate(firsts).sum())
   return jax.tree.map(
@@ -94,14 +100,14 @@ def rows_in_blocks(
 ) -> Float[Array, "batch ..."]:
   """Evaluates a per-row function in blocks of rows, also in the backward pass.
 
-  Memory is that of one block: each block is recomputed when its gradient is
-  taken. Where only a weighted sum over the rows is needed, `sum_over_rows` is faster.
+  The memory is that of one block, because each block is recomputed for its gradient. If
+  only a weighted sum over the rows is needed, `sum_over_rows` is faster.
 
   Args:
-    function: Takes blocks of `rows`, returns an array with an entry a row, which may
-      depend on that row only (and on arrays closed over).
-    block_size: Rows a block; None chooses.
-    *rows: Arrays that share their first axis, or pytrees of such.
+    function: Function of blocks of `rows` that returns an array with one entry per row.
+      An entry may depend only on its row and on arrays that the function closes over.
+    block_size: Number of rows in a block, chosen automatically if None.
+    *rows: Arrays, or pytrees of arrays, that share their first axis.
 
   Raises:
     ValueError: If `block_size` is below 1.
@@ -119,7 +125,16 @@ def rows_in_blocks(
 def one_block(
   batch: int, block_size: int | None, row_entries: int | None = None
 ) -> bool:
-  """True if one block holds all rows; ValueError if `block_size` is below 1."""
+  """True if one block holds all rows.
+
+  Args:
+    batch: Number of rows.
+    block_size: Number of rows in a block, chosen automatically if None.
+    row_entries: As in `sum_over_rows`.
+
+  Raises:
+    ValueError: If `block_size` is below 1.
+  """
   if block_size is not None:
     checks.check_count("block_size", block_size)
     return block_size >= batch
@@ -127,11 +142,13 @@ def one_block(
 
 
 def all_at_once(batches: int, batch: int) -> bool:
-  """True if matrices of all pairs of so many batches together are as small as 4 blocks.
+  """True if the matrices of all pairs of several batches are small enough together.
+
+  The limit for all of them is the size of four automatically chosen blocks.
 
   Args:
     batches: Number of batches.
-    batch: Rows of each.
+    batch: Number of rows in each batch.
   """
   return batches * batch**2 <= 4 * _block_entries()
 
@@ -142,20 +159,28 @@ def _block_entries() -> int:
 
 
 def _chosen_block_size(batch, row_entries):
-  """Rows a block for a batch of that size, all blocks as good as equal."""
+  """Number of rows in a block, such that all blocks are nearly equal."""
+  # The last block is filled up with copies: equal blocks waste the least on them.
   count = -(-batch * (row_entries or batch) // _block_entries())
   return -(-batch // count)
 
 
 def _split(array, block_size):
-  """Blocks along a new first axis; copies of the last row fill up the last one."""
+  """Blocks along a new first axis, the last one filled up with copies of a row."""
+  # Copies and not zeros: what is finite for a row is finite for its copy. The weight 0
+  # would not help against NaN, as 0 * NaN is NaN.
   widths = [(0, -array.shape[0] % block_size)] + [(0, 0)] * (array.ndim - 1)
   padded = jnp.pad(array, widths, mode="edge")
   return padded.reshape(-1, block_size, *array.shape[1:])
 
 
 def _sum_of_blocks(function):
-  """`(shared, *blocks) -> sum over blocks of function(shared, *block)`."""
+  """Function `(shared, *blocks)` that returns the sum of `function` over the blocks.
+
+  Reverse mode through a scan would store the intermediate arrays of every block, or
+  compute each block twice. Here the derivative is a forward pass that also computes the
+  gradients. It is linear in the tangents, so JAX can transpose it.
+  """
 
   @jax.custom_jvp
   def total(shared, *blocks):
@@ -164,6 +189,7 @@ def _sum_of_blocks(function):
   @functools.partial(total.defjvp, symbolic_zeros=True)
   def _(primals, tangents):
     shared, blocks = primals[0], primals[1:]
+    # A gradient of a constant, such as the teacher, would cost time and memory.
     moving_shared, moving_blocks = _moving(tangents[0]), _moving(tangents[1:])
 
     def add_block(sums, block):
@@ -182,6 +208,7 @@ def _sum_of_blocks(function):
         own = jax.tree.map(jnp.zeros_like, _chosen(block, moving_blocks))
         return sums, (jnp.zeros_like(block[-1][0]), own)
 
+      # The last array of a block holds the weights. A block of masked rows is skipped.
       return lax.cond((block[-1] != 0).any(), differentiated, skipped)
 
     zeros = jax.tree.map(jnp.zeros_like, _chosen(shared, moving_shared))
@@ -197,7 +224,7 @@ def _sum_of_blocks(function):
 
 
 def _moving(tangents):
-  """Positions of the leaves that have a tangent."""
+  """Indices of the leaves that have a tangent, in the order of the leaves."""
   return [
     i
     for i, tangent in enumerate(jax.tree.leaves(tangents))

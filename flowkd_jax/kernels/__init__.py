@@ -1,13 +1,14 @@
-"""Pairwise kernels: how similar each row is to each other row, on a log scale.
+"""Pairwise kernels: similarities between all rows of a batch, on a log scale.
 
-A kernel turns features `[batch, ...]` (anything after the batch axis is flattened)
-into similarities in (0, 1], with exactly 1 between a row and itself. Every kernel gives
-logarithms of similarities, so that one too small for float32 still has a value and a
-gradient. Kernels without such similarities (cosine, Student-t, Cauchy) give them
-directly too, which is faster.
+A kernel maps features `[batch, ...]` to a matrix of similarities `[batch, batch]`. Axes
+after the batch axis are flattened. Similarities are in (0, 1], and the similarity of a
+row to itself is exactly 1. Every kernel computes logarithms of similarities. A
+similarity that underflows in float32 therefore still has a value and a gradient.
+Similarities under the cosine, Student-t and Cauchy kernels cannot underflow. These
+kernels also compute similarities without logarithms, which is faster.
 
 All arithmetic is float32 (float64 stays float64) at the highest matmul precision,
-whatever the dtype of the features. Values and gradients are finite and meaningful for
+whatever the dtype of the features. Values and gradients are finite and accurate for
 duplicate rows, antipodal rows, zero rows and features with a large common mean.
 
     kernel = kernels.student_t(degree=1.0)

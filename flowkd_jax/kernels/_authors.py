@@ -1,4 +1,4 @@
-"""Kernels exactly as in the published code."""
+"""Kernels exactly as in the code published with the paper."""
 
 import jax.numpy as jnp
 
@@ -16,20 +16,25 @@ AUTHORS_KERNELS = ("cosine", "student_t", "rbf", "adaptive_rbf", "cauchy")
 def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
   """A kernel exactly as in the code published with the paper.
 
-  Differs from the kernel of the same name here: distances are
-  `sqrt(|a - b|^2 + epsilon)`, so a row is not quite similar to itself; vectors are
-  divided by `|a| + epsilon`; `rbf` is `exp(-distance / bandwidth)`, without the
-  square; the adaptive bandwidth averages over the diagonal too. Degree and bandwidth
-  are 1. Where the authors' similarity is 0 or below (antipodal rows) and their loss is
-  not finite, it is floored at the smallest normal number.
+  Differs from the kernel of the same name in `KERNELS`:
+
+  - Distances are `sqrt(|a - b|^2 + epsilon)`, so the similarity of a row to itself is
+    slightly below 1.
+  - `cosine` divides vectors by `|a| + epsilon`.
+  - `rbf` is `exp(-distance / bandwidth)`, without the square.
+  - The adaptive bandwidth is a mean over all pairs, the diagonal included.
+
+  The degree and the bandwidth are 1. For antipodal rows the authors' similarity is 0 or
+  below and their loss is not finite. Here it is floored at the smallest normal number.
 
   Args:
     name: One of `AUTHORS_KERNELS`.
-    epsilon: 1e-6 in the code of the main method, 1e-7 in that of PKT.
+    epsilon: Constant under the square root and beside the norms. The code of the main
+      method has 1e-6, the code of PKT 1e-7.
 
   Raises:
     TypeError: If `epsilon` is not a number.
-    ValueError: If there is no such kernel or `epsilon` is not positive.
+    ValueError: If `name` is not in `AUTHORS_KERNELS`, or `epsilon` is not positive.
   """
   check_authors_name("kernel", name)
   checks.check_positive("epsilon", epsilon)
@@ -37,6 +42,8 @@ def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
   def bandwidth(epsilon, columns, mask, block_size):
     unit = pairwise.unit_of(columns)
     epsilon = jnp.asarray(float32.like(epsilon, columns), columns.dtype)
+    # Epsilon is absolute, so distances are in units of the features, not of the batch.
+    # The cap keeps `unit**2` times a squared distance finite.
     measured = jnp.minimum(unit, largest_factor(columns.dtype) ** 0.5), epsilon
     if name == "cosine":
       return measured
@@ -58,7 +65,7 @@ def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
 
 
 def check_authors_name(what, name):
-  """Raises ValueError unless the authors' code has a kernel of that name."""
+  """Raises ValueError unless the authors' code has a kernel of this name."""
   if name not in AUTHORS_KERNELS:
     raise ValueError(
       f"{what}: expected one of {', '.join(AUTHORS_KERNELS)}, got {name!r}; the "
@@ -76,7 +83,7 @@ def _authors_log_cosine(pairs, measured):
   # (|a| + eps)(|b| + eps) differs from |a| |b| by eps (|a| + |b|) + eps^2.
   products = unit**2 * pairs.norm_products
   smoothed = products + epsilon * unit * pairs.norm_sums + epsilon**2
-  vanishing = smoothed == 0  # two zero rows, and a square that underflows
+  vanishing = smoothed == 0  # two zero rows, where the square of epsilon underflows
   shrink = products / jnp.where(vanishing, 1, smoothed)
   similarity = ((1 - 2 * pairs.cosine_gaps) * shrink + 1) / 2
   return jnp.log(jnp.maximum(similarity, jnp.finfo(similarity.dtype).tiny))

@@ -1,4 +1,4 @@
-"""The kernels: cosine, Student-t, Gaussian, Cauchy and von Mises-Fisher."""
+"""Kernel families: cosine, Student-t, Gaussian, Cauchy and von Mises-Fisher."""
 
 import math
 
@@ -16,10 +16,11 @@ from flowkd_jax.kernels._kernel import mean_over_pairs
 
 
 def cosine() -> Kernel:
-  """Cosine kernel `K = (1 + cos(a, b)) / 2`, one of the two of Passalis et al. 2020.
+  """Cosine kernel `K = (1 + cos(a, b)) / 2`, the first of the paper's two kernels.
 
-  A zero row has cosine 0 with every other row. Similarities are floored at the machine
-  epsilon, below which they are rounding noise.
+  The kernel of Passalis et al. 2020. A zero row has cosine 0 with every other row.
+  Similarities are floored at the machine epsilon, because smaller ones are rounding
+  noise.
   """
   return Kernel("cosine", _log_cosine, _nothing, direct=_direct_cosine)
 
@@ -27,14 +28,15 @@ def cosine() -> Kernel:
 def student_t(degree: float | Scalar = 1.0) -> Kernel:
   """Student-t kernel `K = 1 / (1 + |a - b|^degree)`, the second of the paper's kernels.
 
-  Passalis et al. 2020 use degree 1.
+  Args:
+    degree: Exponent of the distance. Passalis et al. 2020 use 1. May be traced.
 
   Raises:
     TypeError: If `degree` is not a number.
     ValueError: If `degree` is not positive.
   """
   checks.check_positive("degree", degree)
-  # A root of a degree that is known is faster than a power.
+  # With a known exponent `safe_power` takes a square root where it can: it is faster.
   known = None if isinstance(degree, jax.Array) else float(degree)
 
   def bandwidth(degree, columns, *_):
@@ -42,6 +44,7 @@ def student_t(degree: float | Scalar = 1.0) -> Kernel:
     if known is not None:
       return jnp.minimum(unit**known, limit), None
     degree = float32.like(degree, columns)
+    # Capped before `exp`: a power that overflows would make the gradient 0 * inf = NaN.
     return jnp.exp(jnp.minimum(degree * jnp.log(unit), math.log(limit))), degree
 
   def log(pairs, measured):
@@ -64,6 +67,10 @@ def student_t(degree: float | Scalar = 1.0) -> Kernel:
 def rbf(bandwidth: float | Scalar = 1.0) -> Kernel:
   """Gaussian kernel `K = exp(-|a - b|^2 / (2 bandwidth^2))`.
 
+  Args:
+    bandwidth: Standard deviation of the Gaussian, in the units of the features. May be
+      traced.
+
   Raises:
     TypeError: If `bandwidth` is not a number.
     ValueError: If `bandwidth` is not positive.
@@ -75,7 +82,7 @@ def rbf(bandwidth: float | Scalar = 1.0) -> Kernel:
 def adaptive_rbf() -> Kernel:
   """Gaussian kernel whose bandwidth is the mean distance between distinct rows.
 
-  The bandwidth is a constant to the gradient, and belongs to the whole batch.
+  One bandwidth serves the whole batch. It is a constant to the gradient.
   """
 
   def bandwidth(_, columns, mask, block_size):
@@ -86,6 +93,10 @@ def adaptive_rbf() -> Kernel:
 
 def cauchy(bandwidth: float | Scalar = 1.0) -> Kernel:
   """Cauchy kernel `K = 1 / (1 + |a - b|^2 / bandwidth^2)`.
+
+  Args:
+    bandwidth: Distance at which the similarity is 1/2, in the units of the features.
+      May be traced.
 
   Raises:
     TypeError: If `bandwidth` is not a number.
@@ -107,12 +118,16 @@ def cauchy(bandwidth: float | Scalar = 1.0) -> Kernel:
 def von_mises_fisher(concentration: float | Scalar = 4.0) -> Kernel:
   """Von Mises-Fisher kernel `K = exp(concentration (cos(a, b) - 1))`.
 
-  The Gaussian kernel of rows on the unit sphere, `concentration = 1 / bandwidth^2`.
-  Like `cosine` it ignores how long rows are, and tells near ones from far ones more
-  sharply: 1 at the same direction, `exp(-concentration)` at a right angle (cosine: 1/2)
-  and its square at the opposite (cosine: 0). A zero row has cosine 0 with every other.
-  Not one of the paper's kernels; the distribution: Mardia and Jupp, "Directional
-  Statistics", 2000.
+  It is the Gaussian kernel of rows on the unit sphere, with
+  `concentration = 1 / bandwidth^2`. Like `cosine` it ignores the norms of rows, and it
+  separates near rows from far rows more sharply: the similarity is 1 for equal
+  directions, `exp(-concentration)` at a right angle (cosine kernel: 1/2) and
+  `exp(-2 concentration)` for opposite directions (cosine kernel: 0). A zero row has
+  cosine 0 with every other row. The paper does not use this kernel. For the
+  distribution see Mardia and Jupp, "Directional Statistics", 2000.
+
+  Args:
+    concentration: Concentration of the distribution, without units. May be traced.
 
   Raises:
     TypeError: If `concentration` is not a number.
@@ -130,7 +145,7 @@ def von_mises_fisher(concentration: float | Scalar = 4.0) -> Kernel:
 
 
 def _nothing(params, columns, mask, block_size):
-  """Measured by kernels that need to know nothing of the batch."""
+  """Bandwidth of a kernel without parameters and without units."""
   del params, columns, mask, block_size
   return ()
 
@@ -142,7 +157,8 @@ def _log_cosine(pairs, _):
 def _direct_cosine(pairs, _, means):
   gaps = _floored(pairs.cosine_gaps)
   values = 1 - gaps
-  # Not above 0.9: the excess over a minute similarity has no digits.
+  # The factor 1 / (1 - typical) scales a row to similarities of order one. At gaps near
+  # 1 the similarity has no accurate digits, and the factor would enlarge its rounding.
   typical = jnp.clip(means.cosine_gaps, 0, 0.9)[:, None]
   factors = 1 / (1 - typical)
   return pairwise.Similarities(
@@ -151,14 +167,20 @@ def _direct_cosine(pairs, _, means):
 
 
 def _floored(gaps):
-  """Gaps at which similarities are at least the machine epsilon."""
+  """Cosine gaps, capped so that similarities are at least the machine epsilon."""
   ceiling = 1 - jnp.finfo(gaps.dtype).eps
+  # A comparison lets NaN pass. XLA on CPUs loses NaN in some minima and maxima.
   return jnp.where(gaps >= ceiling, ceiling, gaps)
 
 
 def _reciprocals(distances, typical):
-  """Similarities `1 / (1 + distance)`."""
-  # Below the largest number by what sums and quotients need.
+  """Similarities `1 / (1 + distance)` with their excesses over a typical one.
+
+  Args:
+    distances: Distances of all pairs, `[n, m]`, in the units of the kernel.
+    typical: A typical distance of each row, `[n]`.
+  """
+  # Sums over a row and quotients of two such numbers must not overflow.
   largest = float(jnp.finfo(distances.dtype).max) ** 0.93
   distances = jnp.where(distances > largest, largest, distances)
   values = 1 / (1 + distances)
@@ -172,7 +194,7 @@ def _log_gaussian(pairs, factor):
 
 
 def _inverse_square(bandwidth, columns, *_):
-  """`1 / bandwidth^2`, the bandwidth in units of the batch."""
+  """`1 / bandwidth^2`, with the bandwidth in units of the batch."""
   ratio = pairwise.unit_of(columns) / float32.like(bandwidth, columns)
   return jnp.minimum(ratio, largest_factor(columns.dtype) ** 0.5) ** 2
 
@@ -184,4 +206,5 @@ def _mean_distance(columns, mask, block_size):
     return jnp.sqrt(pairs.squared_distances)
 
   mean = mean_over_pairs(columns, mask, block_size, distances, (), self_pairs=False)
-  return jnp.where(mean == 0, 1, mean)  # all rows alike: any bandwidth will do
+  # All rows are equal: every bandwidth gives the same similarities.
+  return jnp.where(mean == 0, 1, mean)

@@ -1,4 +1,4 @@
-"""A pairwise kernel, and the rows that it compares."""
+"""The pairwise kernel, and functions that prepare the rows it compares."""
 
 import dataclasses
 import functools
@@ -29,21 +29,25 @@ Scalar = Float[Array, ""]  # an option that is traced, learnt or scheduled
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
-  """A pairwise kernel; call it on features for the matrix of similarities.
+  """Pairwise kernel. Call it on features for the matrix of similarities.
 
-  A pytree whose leaves are `params`, which may be traced and differentiated.
+  It is a pytree whose leaves are `params`, which may be traced and differentiated.
 
   Attributes:
-    name: Name in configurations, tables and pictures.
-    log: `(pairs, measured) -> [n, m]`, logarithms of the similarities of some rows with
-      all rows, 0 for a row with itself; `pairs` is a `Pairs`, whose distances are in
-      units of `unit_of(columns)`.
-    bandwidth: `(params, columns [m, d], mask [m], block_size) -> measured`, what
-      the kernel has to know of the whole batch, `block_size` rows at a time. `columns`
-      are the rows of all devices, masked ones zero; `mask`, `block_size` may be None.
+    name: Name in configurations, tables and figures.
+    log: Function `(pairs, measured) -> [n, m]`. Returns the logarithms of the
+      similarities of n rows with all m rows, 0 for a row with itself. `pairs` is a
+      `Pairs`, whose distances are in units of `unit_of(columns)`. `measured` is the
+      result of `bandwidth`.
+    bandwidth: Function `(params, columns [m, d], mask [m], block_size) -> measured`.
+      Returns the statistics of the whole batch that the kernel needs, such as its
+      bandwidth in units of the batch. `columns` are the rows of all devices, with
+      masked rows set to zero. It may hold only `block_size` rows of a pairwise matrix
+      at a time. `mask` and `block_size` may be None.
     params: Numbers or arrays of shape ().
-    direct: `(pairs, measured, means) -> similarities` without logarithms, which is
-      faster; see `cauchy`. None if a similarity may be too small for float32.
+    direct: Function `(pairs, measured, means) -> similarities` without logarithms,
+      which is faster; `cauchy` has an example. None if a similarity may underflow in
+      float32.
   """
 
   name: str
@@ -55,7 +59,7 @@ class Kernel:
   def measure(
     self, columns: Float[Array, "m d"], mask: Array | None, block_size: int | None
   ) -> Any:
-    """The second argument of `log`, from the rows of the whole batch."""
+    """Statistics of the whole batch, the second argument of `log`."""
     return self.bandwidth(self.params, columns, mask, block_size)
 
   @meshes.on_any_mesh
@@ -78,7 +82,7 @@ class Kernel:
 def flatten(
   features: Float[Array, "batch ..."], mask: Array | None = None
 ) -> Float[Array, "batch dim"]:
-  """Rows as vectors of at least float32; masked rows become zeros."""
+  """Rows as vectors in float32 or a wider dtype. Masked rows become zero."""
   rows = float32.at_least_float32(features).reshape(features.shape[0], -1)
   if mask is None:
     return rows
@@ -86,8 +90,8 @@ def flatten(
 
 
 def unit_rows(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
-  """Rows divided by their Euclidean norm; a zero row stays zero, gradient too."""
-  # In a unit of its own no row is too short or too long to be squared.
+  """Rows divided by their Euclidean norms. A zero row and its gradient stay zero."""
+  # Scaled by a power of two, which is exact, no square overflows or underflows.
   powers = float32.power_of_two(float32.largest_entries(rows))
   rows = rows * (1 / powers)[:, None]
   norms = pairwise.safe_power((rows**2).sum(1, keepdims=True), 0.5)
@@ -96,15 +100,25 @@ def unit_rows(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
 
 
 def largest_factor(dtype) -> float:
-  """Largest factor of a squared distance; sums of many products stay finite below it.
+  """Largest factor by which squared distances are multiplied.
 
-  A larger factor would make the same row the only neighbour.
+  Sums of many such products stay finite. With a larger factor every row would have only
+  itself as a neighbour, so the cap changes no similarity that matters.
   """
   return float(jnp.finfo(dtype).max) ** 0.9
 
 
 def mean_over_pairs(columns, mask, block_size, function, measured, *, self_pairs):
-  """Mean of a function over all pairs of real rows, block by block."""
+  """Mean of a function over all pairs of real rows, computed block by block.
+
+  Args:
+    columns: Rows of the whole batch, `[m, d]`. They are constants to the gradient.
+    mask: True for real rows, `[m]`, or None.
+    block_size: Number of rows in a block, or None.
+    function: `(pairs, measured) -> [n, m]`.
+    measured: Second argument of `function`.
+    self_pairs: Include the pairs of a row with itself.
+  """
   columns = lax.stop_gradient(columns)
   real = None if mask is None else jnp.asarray(mask).astype(bool)
 

@@ -1,4 +1,4 @@
-"""Kernels by name, and what stands for a kernel in arguments."""
+"""Kernels by name, and conversion of arguments to kernels."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -24,16 +24,19 @@ KERNELS: dict[str, Callable[..., Kernel]] = {
   "von_mises_fisher": von_mises_fisher,
 }
 
-# What stands for a kernel, and what for one or several, in arguments.
+# Types of arguments that give one kernel, and one or several kernels.
 KernelLike = Kernel | str
 KernelsLike = KernelLike | Iterable[KernelLike]
 
 
 def by_name(name: str) -> Kernel:
-  """The kernel of that name with its default parameter, or as in "rbf:2" another.
+  """The kernel of a name, with its default parameter or with one after a colon.
+
+  Args:
+    name: A key of `KERNELS`, or a key and a parameter as in "rbf:2".
 
   Raises:
-    ValueError: If there is no such kernel, which lists those there are; or if the
+    ValueError: If there is no such kernel (the message lists all kernels), or if the
       parameter is not a number above 0.
   """
   return named_choices.from_text("kernel", name, KERNELS)
@@ -42,15 +45,15 @@ def by_name(name: str) -> Kernel:
 def as_kernel(
   kernel: KernelLike | None, *, authors: bool = False, name: str = "kernel"
 ) -> Kernel:
-  """The kernel itself, or the one that a name as of `by_name` describes.
+  """A kernel from a kernel or its name.
 
   Args:
-    kernel: A kernel, or its name; None is cosine.
-    authors: Take names for those of `authors_kernel`.
-    name: Name of the argument or flag in messages.
+    kernel: A kernel, or a name in the form of `by_name`. None is the cosine kernel.
+    authors: Look names up in `authors_kernel` in place of `by_name`.
+    name: Name of the argument or flag in error messages.
 
   Raises:
-    TypeError: If it is neither a kernel nor a name.
+    TypeError: If `kernel` is neither a kernel nor a name.
     ValueError: If there is no such kernel, or its parameter is out of range.
   """
   if isinstance(kernel, Kernel):
@@ -71,11 +74,17 @@ def as_kernel(
 def as_kernels(
   kernels: KernelsLike, *, authors: bool = False, name: str = "kernels"
 ) -> list[Kernel]:
-  """One or several kernels, each given as to `as_kernel`, as a list.
+  """A list of kernels from one or several kernels or names.
+
+  Args:
+    kernels: A kernel or a name, or an iterable of them, each as in `as_kernel`.
+    authors: Look names up in `authors_kernel` in place of `by_name`.
+    name: Name of the argument or flag in error messages.
 
   Raises:
-    TypeError: If one is neither a kernel nor a name.
-    ValueError: If there is none, or one is unknown or has a parameter out of range.
+    TypeError: If an entry is neither a kernel nor a name.
+    ValueError: If there is no entry, or an entry is unknown or has a parameter out of
+      range.
   """
   given: list[Any]  # checked one by one
   if isinstance(kernels, Iterable) and not isinstance(kernels, Kernel | str):
