@@ -95,13 +95,14 @@ def information_flow(
 
   Args:
     taps: Activations of any shapes after the batch axis: a sequence of arrays or of
-      `(name, array)` pairs, from input to output, or a mapping by name.
-    labels: Class of each row; rows with a negative label are left out.
+      `(name, array)` pairs from input to output, or a mapping by name.
+    labels: Class of each row. Rows with a negative label have no label and are left
+      out.
     num_classes: Number of classes.
     kernel: Pairwise kernel or its name, cosine by default.
-    mask: True for real rows; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Returns:
     A vector in the order of the sequence. For a mapping, which has no order to rely on
@@ -140,8 +141,8 @@ def map_by_shape(
   """Maps a scalar function over taps; it is traced once for all of equal shapes.
 
   Args:
-    function: Takes one array of each argument, returns a scalar.
-    *arguments: Sequences of arrays, all of one length.
+    function: Function of one array from each argument. Returns a scalar.
+    *arguments: Sequences of arrays, all of the same length.
 
   Returns:
     The results in the order of the taps.
@@ -175,7 +176,8 @@ def nearest_of_distances(
   """For each student tap the nearest teacher tap; last goes to last.
 
   Args:
-    distances: Distances of the flow of two taps, `evaluation.flow_distance_matrix`.
+    distances: Distance between the flows of each student tap and each teacher tap, such
+      as `evaluation.flow_distance_matrix` returns.
   """
   nearest = jnp.argmin(distances, axis=1).astype(jnp.int32)
   return nearest.at[-1].set(distances.shape[1] - 1)
@@ -192,7 +194,8 @@ def monotone_layers(
   taps. The paper's kappa, `nearest_layers`, chooses each tap on its own and may cross.
 
   Args:
-    similarity: Similarity of two taps, of any scale; for distances, their negative.
+    similarity: Similarity of each student tap to each teacher tap, of any scale. For
+      distances pass their negative.
 
   Raises:
     ValueError: If `similarity` is not a non-empty, finite matrix.
@@ -237,11 +240,12 @@ def flow_divergence(
   Args:
     student_flow: Information flow of the student, from input to output.
     teacher_flow: Information flow of the teacher, from input to output.
-    layer_map: The paper's kappa: "nearest" (last to last), or for each student
-      tap the index of its teacher tap.
+    layer_map: The paper's kappa: "nearest" maps each student tap to the teacher tap of
+      nearest flow, and the last to the last; a sequence holds the index of the teacher
+      tap for each student tap.
     weights: Weight of each student tap, one by default.
-    relative: Divide each difference by the teacher's entry. Flow is of order
-      1e-3, its square 1e-6; relative divergence is of order one at any tap.
+    relative: Divide each difference by the teacher's entry. Flow is of order 1e-3 and
+      its square of order 1e-6. The relative divergence is of order one at any tap.
 
   Raises:
     TypeError: If a flow or `weights` is a mapping, which does not keep the order of

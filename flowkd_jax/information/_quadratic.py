@@ -78,15 +78,15 @@ def quadratic_mutual_information(
   memory, so a whole data set needs no N x N matrix.
 
   Args:
-    features: One row per example; axes after the first are flattened.
-    labels: Class of each row, below `num_classes`; rows with a negative label are left
-      out, see `flowkd_jax.losses`.
-    num_classes: Number of classes; those without a row count nothing.
+    features: One row per example. Axes after the first are flattened.
+    labels: Class of each row, below `num_classes`. Rows with a negative label have no
+      label and are left out. `flowkd_jax.losses` states the rule.
+    num_classes: Number of classes. Classes without a row do not count.
     kernel: Pairwise kernel or its name, cosine by default.
-    mask: True for real rows; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the result is that of
-      the global batch, on every device.
-    block_size: Rows evaluated at a time; None chooses.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the result of the global batch.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If features are not floating or labels not integers.

@@ -54,12 +54,12 @@ def linear_cka(
   instead.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
     debiased: Use the unbiased estimates of all three terms.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -123,14 +123,14 @@ def rbf_cka(
   O(N D), has the same invariances and is differentiated through.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    bandwidth: Width of the kernel in root mean squared distances; the larger, the
-      nearer to `linear_cka`.
+    bandwidth: Bandwidth of the kernel, in units of the root mean squared distance. The
+      larger it is, the closer the loss is to `linear_cka`.
     debiased: Use the unbiased estimates of all three terms, as in `linear_cka`.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If an input is not floating point.

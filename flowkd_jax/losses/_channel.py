@@ -58,13 +58,13 @@ def channel_wise_distillation(
 
   Args:
     student: Student maps.
-    teacher: Teacher maps; the larger map is average-pooled to the smaller.
-    params: From `hint_init`, trained beside the student. None compares the channels as
-      they are.
-    temperature: T.
-    softmax_over: "positions" (the paper) or "channels".
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    teacher: Teacher maps. The larger map is average-pooled to the smaller size.
+    params: Projection from `hint_init`, trained together with the student. If None, the
+      channels are compared without a projection.
+    temperature: Temperature T of the softmax, above 0.
+    softmax_over: Axis of the softmax, "positions" (the paper) or "channels".
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -103,7 +103,7 @@ def ickd_init(
 
   Args:
     key: Random key.
-    student_shape: Shape of the student maps, of which only the channels count.
+    student_shape: Shape of the student maps. Only the number of channels is used.
     teacher_shape: Shape of the teacher maps.
 
   Returns:
@@ -140,10 +140,10 @@ def ickd(
   Args:
     student: Student maps.
     teacher: Teacher maps, of any size.
-    params: From `ickd_init`, trained beside the student. None compares the channels as
-      they are.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    params: Projection from `ickd_init`, trained together with the student. If None, the
+      channels are compared without a projection.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.

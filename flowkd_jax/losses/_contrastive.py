@@ -42,7 +42,7 @@ def crd_init(
 
   Args:
     key: Random key.
-    student_shape: Shape of the student features; axes after the first are flattened.
+    student_shape: Shape of the student features. Axes after the first are flattened.
     teacher_shape: Shape of the teacher features.
     width: Width of the embedding.
 
@@ -85,14 +85,16 @@ def crd(
   Negatives may share the class of a row; the paper draws them from other classes.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    params: From `crd_init`; None takes the features themselves, of equal width.
-    temperature: The paper's tau.
-    mask: Which rows are real; padding is no negative either.
-    axis_name: Mapped axis over which the batch is split; negatives come from all
-      devices.
-    block_size: Rows evaluated at a time; None chooses.
+    params: Heads from `crd_init`. If None, the features themselves are compared and
+      must have equal widths.
+    temperature: Temperature tau of the inner products, above 0.
+    mask: True for real rows. Masked rows do not count, and they are no negatives
+      either.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Negatives
+      come from all devices.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Returns:
     The loss; 0 for a batch of one row.

@@ -46,14 +46,15 @@ def decoupled_kd(
   Args:
     student: Student logits, one row for each example or each position.
     teacher: Teacher logits.
-    labels: Class of each row; negative in rows without a label, which are left out.
-    alpha: Weight of TCKD. May be traced, as may beta and the temperature.
-    beta: Weight of NCKD.
-    temperature: T, above 0: a number, or one a row.
-    standardize: Standardises the logits of each row first (Sun et al. 2024): see
-      `flowkd_jax.losses`.
-    mask: Which examples, or which rows, are real.
-    axis_name: Mapped axis over which the batch is split.
+    labels: Class of each row. Rows with a negative label have no label and are left
+      out.
+    alpha: Weight of TCKD. May be traced, like `beta` and `temperature`.
+    beta: Weight of NCKD. May be traced.
+    temperature: Temperature T, above 0: one number, or one for each example or row.
+    standardize: Standardise the logits of each row first (Sun et al. 2024), as
+      `flowkd_jax.losses` explains.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If logits are not floating point or labels not integers.

@@ -43,15 +43,15 @@ def dist(
   Args:
     student: Student logits, one row for each example or each position.
     teacher: Teacher logits.
-    beta: Weight of the relation between classes, within rows. May be traced, as may
-      gamma and the temperature.
-    gamma: Weight of the relation within classes, between rows.
-    temperature: T, above 0, one number.
-    standardize: Standardises the logits of each row first (Sun et al. 2024): see
-      `flowkd_jax.losses`.
-    mask: Which examples, or which rows, are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; correlations of classes run
-      over the global batch.
+    beta: Weight of the correlations between classes, within rows. May be traced, like
+      `gamma` and `temperature`.
+    gamma: Weight of the correlations between rows, within classes.
+    temperature: Temperature T, one number above 0.
+    standardize: Standardise the logits of each row first (Sun et al. 2024), as
+      `flowkd_jax.losses` explains.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+      Correlations within classes are over the global batch.
 
   Raises:
     TypeError: If an input is not floating point.

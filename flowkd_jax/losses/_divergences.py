@@ -40,15 +40,16 @@ def reverse_kl(
   Args:
     student: Student logits, one row for each example or each position.
     teacher: Teacher logits.
-    temperature: T, above 0: a number, or one for each example or row. May be traced.
-    standardize: Standardises the logits of each row first (Sun et al. 2024): see
-      `flowkd_jax.losses`.
-    mask: Which examples, or which rows, are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Number of classes at a time, in the backward pass too: no array of all
-      rows and classes is made beside the logits and their gradients. None takes all
-      at once up to 2^26 logits.
+    temperature: Temperature T, above 0: one number, or one for each example or row. May
+      be traced.
+    standardize: Standardise the logits of each row first (Sun et al. 2024), as
+      `flowkd_jax.losses` explains.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of classes evaluated at a time, also in the backward pass. Memory
+      then holds no array of all rows and classes except the logits and their gradients.
+      If None, up to 2^26 logits are evaluated at once.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -109,18 +110,18 @@ def skew_kl(
   Args:
     student: Student logits, one row for each example or each position.
     teacher: Teacher logits.
-    alpha: Share, in [0, 1], of the first distribution in the mixture.
-    reverse: Whether the student comes first.
-    temperature: T, above 0: a number, or one for each example or row. May be traced,
-      as may alpha.
-    standardize: Standardises the logits of each row first (Sun et al. 2024): see
-      `flowkd_jax.losses`.
-    mask: Which examples, or which rows, are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Number of classes at a time, in the backward pass too: no array of all
-      rows and classes is made beside the logits and their gradients. None takes all
-      at once up to 2^26 logits.
+    alpha: Weight of the first distribution in the mixture, in [0, 1].
+    reverse: Compute the reverse form, in which the student is the first distribution.
+    temperature: Temperature T, above 0: one number, or one for each example or row. May
+      be traced, like `alpha`.
+    standardize: Standardise the logits of each row first (Sun et al. 2024), as
+      `flowkd_jax.losses` explains.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of classes evaluated at a time, also in the backward pass. Memory
+      then holds no array of all rows and classes except the logits and their gradients.
+      If None, up to 2^26 logits are evaluated at once.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -188,19 +189,19 @@ def jensen_shannon(
   Args:
     student: Student logits, one row for each example or each position.
     teacher: Teacher logits.
-    beta: Share of the teacher in the mixture, in [0, 1]. Values of arrays of JAX are
+    beta: Weight of the teacher in the mixture, in [0, 1]. The value of a JAX array is
       not checked.
-    scaled: Whether to divide by `beta (1 - beta)`.
-    temperature: T, above 0: a number, or one for each example or row. May be traced,
-      as may beta.
-    standardize: Standardises the logits of each row first (Sun et al. 2024): see
-      `flowkd_jax.losses`.
-    mask: Which examples, or which rows, are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Number of classes at a time, in the backward pass too: no array of all
-      rows and classes is made beside the logits and their gradients. None takes all
-      at once up to 2^26 logits.
+    scaled: Divide the loss by `beta (1 - beta)`.
+    temperature: Temperature T, above 0: one number, or one for each example or row. May
+      be traced, like `beta`.
+    standardize: Standardise the logits of each row first (Sun et al. 2024), as
+      `flowkd_jax.losses` explains.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of classes evaluated at a time, also in the backward pass. Memory
+      then holds no array of all rows and classes except the logits and their gradients.
+      If None, up to 2^26 logits are evaluated at once.
 
   Raises:
     TypeError: If an input is not floating point.

@@ -57,14 +57,15 @@ def factor_transfer(
 
   Args:
     student: Student maps.
-    teacher: Teacher maps; the larger map is average-pooled to the smaller.
-    params: From `factor_transfer_init`; None for the energies.
-    exponent: p, the exponent of the energies (RepDistiller's p1).
-    power: q, 1 or 2 in the paper (RepDistiller's p2).
-    reduction: "rows", the mean over rows of the sum over factors; or "elements", the
+    teacher: Teacher maps. The larger map is average-pooled to the smaller size.
+    params: Networks from `factor_transfer_init`. If None, the energies are compared.
+    exponent: Exponent p of the energies (`p1` in RepDistiller). It is not used with
+      `params`.
+    power: Exponent q of the differences, 1 or 2 in the paper (`p2` in RepDistiller).
+    reduction: "rows" is the mean over rows of the sum over factors. "elements" is the
       mean over both.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -120,9 +121,9 @@ def factor_transfer_init(
 
   Args:
     key: Random key.
-    student_shape: Shape of the student maps, of which only the channels count.
+    student_shape: Shape of the student maps. Only the number of channels is used.
     teacher_shape: Shape of the teacher maps.
-    rate: Factors per teacher channel, the paper's k.
+    rate: Number of factors per teacher channel, k in the paper.
 
   Returns:
     `{"translator": layers, "paraphraser": {"encoder": layers, "decoder": layers}}`,
@@ -163,10 +164,11 @@ def factor_reconstruction(
 
   Args:
     teacher: Teacher maps.
-    params: From `factor_transfer_init`; the translator plays no part.
-    reduction: "rows" or "elements", as in `factor_transfer`.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    params: Networks from `factor_transfer_init`. The translator is not used.
+    reduction: "rows" is the mean over rows of the sum over all entries of a map.
+      "elements" is the mean over both.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If `teacher` is not floating point.

@@ -37,13 +37,14 @@ def hint_init(
 
   Args:
     key: Random key.
-    student_shape: Shape of the student features. Of a linear map only the last axis
-      counts, of a convolution the height and the width too.
+    student_shape: Shape of the student features. A linear map uses only the last axis,
+      a convolution uses height and width too.
     teacher_shape: Shape of the teacher features.
-    convolution: Makes the regressor of RepDistiller in place of a linear map: a
-      convolution, batch-normalised, that also changes the size of the map. It is 3 x 3
-      with stride 2 from twice the teacher's size, 4 x 4 and transposed from half of it,
-      else without padding and as large as needed.
+    convolution: Make the regressor of RepDistiller in place of a linear map. It is a
+      convolution with batch normalisation that also changes the size of the map: 3 x 3
+      with stride 2 if the student's map has twice the teacher's size, 4 x 4 and
+      transposed if it has half the size, and otherwise without padding and as large as
+      the difference of the sizes requires.
 
   Returns:
     `{"kernel": [student_channels, teacher_channels], "bias": [teacher_channels]}` in
@@ -96,15 +97,15 @@ def hint(
 
   Args:
     student: Student features: vectors, tokens or maps.
-    teacher: Teacher features of the same rank; of maps the size may differ.
-    params: From `hint_init`, trained beside the student; or fixed, any
-      `{"kernel": ...}` with or without a bias, under `stop_gradient`. None compares
-      the features as they are.
-    rectify: Applies a rectifier after the regressor, for teachers after a ReLU.
-    reduction: "rows", the mean over rows of the sum over the other axes; or
-      "elements", the mean over all.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    teacher: Teacher features of the same rank. Maps may differ in size.
+    params: Regressor from `hint_init`, trained together with the student. For a fixed
+      regressor pass any `{"kernel": ...}`, with or without a "bias", under
+      `stop_gradient`. If None, the features are compared without a regressor.
+    rectify: Apply a rectifier after the regressor, for teacher features after a ReLU.
+    reduction: "rows" is the mean over rows of the sum over all other axes. "elements"
+      is the mean over all axes.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -155,11 +156,12 @@ def vid_init(
 
   Args:
     key: Random key.
-    student_shape: Shape of the student features, of which only the last axis counts.
+    student_shape: Shape of the student features. Only the last axis is used.
     teacher_shape: Shape of the teacher features.
-    hidden: Channels between the three layers, by default the teacher's.
-    variance: Initial variance of every channel; 5 in the authors' code.
-    epsilon: Least variance, as given to `vid`.
+    hidden: Number of channels between the three layers. The default is the number of
+      the teacher's channels.
+    variance: Initial variance of every channel. The authors' code has 5.
+    epsilon: Smallest variance. Pass the same value to `vid`.
 
   Returns:
     `{"kernels": three matrices, "variance": [teacher_channels]}` in float32, where
@@ -211,13 +213,14 @@ def vid(
 
   Args:
     student: Student features: vectors, tokens or maps.
-    teacher: Teacher features of the same rank; of maps the size may differ.
-    params: From `vid_init`, trained beside the student.
-    epsilon: Least variance.
-    reduction: "rows", the mean over rows of the sum over the other axes; or
-      "elements", the mean over all.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    teacher: Teacher features of the same rank. Maps may differ in size.
+    params: Mean network and variances from `vid_init`, trained together with the
+      student.
+    epsilon: Smallest variance. Pass the same value to `vid_init`.
+    reduction: "rows" is the mean over rows of the sum over all other axes. "elements"
+      is the mean over all axes.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.

@@ -111,25 +111,25 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
   (theirs: 1e-6), so antipodal, zero and duplicate rows are finite.
 
   Args:
-    student: Student taps, `{name: array}`; or a sequence of arrays or of `(name,
-      array)` pairs.
-    teacher: Teacher taps; widths may differ from the student's. Taps with names are
-      paired by name: every student name has to be among the teacher's, and further
-      teacher taps are ignored. Sequences of arrays are paired by position.
-    weights: Weight of each compared student tap, one by default: a mapping for a
-      mapping, a sequence for a sequence.
-    pairs: Teacher tap of each student tap, by name, for other names than the
-      teacher's. Only the student taps among its keys are compared.
-    layer_map: Index of the teacher tap of each student tap, for sequences.
-    kernels: Kernels whose divergences are summed, or their names: as
-      `[kernels.von_mises_fisher(8.0), "cosine"]` or `["von_mises_fisher:8"]`.
-    divergence: One of `flowkd_jax.information` or of your own, or a name of
-      `information.DIVERGENCES`.
-    authors: Reproduce the published code; names are those of its kernels and
-      divergences.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
+    student: Student taps: a mapping `{name: array}`, or a sequence of arrays or of
+      `(name, array)` pairs.
+    teacher: Teacher taps. Their widths may differ from those of the student. Taps with
+      names are paired by name: every student name must be among the teacher's names,
+      and further teacher taps are ignored. Sequences of arrays are paired by position.
+    weights: Weight of each compared student tap, one by default. Pass a mapping for a
+      mapping of taps, and a sequence for a sequence.
+    pairs: Name of the teacher tap for each name of a student tap, if the names differ.
+      Only the student taps among its keys are compared.
+    layer_map: For sequences, the index of the teacher tap for each student tap.
+    kernels: Kernels or their names, such as `[kernels.von_mises_fisher(8.0), "cosine"]`
+      or `["von_mises_fisher:8"]`. The divergences under all kernels are summed.
+    divergence: A divergence of `flowkd_jax.information`, a function of your own with
+      the same signature, or a name in `information.DIVERGENCES`.
+    authors: Reproduce the published code. Names of kernels and divergences then refer
+      to `kernels.authors_kernel` and `information.authors_divergence`.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If a tap is not floating point, or taps, `pairs`, `layer_map` or
@@ -230,24 +230,26 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   rotation and to permutation.
 
   Args:
-    student: Student taps, `{name: array}`; or a sequence of arrays or of `(name,
-      array)` pairs, from input to output.
-    teacher: Teacher taps; widths may differ from the student's. Taps with names are
-      paired by name: every student name has to be among the teacher's, and further
-      teacher taps are ignored.
+    student: Student taps: a mapping `{name: array}`, or a sequence of arrays or of
+      `(name, array)` pairs from input to output.
+    teacher: Teacher taps. Their widths may differ from those of the student. Taps with
+      names are paired by name: every student name must be among the teacher's names,
+      and further teacher taps are ignored.
     labels: Class of each row.
     num_classes: Number of classes.
-    weights: Weight of each compared student tap, one by default: a mapping for a
-      mapping, a sequence for a sequence.
-    pairs: Teacher tap of each student tap, by name, for other names than the
-      teacher's. Only the student taps among its keys are compared.
-    layer_map: For sequences the paper's kappa: "nearest" (last to last), the default
-      for arrays without names, or for each student tap the index of its teacher tap.
-    kernels: Kernels whose divergences are summed, or their names: as
-      `[kernels.von_mises_fisher(8.0), "cosine"]` or `["von_mises_fisher:8"]`.
-    mask: Which rows are real.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
+    weights: Weight of each compared student tap, one by default. Pass a mapping for a
+      mapping of taps, and a sequence for a sequence.
+    pairs: Name of the teacher tap for each name of a student tap, if the names differ.
+      Only the student taps among its keys are compared.
+    layer_map: The paper's kappa, for sequences: "nearest" maps each student tap to the
+      teacher tap of nearest flow, and the last to the last; a sequence holds the index
+      of the teacher tap for each student tap. The default for arrays without names is
+      "nearest".
+    kernels: Kernels or their names, such as `[kernels.von_mises_fisher(8.0), "cosine"]`
+      or `["von_mises_fisher:8"]`. The divergences under all kernels are summed.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If a tap is not floating, labels are not integers, or `layer_map` is

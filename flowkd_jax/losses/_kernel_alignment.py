@@ -60,9 +60,9 @@ def alignment_of_features(
   """One minus the alignment, from products of columns: for widths below the batch.
 
   Args:
-    rows: Centred rows of student and teacher of this device, masked ones zero.
+    rows: Centred rows of student and teacher on this device, with masked rows zero.
     number: Number of real rows in the global batch.
-    axis_name: Mapped axis over which the batch is split.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
     debiased: Leave out the diagonals.
   """
   student, teacher = rows
@@ -115,14 +115,16 @@ def alignment_of_kernels(
   of the second.
 
   Args:
-    similarities: `(rows, columns, positions)` gives rows of K or L.
-    rows: Student and teacher rows of this device, as `similarities` takes them.
-    columns: Student and teacher rows of the global batch, likewise.
-    batch: The batch.
-    mask: Mask of the rows of this device.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
-    debiased: Leave out the diagonals, and centre without them.
+    similarities: Function `(rows, columns, positions)` that returns rows of K or L.
+    rows: Student and teacher rows on this device, in the form that `similarities`
+      takes.
+    columns: Student and teacher rows of the global batch, in the form that
+      `similarities` takes.
+    batch: Rows of both sides, and masks and counts of the global batch.
+    mask: True for real rows of this device, or None.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
+    debiased: Leave out the diagonals, also when the matrices are centred.
   """
   rows, columns = _differentiable_once((tuple(rows), tuple(columns)))
   real = None if mask is None else batch.real

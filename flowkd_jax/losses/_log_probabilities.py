@@ -52,8 +52,8 @@ def jensen_shannon(
   Args:
     student_logs: Log-probabilities of the student.
     teacher_logs: Log-probabilities of the teacher.
-    beta: Share of the teacher in the mixture.
-    weights: Weight of the term of the teacher, and of that of the student.
+    beta: Weight of the teacher in the mixture.
+    weights: Weights of the teacher's term and of the student's term.
   """
   mixed = mixture(student_logs, teacher_logs, beta)
   of_teacher = relative_entropy(mixed, teacher_logs)
@@ -69,8 +69,9 @@ def jensen_shannon_weights(
   At an end the mixture is one of the two sides, and the term of that side is 0.
 
   Args:
-    beta: Share of the teacher in the mixture, in [0, 1].
-    scaled: Whether to divide both by `beta (1 - beta)`, which makes them continuous.
+    beta: Weight of the teacher in the mixture, in [0, 1].
+    scaled: Divide both weights by `beta (1 - beta)`, which makes them continuous in
+      beta.
   """
   if scaled:
     # Nearer to an end, rounding of the mixture would be divided by it.

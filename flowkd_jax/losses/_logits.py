@@ -238,11 +238,11 @@ def standard_scores(
   """Standardised logits from their moments.
 
   Args:
-    logits: The logits, or some of their columns.
-    unit: Power of two near the largest magnitude of the row; squares neither overflow
-      nor vanish beside it.
-    mean: Mean in that unit.
-    squares: Sum of squared differences from the mean in that unit.
+    logits: Logits, or some columns of them.
+    unit: Power of two near the largest magnitude of the row. In this unit squares
+      neither overflow nor underflow.
+    mean: Mean of the row, in this unit.
+    squares: Sum of squared differences from the mean, in this unit.
     count: Number of possible classes.
   """
   variance = squares / jnp.maximum(count - 1, 1)

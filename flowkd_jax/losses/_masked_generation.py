@@ -32,7 +32,7 @@ def mgd_init(
 
   Args:
     key: Random key.
-    student_shape: Shape of the student maps, of which only the channels count.
+    student_shape: Shape of the student maps. Only the number of channels is used.
     teacher_shape: Shape of the teacher maps.
 
   Returns:
@@ -81,18 +81,19 @@ def mgd(
 
   Args:
     student: Student maps.
-    teacher: Teacher maps; the larger map is average-pooled to the smaller.
-    params: From `mgd_init`, trained beside the student.
-    key: Random key of the mask, another one each step and the same on all devices.
-    hidden: "positions", all channels of some positions; or "channels", some channels at
-      all positions.
-    hidden_share: Probability with which each is hidden. No gradient flows to it.
-    kept: The mask itself instead of `key`: True where a position `[batch, height,
-      width]` or a channel `[batch, teacher_channels]` is kept.
-    reduction: "rows", the mean over rows of the sum over features; or "elements", the
+    teacher: Teacher maps. The larger map is average-pooled to the smaller size.
+    params: Networks from `mgd_init`, trained together with the student.
+    key: Random key of the mask. Pass a new key in every step, the same on all devices.
+    hidden: Part of the map that the mask hides: "positions" hides all channels of some
+      positions, "channels" hides some channels at all positions.
+    hidden_share: Probability with which each position or channel is hidden. It has no
+      gradient.
+    kept: Mask to use in place of one drawn with `key`: True for positions `[batch,
+      height, width]` or channels `[batch, teacher_channels]` that are not hidden.
+    reduction: "rows" is the mean over rows of the sum over features. "elements" is the
       mean over both.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.

@@ -40,7 +40,7 @@ def crd_bank_init(key: Key[Array, ""], size: int, *, width: int = 128) -> Bank:
 
   Args:
     key: Random key.
-    size: Rows of the data set.
+    size: Number of rows in the data set.
     width: Width of the embedding, as in `crd_init`.
 
   Returns:
@@ -76,11 +76,11 @@ def crd_negatives(
   does where there are labels, pass any other such array to `crd_bank`.
 
   Args:
-    key: Random key, a new one each step and the same on all devices.
-    indices: Row of the data set that each row of the batch is.
-    size: Rows of the data set.
-    number: The paper's N; 16384 in the authors' code.
-    axis_name: Mapped axis over which the batch is split.
+    key: Random key. Pass a new key in every step, the same on all devices.
+    indices: Index in the data set of each row of the batch.
+    size: Number of rows in the data set.
+    number: Number of negatives per row, N in the paper. The authors' code has 16384.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If `indices` are not integers.
@@ -128,16 +128,18 @@ def crd_bank(
   to the gradient; call `crd_bank_update` with the same arguments in the same step.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    params: From `crd_init`; None takes the features themselves, as wide as the bank.
-    bank: From `crd_bank_init`, the same on all devices.
-    indices: Row of the data set that each row of the batch is.
-    negatives: From `crd_negatives`, or other rows of the data set.
-    temperature: The paper's tau.
-    authors: Reproduce the published code.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    params: Heads from `crd_init`. If None, the features themselves are compared and
+      must have the width of the bank.
+    bank: Result of `crd_bank_init` or `crd_bank_update`, the same on all devices.
+    indices: Index in the data set of each row of the batch.
+    negatives: Indices in the data set of the negatives of each row, such as
+      `crd_negatives` draws.
+    temperature: Temperature tau of the inner products, above 0.
+    authors: Reproduce the published code exactly.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If features are not floating point or indices not integers.

@@ -54,18 +54,18 @@ def multi_level_distillation(
   Args:
     student: Student logits, one row for each example or each position.
     teacher: Teacher logits.
-    instance_weight: Weight of the instances. May be traced, as may the other weights
-      and the temperatures.
-    batch_weight: Weight of the relations between rows.
-    class_weight: Weight of the relations between classes.
-    temperatures: Temperatures, each above 0.
-    standardize: Standardises the logits of the instances first, not those of the two
-      other terms, as the code of logit standardisation does: see `flowkd_jax.losses`.
-    mask: Which examples, or which rows, are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Rows evaluated at a time in the relations between rows, in the backward
-      pass too. None chooses what is fast.
+    instance_weight: Weight of the term of instances. May be traced, like the other
+      weights and `temperatures`.
+    batch_weight: Weight of the term of relations between rows.
+    class_weight: Weight of the term of relations between classes.
+    temperatures: Temperatures over which the loss is summed, each above 0.
+    standardize: Standardise the logits first in the term of instances alone, as the
+      code of logit standardisation does. `flowkd_jax.losses` explains it.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of rows evaluated at a time in the term of relations between
+      rows, also in the backward pass. If None, a fast size is chosen.
 
   Raises:
     TypeError: If an input is not floating point or a weight is no number.

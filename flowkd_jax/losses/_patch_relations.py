@@ -79,12 +79,13 @@ def patch_relations(
     student: Student tokens `[batch, tokens, dim]` or maps `[batch, height, width,
       channels]`.
     teacher: Teacher tokens or maps.
-    relation: A name in the table, or a function `(student, teacher, mask=mask)` of
-      arrays `[tokens, dim]` and a mask `[tokens]` or None that returns a number.
-    mask: Which images are real, or `[batch, tokens]` or `[batch, height, width]` which
-      patches; the others change nothing. An image without a real patch is left out.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Images evaluated at a time; None chooses.
+    relation: A name in the table, or a function `(student, teacher, mask=mask)` that
+      returns a scalar. It gets arrays `[tokens, dim]` and a mask `[tokens]` or None.
+    mask: True for real images `[batch]`, or for real patches `[batch, tokens]` or
+      `[batch, height, width]`. Masked entries do not count. An image without a real
+      patch is left out.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of images evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If an input is not floating point.

@@ -50,18 +50,21 @@ def conditional_divergence(
   scale for all rows too.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    kernels: Pairwise kernel or its name; the divergences of several are summed.
-    divergence: One of `flowkd_jax.information` or of your own, or its name.
-    self_pairs: Let a row be its own neighbour, as the authors' code does.
-    reduction: "rows", the mean over rows of the sum over columns; or "matrix",
-      the mean over all pairs, which is smaller by the batch size (the authors').
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Rows evaluated at a time, in the backward pass too; memory is
-      O(N (D + block_size)) for N rows of widths D together. None chooses what is fast.
+    kernels: A pairwise kernel or its name, or several of them. The divergences under
+      all kernels are summed.
+    divergence: A divergence of `flowkd_jax.information`, a function of your own with
+      the same signature, or a name in `information.DIVERGENCES`.
+    self_pairs: Count a row as its own neighbour, as the authors' code does.
+    reduction: "rows" is the mean over rows of the sum over columns. "matrix" is the
+      mean over all pairs, as in the authors' code, which is smaller by the batch size.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of rows evaluated at a time, also in the backward pass. Memory is
+      O(N (D + block_size)) for N rows, where D is the sum of both widths. If None, a
+      fast size is chosen.
 
   Returns:
     The loss, at least float32; 0 for a batch of one row.
@@ -156,12 +159,12 @@ def pkt(
   gives value and gradient to 5 digits. `authors=True` loses both.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    authors: Reproduce the published code.
-    mask: Which rows are real.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
+    authors: Reproduce the published code exactly.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If an input is not floating point.

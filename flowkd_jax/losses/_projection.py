@@ -39,9 +39,9 @@ def normalized_init(
 
   Args:
     key: Random key.
-    inputs: Channels before.
-    outputs: Channels after.
-    size: Side of the kernel; 1 makes a matrix.
+    inputs: Number of input channels.
+    outputs: Number of output channels.
+    size: Side length of the kernel. With 1 the kernel is a matrix.
   """
   shape = (inputs, outputs) if size == 1 else (size, size, inputs, outputs)
   kernel = jax.nn.initializers.he_normal()(key, shape, jnp.float32)
@@ -81,12 +81,12 @@ def projected(
   """The student's features with the teacher's channels.
 
   Args:
-    student: Student features, masked rows zero.
-    teacher: Teacher features, for their width.
-    params: The projection; None where both have as many channels.
-    init: Name of the function that makes the parameters, for the message.
-    mask: Rows or positions that are real, for the statistics of a normalisation.
-    axis_name: Mapped axis over which the batch is split.
+    student: Student features, with masked rows set to zero.
+    teacher: Teacher features. Only their width is used.
+    params: The projection, or None if both sides have the same number of channels.
+    init: Name of the function that makes the parameters, for error messages.
+    mask: True for real rows or positions. Statistics of a normalisation are over these.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     ValueError: If the projection does not fit, or there is none and the channels
@@ -128,11 +128,12 @@ def convolution(
   """A convolution that keeps the size of the maps, normalised and offset if asked.
 
   Args:
-    maps: Maps, masked rows zero.
-    params: "kernel" `[height, width, inputs, outputs]`, and "scale", "bias" as above.
-    name: Name of the layer in the message.
-    mask: Rows that are real, for the statistics of a normalisation.
-    axis_name: Mapped axis over which the batch is split.
+    maps: Maps, with masked rows set to zero.
+    params: Dictionary with "kernel" `[height, width, inputs, outputs]` and, optionally,
+      "scale" and "bias" `[outputs]`.
+    name: Name of the layer, for error messages.
+    mask: True for real rows. Statistics of a normalisation are over these.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     ValueError: If the kernel does not fit.
@@ -193,11 +194,11 @@ def resizing_convolution(
   """The convolution whose kernel is that of `resizing_shape`.
 
   Args:
-    maps: Maps, masked rows zero.
-    params: "kernel", and "scale", "bias" as above.
+    maps: Maps, with masked rows set to zero.
+    params: Dictionary with "kernel" and, optionally, "scale" and "bias" `[outputs]`.
     target_shape: Shape of the teacher maps.
-    mask: Rows that are real, for the statistics of a normalisation.
-    axis_name: Mapped axis over which the batch is split.
+    mask: True for real rows. Statistics of a normalisation are over these.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     ValueError: If the kernel does not fit the maps.
@@ -261,7 +262,7 @@ def units_of_large(largest: Float[Array, "..."]) -> Float[Array, "..."]:
   """Units in which no square of a value up to `largest` overflows; 1 for small ones.
 
   Args:
-    largest: Largest magnitudes, constants to the gradient.
+    largest: Largest magnitudes. They must be constants to the gradient.
   """
   unit = jnp.maximum(float32.power_of_two(largest), 1)
   return jnp.where(jnp.isfinite(unit), unit, 1)

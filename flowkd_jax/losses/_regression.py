@@ -51,12 +51,12 @@ def cosine_regression(
 
   Args:
     student: Student features: vectors, tokens or maps.
-    teacher: Teacher features of the same rank; of maps the size may differ.
-    params: From `hint_init`, trained beside the student. None compares the features as
-      they are.
-    mask: Which rows are real, or with more axes which positions, such as `[batch,
-      tokens]`; the others change nothing.
-    axis_name: Mapped axis over which the batch is split.
+    teacher: Teacher features of the same rank. Maps may differ in size.
+    params: Projection from `hint_init`, trained together with the student. If None, the
+      features are compared without a projection.
+    mask: True for real rows `[batch]`, or with more axes for real positions, such as
+      `[batch, tokens]`. Masked entries do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -111,15 +111,16 @@ def normalized_regression(
 
   Args:
     student: Student features: vectors, tokens or maps.
-    teacher: Teacher features of the same rank; of maps the size may differ.
-    params: From `hint_init`, trained beside the student. None compares the features as
-      they are.
-    normalization: "unit" (both sides) or "standard" (the teacher).
-    distance: "squared" or "smooth_l1".
-    threshold: Where "smooth_l1" becomes linear; no part of "squared".
-    mask: Which rows are real, or with more axes which positions, such as `[batch,
-      tokens]`; the others change nothing.
-    axis_name: Mapped axis over which the batch is split.
+    teacher: Teacher features of the same rank. Maps may differ in size.
+    params: Projection from `hint_init`, trained together with the student. If None, the
+      features are compared without a projection.
+    normalization: "unit" divides the vectors of both sides by their norms, "standard"
+      standardises the vectors of the teacher.
+    distance: Distance of two entries, "squared" or "smooth_l1".
+    threshold: Difference b from which "smooth_l1" is linear. "squared" does not use it.
+    mask: True for real rows `[batch]`, or with more axes for real positions, such as
+      `[batch, tokens]`. Masked entries do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.

@@ -45,14 +45,16 @@ def similarity_preserving(
   divides rows by their L1 norm, which is another and much smaller loss.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    reduction: "rows", or "matrix", the authors': the mean over all pairs.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Rows evaluated at a time, in the backward pass too; memory is
-      O(N (D + block_size)) for N rows of widths D together. None chooses what is fast.
+    reduction: "rows" is the mean over rows of the sum over columns. "matrix" is the
+      mean over all pairs, as in the paper.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of rows evaluated at a time, also in the backward pass. Memory is
+      O(N (D + block_size)) for N rows, where D is the sum of both widths. If None, a
+      fast size is chosen.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -123,16 +125,16 @@ def correlation_congruence(
   size.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    gamma: Inverse width of the Gaussian kernel, `1 / (2 bandwidth^2)`.
+    gamma: Factor in the exponent of the Gaussian kernel, `1 / (2 bandwidth^2)`.
     order: Highest power of the expansion.
-    reduction: "mean" over the pairs of different rows; "rows", the mean over rows of
-      the sum over the others; "matrix", the mean over all pairs.
-    authors: Reproduce the published code; ignores the options above.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
+    reduction: "mean" is the mean over pairs of different rows. "rows" is the mean over
+      rows of the sum over all other rows. "matrix" is the mean over all pairs.
+    authors: Reproduce the published code. `gamma`, `order` and `reduction` are ignored.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If an input is not floating point.

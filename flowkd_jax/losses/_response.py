@@ -35,15 +35,17 @@ def cross_entropy(
   a shift of each row of logits and to permutation of rows, or of the classes.
 
   Args:
-    logits: Unnormalised log-probabilities, a row for each example or position.
-    labels: Class of each row; negative in rows without a label, which are left out.
-    smoothing: Share of the target, in [0, 1], that is spread evenly over the classes
-      of the row that are not ruled out (Szegedy et al. 2016, section 7).
-    mask: Which examples, or which rows, are real; the mean is over those.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Number of classes at a time, in the backward pass too: no array of all
-      rows and classes is made beside the logits and their gradients. None takes all
-      at once up to 2^26 logits.
+    logits: Unnormalised log-probabilities, one row for each example or position.
+    labels: Class of each row. Rows with a negative label have no label and are left
+      out.
+    smoothing: Share of the target, in [0, 1], that is spread evenly over the classes of
+      the row (Szegedy et al. 2016, section 7). Classes with a logit of minus infinity
+      get none of it.
+    mask: True for real examples `[batch]`, or for real rows. The mean is over these.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of classes evaluated at a time, also in the backward pass. Memory
+      then holds no array of all rows and classes except the logits and their gradients.
+      If None, up to 2^26 logits are evaluated at once.
 
   Raises:
     TypeError: If logits are not floating or labels not integers.
@@ -119,16 +121,16 @@ def knowledge_distillation(
   Args:
     student: Student logits, one row for each example or each position.
     teacher: Teacher logits.
-    temperature: T, above 0: a number, or one for each example or row. May be traced
-      and differentiated, and is then not checked.
-    standardize: Standardises the logits of each row first (Sun et al. 2024): see
-      `flowkd_jax.losses`.
-    mask: Which examples, or which rows, are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Number of classes at a time, in the backward pass too: no array of all
-      rows and classes is made beside the logits and their gradients. None takes all
-      at once up to 2^26 logits.
+    temperature: Temperature T, above 0: one number, or one for each example or row. May
+      be traced and differentiated; its value is not checked then.
+    standardize: Standardise the logits of each row first (Sun et al. 2024), as
+      `flowkd_jax.losses` explains.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of classes evaluated at a time, also in the backward pass. Memory
+      then holds no array of all rows and classes except the logits and their gradients.
+      If None, up to 2^26 logits are evaluated at once.
 
   Raises:
     TypeError: If an input is not floating point.

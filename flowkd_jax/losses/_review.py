@@ -47,10 +47,11 @@ def hierarchical_context(
   longer side of the map.
 
   Args:
-    student: Student maps, or vectors `[batch, channels]`, which are maps of 1 x 1.
-    teacher: Teacher maps or vectors; the larger map is average-pooled to the smaller.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    student: Student maps, or vectors `[batch, channels]`, which count as maps of 1 x 1.
+    teacher: Teacher maps or vectors. The larger map is average-pooled to the smaller
+      size.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -82,10 +83,10 @@ def review_kd_init(
 
   Args:
     key: Random key.
-    student_shapes: Shapes of the student taps from shallow to deep, of which only the
-      last axis counts.
+    student_shapes: Shapes of the student taps from shallow to deep. Only the last axis
+      is used.
     teacher_shapes: Shapes of the teacher taps.
-    width: Channels of the maps while they are fused; by default those of the deepest
+    width: Number of channels of the fused maps. The default is that of the deepest
       student tap, at most 512.
 
   Returns:
@@ -145,12 +146,13 @@ def review_kd(
   ResNet-32x4 and 8x4) rises linearly over 20 epochs.
 
   Args:
-    student: Student taps in a sequence from shallow to deep: maps, or vectors, which
-      are maps of 1 x 1.
-    teacher: The teacher tap of each; a fused map gets its size.
-    params: From `review_kd_init`, trained beside the student.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    student: Student taps in a sequence from shallow to deep. They are maps, or vectors,
+      which count as maps of 1 x 1.
+    teacher: Teacher tap for each student tap. A fused student map is resized to its
+      size.
+    params: Fusion from `review_kd_init`, trained together with the student.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If a tap is not floating point, or taps are in a mapping, which does not

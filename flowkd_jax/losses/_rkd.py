@@ -45,13 +45,14 @@ def rkd_distance(
   the angles.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    reduction: "mean" over the pairs of different rows; "rows", the mean over rows of
-      the sum over the others, larger by batch - 1; "matrix", the authors'.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Rows evaluated at a time; None chooses.
+    reduction: "mean" is the mean over pairs of different rows. "rows" is the mean over
+      rows of the sum over all other rows, which is larger by the factor `batch - 1`.
+      "matrix" is the mean over all pairs, as in the authors' code.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -129,15 +130,16 @@ def rkd_angle(
   paper, which sums.
 
   Args:
-    student: Student features; axes after the first are flattened.
+    student: Student features. Axes after the first are flattened.
     teacher: Teacher features, of any width.
-    reduction: "mean" over the triples of different rows; "rows", the mean over rows
-      of the sum over pairs of others; "matrix", the authors'.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Vertices evaluated at a time, in the backward pass too; memory is
-      O(N (D + N block_size)) for N rows of widths D together. None chooses what is
-      fast.
+    reduction: "mean" is the mean over triples of different rows. "rows" is the mean
+      over rows of the sum over pairs of other rows. "matrix" is the mean over all
+      triples, as in the authors' code.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of vertices evaluated at a time, also in the backward pass.
+      Memory is O(N (D + N block_size)) for N rows, where D is the sum of both widths.
+      If None, a fast size is chosen.
 
   Raises:
     TypeError: If an input is not floating point.

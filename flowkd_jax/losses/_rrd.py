@@ -43,9 +43,9 @@ def rrd_init(
 
   Args:
     key: Random key.
-    student_shape: Shape of the student features; axes after the first are flattened.
+    student_shape: Shape of the student features. Axes after the first are flattened.
     teacher_shape: Shape of the teacher features.
-    width: Width of the embedding, 128 in the authors' code.
+    width: Width of the embedding. The authors' code has 128.
 
   Returns:
     `{"student": head, "teacher": head}`, each with a "kernel" and a "bias", float32.
@@ -68,7 +68,7 @@ def rrd_queue_init(
 
   Args:
     key: Random key.
-    size: Rows of the queue; at least the rows of the global batch.
+    size: Number of rows in the queue, at least that of the global batch.
     width: Width of the embedding, as in `rrd_init`.
 
   Returns:
@@ -124,16 +124,18 @@ def rrd(
   at 0.07 it is the loss on global features of LightlyTrain's first version.
 
   Args:
-    student: Student features; axes after the first are flattened.
-    teacher: Teacher features, of any width; constants to the gradient.
-    params: From `rrd_init`; None takes the features themselves, as wide as the queue.
-    queue: From `rrd_queue_init`, the same on all devices; constant to the gradient.
-    temperature: Temperature of the student, tau_s.
-    teacher_temperature: Temperature of the teacher, tau_t.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the queue gets the rows of all
-      devices.
-    block_size: Rows evaluated at a time; None chooses.
+    student: Student features. Axes after the first are flattened.
+    teacher: Teacher features, of any width. They have no gradient.
+    params: Heads from `rrd_init`. If None, the features themselves are compared and
+      must have the width of the queue.
+    queue: Result of `rrd_queue_init` or `rrd_queue_update`, the same on all devices. It
+      has no gradient.
+    temperature: Temperature tau_s of the student, above 0.
+    teacher_temperature: Temperature tau_t of the teacher, above 0.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. The queue
+      gets the rows of all devices.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If an input is not floating point.

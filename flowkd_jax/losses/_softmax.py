@@ -40,12 +40,13 @@ def term_sums(
 
   Args:
     rows: Logits of one side or of both.
-    terms: Terms, entry by entry.
-    temperatures: Temperature of each side, `[rows or 1]`.
-    options: Numbers that the terms read, with a gradient, `[]` or `[rows]`.
-    constants: Arrays that the terms read, without a gradient.
-    standardize: Whether to standardise the logits first.
-    block_size: Number of classes in a block; None chooses.
+    terms: Function that returns the term of each entry.
+    temperatures: Temperatures of each side, one per row `[rows]` or one for all rows
+      `[1]`.
+    options: Numbers that the terms read, `[]` or `[rows]`. They have a gradient.
+    constants: Arrays that the terms read. They have no gradient.
+    standardize: Standardise the logits first.
+    block_size: Number of classes in a block, chosen automatically if None.
   """
 
   def entries(blocks, columns, known, fixed):
@@ -100,11 +101,12 @@ def bucket_logits(
 
   Args:
     rows: Logits of one side.
-    temperature: Temperature, `[rows or 1]`.
-    ids: Classes to pick, all different in a row.
-    used: Picked classes to read; minus infinity stands for the others.
-    standardize: Whether to standardise the logits first.
-    block_size: Number of classes in a block; None chooses.
+    temperature: Temperature of each row, `[rows]`, or one for all rows, `[1]`.
+    ids: Classes to pick. The classes of a row must all differ.
+    used: True for picked classes to read. The logits of the others become minus
+      infinity.
+    standardize: Standardise the logits first.
+    block_size: Number of classes in a block, chosen automatically if None.
   """
 
   def others(blocks, columns, known, fixed):

@@ -56,11 +56,11 @@ def attention_transfer(
   Args:
     student: Student maps.
     teacher: Teacher maps, of any size and number of channels.
-    exponent: The paper's p.
-    reduction: "rows", the mean over rows of the sum over positions; or "elements",
-      the mean over both.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    exponent: Exponent p of the activations.
+    reduction: "rows" is the mean over rows of the sum over positions. "elements" is the
+      mean over both.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -115,8 +115,8 @@ def nst(
     student: Student maps.
     teacher: Teacher maps, of any size and number of channels.
     kernel: "polynomial" (the paper's best), "gaussian" or "linear".
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -174,12 +174,12 @@ def fsp(
   over rows of `sum_k |G^s_ik - G^t_ik|`, the norms of columns, which are not squared.
 
   Args:
-    student: Maps of an earlier and of a later layer.
-    teacher: Maps of the corresponding layers.
-    reduction: "rows", the mean over rows of the sum over channel pairs (the paper);
-      or "elements", the mean over both (the ports).
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    student: Student maps of an earlier and of a later layer.
+    teacher: Teacher maps of the corresponding layers.
+    reduction: "rows" is the mean over rows of the sum over pairs of channels, as in the
+      paper. "elements" is the mean over both, as in the ports.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point.

@@ -53,13 +53,14 @@ def kdsvd(
   map, with rows and channels as its positions.
 
   Args:
-    student: Student maps of two layers or more, in a sequence from input to output.
-    teacher: The teacher map of each. Sizes may differ, channels may not; with
-      "columns" channels and heights may differ, widths may not.
-    rank: Number of singular vectors k.
-    vectors: "channels" or "columns".
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    student: Student maps of two or more layers, in a sequence from input to output.
+    teacher: Teacher map for each student map. The numbers of channels must be equal,
+      sizes may differ. With `vectors="columns"` the widths must be equal, channels and
+      heights may differ.
+    rank: Number of singular vectors to compare.
+    vectors: Axis of the singular vectors: "channels", or "columns" of the map.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If a tap is not floating point, taps are in a mapping, or `rank` is no

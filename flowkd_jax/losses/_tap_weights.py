@@ -20,7 +20,7 @@ def weighted_sum(
   """Sum of the terms by their weights, which are one by default.
 
   Args:
-    terms: Scalars by name; their order changes nothing, not even the rounding.
+    terms: Scalars by name. The result does not depend on their order, to the last bit.
     weights: Weight of each term, by name.
 
   Raises:
@@ -47,8 +47,8 @@ def named_weights(
   Args:
     names: Names of the compared student taps.
     weights: Weights as the caller gave them.
-    student: Student taps, which say whether they have names and an order.
-    pairs: Teacher tap of each student tap, if the caller gave it.
+    student: Student taps. Their type says whether they have names and an order.
+    pairs: Name of the teacher tap for each name of a student tap, or None.
 
   Raises:
     TypeError: If weights of taps with names have none, or the reverse, or a weight is

@@ -79,13 +79,13 @@ def token_relations(
   Args:
     student: Student tokens: queries, keys, values or hidden states.
     teacher: Teacher tokens.
-    relation_heads: Heads into which both widths are cut; the paper's A_r.
-    reduction: "tokens", the mean over all real tokens; or "rows", the mean over
-      examples of the mean over their tokens.
-    mask: Which examples are real, or `[batch, tokens]` which tokens; the others change
-      nothing. An example without a real token is left out.
-    axis_name: Mapped axis over which the batch is split.
-    block_size: Examples evaluated at a time; None chooses.
+    relation_heads: Number of heads into which both widths are split, A_r in the paper.
+    reduction: "tokens" is the mean over all real tokens. "rows" is the mean over
+      examples of the mean over the tokens of an example.
+    mask: True for real examples `[batch]`, or for real tokens `[batch, tokens]`. Masked
+      entries do not count. An example without a real token is left out.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of examples evaluated at a time, chosen automatically if None.
 
   Raises:
     TypeError: If an input is not floating point.

@@ -57,23 +57,24 @@ def top_k_distillation(
 
   Args:
     student: Student logits over all classes, one row for each example or position.
-    teacher: Log-probabilities of the teacher of the classes `ids`, or logits if
-      `log_normalizer` is given. Those above 0 count as 0.
-    ids: Classes, all different in a row. Negative in slots without a class, whose
-      `teacher` is not read, so that k may differ from row to row.
-    log_normalizer: Logarithm of the sum of exponentials over all logits of the teacher
-      divided by T.
-    beta: Share of the teacher in the mixture, in [0, 1]; see `jensen_shannon`. May be
-      traced, as may the temperature.
-    temperature: T, above 0: a number, or one for each example or row.
-    standardize: Standardises the student's logits first: see `flowkd_jax.losses`. The
-      teacher's have to be standardised before k of them are taken.
-    mask: Which examples, or which rows, are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Number of classes at a time, in the backward pass too: no array of all
-      rows and classes is made beside the logits and their gradients. None takes all
-      at once up to 2^26 logits.
+    teacher: Log-probabilities that the teacher gives to the classes `ids`, or logits of
+      these classes if `log_normalizer` is given. Log-probabilities above 0 count as 0.
+    ids: Classes of the entries of `teacher`. The classes of a row must all differ. A
+      negative number marks an unused slot, whose `teacher` is not read, so the number
+      of classes may differ between rows.
+    log_normalizer: Logarithm of the sum of `exp(logits / T)` over all classes of the
+      teacher. If given, `teacher` holds logits.
+    beta: Weight of the teacher in the mixture, in [0, 1], as in `jensen_shannon`. May
+      be traced, like `temperature`.
+    temperature: Temperature T, above 0: one number, or one for each example or row.
+    standardize: Standardise the student's logits first, as `flowkd_jax.losses`
+      explains. The teacher's logits must be standardised before k of them are taken.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of classes evaluated at a time, also in the backward pass. Memory
+      then holds no array of all rows and classes except the logits and their gradients.
+      If None, up to 2^26 logits are evaluated at once.
 
   Raises:
     TypeError: If an input is not floating point, or `ids` are not integers.
@@ -155,8 +156,8 @@ def _with_tail(logs, used, others):
 
   Args:
     logs: Log-probabilities of k classes.
-    used: Slots that hold a class.
-    others: Whether the student has other classes that are possible.
+    used: True for slots that hold a class.
+    others: True for rows in which the student does not rule out all other classes.
   """
   logs = jnp.where(used, jnp.minimum(logs, 0), -jnp.inf)
   total = jnp.exp(logs).sum(1, keepdims=True)

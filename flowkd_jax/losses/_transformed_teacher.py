@@ -41,17 +41,17 @@ def transformed_teacher_matching(
   Args:
     student: Student logits, one row for each example or each position.
     teacher: Teacher logits.
-    temperature: T of the teacher, above 0: a number, or one for each example or row.
-      May be traced.
-    weighted: Whether to weight each row by U, as WTTM.
-    standardize: Standardises the logits of each row first (Sun et al. 2024): see
-      `flowkd_jax.losses`.
-    mask: Which examples, or which rows, are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split; the loss is that of the
-      global batch, on every device.
-    block_size: Number of classes at a time, in the backward pass too: no array of all
-      rows and classes is made beside the logits and their gradients. None takes all
-      at once up to 2^26 logits.
+    temperature: Temperature T of the teacher, above 0: one number, or one for each
+      example or row. May be traced.
+    weighted: Weight each row by U, as WTTM does.
+    standardize: Standardise the logits of each row first (Sun et al. 2024), as
+      `flowkd_jax.losses` explains.
+    mask: True for real examples `[batch]`, or for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any. Every
+      device returns the loss of the global batch.
+    block_size: Number of classes evaluated at a time, also in the backward pass. Memory
+      then holds no array of all rows and classes except the logits and their gradients.
+      If None, up to 2^26 logits are evaluated at once.
 
   Raises:
     TypeError: If an input is not floating point.

@@ -34,7 +34,7 @@ def gaussian_wasserstein_init(
 
   Args:
     key: Random key.
-    student_shape: Shape of the student maps, of which only the channels count.
+    student_shape: Shape of the student maps. Only the number of channels is used.
     teacher_shape: Shape of the teacher maps.
 
   Returns:
@@ -80,13 +80,14 @@ def gaussian_wasserstein(
   Args:
     student: Student maps.
     teacher: Teacher maps, of any size.
-    params: From `gaussian_wasserstein_init`, trained beside the student. None compares
-      the maps as they are.
-    grid: Number of cells along both axes, or along height and width.
-    mean_weight: w.
-    epsilon: Added to the variance.
-    mask: Which rows are real; padding changes nothing.
-    axis_name: Mapped axis over which the batch is split.
+    params: Projection from `gaussian_wasserstein_init`, trained together with the
+      student. If None, the maps are compared without a projection.
+    grid: Number of cells along both axes, or a pair with the numbers along height and
+      width.
+    mean_weight: Weight w of the means.
+    epsilon: Constant added to the variance.
+    mask: True for real rows. Masked rows do not count.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
     TypeError: If an input is not floating point, or `grid` no whole number.
