@@ -3,8 +3,8 @@
     from flowkd_jax import losses
     loss = losses.information_flow(student_taps, teacher_taps)  # {name: array}
 
-Importing this package loads nothing else: each room is loaded when it is first used.
-The rooms of the core (`flow`, `information`, `kernels`, `losses`, `parallel`,
+`import flowkd_jax` loads no subpackage. Each subpackage is loaded when it is first
+used. Those of the core (`flow`, `information`, `kernels`, `losses`, `parallel`,
 `pooling`, `schedules`) need JAX, jaxtyping and optax. The others (`models`, `capture`,
 `data`, `evaluation`, `teacher_cache`, `methods`, `train`, `report`, `jobs`) belong to
 the extra `flowkd_jax[train]`.
@@ -40,12 +40,12 @@ _OF_THE_EXTRA = (*_extra.ROOMS, "jobs")
 
 def __getattr__(name: str) -> typing.Any:
   if name in __all__ or name in _OF_THE_EXTRA:
-    # The import system stores the room as an attribute: this runs once for each.
+    # The import system stores the module as an attribute, so this runs once for each.
     return importlib.import_module(f"{__name__}.{name}")
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-  """Every name that can be used: rooms of the extra only where they are installed."""
+  """Names that can be used. Parts of the extra are listed if they are installed."""
   rooms = [room for room in _extra.ROOMS if not _extra.missing(_extra.ROOMS[room])]
   return sorted({*globals(), *__all__, *rooms, "jobs"})

@@ -1,9 +1,9 @@
-"""Packages of the extra `flowkd_jax[train]`, without which the core is installed."""
+"""Packages of the extra `flowkd_jax[train]`, which the core does not need."""
 
 import importlib.util
 from collections.abc import Sequence
 
-# Packages that a room imports when it is itself imported, or cannot do without.
+# Packages that each subpackage imports when it is imported, or always needs.
 ROOMS = {
   "models": ("flax",),
   "capture": ("flax",),
@@ -25,12 +25,11 @@ def require(user: str, packages: tuple[str, ...] | None = None) -> None:
   """Checks that packages of the extra are installed.
 
   Args:
-    user: Module of `flowkd_jax` that needs them, such as "methods".
-    packages: The packages, by the names under which they are imported; by default
-      those of the room.
+    user: Subpackage of `flowkd_jax` that needs them, such as "methods".
+    packages: Names under which the packages are imported. The default is `ROOMS[user]`.
 
   Raises:
-    ModuleNotFoundError: If one is missing; says what to install.
+    ModuleNotFoundError: If a package is missing. The message says what to install.
   """
   lacking = missing(ROOMS[user] if packages is None else packages)
   if lacking:
@@ -38,11 +37,11 @@ def require(user: str, packages: tuple[str, ...] | None = None) -> None:
 
 
 def advice(user: str, lacking: Sequence[str]) -> str:
-  """A sentence about packages that are missing and what to install.
+  """Message that names missing packages and says what to install.
 
   Args:
-    user: Module or command that needs them.
-    lacking: The packages.
+    user: Module or command that needs the packages.
+    lacking: Names of the missing packages.
   """
   others = " and others" if len(lacking) > 3 else ""
   return (
@@ -52,12 +51,12 @@ def advice(user: str, lacking: Sequence[str]) -> str:
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:
-  """Names of the packages that are not installed; imports none of them."""
+  """Names of the packages that are not installed. No package is imported."""
   return [name for name in packages if not _is_installed(name)]
 
 
 def _is_installed(name: str) -> bool:
   try:
     return importlib.util.find_spec(name) is not None
-  except ModuleNotFoundError:  # the package that a dotted name begins with
+  except ModuleNotFoundError:  # of a dotted name, the first package is missing
     return False

@@ -1,8 +1,9 @@
-"""Small files: written whole, sealed by a checksum, read with errors that name them.
+"""Small files that are written atomically, and JSON files sealed with a checksum.
 
-A file is written beside its place, flushed to the disk and renamed, so that after a
-power failure the old or the new content is there. A sealed JSON object holds under
-"sha256" the SHA-256 of its other entries.
+A file is written under a temporary name in the same folder, flushed to the disk and
+renamed. After a power failure either the old or the new content is there. A sealed JSON
+object holds the SHA-256 of its other entries under the key "sha256". Errors name the
+file.
 """
 
 import hashlib
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 SEAL = "sha256"
-_LENGTH = 64  # digits of a checksum
+_LENGTH = 64  # number of hexadecimal digits of a checksum
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes or replaces a file, with the folders above it."""
+  """Writes or replaces a text file. Missing folders are created."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -35,7 +36,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(
   path: str | os.PathLike[str], content: Mapping[str, Any] | list[dict[str, Any]]
 ) -> None:
-  """Writes or replaces a file with a sealed JSON object, or a list of them.
+  """Writes or replaces a file with a sealed JSON object or a list of such objects.
 
   Raises:
     ValueError: If a number is NaN or infinite, which JSON cannot hold.
@@ -45,15 +46,16 @@ def write_json(
 
 
 def read_json(path: str | os.PathLike[str], remedy: str) -> Any:
-  """Content of a JSON file, without the seals of its objects if they have any.
+  """Content of a JSON file, without the seals of its objects.
 
   Args:
     path: The file.
-    remedy: Advice for a damaged file, for the error message.
+    remedy: Advice for a damaged file, which ends the error message.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    ValueError: If it is no JSON, or does not match its seal; names the file.
+    ValueError: If the file is not JSON or does not match its seal. The message names
+      the file.
   """
   content = Path(path).read_bytes()
   try:
@@ -65,17 +67,17 @@ def read_json(path: str | os.PathLike[str], remedy: str) -> Any:
 
 
 class SealError(ValueError):
-  """The entries of a sealed object are not those it was sealed with."""
+  """Error for a sealed object whose entries changed after it was sealed."""
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-  """The object with its checksum; anything that JSON can hold."""
+  """A copy of the object with its checksum. All values must be valid in JSON."""
   plain = json.loads(json.dumps(dict(content), allow_nan=False))
   return {**plain, SEAL: _digest(plain)}
 
 
 def unseal(content: Any) -> Any:
-  """The content without its seal; content that was not sealed is returned unchanged.
+  """Content without its seal. Content that was not sealed is returned unchanged.
 
   Raises:
     SealError: If the entries do not match the seal.
@@ -94,7 +96,7 @@ def unseal(content: Any) -> Any:
 
 
 def _check_for_seal_of_another_name(content: Mapping[str, Any]) -> None:
-  """Raises SealError if one entry is the checksum of the others."""
+  """Raises SealError if an entry of another name is the checksum of the others."""
   for name, value in content.items():
     long = isinstance(value, str) and len(value) == _LENGTH
     if long and value == _digest(_without(content, name)):
@@ -110,7 +112,10 @@ def _digest(entries: Mapping[str, Any]) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-  """Makes the renaming itself durable; not every file system can."""
+  """Flushes a folder, so that a rename survives a power failure.
+
+  File systems that cannot flush folders are left as they are.
+  """
   try:
     descriptor = os.open(folder, os.O_RDONLY)
   except OSError:

@@ -1,9 +1,9 @@
 """Taps of two networks, paired by name or by position.
 
-Taps are the activations of a network. `jax.jit` and every other transformation returns
+Taps are activations of a network. `jax.jit` and every other transformation returns
 dictionaries with sorted keys, so the order of a mapping says nothing about the order of
-the layers. Taps that have names are therefore paired by name, and sequences without
-names by position; functions that depend on the order refuse a mapping.
+the layers. Taps with names are therefore paired by name, and sequences without names by
+position. Functions that depend on the order raise an error for a mapping.
 """
 
 import operator
@@ -27,7 +27,8 @@ class TapPair(NamedTuple):
   """A student tap and the teacher tap that it is compared with.
 
   Attributes:
-    name: Name of the student tap; "tap 0", "tap 1" and so on in a sequence.
+    name: Name of the student tap. Taps of a sequence without names are called "tap 0",
+      "tap 1" and so on.
     student: Activation of the student.
     teacher: Activation of the teacher.
   """
@@ -47,24 +48,23 @@ def pair_taps(
   """Pairs the taps of a student with those of its teacher.
 
   Taps with names (mappings, sequences of `(name, array)` pairs, named tuples) are
-  paired by name, whatever their order: every student name has to be among the
-  teacher's, and further teacher taps are ignored. Sequences of arrays are paired by
-  position.
+  paired by name, in any order. Every student name must be among the teacher's names,
+  and further teacher taps are ignored. Sequences of arrays are paired by position.
 
   Args:
-    student: Student taps: `{name: array}`, a sequence of arrays, or a sequence of
-      `(name, array)` pairs.
-    teacher: Teacher taps, with names if the student's have names.
-    pairs: Teacher tap of each student tap, by name. Only the student taps among its
-      keys are compared.
-    layer_map: Index of the teacher tap of each student tap, for sequences.
+    student: Student taps: a mapping `{name: array}`, a sequence of arrays, or a
+      sequence of `(name, array)` pairs.
+    teacher: Teacher taps. They must have names if the student taps have names.
+    pairs: Name of the teacher tap for each name of a student tap. Only the student taps
+      among its keys are compared.
+    layer_map: For sequences, the index of the teacher tap for each student tap.
 
   Returns:
     The pairs, in the order of `pairs` or of the student taps.
 
   Raises:
-    TypeError: If taps, `pairs` or `layer_map` are of another type.
-    ValueError: If taps cannot be paired; the message shows the argument to write.
+    TypeError: If taps, `pairs` or `layer_map` have the wrong type.
+    ValueError: If taps cannot be paired. The message shows the argument to write.
   """
   if layer_map is not None:
     return _pair_by_index(student, teacher, pairs, layer_map)
@@ -82,7 +82,7 @@ def pair_taps(
 
 
 def are_named(argument: str, taps: Taps) -> bool:
-  """Says whether taps have names; errors as in `tap_items`."""
+  """True if taps have names. Errors are those of `tap_items`."""
   tap_items(argument, taps)
   return isinstance(taps, Mapping) or hasattr(taps, "_fields") or _is_item(taps[0])
 
@@ -91,11 +91,12 @@ def tap_items(argument: str, taps: Taps) -> list[tuple[str, Any]]:
   """Taps as `(name, array)` pairs, for uses that do not depend on the order.
 
   Args:
-    argument: Name of the argument, for messages.
-    taps: Taps; those of a sequence are named "tap 0", "tap 1" and so on.
+    argument: Name of the argument, for error messages.
+    taps: Taps. Those of a sequence without names are called "tap 0", "tap 1" and so on.
 
   Raises:
-    TypeError: If `taps` is neither a mapping nor a sequence, or holds no arrays.
+    TypeError: If `taps` is neither a mapping nor a sequence, or an entry is not an
+      array.
     ValueError: If there are no taps, or only some of them have names.
   """
   if isinstance(taps, Mapping):
@@ -118,12 +119,12 @@ def tap_items(argument: str, taps: Taps) -> list[tuple[str, Any]]:
 
 
 def ordered_taps(argument: str, taps: Taps) -> list[tuple[str, Any]]:
-  """Taps as `(name, array)` pairs from input to output; refuses a mapping.
+  """Taps as `(name, array)` pairs from input to output, for uses that need the order.
 
-  Arguments and further errors as in `tap_items`.
+  Arguments and further errors are those of `tap_items`.
 
   Raises:
-    TypeError: If `taps` is a mapping.
+    TypeError: If `taps` is a mapping, which does not keep the order of the taps.
   """
   if isinstance(taps, Mapping):
     raise TypeError(
@@ -135,7 +136,7 @@ def ordered_taps(argument: str, taps: Taps) -> list[tuple[str, Any]]:
 
 
 def check_vector_type(argument: str, vector: Any) -> None:
-  """Raises TypeError unless `vector` can be a vector with one entry a tap."""
+  """Raises TypeError unless `vector` can be a vector with one entry per tap."""
   if isinstance(vector, Mapping):
     raise TypeError(
       f"{argument}: expected a vector, got a mapping, which does not keep the order of "
@@ -157,8 +158,14 @@ def check_layer_map(
 ) -> tuple[int, ...]:
   """Teacher index of each student tap, as Python numbers.
 
+  Args:
+    layer_map: Index of the teacher tap for each student tap.
+    student_taps: Number of student taps.
+    teacher_taps: Number of teacher taps.
+
   Raises:
-    ValueError: If not every student tap is given the index of a teacher tap.
+    ValueError: If `layer_map` does not hold the index of a teacher tap for every
+      student tap.
   """
   indices = _as_indices(layer_map) or ()
   inside = [0 <= index < teacher_taps for index in indices]
@@ -171,7 +178,7 @@ def check_layer_map(
 
 
 def listed(names: Iterable[Any]) -> str:
-  """Names for a message, in their order, whatever their types."""
+  """Names for a message, in their order. They may have any types."""
   return ", ".join(repr(name) for name in names)
 
 
@@ -205,7 +212,7 @@ def _described(taps):
 
 
 def _stated(taps):
-  """Names as a tuple to copy, in an order that the reader has to look at."""
+  """Names as a tuple that the reader copies from a message and puts in order."""
   return f"({listed(taps)},)"
 
 
@@ -242,7 +249,7 @@ def _pair_by_name(student, teacher, pairs):
 
 
 def check_pairs(pairs: Pairs) -> None:
-  """Raises unless `pairs` gives at least one student tap a teacher tap, by name.
+  """Raises unless `pairs` maps at least one student tap to a teacher tap, by name.
 
   Raises:
     TypeError: If `pairs` is not a mapping from names to names.
@@ -305,12 +312,12 @@ def _pair_by_index(student, teacher, pairs, layer_map):
 
 
 def _as_indices(layer_map):
-  """Python numbers, or None; a set or a mapping has no order to rely on."""
+  """Indices as Python numbers, or None if they are not an ordered set of integers."""
   if isinstance(layer_map, Mapping | Set | str):
     return None
   try:
     if any(isinstance(index, bool) for index in layer_map):
       return None
     return tuple(operator.index(index) for index in layer_map)
-  except TypeError:  # Not iterable, or not of integers; a traced array is neither.
+  except TypeError:  # not iterable, or not integers; a traced array raises it too
     return None

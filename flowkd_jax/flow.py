@@ -1,11 +1,11 @@
-"""Information flow: how much each tap of a network knows about the labels.
+"""Information flow: mutual information of each tap of a network with the labels.
 
-The information flow vector of a network holds the quadratic mutual information
-between each tap (a named activation) and the labels, from input to output. The flow
-divergence says how far the flow of a student is from that of a teacher.
+A tap is a named activation. The information flow vector of a network holds the
+quadratic mutual information between each tap and the labels, from input to output. The
+flow divergence is the distance between the flow vectors of a student and a teacher.
 
-Taps of two networks are paired by `pair_taps`: by name, or sequences by position. A
-flow vector has no names; its order is that of the taps, which a mapping does not keep.
+`pair_taps` pairs the taps of two networks by name, or by position for sequences. A flow
+vector has no names. Its order is that of the taps, which a mapping does not keep.
 """
 
 from collections.abc import Callable
@@ -89,9 +89,9 @@ def information_flow(
 ) -> Float[Array, " taps"] | dict[str, Float[Array, ""]]:
   """Quadratic mutual information with the labels, one entry per tap.
 
-  Passalis et al. 2020, section 3.1: `[I(f^1, Y), ..., I(f^L, Y)]`. Differentiable in
-  the taps. Costs `information.quadratic_mutual_information` of each tap; taps of equal
-  width are compiled once.
+  Passalis et al. 2020, section 3.1: `[I(f^1, Y), ..., I(f^L, Y)]`. It is differentiable
+  in the taps. The cost is that of `information.quadratic_mutual_information` for each
+  tap. Taps of equal width are compiled once.
 
   Args:
     taps: Activations of any shapes after the batch axis: a sequence of arrays or of
@@ -105,11 +105,11 @@ def information_flow(
     block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Returns:
-    A vector in the order of the sequence. For a mapping, which has no order to rely on
-    (`jax.jit` sorts its keys), scalars by name.
+    For a sequence, a vector in the order of the taps. For a mapping, scalars by name,
+    because a mapping keeps no order (`jax.jit` sorts its keys).
 
   Raises:
-    TypeError: If a tap is not floating or the labels are not integers.
+    TypeError: If a tap is not floating point, or the labels are not integers.
     ValueError: If there are no taps or shapes disagree.
   """
   named = _taps.tap_items("taps", taps)
@@ -138,7 +138,7 @@ def map_by_shape(
   function: Callable[..., Float[Array, ""]],
   *arguments: Sequence[Array],
 ) -> Float[Array, " taps"]:
-  """Maps a scalar function over taps; it is traced once for all of equal shapes.
+  """Maps a scalar function over taps. It is traced once for taps of equal shapes.
 
   Args:
     function: Function of one array from each argument. Returns a scalar.
@@ -154,9 +154,10 @@ def nearest_layers(
   student_flow: Float[Array, " student_taps"],
   teacher_flow: Float[Array, " teacher_taps"],
 ) -> Int[Array, " student_taps"]:
-  """For each student tap the teacher tap of nearest flow; last goes to last.
+  """Index of the teacher tap of nearest flow for each student tap.
 
-  The paper's `kappa(i) = argmin_j (w_s[i] - w_t[j])^2`.
+  This is kappa of Passalis et al. 2020, `kappa(i) = argmin_j (w_s[i] - w_t[j])^2`. The
+  last student tap is mapped to the last teacher tap.
 
   Args:
     student_flow: Information flow of the student, from input to output.
@@ -173,7 +174,9 @@ def nearest_layers(
 def nearest_of_distances(
   distances: Float[Array, "student_taps teacher_taps"],
 ) -> Int[Array, " student_taps"]:
-  """For each student tap the nearest teacher tap; last goes to last.
+  """Index of the nearest teacher tap for each student tap.
+
+  The last student tap is mapped to the last teacher tap.
 
   Args:
     distances: Distance between the flows of each student tap and each teacher tap, such
@@ -186,12 +189,13 @@ def nearest_of_distances(
 def monotone_layers(
   similarity: Float[np.ndarray, "student_taps teacher_taps"],
 ) -> tuple[int, ...]:
-  """For each student tap a teacher tap, in order, so that similarity is largest.
+  """Map of student taps to teacher taps that keeps their order.
 
-  Of all maps that never step back (a later student tap is not given an earlier
-  teacher tap) and give the last tap to the last, the one with the largest sum of
-  similarities, by dynamic programming; of equal sums the one with earlier teacher
-  taps. The paper's kappa, `nearest_layers`, chooses each tap on its own and may cross.
+  A map is monotone if no student tap is mapped to an earlier teacher tap than the
+  student tap before it. Among all monotone maps of the last student tap to the last
+  teacher tap, dynamic programming finds the map with the largest sum of similarities.
+  Between equal sums, earlier teacher taps win. The paper's kappa, `nearest_layers`,
+  chooses each tap independently, so its map need not be monotone.
 
   Args:
     similarity: Similarity of each student tap to each teacher tap, of any scale. For
@@ -211,6 +215,8 @@ def monotone_layers(
       "similarity: expected a finite matrix [student taps, teacher taps], got shape "
       f"{similarity.shape}" + ("" if similarity.ndim != 2 else " or a NaN in it")
     )
+  # `best[j]` is the largest sum of a map whose last student tap so far goes to teacher
+  # tap j. `steps` holds, for each j, the teacher tap of the student tap before.
   best = similarity[0]
   steps = []
   for row in similarity[1:]:
@@ -234,8 +240,8 @@ def flow_divergence(
 ) -> Float[Array, ""]:
   """Squared distance between two information flow vectors.
 
-  `sum_i weight_i (w_s[i] - w_t[kappa(i)])^2`, Passalis et al. 2020, section 3.1.
-  Differentiable in both flows; the choice of kappa is a constant.
+  `sum_i weight_i (w_s[i] - w_t[kappa(i)])^2` (Passalis et al. 2020, section 3.1). It is
+  differentiable in both flows. The choice of kappa is a constant to the gradient.
 
   Args:
     student_flow: Information flow of the student, from input to output.
@@ -273,9 +279,10 @@ def flow_differences(
   layer_map: LayerMap = "nearest",
   relative: bool = True,
 ) -> Float[Array, " student_taps"]:
-  """Student flow minus the flow of the teacher taps it is mapped to.
+  """Student flow minus the flow of the teacher taps to which its taps are mapped.
 
-  Arguments and errors as in `flow_divergence`.
+  Arguments and errors are those of `flow_divergence`. With `relative=True`, the default
+  here, differences are divided by the teacher's entries.
   """
   student_flow, teacher_flow = _flow_vectors(student_flow, teacher_flow)
   indices = resolve_layer_map(layer_map, student_flow, teacher_flow)
@@ -283,6 +290,7 @@ def flow_differences(
   difference = student_flow - target
   if not relative:
     return difference
+  # A tap that knows nothing of the labels has a flow of 0.
   floor = jnp.finfo(target.dtype).eps
   return difference / jnp.maximum(lax.stop_gradient(target), floor)
 
@@ -292,11 +300,16 @@ def resolve_layer_map(
   student_flow: Float[Array, " student_taps"],
   teacher_flow: Float[Array, " teacher_taps"],
 ) -> Int[Array, " student_taps"]:
-  """Teacher index of every student tap, from "nearest" or a given sequence.
+  """Index of the teacher tap for each student tap.
+
+  Args:
+    layer_map: "nearest" for `nearest_layers`, or a sequence of indices.
+    student_flow: Information flow of the student, from input to output.
+    teacher_flow: Information flow of the teacher, from input to output.
 
   Raises:
-    ValueError: If `layer_map` is another word, of the wrong length, or names a
-      tap that is not there.
+    ValueError: If `layer_map` is another string, has the wrong length, or holds an
+      index without a teacher tap.
   """
   if isinstance(layer_map, str):
     checks.check_choice("layer_map", layer_map, ("nearest",))
@@ -308,7 +321,7 @@ def resolve_layer_map(
 
 
 def _flow_vectors(student_flow, teacher_flow):
-  """Both flows as arrays; raises unless each is a non-empty vector."""
+  """Both flows as arrays. Raises unless each is a non-empty vector."""
   vectors = []
   for name, flow in (("student_flow", student_flow), ("teacher_flow", teacher_flow)):
     _taps.check_vector_type(name, flow)

@@ -1,12 +1,12 @@
-"""Taps with positions, such as tokens or the pixels of a map, as one row each.
+"""Pooling of taps with positions, such as tokens or pixels, to one vector per example.
 
-A transformer's tap is `[batch, tokens, dim]`, a convolutional network's `[batch,
-height, width, channels]`. Losses flatten what follows the batch axis, so that position
-by position is compared; what is pooled here is compared whatever the positions are.
+A tap of a transformer is `[batch, tokens, dim]`, and a tap of a convolutional network
+is `[batch, height, width, channels]`. Losses flatten all axes after the batch axis and
+thus compare position by position. Pooled taps are compared independently of positions.
 Arithmetic is float32 (float64 stays float64), whatever the dtype of the tap.
 
-Where a mask leaves no position, the row is zero, and so is its gradient; what stands in
-a masked position, be it NaN, changes nothing.
+If a mask leaves no position of an example, its vector is zero, and so is the gradient.
+Masked positions are not read and may hold NaN.
 """
 
 from collections.abc import Callable
@@ -36,15 +36,17 @@ def mean(
   *,
   mask: Shaped[Array, "batch *positions"] | None = None,
 ) -> Float[Array, "batch dim"]:
-  """The mean over all positions.
+  """Mean over all positions.
 
   Args:
-    tap: Tokens, a map, or anything with positions between the batch and the width.
+    tap: Tokens, maps, or another array with axes of positions between the batch axis
+      and the axis of the width.
     mask: True for real positions, all by default.
 
   Raises:
-    TypeError: If `tap` is not floating.
-    ValueError: If `tap` has no position, or the mask another shape.
+    TypeError: If `tap` is not floating point.
+    ValueError: If `tap` has no position, or `mask` has another shape than
+      `tap.shape[:-1]`.
   """
   _check_tap(tap)
   return attention(tap, jnp.ones(jnp.shape(tap)[:-1]), mask=mask)
@@ -56,22 +58,25 @@ def attention(
   *,
   mask: Shaped[Array, "batch *positions"] | None = None,
 ) -> Float[Array, "batch dim"]:
-  """The mean over all positions by given weights, such as a class token's attention.
+  """Weighted mean over all positions, with weights such as a class token's attention.
 
-  `sum_p weight_p tap_p / sum_p weight_p`, with sums over the positions that are real.
-  Invariant to the scale of a row's weights; differentiable in them too.
+  `sum_p weight_p tap_p / sum_p weight_p` over the real positions p. It is invariant to
+  the scale of the weights of an example, and differentiable in the weights too.
 
   Args:
-    tap: As in `mean`.
-    weights: Weight of each position, 0 or above. For scores take their softmax.
+    tap: Tokens, maps, or another array with axes of positions between the batch axis
+      and the axis of the width.
+    weights: Weight of each position, 0 or above. For attention scores take their
+      softmax.
     mask: True for real positions, all by default.
 
   Returns:
-    The weighted means; zero where the weights add up to zero.
+    The weighted means. They are zero where the weights of an example sum to zero.
 
   Raises:
-    TypeError: If `tap` or `weights` are not floating.
-    ValueError: If `tap` has no position, or weights or mask another shape.
+    TypeError: If `tap` or `weights` are not floating point.
+    ValueError: If `tap` has no position, or `weights` or `mask` have another shape than
+      `tap.shape[:-1]`.
   """
   _check_tap(tap)
   checks.check_floating("weights", weights)
@@ -86,9 +91,10 @@ def attention(
     shares = jnp.where(real, shares, 0)
   axes = tuple(range(1, len(positions)))
   total = shares.sum(axes)[:, None]
-  # Twice where: the gradient of a quotient by zero is not finite, taken or not.
+  # `where` is applied twice: the gradient of a quotient by zero is NaN, also in the
+  # branch that is not selected.
   weighted = (shares[..., None] * values).sum(axes)
-  # Compared so that a weight of NaN passes.
+  # The comparison is False for NaN, so a weight of NaN reaches the result.
   empty = total <= 0
   return jnp.where(empty, 0, weighted / jnp.where(empty, 1, total))
 
@@ -99,17 +105,18 @@ def class_token(
   index: int = 0,
   mask: Shaped[Array, "batch tokens"] | None = None,
 ) -> Float[Array, "batch dim"]:
-  """The token that stands for the whole image, the first by custom.
+  """The class token, which represents the whole image. It is usually the first token.
 
   Args:
-    tokens: The tokens.
-    index: Index of the token; -1 is the last.
-    mask: True for real tokens, all by default; a row without its class token is zero.
+    tokens: Tokens of a transformer.
+    index: Index of the class token; -1 is the last token.
+    mask: True for real tokens, all by default. The result is zero for an example whose
+      class token is masked.
 
   Raises:
-    TypeError: If `tokens` are not floating.
-    ValueError: If they are of another rank, there is no such token, or the mask is of
-      another shape.
+    TypeError: If `tokens` are not floating point.
+    ValueError: If `tokens` have another rank, `index` is out of range, or `mask` has
+      another shape than `tokens.shape[:2]`.
   """
   checks.check_floating("tokens", tokens)
   shape = jnp.shape(tokens)
@@ -127,7 +134,7 @@ def class_token(
   return jnp.where(jnp.asarray(mask).astype(bool)[:, index, None], token, 0)
 
 
-# What needs no weights, by name.
+# Poolings that need no weights, by name.
 POOLINGS: Mapping[str, Callable[..., Float[Array, "batch dim"]]] = {
   "mean": mean,
   "class_token": class_token,
@@ -137,10 +144,11 @@ POOLINGS: Mapping[str, Callable[..., Float[Array, "batch dim"]]] = {
 def average_pool(
   maps: Float[Array, "batch height width channels"], height: int, width: int
 ) -> Float[Array, "batch new_height new_width channels"]:
-  """Adaptive average pooling: cell i averages rows `floor(i n / m)` on.
+  """Adaptive average pooling to a given height and width.
 
-  Up to `ceil((i + 1) n / m)`, as PyTorch's `adaptive_avg_pool2d`, so that cells
-  overlap where the target does not divide the size. The dtype stays.
+  From n rows to m, cell i is the mean of the rows from `floor(i n / m)` up to, but not
+  including, `ceil((i + 1) n / m)`, as in PyTorch's `adaptive_avg_pool2d`. Cells overlap
+  if m does not divide n. The dtype does not change.
 
   Args:
     maps: Maps of a convolutional network.
@@ -157,6 +165,7 @@ def _averaged(maps, axis, size):
   if side == size:
     return maps
   if side % size == 0:
+    # Equal cells that do not overlap: a mean needs no matrix of shares.
     windows = (*maps.shape[:axis], size, side // size, *maps.shape[axis + 1 :])
     return maps.reshape(windows).mean(axis + 1)
   starts = np.arange(size) * side // size

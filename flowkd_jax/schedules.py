@@ -1,4 +1,4 @@
-"""Schedules of loss weights over training, as optax schedules of the step."""
+"""Schedules of loss weights over training, in the form of optax schedules."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -26,24 +26,27 @@ def critical_period(
   steps_per_epoch: int = 1,
   by_step: bool = False,
 ) -> optax.Schedule:
-  """Weight of the intermediate layers: strong at first, then let go.
+  """Exponentially decaying weight for the losses of intermediate layers.
 
-  `initial_weight * decay^k` at epoch k (Passalis et al. 2020, Eq. 10): with the
-  defaults above 2 while connections form (k <= 10), below 0.01 from k = 26. By
-  epoch as in the paper, or decaying smoothly with every step.
+  The weight is `initial_weight * decay^k` at epoch k (Passalis et al. 2020, Eq. 10).
+  With the defaults it is above 2 in the critical period, while connections form
+  (k <= 10), and below 0.01 from k = 26. It changes with every epoch as in the paper, or
+  smoothly with every step.
 
   Args:
-    initial_weight: Weight in the first epoch; may be traced, and then is not checked.
-    decay: Factor per epoch, the paper's gamma; likewise.
-    steps_per_epoch: Steps in an epoch; with 1 the argument counts epochs.
-    by_step: Decay within epochs too.
+    initial_weight: Weight in the first epoch. May be traced; it is not checked then.
+    decay: Factor per epoch, gamma in the paper. May be traced; it is not checked then.
+    steps_per_epoch: Number of steps in an epoch. With 1 the schedule is a function of
+      the epoch.
+    by_step: Decay with every step in place of every epoch.
 
   Returns:
     A function from the step (0, 1, ...) to the weight.
 
   Raises:
-    ValueError: If `initial_weight` is negative, `decay` outside (0, 1], or
-      `steps_per_epoch` below 1.
+    TypeError: If an argument is not a number.
+    ValueError: If `initial_weight` is negative, `decay` is outside (0, 1], or
+      `steps_per_epoch` is not above 0.
 
   Example:
     >>> weight = critical_period(steps_per_epoch=10)
@@ -72,25 +75,28 @@ def warmup(
   steps_per_epoch: int = 1,
   by_step: bool = False,
 ) -> optax.Schedule:
-  """Weight that grows linearly to `value`, and then stays.
+  """Weight that grows linearly to `value` and then stays constant.
 
-  `value * min((k + 1) / epochs, 1)` at epoch k = 0, 1, ..., as in the published code of
-  decoupled distillation (Zhao et al. 2022) and of ReviewKD (Chen et al. 2021), which
-  count epochs from 1 and take 20. With `by_step` the weight grows within epochs too,
-  from 0 at the first step.
+  The weight is `value * min((k + 1) / epochs, 1)` at epoch k = 0, 1, .... The published
+  code of decoupled distillation (Zhao et al. 2022) and of ReviewKD (Chen et al. 2021)
+  has this warm-up with 20 epochs, which it counts from 1. With `by_step` the weight
+  grows within epochs too, from 0 at the first step.
 
   Args:
-    value: Weight in the end; may be traced, and then is not checked.
-    epochs: Epochs until it is reached; likewise.
-    steps_per_epoch: Steps in an epoch; with 1 the argument counts epochs.
-    by_step: Grow at every step instead of every epoch.
+    value: Final weight. May be traced; it is not checked then.
+    epochs: Number of epochs until the final weight. May be traced; it is not checked
+      then.
+    steps_per_epoch: Number of steps in an epoch. With 1 the schedule is a function of
+      the epoch.
+    by_step: Grow with every step in place of every epoch.
 
   Returns:
     A function from the step (0, 1, ...) to the weight.
 
   Raises:
-    ValueError: If `value` is negative, `epochs` not above 0 or `steps_per_epoch` below
-      1.
+    TypeError: If an argument is not a number.
+    ValueError: If `value` is negative, `epochs` is not above 0, or `steps_per_epoch` is
+      below 1.
 
   Example:
     >>> weight = warmup(2.0, 4, steps_per_epoch=10)
@@ -118,24 +124,28 @@ def cosine(
   steps_per_epoch: int = 1,
   by_step: bool = False,
 ) -> optax.Schedule:
-  """Weight that stays until epoch `start` and falls to 0 at `end` as half a cosine.
+  """Weight that is constant until epoch `start` and falls to 0 at `end` as a cosine.
 
-  `value / 2 (1 + cos(pi min(max((k - start) / (end - start), 0), 1)))` at epoch k, as
-  Lv et al. 2024 weigh their Wasserstein distances from epoch 150 of 240 on.
+  The weight is `value / 2 (1 + cos(pi min(max((k - start) / (end - start), 0), 1)))` at
+  epoch k. Lv et al. 2024 use this schedule for their Wasserstein distance, from epoch
+  150 to 240.
 
   Args:
-    value: Weight before it falls; may be traced, and then is not checked.
-    start: Epoch from which it falls; likewise.
-    end: Epoch from which it is 0; likewise.
-    steps_per_epoch: Steps in an epoch; with 1 the argument counts epochs.
-    by_step: Fall at every step instead of every epoch.
+    value: Weight before it falls. May be traced; it is not checked then.
+    start: Epoch at which the weight begins to fall. May be traced; it is not checked
+      then.
+    end: Epoch at which the weight reaches 0. May be traced; it is not checked then.
+    steps_per_epoch: Number of steps in an epoch. With 1 the schedule is a function of
+      the epoch.
+    by_step: Fall with every step in place of every epoch.
 
   Returns:
     A function from the step (0, 1, ...) to the weight.
 
   Raises:
-    ValueError: If `value` or `start` is negative, `end` not above `start` or
-      `steps_per_epoch` below 1.
+    TypeError: If an argument is not a number.
+    ValueError: If `value` or `start` is negative, `end` is not above `start`, or
+      `steps_per_epoch` is below 1.
 
   Example:
     >>> weight = cosine(1.0, 150, 240)
@@ -161,7 +171,7 @@ def cosine(
 
 
 def _check_weight(name: str, value: float | jax.Array) -> None:
-  """Raises unless a number is finite and 0 or above; a traced one passes."""
+  """Raises unless a number is finite and 0 or above. A traced number passes."""
   checks.check_number(name, value)
   if not isinstance(value, jax.Array) and value < 0:
     raise ValueError(f"{name}: expected 0 or above, got {value}")
@@ -170,19 +180,19 @@ def _check_weight(name: str, value: float | jax.Array) -> None:
 def normalized(
   weights: Mapping[str, optax.Schedule | float],
 ) -> dict[str, optax.Schedule]:
-  """The same weights, divided by their sum at every step.
+  """Schedules divided by their sum at every step.
 
-  Under `critical_period` the whole loss shrinks by a factor per epoch, faster than
-  an adaptive optimizer forgets how large its gradients were, so that its steps shrink
-  too. Weights that always add up to one say which taps matter, and leave the size of
-  the step to the learning rate.
+  Under `critical_period` the whole loss shrinks by a factor per epoch. This is faster
+  than an adaptive optimizer forgets the size of earlier gradients, so its steps shrink
+  too. Normalised weights always sum to one: they set the relative importance of the
+  taps, and the learning rate alone sets the size of the steps.
 
   Args:
-    weights: Weight of each loss term, a number or a schedule of the step; 0 or above
-      and never all 0.
+    weights: Weight of each loss term, a number or a schedule of the step. Weights must
+      be 0 or above, and at no step may all of them be 0.
 
   Raises:
-    ValueError: If there are none.
+    ValueError: If there are no weights.
 
   Example:
     >>> weights = normalized({"conv": critical_period(3.0, 0.5), "dense": 1.0})
@@ -205,7 +215,12 @@ def normalized(
 
 
 class ResetState(NamedTuple):
-  """State of `reset_every`: updates so far, and the inner optimizer's state."""
+  """State of `reset_every`.
+
+  Attributes:
+    updates_so_far: Number of updates, a scalar in int32.
+    inner: State of the wrapped optimizer.
+  """
 
   updates_so_far: jax.Array
   inner: optax.OptState
@@ -214,13 +229,18 @@ class ResetState(NamedTuple):
 def reset_every(
   optimizer: optax.GradientTransformation, period: int
 ) -> optax.GradientTransformation:
-  """An optimizer that forgets its state every `period` updates.
+  """An optimizer that resets its state every `period` updates.
 
-  The code published with the paper builds a new Adam for every epoch of the
-  student, so its moments start from zero there; wrap the optimizer with the
-  number of steps in an epoch to do the same.
+  The code published with the paper (Passalis et al. 2020) builds a new Adam in every
+  epoch of the student, so its moments start from zero. A period of one epoch does the
+  same.
+
+  Args:
+    optimizer: The optimizer to wrap.
+    period: Number of updates between two resets.
 
   Raises:
+    TypeError: If `period` is not a whole number.
     ValueError: If `period` is below 1.
   """
   checks.check_count("period", period)

@@ -1,8 +1,8 @@
-"""Information in a representation: about the labels, and about its own neighbours.
+"""Information in a representation: about labels, and about neighbours in the batch.
 
-Quadratic mutual information measures how much the features tell about the labels;
-conditional probabilities describe each row by how likely the others are its
-neighbours, and divergences compare two such descriptions.
+Quadratic mutual information measures how much the features tell about the labels.
+Conditional probabilities describe each row by the probabilities that the other rows are
+its neighbours. Divergences compare two such descriptions.
 """
 
 from flowkd_jax._numerics.row_blocks import rows_in_blocks

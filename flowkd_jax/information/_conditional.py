@@ -1,4 +1,4 @@
-"""Conditional probabilities of rows being neighbours."""
+"""Conditional probabilities that rows are neighbours."""
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +13,27 @@ def conditional_log_probabilities(
   valid: Bool[Array, "rows columns"],
   count: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "rows columns"]:
-  """`log p(j | i)`: each row's similarities normalised over its valid columns.
+  """Log-probabilities `log p(j | i)`: similarities normalised over the valid columns.
 
-  Passalis et al. 2020, Eq. 5-8, `p_{i|j} = K_ij / sum_k K_kj`; the kernels are
-  symmetric, so normalising rows or columns is the same.
+  Passalis et al. 2020, Eq. 5-8: `p_{i|j} = K_ij / sum_k K_kj`. The kernels are
+  symmetric, so normalising rows or columns gives the same.
 
   Args:
     log_similarities: Finite logarithms of similarities.
-    valid: True for columns that take part, in the paper all but the row itself.
-    count: A factor of the probabilities. With the number of valid columns the result
-      is near 0 where neighbours are almost equally likely, and keeps digits that
-      `-log(number)` would round away. A constant to the gradient.
+    valid: True for columns that take part. In the paper these are all columns but the
+      row itself.
+    count: Factor by which the probabilities are multiplied. If it is the number of
+      valid columns, the result is near 0 where neighbours are almost equally likely,
+      and it keeps digits that an offset of `-log(number)` would round away. It is a
+      constant to the gradient.
 
   Returns:
-    Log-probabilities; 0 where `valid` is False, so that differences vanish there.
+    Log-probabilities, plus `log(count)`. They are 0 where `valid` is False, so that
+    differences are 0 there.
   """
   masked = jnp.where(valid, log_similarities, -jnp.inf)
   top = masked.max(1, keepdims=True)
+  # A row without valid columns: -inf less -inf would be NaN.
   top = jnp.where(top == -jnp.inf, 0, top)
   total = jnp.exp(masked - top).sum(1, keepdims=True)
   log_total = jnp.log(jnp.where(total == 0, 1, total / count))
@@ -38,7 +42,11 @@ def conditional_log_probabilities(
 
 @conditional_log_probabilities.defjvp
 def _conditional_jvp(primals, tangents):
-  """The derivative of a softmax, without the maximum and the sum in its graph."""
+  """Derivative of a log-softmax from its result.
+
+  Autodiff would also differentiate the maximum and the sum, which takes more passes
+  over the matrix.
+  """
   _, valid, count = primals
   logs = conditional_log_probabilities(*primals)
   change = jnp.where(valid, tangents[0], 0)
@@ -51,14 +59,14 @@ def log_totals(
   log_similarities: Float[Array, "rows columns"],
   valid: Bool[Array, "rows columns"],
 ) -> Float[Array, " rows"]:
-  """`log sum_j K_ij` over the valid columns, what makes probabilities sum to one.
+  """Logarithms `log sum_j K_ij` of the sums by which similarities are normalised.
 
   Args:
     log_similarities: Finite logarithms of similarities.
-    valid: True for columns that take part.
+    valid: True for columns that take part in the sum.
 
   Returns:
-    A number a row; 0 where no column is valid.
+    One number per row. It is 0 for a row without a valid column.
   """
   masked = jnp.where(valid, log_similarities, -jnp.inf)
   top = masked.max(1)

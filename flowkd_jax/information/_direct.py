@@ -1,15 +1,16 @@
 """Divergences of conditional probabilities from similarities, without their logarithms.
 
-For kernels that cannot underflow. A pair costs one logarithm, of the ratio of student
-and teacher, where `conditional_log_probabilities` needs a logarithm and an exponential
-on each side; and the gradient is written down, so that nothing is computed for it
-again. Probabilities are multiplied by the number of valid columns `n`:
+This is the fast path for kernels whose similarities cannot underflow. A pair costs one
+logarithm, that of the ratio of student and teacher. `conditional_log_probabilities`
+needs a logarithm and an exponential on each side. The gradient is written by hand, so
+nothing is computed for it again. Probabilities are multiplied by the number of valid
+columns `n`:
 
     s_ij = K_ij / mean_k K_ik = n p_ij
 
-Where all similarities of a row are nearly equal, `s` is near 1 and `s - 1` is computed
-from excesses, which keep the digits of the differences. With `L = log s - log t`, D a
-divergence's term and `D_s` its derivative,
+If all similarities of a row are nearly equal, `s` is near 1. Then `s - 1` is computed
+from the excesses of `pairwise.Similarities`, which keep the digits of the differences.
+With `L = log s - log t`, the term D of a divergence and its derivative `D_s`,
 
     d sum_j D_ij / d log K_ij = s_ij D_s - s_ij mean_k(s_ik D_s)
 """
@@ -36,15 +37,15 @@ Matrix = Float[Array, "rows columns"]
 
 
 class _Pairs(NamedTuple):
-  """Student and teacher at every pair.
+  """Scaled probabilities of student and teacher at every pair.
 
   Attributes:
     student: `s`.
     teacher: `t`.
-    difference: `s - t`, to the accuracy of the excesses.
-    gap: `(s - t) / (s + t)` where `near`.
-    log_ratio: `L`, to relative accuracy where `near`.
-    near: Where `s` and `t` differ by less than a factor of about 1.3.
+    difference: `s - t`, with the accuracy of the excesses.
+    gap: `(s - t) / (s + t)` where `near` is True, and unspecified elsewhere.
+    log_ratio: `L`. Where `near` is True, it is accurate relative to its size.
+    near: True where `s` and `t` differ by less than a factor of about 1.3.
   """
 
   student: Matrix
@@ -60,8 +61,9 @@ class _Terms(NamedTuple):
 
   Attributes:
     values: `D`.
-    slopes: `s D_s` of the student and `t D_t` of the teacher.
-    means: What has the mean of these over a row; None if it is 0.
+    slopes: `s D_s` for the student and `t D_t` for the teacher.
+    means: For each side a matrix whose mean over a row is the mean of its slopes, and
+      which may be cheaper or more accurate to sum. None if the mean is 0.
   """
 
   values: Matrix
@@ -71,7 +73,7 @@ class _Terms(NamedTuple):
 
 def _jeffreys(pairs: _Pairs) -> _Terms:
   student, teacher = (side * pairs.log_ratio for side in (pairs.student, pairs.teacher))
-  # The mean of the difference is 0.
+  # The means leave out the difference, whose mean over a row is 0 but for rounding.
   return _Terms(
     pairs.difference * pairs.log_ratio,
     (student + pairs.difference, -teacher - pairs.difference),
@@ -81,7 +83,8 @@ def _jeffreys(pairs: _Pairs) -> _Terms:
 
 def _kullback_leibler(pairs: _Pairs) -> _Terms:
   gap, teacher = pairs.gap, pairs.teacher * pairs.log_ratio
-  # Of second order in the gap; the difference of the other two would lose its digits.
+  # Near equality the term is of second order in the gap. The difference of two terms of
+  # first order would have no digits left.
   sums = pairs.student + pairs.teacher
   second_order = sums * gap**2 * (1 - (1 - gap) * gap * _series(gap**2))
   values = jnp.where(pairs.near, second_order, pairs.difference - teacher)
@@ -95,7 +98,7 @@ DIRECT: dict[_divergences.Divergence, Callable[[_Pairs], _Terms]] = {
 
 
 def is_direct(kernel: kernels.Kernel, divergence: _divergences.Divergence) -> bool:
-  """Returns whether `row_divergences` takes this kernel and this divergence."""
+  """True if `row_divergences` supports this kernel with this divergence."""
   return kernel.direct is not None and divergence in DIRECT
 
 
@@ -105,12 +108,12 @@ def row_divergences(
   valid: Bool[Array, "rows columns"],
   count: Float[Array, ""],
 ) -> Float[Array, " rows"]:
-  """Sums over the valid columns of a divergence between probabilities times `count`.
+  """Divergence of each row: sums over the valid columns, summed over kernels.
 
   Args:
-    divergence: One of `DIRECT`.
-    similarities: Student and teacher under each kernel, whose divergences are summed.
-    valid: True for columns that take part.
+    divergence: A key of `DIRECT`. It compares probabilities multiplied by `count`.
+    similarities: Similarities of student and teacher under each kernel.
+    valid: True for columns that take part in the sum.
     count: Number of valid columns, a constant to the gradient.
   """
   return _row_sums(DIRECT[divergence], tuple(similarities), valid, count)
@@ -124,6 +127,8 @@ def _row_sums(divergence, similarities, valid, count):
 
 @functools.partial(_row_sums.defjvp, symbolic_zeros=True)
 def _row_sums_jvp(divergence, primals, tangents):
+  # `symbolic_zeros` tells which side is a constant, usually the teacher: its slopes are
+  # not computed.
   similarities, valid, count = primals
   compared = [_compare(sides, valid, count) for sides in similarities]
   terms = [divergence(pairs) for pairs in compared]
@@ -133,6 +138,8 @@ def _row_sums_jvp(divergence, primals, tangents):
     similarities, tangents[0], compared, terms, strict=True
   ):
     for index, side in enumerate(sides):
+      # All similarities are functions of their coordinates, so these carry the gradient
+      # alone. Values, factors and excesses count as constants.
       coordinates = changes[index].coordinates
       if not isinstance(coordinates, SymbolicZero):
         slopes = side.slopes * _slopes(pairs[index], each, index, valid, count)
@@ -141,7 +148,7 @@ def _row_sums_jvp(divergence, primals, tangents):
 
 
 def _slopes(shares, terms, index, valid, count):
-  """Derivative of the sum of a row's terms in the log similarities of one side."""
+  """Derivative of the sum of a row with respect to log similarities of one side."""
   slopes, averaged = terms.slopes[index], terms.means[index]
   if averaged is None:
     return slopes
@@ -155,30 +162,37 @@ def _sum_of_values(terms, valid):
 
 def _compare(sides, valid, count) -> _Pairs:
   (s, s_excess), (t, t_excess) = (_normalised(side, valid, count) for side in sides)
-  # An excess near -1 has fewer digits than the share itself.
+  # A small `s` has an excess near -1, with fewer digits than `s` itself. Above the
+  # mean, the excess is the more accurate of the two.
   difference = jnp.where(s + t < 1, s - t, s_excess - t_excess)
   return _Pairs(s, t, difference, *_log_ratio(difference, s, t))
 
 
 def _normalised(side, valid, count):
-  """Similarities divided by the mean of their row, and that less 1."""
+  """Similarities divided by the mean of their row, and the same minus 1."""
   mean = jnp.where(valid, side.excesses, 0).sum(1, keepdims=True) / count
-  # If all similarities of a row are rounding noise, so is their mean.
+  # If all similarities of a row are rounding noise, their mean is noise too and may be
+  # 0 or negative.
   smallest = jnp.finfo(mean.dtype).eps
   inverse = 1 / jnp.where(1 + mean < smallest, smallest, 1 + mean)
   return side.values * (side.factors * inverse), (side.excesses - mean) * inverse
 
 
 def _log_ratio(difference, s, t):
-  """`(s - t) / (s + t)`, `log(s / t)`, and whether the first is small."""
+  """The gap `(s - t) / (s + t)`, `log(s / t)`, and a mask where the gap is small.
+
+  Where the mask is False, the gap may be that of `s` and a scaled `t`.
+  """
   if s.dtype == jnp.float64:
     gap = difference / (s + t)
     near = jnp.abs(gap) < 0.125
     return gap, jnp.where(near, _log_of_gap(gap), jnp.log(s / t)), near
-  # s / t = 2^k m with m from sqrt(1/2) to sqrt(2): cheaper than a logarithm, which
-  # would lose the digits where the two are near.
+  # s / t = 2^k m with m from sqrt(1/2) to sqrt(2). The exponent k comes from the bits
+  # of the quotient, and log m from a short series in the gap. This is cheaper than a
+  # logarithm, and it keeps the digits that the logarithm of a quotient near 1 loses.
   bits = lax.bitcast_convert_type(s / t, jnp.int32)
   powers = lax.shift_right_arithmetic(bits - _ROOT_OF_HALF, 23)
+  # 127 is the bias of float32 exponents: these are the bits of 2^k.
   scaled = t * lax.bitcast_convert_type((powers + 127) << 23, jnp.float32)
   near = powers == 0
   gap = jnp.where(near, difference, s - scaled) / (s + scaled)
@@ -189,12 +203,15 @@ _ROOT_OF_HALF = 0x3F3504F3  # the bits of sqrt(1/2)
 
 
 def _log_of_gap(gap):
-  """`log((1 + gap) / (1 - gap))`, for small gaps."""
+  """Logarithm `log((1 + gap) / (1 - gap))` for small gaps."""
   return 2 * (gap + gap**3 * _series(gap**2))
 
 
 def _series(square):
-  """`(atanh(x) / x - 1) / x^2` from `x^2`, for `x` below 0.18; float64: below 1/8."""
+  """Series of `(atanh(x) / x - 1) / x^2` in `x^2`.
+
+  It is accurate for `|x|` below 0.18 in float32, and below 1/8 in float64.
+  """
   series = jnp.zeros_like(square)
   terms = 10 if square.dtype == jnp.float64 else 4
   for power in range(terms, 0, -1):

@@ -1,22 +1,23 @@
 """Quadratic mutual information between features and labels.
 
-With kernel K, labels y, class shares p_c and N rows (Torkkola 2003; Passalis et al.
-2020, section 3.1):
+For a kernel K, labels y, shares p_c of the classes and N rows (Torkkola 2003; Passalis
+et al. 2020, section 3.1):
 
     I = V_IN + V_ALL - 2 V_BTW,    V_IN  = mean_ij [y_i = y_j] K_ij
                                    V_ALL = sum_c p_c^2 mean_ij K_ij
                                    V_BTW = mean_i p_{y_i} mean_j K_ij
 
-These potentials are of order one and I is thousandths, so their sum loses most
-digits of float32. With the centred indicators `A_ic = ([y_i = c] - p_c) / N` the
-same number is
+These potentials are of order one and I is of order 1e-3, so the sum loses most digits
+of float32. With the centred indicators `A_ic = ([y_i = c] - p_c) / N` the same number
+is
 
     I = sum_c A_c' K A_c = mean_ij W_ij K_ij,
     W_ij = [y_i = y_j] - p_{y_i} - p_{y_j} + sum_c p_c^2,
 
-a sum whose terms are as small as the result; adding a constant to K changes nothing.
-W needs no matrix of indicators. For the cosine kernel and unit rows u the sum is
-`|A' u|^2 / 2`, and `A' u` holds sums over the rows of each class, in O(N D).
+a sum whose terms are as small as the result. Adding a constant to K changes nothing. W
+is computed without a matrix of indicators. For the cosine kernel and unit rows u the
+sum is `|A' u|^2 / 2`, where `A' u` holds sums over the rows of each class. It takes
+O(N D) time.
 """
 
 from collections.abc import Callable
@@ -42,16 +43,19 @@ from flowkd_jax._numerics import row_blocks
 
 Scalar = Float[Array, ""]
 
-_MOST_INDICATORS = 2**17  # entries of a matrix of rows and classes, half a MiB
+# Largest matrix `[rows, classes]` of indicators that is made: half a MiB in float32.
+_MOST_INDICATORS = 2**17
 
 
 class InformationPotentials(NamedTuple):
   """The three potentials of quadratic mutual information.
 
   Attributes:
-    within: V_IN, mean similarity of rows that share a class.
-    everything: V_ALL, mean similarity of all rows, weighted by squared shares.
-    between: V_BTW, mean similarity between the classes and all rows.
+    within: V_IN, the sum of similarities of rows of the same class, divided by N^2.
+    everything: V_ALL, the mean similarity of all rows, times the sum of squared shares
+      of the classes.
+    between: V_BTW, the mean similarity of each row to all rows, weighted by the share
+      of its class and averaged over the rows.
   """
 
   within: Scalar
@@ -72,10 +76,10 @@ def quadratic_mutual_information(
 ) -> Scalar:
   """Quadratic mutual information between features and labels, 0 or above.
 
-  Exact over all rows and pairs, self-pairs included; differentiable in
-  `features`. With N rows, C classes and width D the cosine kernel takes O(N D + C D)
-  time and memory. Other kernels take O(N^2 D + C) time and O(N D + N block_size + C)
-  memory, so a whole data set needs no N x N matrix.
+  It is exact over all pairs of rows, pairs of a row with itself included, and
+  differentiable in `features`. For N rows, C classes and width D the cosine kernel
+  takes O(N D + C D) time and memory. Other kernels take O(N^2 D + C) time and
+  O(N D + N block_size + C) memory, so a whole data set needs no N x N matrix.
 
   Args:
     features: One row per example. Axes after the first are flattened.
@@ -89,8 +93,8 @@ def quadratic_mutual_information(
     block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
-    TypeError: If features are not floating or labels not integers.
-    ValueError: If shapes disagree, or a size is below 1.
+    TypeError: If `features` are not floating point, or `labels` are not integers.
+    ValueError: If shapes disagree, or `num_classes` or `block_size` is below 1.
 
   Example:
     >>> import jax.numpy as jnp
@@ -113,8 +117,9 @@ def quadratic_mutual_information(
     return same + (gaps - own_shares)
 
   def excesses(logs):
-    # The weights of a row sum to 0 up to rounding. Less one similarity of the row, what
-    # they are multiplied with is small, and so is the effect of their rounding.
+    # The weights of a row sum to 0 up to rounding, so a constant may be subtracted from
+    # its similarities. Minus the first similarity, the entries are small, and so is the
+    # error from the rounding of the weights.
     excesses = jnp.expm1(logs)
     return excesses - lax.stop_gradient(excesses[:, :1])
 
@@ -136,10 +141,11 @@ def information_potentials(
 ) -> InformationPotentials:
   """The potentials V_IN, V_ALL and V_BTW, self-pairs included.
 
-  Their sum `V_IN + V_ALL - 2 V_BTW` is the quadratic mutual information; take it
-  from `quadratic_mutual_information`, which keeps its digits. Arguments and
-  errors as there; `between` and `everything` are exact for any class shares. Every
-  kernel takes O(N^2 D + C) time and O(N D + N block_size + C) memory.
+  The sum `V_IN + V_ALL - 2 V_BTW` is the quadratic mutual information. For this sum
+  call `quadratic_mutual_information`, which keeps its digits. Arguments and errors are
+  those of `quadratic_mutual_information`. `between` and `everything` are exact for any
+  shares of the classes. Every kernel takes O(N^2 D + C) time and
+  O(N D + N block_size + C) memory.
   """
   kernel = kernels.as_kernel(kernel)
   batch = _labelled_batch(features, labels, num_classes, mask, axis_name)
@@ -159,12 +165,12 @@ class _Batch(NamedTuple):
   """Labelled rows of this device.
 
   Attributes:
-    rows: The rows; zero without a label.
-    classes: Class of each row; the number of classes without a label.
-    labelled: Rows that have a label.
-    number: Number of labelled rows of all devices, at least 1; NaN if a label is beyond
-      the classes.
-    shares: Share of each class in those rows.
+    rows: The rows. A row without a label is zero.
+    classes: Class of each row. It is the number of classes for a row without a label.
+    labelled: True for rows that have a label.
+    number: Number of labelled rows on all devices, at least 1. It is NaN if a label is
+      beyond the classes.
+    shares: Share of each class among the labelled rows.
   """
 
   rows: Float[Array, "batch dim"]
@@ -182,7 +188,7 @@ def _labelled_batch(features, labels, num_classes, mask, axis_name) -> _Batch:
     labels, num_classes, shape=features.shape[:1], mask=mask
   )
   rows = kernels.flatten(features, read.labelled)
-  # Sums by class leave out what is of no class.
+  # `segment_sum` drops rows whose class is the number of classes.
   classes = jnp.where(read.labelled, read.classes, num_classes)
   ones = read.invalidate(read.labelled.astype(rows.dtype))
   counts = jax.ops.segment_sum(ones, classes, num_classes)
@@ -192,11 +198,12 @@ def _labelled_batch(features, labels, num_classes, mask, axis_name) -> _Batch:
 
 
 def _centred_class_sums(rows, batch, axis_name) -> Float[Array, "classes dim"]:
-  """`N A' rows`, for each class the sum of its rows less its share of the sum of all.
+  """The product `N A' rows`: sums per class, minus the share of each in the total.
 
-  The mean of the rows is taken off first. It cancels, but a class sum that contains it
-  would lose digits.
+  The mean of the rows is subtracted first. It cancels in the result, but a sum that
+  contains it would lose digits.
   """
+  # The mean cancels, so it needs no gradient.
   total = parallel.global_sum(lax.stop_gradient(rows).sum(0), axis_name)
   centred = rows - total[None, :] / batch.number
   sums = _class_sums(centred, batch.classes, batch.shares.shape[0])
@@ -208,8 +215,9 @@ def _class_sums(rows, classes, num_classes) -> Float[Array, "classes dim"]:
   """Sum of the rows of each class."""
   if rows.shape[0] * num_classes > _MOST_INDICATORS:
     return jax.ops.segment_sum(rows, classes, num_classes)
-  # A GPU adds the rows of a segment in any order, so that a run is not repeated to the
-  # bit, and a TPU adds them one after the other. A product does neither.
+  # On a GPU a segment sum adds rows in any order, so results differ between runs in
+  # the last bits. On a TPU it adds rows one after the other, which is slow. A matrix
+  # product has neither problem.
   names = jnp.arange(num_classes, dtype=classes.dtype)
   indicators = (classes[:, None] == names[None, :]).astype(rows.dtype)
   return float32.matmul(indicators.T, rows)
@@ -224,10 +232,16 @@ def _mean_similarity(
   *,
   function: Callable[[Array], Array] = jnp.exp,
 ) -> Scalar:
-  """`mean_ij W_ij f(log K_ij)` over all pairs of the labelled rows of all devices.
+  """Mean of `W_ij f(log K_ij)` over all pairs of labelled rows of all devices.
 
-  `weigh` makes W from `[y_i = y_j]`, `p_{y_i}` and `sum_c p_c^2 - p_{y_j}`, which
-  broadcast.
+  Args:
+    kernel: The kernel K.
+    batch: Rows of this device.
+    weigh: Function that returns W from arrays that broadcast: `[y_i = y_j]`, `p_{y_i}`
+      and `sum_c p_c^2 - p_{y_j}`.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    block_size: Number of rows evaluated at a time, chosen automatically if None.
+    function: The function f of log similarities.
   """
   shares = batch.shares.at[batch.classes].get(mode="clip")
   gaps = (batch.shares**2).sum() - shares
