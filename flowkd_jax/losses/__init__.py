@@ -1,54 +1,57 @@
 """Distillation losses: `(student, teacher, *, options) -> scalar`.
 
-Pure functions of arrays, whatever library they come from. The caller jits.
+Losses are pure functions of arrays and work with any library of networks. They are not
+compiled here: the caller uses `jax.jit`.
 
-**Shapes of logits.** Losses on logits take `[batch, classes]` or any number of axes in
-between, such as `[batch, tokens, vocabulary]` or maps with channels last. Each position
-is a row. Labels and temperatures may have one entry for each row, a mask one for each
-example (`[batch]`) or for each row (`[batch, tokens]`). The mean runs over the real
-rows of the global batch, so an example without a real row counts nothing.
+**Shapes of logits.** Losses on logits take `[batch, classes]`, or arrays with any
+number of axes in between, such as `[batch, tokens, vocabulary]` or maps with channels
+last. Each position is a row. Labels and temperatures may have one entry per row. A mask
+has one entry per example (`[batch]`) or per row (`[batch, tokens]`). The mean is over
+the real rows of the global batch, so an example without a real row does not count.
 
 **Standardised logits.** With `standardize=True` a loss on logits reads
-`(z - mean z) / (1e-7 + std z)` in place of the logits z of a row, on both sides and
-before the temperature (Sun et al., "Logit standardization in knowledge distillation",
-CVPR 2024): the student then need not have the teacher's range of logits. As in the
-authors' code, the standard deviation is that of a sample (ddof 1) and has a gradient.
-Classes at minus infinity count in neither moment. A row that is constant but for
-rounding becomes 0, without a gradient. The authors use temperatures of 2 or 3 and
-weights from 6 to 15.
+`(z - mean z) / (1e-7 + std z)` in place of the logits z of a row. Both sides are
+standardised, before the temperature is applied (Sun et al., "Logit standardization in
+knowledge distillation", CVPR 2024). The student then need not match the range of the
+teacher's logits. As in the authors' code, the standard deviation is that of a sample
+(ddof 1) and has a gradient. Classes at minus infinity count in neither moment. A row
+that is constant up to rounding becomes 0 and has no gradient. The authors use
+temperatures of 2 or 3 and weights from 6 to 15.
 
-**Labels, NaN and infinities.** One rule each, for every loss, every metric of
-`flowkd_jax.evaluation` and every method:
+**Labels, NaN and infinities.** Every loss, every metric of `flowkd_jax.evaluation` and
+every method follows the same rules:
 
-- Labels are integers of any width, widened to int32 first: 255 in uint8 is class 255.
+- Labels are integers of any width. They are widened to int32 first, so 255 in uint8 is
+  class 255.
 - A negative label marks a row without a label, as -100 does in PyTorch. A term that
-  reads the label leaves the row out, as if it were masked: it counts neither in the sum
-  nor in the mean. Terms that compare with the teacher alone keep the row. Without a
-  single labelled row a loss is 0, with a gradient of 0.
-- A label at or above the number of classes is a ValueError in a NumPy array or a list.
-  In an array of JAX the result is NaN, as an error there would have to wait for the
+  reads labels leaves this row out of the sum and of the mean, as if it were masked.
+  Terms that compare only with the teacher keep the row. If no row has a label, the loss
+  and its gradient are 0.
+- A label at or above the number of classes raises ValueError in a NumPy array or a
+  list. In a JAX array the result is NaN, because an error would have to wait for the
   device.
-- NaN or plus infinity among the logits of a row, or minus infinity in all of them,
-  makes the loss NaN. A metric is NaN likewise, except that a row of minus infinities
-  has a largest logit, the first.
-- A logit of minus infinity is a class that is ruled out, of probability 0. A class that
-  both sides rule out is left out of the sum, as if it did not exist. Where the teacher
-  alone rules it out, its term is 0. Where the student alone does, a divergence is
-  infinite if the teacher's probability is above 0, and the gradient at the other logits
-  is still finite.
-- NaN or an infinity among the features of a row makes the loss NaN, whether or not
-  another row is compared with it. Finite features never do. A value too large for the
+- The loss is NaN if a row of logits holds NaN or plus infinity, or if all its logits
+  are minus infinity. Metrics follow this rule with one exception: the largest of
+  logits that are all minus infinity is the first.
+- A logit of minus infinity rules out a class: its probability is 0. A class that both
+  sides rule out is left out of the sum, as if it did not exist. If only the teacher
+  rules it out, its term is 0. If only the student rules it out, a divergence is
+  infinite where the teacher's probability is above 0; the gradient with respect to the
+  other logits is still finite.
+- The loss is NaN if the features of a row hold NaN or infinity, even if no other row is
+  compared with this row. It is never NaN for finite features. A value too large for its
   dtype is infinite.
-- Masked rows are not read: they may hold anything, NaN included.
+- Masked rows are not read and may hold anything, including NaN.
 
-**Options.** Every option that is a number may be traced, scheduled inside `scan` or
-learnt: gradients flow to it. Numbers of Python and NumPy are checked; arrays of JAX are
-not, as that would wait for the device.
+**Options.** Every option that is a number may be traced, follow a schedule inside
+`scan`, or be learnt: it has a gradient. Python and NumPy numbers are checked. The
+values of JAX arrays are not, because a check would wait for the device.
 
-**Cost.** Of value and gradient on one device that holds n of the N rows of the batch;
-D is the sum of both widths, C that of both numbers of classes or channels, P the number
-of positions of a map, and b the rows of a block (`block_size`; by default a block has
-2^18 pairs on a CPU and 2^26 elsewhere, or one row). Memory does not include arguments.
+**Cost.** The table has the cost of value and gradient on a device that holds n of the N
+rows of the batch. D is the sum of both widths, C the sum of both numbers of classes or
+channels, P the number of positions of a map, and b the number of rows in a block
+(`block_size`). By default a block has 2^18 pairs on a CPU and 2^26 on other devices, or
+one row. Memory does not include the arguments.
 
 | losses | time | memory |
 |---|---|---|
@@ -83,9 +86,9 @@ of positions of a map, and b the rows of a block (`block_size`; by default a blo
 | `crd_bank`, K negatives, M rows of width W in the bank | n K W | n K W |
 | `crd_bank` where M is at most 4 K | n M W | n M |
 
-**Devices.** Losses take arrays that are sharded over meshes of any axis type, under
-`jit` and without. Inside `pmap` and `shard_map` pass `axis_name`. The result is that of
-one device.
+**Devices.** Losses accept arrays that are sharded over meshes of any axis type, with
+and without `jit`. Inside `pmap` and `shard_map` pass `axis_name`. The result equals
+that of one device with the whole batch.
 """
 
 from flowkd_jax.losses._alignment import linear_cka

@@ -1,9 +1,10 @@
-"""Centred kernel alignment between student and teacher, as losses.
+"""Centred kernel alignment (CKA) between student and teacher, as losses.
 
-`1 - CKA` is half the squared distance between the two centred matrices of
-similarities, each divided by its norm; computed like that it keeps its digits near 0.
-Widths may differ. Where matrices of all pairs are needed, means are constants to the
-gradient, which changes nothing in it, but second derivatives are refused.
+`1 - CKA` is half the squared distance between the two centred matrices of similarities,
+each divided by its norm. Computed in this form it keeps its digits near 0. Widths may
+differ. If matrices of all pairs are needed, means are constants to the gradient. This
+does not change the first derivative, but second derivatives would be wrong and raise an
+error.
 """
 
 import jax.numpy as jnp
@@ -31,26 +32,26 @@ def linear_cka(
 ) -> Float[Array, ""]:
   """One minus the linear centred kernel alignment.
 
-  `1 - |S'T|^2 / (|S'S| |T'T|)` with centred columns S and T (Kornblith et al. 2019,
-  section 3). Between 0 and 1, whatever the batch size and the widths; but CKA of
-  unrelated features falls with the number of rows per dimension, so compare batches
-  of one size. Invariant to rotation, shift and scale of either side, and to
-  permutation. If all rows of one side are alike the loss is 1, of both, 0; the
-  gradient is 0 then.
+  `1 - |S'T|^2 / (|S'S| |T'T|)`, where S and T have centred columns (Kornblith et al.
+  2019, section 3). The loss is between 0 and 1, whatever the batch size and the widths.
+  The CKA of unrelated features falls with the number of rows per dimension, so compare
+  values for one batch size only. The loss is invariant to rotation, shift and scale of
+  either side, and to permutation of the rows. If all rows of one side are equal, the
+  loss is 1. If they are equal on both sides, it is 0. The gradient is 0 in both cases.
 
-  `debiased=True` takes the unbiased estimates HSIC1 instead (Song et al. 2012, Eq. 5),
-  each divided like the biased ones: `1 - HSIC1(K, L) / sqrt(HSIC1(K, K) HSIC1(L, L))`.
-  The diagonals do not count, and unrelated features have alignment 0 on average at any
-  number of rows and any width. The alignment may be negative, so the loss lies between
-  0 and 2. It takes 4 rows at least: a smaller batch is refused, and with fewer rows
-  that the mask leaves the loss is 0. A side whose matrix without its diagonal is
-  constant, or is unlike that in one row only, counts as a side with all rows alike.
-  Several ports centre the matrices before they remove the diagonals, which is biased.
+  With `debiased=True` the loss uses the unbiased estimates HSIC1 (Song et al. 2012, Eq.
+  5): `1 - HSIC1(K, L) / sqrt(HSIC1(K, K) HSIC1(L, L))`. The diagonals do not count. The
+  alignment of unrelated features is 0 on average, for any number of rows and any width.
+  The alignment may be negative, so the loss is between 0 and 2. At least 4 rows are
+  needed: a smaller batch raises ValueError, and if a mask leaves fewer real rows, the
+  loss is 0. A side counts as a side with equal rows if its matrix without the diagonal
+  is constant, or constant but for one row and its column. Several ports centre the
+  matrices before they remove the diagonals, which is biased.
 
-  With N rows in the global batch and widths of D together, it costs O(N D^2) time and
-  O(N D + D^2) memory where both widths are below N (debiased: below N / 2), else
-  O(N^2 D) time and O(N (D + block_size)) memory. Differs from the many ports of the
-  authors' code that multiply by an N x N centring matrix: the features are centred
+  For N rows in the global batch, let D be the sum of both widths. If both widths are
+  below N (debiased: below N / 2), the loss takes O(N D^2) time and O(N D + D^2) memory.
+  Otherwise it takes O(N^2 D) time and O(N (D + block_size)) memory. Many ports of the
+  authors' code multiply by an N x N centring matrix. Here the features are centred
   instead.
 
   Args:
@@ -82,8 +83,8 @@ def linear_cka(
   batch = _gathered_batch(student, teacher, mask, axis_name, debiased=debiased)
   columns = [_centred(side, batch) for side in batch.columns]
   rows = [_own_rows(side, batch, axis_name) for side in columns]
-  # Diagonals that are subtracted from products of features take digits with them, the
-  # more the wider the features.
+  # The debiased form subtracts the diagonals from products of features. The subtraction
+  # loses more digits the wider the features are, so the limit of the width is lower.
   widest = max(side.shape[1] for side in columns) * (2 if debiased else 1)
   if widest < batch.real.shape[0]:
     return _kernel_alignment.alignment_of_features(
@@ -113,14 +114,15 @@ def rbf_cka(
 ) -> Float[Array, ""]:
   """One minus the centred kernel alignment of Gaussian kernels.
 
-  `1 - <K, L> / (|K| |L|)`, K and L the doubly centred matrices
-  `exp(-|x_i - x_j|^2 / (2 w^2))` (Kornblith et al. 2019, sections 2.3 and 3). Between
-  0 and 1, whatever the batch size and the widths. Invariant to rotation, shift and
-  scale of either side, and to permutation; where all rows are alike, as `linear_cka`.
+  `1 - <K, L> / (|K| |L|)`, where K and L are the doubly centred matrices
+  `exp(-|x_i - x_j|^2 / (2 w^2))` (Kornblith et al. 2019, sections 2.3 and 3). The loss
+  is between 0 and 1, whatever the batch size and the widths. It is invariant to
+  rotation, shift and scale of either side, and to permutation of the rows. For equal
+  rows it behaves like `linear_cka`.
 
   Differs from the paper: `w` is `bandwidth` times the root mean squared distance
-  between different rows, where the paper takes the median distance: this costs
-  O(N D), has the same invariances and is differentiated through.
+  between different rows, and the paper has the median distance. The root mean square
+  takes O(N D) time, has the same invariances and is differentiable.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -156,8 +158,9 @@ def rbf_cka(
   def similarities(rows, columns, positions):
     columns, spread, alike, bandwidth = columns
     squared = pairwise.pair_geometry(rows, columns, positions).squared_distances
-    # Alignment ignores a factor and, through centring, a constant. So chosen, entries
-    # scatter around 0, and wide kernels keep their digits.
+    # Alignment is invariant to a factor and, by centring, to a constant: the entries
+    # are `exp(shift) K - 1`. With this shift they scatter around 0, so kernels with a
+    # large bandwidth keep their digits.
     typical = jnp.minimum(1 / (2 * lax.stop_gradient(bandwidth) ** 2), 1)
     shift = jnp.where(alike, 0, typical)
     return jnp.expm1(shift - squared / (2 * bandwidth**2 * spread))
@@ -185,21 +188,24 @@ def _own_rows(columns, batch, axis_name):
 
 
 def _centred(columns, batch):
-  """Columns less their mean, in units of their spread; 0 if that is rounding."""
+  """Rows minus their mean, divided by their spread. Zero if the spread is rounding."""
   centred, variance = _deviations(columns, batch)
   scale = lax.stop_gradient(jnp.sqrt(jnp.where(variance == 0, 1, variance)))
   return jnp.where(variance == 0, 0, centred / scale)
 
 
 def _mean_squared_distance(columns, batch):
-  """Over pairs of different rows, in squared units of `pairwise.unit_of`."""
+  """Mean squared distance of different rows, in squared units of the batch."""
   _, variance = _deviations(columns, batch)
   mean = 2 * variance * batch.number / _kernel_alignment.at_least_one(batch.number - 1)
   return jnp.where(mean == 0, 1, mean)
 
 
 def _deviations(columns, batch):
-  """Columns less their mean, and the mean of their squared norms, in units."""
+  """Rows minus their mean, and the mean of their squared norms, in units of the batch.
+
+  The second is 0 if the rows differ by no more than rounding errors.
+  """
   columns = columns / pairwise.unit_of(columns)
   count = _kernel_alignment.at_least_one(batch.number)
   valid = batch.real[:, None]

@@ -1,4 +1,4 @@
-"""The arguments of a pairwise loss, checked, and gathered over devices."""
+"""Arguments of a pairwise loss: checks, and rows gathered from all devices."""
 
 from typing import NamedTuple
 
@@ -19,14 +19,15 @@ PAIR_REDUCTIONS = ("mean", "rows", "matrix")
 
 
 class Batch(NamedTuple):
-  """Rows of this device and of all devices, both sides, masked rows zero.
+  """Rows of both sides on this device and on all devices. Masked rows are zero.
 
   Attributes:
-    rows: Student and teacher rows of this device, at least float32.
+    rows: Student and teacher rows of this device, in float32 or wider.
     columns: Student and teacher rows of the global batch.
-    positions: Where the rows of this device stand in the global batch.
-    real: Which rows of the global batch are not padding.
-    number: How many those are; NaN if one of them holds a NaN or an infinity.
+    positions: Index in the global batch of each row of this device.
+    real: True for rows of the global batch that are not masked.
+    number: Number of real rows in the global batch. It is NaN if one of them holds NaN
+      or infinity.
   """
 
   rows: tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]
@@ -48,6 +49,8 @@ def gathered_batch(
   real = parallel.real_rows(student, mask)
   rows = kernels.flatten(student, mask), kernels.flatten(teacher, mask)
   finite = parallel.finite_rows(*rows)
+  # With a row that is not finite the count is NaN, and so is what is divided by it,
+  # even where a comparison would drop the NaN of the row.
   counted = jnp.where(finite, real.astype(rows[0].dtype), jnp.nan)
   columns = (
     parallel.gather_rows(rows[0], axis_name),

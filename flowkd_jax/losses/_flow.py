@@ -1,8 +1,8 @@
-"""Losses over several taps: matching of a teacher's information flow.
+"""Losses over several taps that match a teacher's information flow.
 
-Two ways of matching: `information_flow` compares the conditional probabilities of each
-tap, as the paper trains; `quadratic_flow` compares the flow vectors themselves. Both
-pair taps as `flow.pair_taps` does: by name, or sequences by position.
+`information_flow` compares the conditional probabilities of each tap, which is how the
+paper trains. `quadratic_flow` compares the flow vectors themselves. Both pair taps as
+`flow.pair_taps` does: by name, or by position for sequences.
 """
 
 from collections.abc import Mapping
@@ -46,11 +46,11 @@ def information_flow_terms(
   axis_name: str | None = None,
   block_size: int | None = None,
 ) -> dict[str, Float[Array, ""]]:
-  """The flow-matching loss of every student tap, by name, unweighted.
+  """Unweighted terms of `information_flow`, by the names of the student taps.
 
-  Per tap the sum over kernels of `conditional_divergence` between the tap and its
-  teacher tap. Taps of a sequence are named "tap 0", "tap 1" and so on. Arguments and
-  errors as in `information_flow`.
+  The term of a tap is the sum over kernels of `conditional_divergence` between the
+  student tap and its teacher tap. Taps of a sequence without names are called "tap 0",
+  "tap 1" and so on. Arguments and errors are those of `information_flow`.
   """
   options = {"self_pairs": True, "reduction": "matrix"} if authors else {}
   paired = flow.pair_taps(student, teacher, pairs=pairs, layer_map=layer_map)
@@ -97,18 +97,24 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
 ) -> Float[Array, ""]:
   """Information-flow matching over several taps: `sum_i weight_i L_i`.
 
-  `L_i` is the Jeffreys divergence of neighbour probabilities under the cosine
-  kernel plus that under the Student-t kernel (Passalis et al. 2020, Eq. 5-9);
-  weights come from `flowkd_jax.schedules.critical_period` for intermediate taps
-  and are 1 for the last (Eq. 10). To match the flow vectors themselves, see
-  `quadratic_flow`. Depends neither on the batch size nor on the widths through its
-  reduction; grows with the number of taps. Invariant to rotation and permutation:
-  each kernel has an invariance that the other has not.
+  `L_i` is the sum of two Jeffreys divergences between neighbour probabilities, one
+  under the cosine kernel and one under the Student-t kernel (Passalis et al. 2020, Eq.
+  5-9). The paper takes weights from `flowkd_jax.schedules.critical_period` for
+  intermediate taps and 1 for the last tap (Eq. 10). `quadratic_flow` matches the flow
+  vectors themselves.
 
-  Differs from the authors' code (`authors=True` is that code exactly): a row is
-  not its own neighbour; the mean is over rows of sums over columns (theirs is
-  over all pairs, smaller by the batch size); no epsilon in norms and distances
-  (theirs: 1e-6), so antipodal, zero and duplicate rows are finite.
+  By its reduction the loss depends neither on the batch size nor on the widths. It
+  grows with the number of taps. It is invariant to rotation of either side and to
+  permutation of the rows. The cosine kernel is also invariant to the scale of each row,
+  and the Student-t kernel to a shift.
+
+  Differs from the authors' code, which `authors=True` reproduces exactly:
+
+  - A row is not its own neighbour.
+  - The loss is the mean over rows of sums over columns. The authors take the mean over
+    all pairs, which is smaller by the batch size.
+  - There is no epsilon in norms and distances (the authors: 1e-6), and antipodal, zero
+    and duplicate rows have finite losses and gradients.
 
   Args:
     student: Student taps: a mapping `{name: array}`, or a sequence of arrays or of
@@ -133,7 +139,7 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
 
   Raises:
     TypeError: If a tap is not floating point, or taps, `pairs`, `layer_map` or
-      `weights` are of another type.
+      `weights` have the wrong type.
     ValueError: If taps cannot be paired, batch sizes disagree, a weight is missing, or
       a kernel or divergence is unknown or has a parameter out of range.
 
@@ -177,12 +183,13 @@ def quadratic_flow_terms(
   axis_name: str | None = None,
   block_size: int | None = None,
 ) -> dict[str, Float[Array, ""]]:
-  """The relative flow divergence of every student tap, by name, unweighted.
+  """Unweighted terms of `quadratic_flow`, by the names of the student taps.
 
-  Arguments and errors as in `quadratic_flow`.
+  Arguments and errors are those of `quadratic_flow`.
   """
   sides, layer_map = _compared(student, teacher, pairs, layer_map)
-  # Once for all kernels: half-precision gradients are then summed in float32.
+  # Converted to float32 once for all kernels, so that the gradients of the kernels are
+  # summed before they are rounded to half precision.
   students, teachers = (_flattened(side) for side in sides)
   total = jnp.zeros(len(students))
   for kernel in as_kernels(kernels):
@@ -219,15 +226,19 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
   axis_name: str | None = None,
   block_size: int | None = None,
 ) -> Float[Array, ""]:
-  """Distance between the information flow vectors of student and teacher.
+  """Squared distance between the information flow vectors of student and teacher.
 
-  `sum_i weight_i ((w_s[i] - w_t[kappa(i)]) / w_t[kappa(i)])^2`, the flow divergence of
-  Passalis et al. 2020, section 3.1, summed over kernels. Differs from the paper: each
-  difference is relative to the teacher's entry, because flow is of order 1e-3 and its
-  squares would vanish beside any other loss; `flow.flow_divergence` has the plain form.
-  Needs labels, which conditional probabilities do not. Relative, so of one size
-  whatever the batch and the widths; grows with the number of taps. Invariant to
-  rotation and to permutation.
+  `sum_i weight_i ((w_s[i] - w_t[kappa(i)]) / w_t[kappa(i)])^2` is the flow divergence
+  of Passalis et al. 2020, section 3.1, summed over kernels. It needs labels, unlike
+  `information_flow`.
+
+  Differs from the paper: each difference is divided by the teacher's entry. Flow is of
+  order 1e-3, so its squares would be negligible beside any other loss.
+  `flow.flow_divergence` has the form of the paper.
+
+  Because differences are relative, the loss depends neither on the batch size nor on
+  the widths. It grows with the number of taps. It is invariant to rotation of either
+  side and to permutation of the rows.
 
   Args:
     student: Student taps: a mapping `{name: array}`, or a sequence of arrays or of
@@ -252,9 +263,9 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
     block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Raises:
-    TypeError: If a tap is not floating, labels are not integers, or `layer_map` is
-      given for a mapping, which does not keep the order of the taps.
-    ValueError: If taps cannot be paired, shapes disagree, a weight is missing or a
+    TypeError: If a tap is not floating point, labels are not integers, or `layer_map`
+      is given for a mapping, which does not keep the order of the taps.
+    ValueError: If taps cannot be paired, shapes disagree, a weight is missing, or a
       kernel is unknown.
 
   Example:
@@ -283,7 +294,11 @@ def quadratic_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pairs)
 
 
 def _compared(student, teacher, pairs, layer_map):
-  """`((student items, teacher items), the layer map of their flow vectors)`."""
+  """Compared taps of both sides as `(name, array)` pairs, and their layer map.
+
+  Taps that are paired by name or by index come in the order of the pairs, and their
+  layer map is the identity. With "nearest" all taps of both sides are returned.
+  """
   nearest = isinstance(layer_map, str)
   if layer_map is None and pairs is None:
     nearest = not any(

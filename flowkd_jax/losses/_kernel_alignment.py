@@ -1,14 +1,15 @@
 """Alignment of two matrices of similarities, from features or in blocks of rows.
 
-The debiased alignment of n rows leaves out the diagonals. With `k_i` the sum of row i
-of a matrix K without its diagonal, and `S` the sum of all `k_i`, the entries off the
-diagonal of the matrix
+The debiased alignment of n rows leaves out the diagonals. Let `k_i` be the sum of row i
+of a matrix K without its diagonal, and `S` the sum of all `k_i`. The off-diagonal
+entries of the matrix
 
     K_ij - (k_i + k_j) / (n - 2) + S / ((n - 1) (n - 2))
 
 sum to 0 in each row. The inner product of two such matrices is n (n - 3) times the
-unbiased estimate HSIC1 (Song et al. 2012, Eq. 5; Szekely and Rizzo 2014, section 2), so
-that HSIC1 of a matrix with itself is a squared norm: below 0 by rounding only.
+unbiased estimate HSIC1 (Song et al. 2012, Eq. 5; Szekely and Rizzo 2014, section 2).
+HSIC1 of a matrix with itself is thus a squared norm, which only rounding can make
+negative.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from flowkd_jax.losses import _batch
 
 # The unbiased estimate divides by n - 3.
 LEAST_ROWS = 4
-# Rounding errors of a sum of squares, in units of the last digit.
+# Bound of the rounding error of a sum of squares, in units of the machine epsilon.
 _ROUNDING = 16
 
 
@@ -46,7 +47,7 @@ def check_debiased_rows(rows: int) -> None:
 
 
 def at_least_one(count: Float[Array, "..."]) -> Float[Array, "..."]:
-  """The count, or 1 if it is smaller; NaN stays."""
+  """The count, or 1 if it is smaller. NaN stays NaN."""
   return jnp.where(count < 1, 1, count)
 
 
@@ -57,7 +58,9 @@ def alignment_of_features(
   *,
   debiased: bool,
 ) -> Float[Array, ""]:
-  """One minus the alignment, from products of columns: for widths below the batch.
+  """One minus the linear alignment, from products of features `[dim, dim]`.
+
+  This is the cheaper form for widths below the batch size.
 
   Args:
     rows: Centred rows of student and teacher on this device, with masked rows zero.
@@ -75,6 +78,8 @@ def alignment_of_features(
     products = (parallel.global_sum(products, axis_name) ** 2).sum()
     if not debiased:
       return products, jnp.zeros_like(products)
+    # HSIC1 times n (n - 3) of centred features, written with the sums of row squares,
+    # which are the diagonals. The second result bounds the rounding error of the first.
     diagonals = parallel.global_sum((squares[left] * squares[right]).sum(), axis_name)
     fewer = at_least_one(number - 2)
     diagonals = diagonals * (number / fewer)
@@ -92,7 +97,7 @@ def alignment_of_features(
   ]
   alignment = across / jnp.where(still[0] | still[1], 1, sizes[0] * sizes[1])
   loss = 1 - alignment
-  loss = jnp.where(loss < 0, 0, loss)  # not a maximum, which may lose a NaN
+  loss = jnp.where(loss < 0, 0, loss)  # `maximum` may lose a NaN
   loss = jnp.where(still[0] != still[1], 1, loss)
   return jnp.where(still[0] & still[1], 0, loss)
 
@@ -108,11 +113,12 @@ def alignment_of_kernels(
   *,
   debiased: bool,
 ) -> Float[Array, ""]:
-  """`|K / |K| - L / |L||^2 / 2` of centred matrices, in two passes over them.
+  """One minus the alignment, `|K / |K| - L / |L||^2 / 2` of centred matrices K and L.
 
-  Means and norms are those of a first pass, and constants: the derivative in a mean is
-  0, as all rows of the centred matrices sum to 0, and that in the norms is in the terms
-  of the second.
+  Two passes over the matrices are made in blocks of rows. The first computes means and
+  norms, which are constants in the second. The derivative with respect to a mean is 0,
+  because all rows of the centred matrices sum to 0. The derivative with respect to the
+  norms is part of the terms of the second pass.
 
   Args:
     similarities: Function `(rows, columns, positions)` that returns rows of K or L.
@@ -146,6 +152,8 @@ def alignment_of_kernels(
         rows, columns, own_means, means, factors, strict=True
       )
     )
+    # These terms sum to 0 but for rounding, and the value comes from the first pass.
+    # Their derivative is that of the loss: the second part accounts for the norms.
     terms = (student - teacher) ** 2 - loss * (student**2 + teacher**2)
     valid = _valid(positions, real, batch.real.shape[0], debiased=debiased)
     return (terms if valid is None else jnp.where(valid, terms, 0)).sum(1)
@@ -167,7 +175,7 @@ def _valid(
   *,
   debiased: bool,
 ) -> Bool[Array, "rows global"] | None:
-  """Entries that count; None for all."""
+  """Mask of the entries that count, or None if all do."""
   if not debiased:
     return None if real is None else real[None, :]
   same = positions[:, None] == jnp.arange(size, dtype=positions.dtype)[None, :]
@@ -175,7 +183,10 @@ def _valid(
 
 
 def _moments(similarities, rows, columns, batch, axis_name, block_size, *, debiased):
-  """Means to subtract from rows and columns of K and L, inverse norms, and the loss."""
+  """Means to subtract from rows and columns of K and L, inverse norms, and the loss.
+
+  All are functions of five sums per row: those of K, L, K^2, L^2 and K L.
+  """
 
   def row_sums(rows, positions):
     valid = _valid(positions, batch.real, batch.real.shape[0], debiased=debiased)
@@ -190,13 +201,15 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size, *, debia
   sums = information.rows_in_blocks(row_sums, block_size, rows, batch.positions)
   sums = jnp.where(batch.real[batch.positions][:, None], sums, 0)
   number = batch.number
-  # Divisors of the sum of a row, and with it of the sum of all.
+  # `row_divisor` divides the sum of a row, and `divisor` the sum of all entries, as in
+  # the equation at the head of this module.
   row_divisor = at_least_one(number - 2 if debiased else number)
   divisor = row_divisor * at_least_one(number - 1 if debiased else number)
   own_means = sums[:, :2] / row_divisor
   means = tuple(parallel.gather_rows(own_means, axis_name).T)
   totals = parallel.global_sum(sums.sum(0), axis_name)
-  # From sums over the devices, so that the result is known to be the same on all.
+  # Computed from this device's rows and summed over devices, and not from the gathered
+  # means: in `shard_map` JAX then knows that all devices have the same result.
   products = float32.matmul(own_means.T, own_means)
   products = parallel.global_sum(products, axis_name)
   grand = totals[:2] / divisor
@@ -207,7 +220,8 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size, *, debia
 
   squares = centred(totals[2], 0, 0), centred(totals[3], 1, 1)
   if debiased:
-    # A matrix that is constant, or has one row unlike the others, is 0 once centred.
+    # A matrix that is constant off the diagonal, or constant but for one row and its
+    # column, is 0 once it is centred. Its norm is then rounding noise.
     noise = _ROUNDING * jnp.finfo(totals.dtype).eps
     squares = tuple(
       jnp.where((square <= noise * total) | (number < LEAST_ROWS), 0, square)
@@ -218,6 +232,7 @@ def _moments(similarities, rows, columns, batch, axis_name, block_size, *, debia
   )
   loss = 1 - centred(totals[4], 0, 1) * factors[0] * factors[1]
   loss = jnp.where((squares[0] <= 0) & (squares[1] <= 0), 0, loss)
+  # `K_ij - mean_i - mean_j + grand`: each of the two means takes half of the last term.
   halves = tuple(mean - each / 2 for mean, each in zip(means, grand, strict=True))
   return halves, factors, loss
 
@@ -231,7 +246,7 @@ def _differentiable_once(tree):
 
 @jax.custom_jvp
 def _once(array):
-  """The array; its derivative has none."""
+  """The array itself. Its derivative is the identity, which has no derivative."""
   return array
 
 

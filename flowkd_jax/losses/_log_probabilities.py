@@ -1,7 +1,7 @@
-"""Divergences of two distributions by their log-probabilities, entry by entry.
+"""Divergences of two distributions from their log-probabilities, entry by entry.
 
-Entries of impossible classes are minus infinity. The sum over the classes is the
-divergence.
+The sum of the entries over the classes is the divergence. A class of probability 0 has
+the log-probability minus infinity.
 """
 
 import jax
@@ -12,22 +12,26 @@ from jaxtyping import Float
 
 Logs = Float[Array, "..."]
 
-# exp of it and its products with probabilities are finite.
+# `exp` of this number is finite in float32, also multiplied with a probability.
 _LARGEST_LOG_RATIO = 80.0
 
 
 def relative_entropy(student_logs: Logs, teacher_logs: Logs) -> Logs:
-  """Terms `t (log t - log s) - t + s`, each 0 or above; the last two cancel in sum.
+  """Terms `t (log t - log s) - t + s` of the relative entropy, each 0 or above.
 
-  Without them the terms have both signs, and the sum of near sides is rounding. Where
-  the teacher has no mass the term is s. NaN is no mass either way and stays. Where the
-  student alone has no mass the term is infinite, and its gradient finite.
+  `s - t` sums to 0 over the classes. Without it the terms have both signs, and their
+  sum is rounding noise when both sides are close. If the teacher's probability is 0,
+  the term is s. If only the student's probability is 0, the term is infinite and its
+  gradient is finite. NaN stays NaN.
   """
   teacher = jnp.exp(teacher_logs)
   massless = teacher == 0
   gaps = jnp.where(massless, 0, teacher_logs - student_logs)
+  # An infinite gap would give the teacher's logits an infinite gradient.
   teacher = jnp.where(gaps == jnp.inf, lax.stop_gradient(teacher), teacher)
   near = ~massless & (jnp.abs(gaps) < 1)
+  # With g = log t - log s the term is t (g - 1 + exp(-g)), and `expm1` keeps the digits
+  # of small g.
   close = jnp.where(near, gaps, 0)
   return jnp.where(
     near,
@@ -37,7 +41,7 @@ def relative_entropy(student_logs: Logs, teacher_logs: Logs) -> Logs:
 
 
 def skewed(student_logs: Logs, teacher_logs: Logs, share: Float[Array, "..."]) -> Logs:
-  """Relative entropy of the teacher from `share * teacher + (1 - share) * student`."""
+  """Terms of KL(teacher, m) for the mixture `m = share t + (1 - share) s`."""
   return relative_entropy(mixture(student_logs, teacher_logs, share), teacher_logs)
 
 
@@ -47,7 +51,9 @@ def jensen_shannon(
   beta: Float[Array, "..."],
   weights: tuple[Float[Array, "..."], Float[Array, "..."]],
 ) -> Logs:
-  """Weighted relative entropies of teacher and student from their mixture.
+  """Terms of the generalised Jensen-Shannon divergence.
+
+  These are the relative entropies of teacher and student from their mixture, weighted.
 
   Args:
     student_logs: Log-probabilities of the student.
@@ -64,9 +70,10 @@ def jensen_shannon(
 def jensen_shannon_weights(
   beta: Float[Array, "..."], *, scaled: bool
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-  """Weights of the two terms: beta and `1 - beta`, but 1 for the only term at the ends.
+  """Weights of the two terms of the generalised Jensen-Shannon divergence.
 
-  At an end the mixture is one of the two sides, and the term of that side is 0.
+  They are beta and `1 - beta`. At beta = 0 or 1 the mixture equals one side, and the
+  term of this side is 0. The other term then has the weight 1.
 
   Args:
     beta: Weight of the teacher in the mixture, in [0, 1].
@@ -74,7 +81,8 @@ def jensen_shannon_weights(
       beta.
   """
   if scaled:
-    # Nearer to an end, rounding of the mixture would be divided by it.
+    # Closer to an end, a division by beta or `1 - beta` would enlarge the rounding of
+    # the mixture.
     margin = jnp.finfo(beta.dtype).eps
     forward, reverse = beta < margin, beta > 1 - margin
     safe = jnp.where(forward | reverse, 0.5, beta)
@@ -89,15 +97,16 @@ def jensen_shannon_weights(
 
 
 def _times(weight, terms):
-  """A product that is 0 where the weight is, even if the term is infinite."""
+  """Product of weight and terms, 0 for a weight of 0 even if a term is infinite."""
   return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, terms))
 
 
 @jax.custom_jvp
 def mixture(student_logs: Logs, teacher_logs: Logs, share: Float[Array, "..."]) -> Logs:
-  """`log(share * t + (1 - share) * s)`, with finite derivatives in the share.
+  """Log-probabilities `log(share * t + (1 - share) * s)` of a mixture.
 
-  Those of a logarithm of the share would be infinite at 0 and 1.
+  The derivative with respect to `share` is finite for shares of 0 and 1 too, where the
+  derivative of `log(share)` is infinite.
   """
   return jnp.logaddexp(
     _log(1 - share) + student_logs,
@@ -113,7 +122,7 @@ def _log(share):
 def _mixture_jvp(primals, tangents):
   student_logs, teacher_logs, share = primals
   mixed = mixture(student_logs, teacher_logs, share)
-  # Both sides may be impossible.
+  # If both sides rule out the class, -inf less -inf would be NaN.
   safe = jnp.where(mixed == -jnp.inf, 0, mixed)
   of_student, of_teacher = (
     jnp.exp(jnp.minimum(logs - safe, _LARGEST_LOG_RATIO))
@@ -128,6 +137,6 @@ def _mixture_jvp(primals, tangents):
 
 
 def forward(logs, options, columns, constants):
-  """Relative entropy of the teacher from the student."""
+  """Terms of KL(teacher, student), in the form of `_softmax.Terms`."""
   student, teacher = logs
   return relative_entropy(student, teacher)

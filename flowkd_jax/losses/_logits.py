@@ -1,8 +1,8 @@
-"""Logits of student and teacher, checked, as rows, and softened.
+"""Logits of student and teacher: checks, conversion to rows, temperature.
 
-Logits are `[batch, classes]` or have more axes in between, as `[batch, tokens,
-vocabulary]` or maps do. Every position is a row then. A mask has one entry for each
-example, `[batch]`, or one for each row.
+Logits are `[batch, classes]`, or have more axes in between, such as `[batch, tokens,
+vocabulary]` or maps. Every position is then a row. A mask has one entry per example,
+`[batch]`, or one per row.
 """
 
 from typing import Any
@@ -27,7 +27,8 @@ from flowkd_jax._numerics import label_rule
 Option = float | Float[Array, "..."]
 Mask = Shaped[Array, "batch *positions"] | None
 
-# Added to the standard deviation, as in the authors' code of logit standardisation.
+# Constant added to the standard deviation, as in the authors' code of logit
+# standardisation.
 EPSILON = 1e-7
 
 
@@ -35,8 +36,8 @@ class Rows(NamedTuple):
   """Logits of one or two sides as rows, in their own dtype.
 
   Attributes:
-    sides: Logits of each side, masked rows as given.
-    mask: Rows that are real; None if all are.
+    sides: Logits of each side. Masked rows are as given and may hold anything.
+    mask: True for real rows, or None if all rows are real.
     leading: Shape of the logits without the axis of classes.
   """
 
@@ -47,16 +48,20 @@ class Rows(NamedTuple):
   def mean(
     self, rows: Float[Array, " rows"], axis_name: str | None
   ) -> Float[Array, ""]:
-    """Mean over the real rows of the global batch; 0 if there are none."""
+    """Mean over the real rows of the global batch, or 0 without a real row."""
     return parallel.global_mean(rows, self.mask, axis_name)
 
   def at_least_float32(self) -> list[Float[Array, "rows classes"]]:
-    """Both sides in at least float32, 0 in masked rows, which may hold anything."""
+    """Both sides in float32 or wider, with masked rows set to 0."""
     return [real_logits(side, self.mask) for side in self.sides]
 
 
 def read(mask: Mask, **sides: Float[Array, "batch *positions classes"]) -> Rows:
-  """Checks logits by the names of the arguments, and flattens all but the last axis.
+  """Checks logits and flattens all axes but the last.
+
+  Args:
+    mask: True for real examples, or for real rows.
+    **sides: Logits by the names of the arguments, which appear in error messages.
 
   Raises:
     TypeError: If logits are not floating point.
@@ -77,12 +82,17 @@ def read_labelled(
   labels: Int[Array, "batch *positions"],
   **sides: Float[Array, "batch *positions classes"],
 ) -> tuple[Rows, label_rule.Labels]:
-  """The same with a label for each row; rows without a label are masked.
+  """Checks and flattens logits and labels. Rows without a label are masked.
+
+  Args:
+    mask: True for real examples, or for real rows.
+    labels: Class of each row, negative for a row without a label.
+    **sides: Logits by the names of the arguments, as in `read`.
 
   Raises:
-    TypeError: If logits are not floating point or labels not integers.
-    ValueError: As `read`, or if labels have another shape or a label in a NumPy array
-      is no class.
+    TypeError: If logits are not floating point, or labels are not integers.
+    ValueError: If shapes disagree, there are fewer than two axes or two classes, or a
+      label in a NumPy array is at or above the number of classes.
   """
   rows = read(mask, **sides)
   whole = None if rows.mask is None else rows.mask.reshape(rows.leading)
@@ -93,7 +103,7 @@ def read_labelled(
 
 
 def check_logits(name: str, logits: Any) -> None:
-  """Raises unless logits are floating [batch, ..., classes] of two classes or more."""
+  """Raises unless logits are floating-point [batch, ..., classes], classes above 1."""
   checks.check_features(**{name: logits})
   if logits.shape[-1] == 1:
     raise ValueError(
@@ -103,9 +113,13 @@ def check_logits(name: str, logits: Any) -> None:
 
 
 def read_mask(mask: Mask, leading: tuple[int, ...]) -> Any:
-  """One boolean for each row, from one for each example or each row.
+  """Mask with one boolean per row.
 
-  What comes from NumPy or a list stays on the host, where labels are checked with it.
+  A mask in NumPy or a list stays on the host, where labels are checked with it.
+
+  Args:
+    mask: Mask with one entry per example or per row, or None.
+    leading: Shape of the logits without the axis of classes.
 
   Raises:
     ValueError: If the mask has another shape.
@@ -119,7 +133,7 @@ def read_mask(mask: Mask, leading: tuple[int, ...]) -> Any:
 
 
 def spread(values: Any, leading: tuple[int, ...]) -> Any:
-  """Values of examples, or of rows, as one for each row."""
+  """Values with one entry per row, from one entry per example or per row."""
   xp = jnp if isinstance(values, jax.Array) else np
   missing = (1,) * (len(leading) - values.ndim)
   return xp.broadcast_to(values.reshape(*values.shape, *missing), leading).reshape(-1)
@@ -128,7 +142,7 @@ def spread(values: Any, leading: tuple[int, ...]) -> Any:
 def real_logits(
   logits: Float[Array, "rows classes"], mask: Bool[Array, " rows"] | None
 ) -> Float[Array, "rows classes"]:
-  """Logits in at least float32, 0 in masked rows, which may hold anything."""
+  """Logits in float32 or wider, with masked rows set to 0."""
   logits = jnp.asarray(float32.at_least_float32(logits))
   return logits if mask is None else jnp.where(mask[:, None], logits, 0)
 
@@ -136,9 +150,9 @@ def real_logits(
 def softened(
   rows: Rows, temperature: Option, *, standardize: bool
 ) -> tuple[list[Float[Array, "rows classes"]], Float[Array, " rows"]]:
-  """Both sides divided by the temperature, and the temperature as `[rows or 1]`.
+  """Both sides divided by the temperature, and the temperature as `[rows]` or `[1]`.
 
-  Infinite logits stay as they are, without a gradient; no finite logit becomes one.
+  Infinite logits do not change and have no gradient. Finite logits stay finite.
   """
   sides = rows.at_least_float32()
   scale = temperatures(rows, temperature)
@@ -148,12 +162,12 @@ def softened(
 
 
 def temperatures(rows: Rows, temperature: Option) -> Float[Array, " rows"]:
-  """The temperature as `[1]` or `[rows]`; 1 in masked rows, which are not read.
+  """The temperature as `[1]` or `[rows]`. It is 1 in masked rows.
 
   Raises:
-    TypeError: If it is no real number.
-    ValueError: If it is not positive, or neither one number nor one for each example or
-      row.
+    TypeError: If `temperature` is not a real number.
+    ValueError: If `temperature` is not positive, or is neither one number nor an array
+      with one number per example or row.
   """
   checks.check_positive("temperature", temperature, rows=rows.leading)
   values = jnp.asarray(temperature).astype(float32_dtype(rows))
@@ -164,17 +178,18 @@ def temperatures(rows: Rows, temperature: Option) -> Float[Array, " rows"]:
 
 
 def float32_dtype(rows: Rows) -> Any:
-  """Dtype of the computation: float64 if the first side has it, else float32."""
+  """Dtype of the computation: float64 if the first side is float64, else float32."""
   wide = rows.sides[0].dtype == jnp.float64
   return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
 def numbers(rows: Rows, **options: Option) -> list[Float[Array, ""]]:
-  """Numbers, traced ones too, in the dtype of the computation.
+  """Options as scalars in the dtype of the computation. They may be traced.
 
   Raises:
-    TypeError: If one is no real number.
-    ValueError: If one has a shape or is not finite.
+    TypeError: If an option is not a real number.
+    ValueError: If the shape of an option is not (), or a Python or NumPy number is not
+      finite.
   """
   for name, value in options.items():
     checks.check_number(name, value)
@@ -184,7 +199,10 @@ def numbers(rows: Rows, **options: Option) -> list[Float[Array, ""]]:
 def divided(
   logits: Float[Array, "rows classes"], temperature: Float[Array, "rows 1"]
 ) -> Float[Array, "rows classes"]:
-  """Logits divided by a temperature; finite stay finite, infinite infinite."""
+  """Logits divided by a temperature, without overflow of finite logits.
+
+  Infinite logits are returned unchanged and have no gradient.
+  """
   infinite = jnp.isinf(logits)
   largest = float(jnp.finfo(logits.dtype).max) / 4
   # The inner `where` keeps infinity out of the gradient of the temperature.
@@ -196,12 +214,11 @@ def divided(
 def standardized(
   logits: Float[Array, "rows classes"],
 ) -> Float[Array, "rows classes"]:
-  """Logits of each row less their mean, divided by their standard deviation.
+  """Standardised logits `(z - mean z) / (1e-7 + std z)` of each row.
 
-  `(z - mean z) / (1e-7 + std z)` with the standard deviation of a sample (ddof 1), as
-  in the authors' code (Sun et al. 2024, algorithm 1). Classes that are ruled out by
-  minus infinity stay so and do not count. Rows that are constant but for rounding
-  become 0, without a gradient.
+  The standard deviation is that of a sample (ddof 1), as in the authors' code (Sun et
+  al. 2024, algorithm 1). Logits of minus infinity stay minus infinity and do not count
+  in the moments. Rows that are constant up to rounding become 0, without a gradient.
   """
   possible = logits != -jnp.inf
   magnitudes = jnp.where(possible, jnp.abs(lax.stop_gradient(logits)), 0)
@@ -215,7 +232,7 @@ def standardized(
 def scaled(
   logits: Float[Array, "rows classes"], unit: Float[Array, "rows 1"]
 ) -> Float[Array, "rows classes"]:
-  """Logits in a unit; 0 where a class is ruled out."""
+  """Logits divided by a unit, with 0 for a class that is ruled out."""
   return jnp.where(logits == -jnp.inf, 0, logits) / unit
 
 
@@ -224,7 +241,7 @@ def centred(
   unit: Float[Array, "rows 1"],
   mean: Float[Array, "rows 1"],
 ) -> Float[Array, "rows classes"]:
-  """Logits in a unit less their mean in it; 0 where a class is ruled out."""
+  """Logits divided by a unit, minus their mean, with 0 for a class ruled out."""
   return jnp.where(logits == -jnp.inf, 0, scaled(logits, unit) - mean)
 
 
@@ -243,10 +260,11 @@ def standard_scores(
       neither overflow nor underflow.
     mean: Mean of the row, in this unit.
     squares: Sum of squared differences from the mean, in this unit.
-    count: Number of possible classes.
+    count: Number of classes that are not ruled out.
   """
   variance = squares / jnp.maximum(count - 1, 1)
-  # Neither of NaN, which must reach the result, nor with an infinite gradient.
+  # The comparison is False for NaN, so NaN reaches the result. The `where` inside the
+  # root keeps its infinite derivative at 0 out of the gradient.
   still = variance <= (8 * jnp.finfo(logits.dtype).eps) ** 2
   deviation = jnp.sqrt(jnp.where(still, 1, variance)) + EPSILON / unit
   scores = jnp.where(still, 0, centred(logits, unit, mean) / deviation)

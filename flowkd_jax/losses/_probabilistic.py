@@ -1,9 +1,9 @@
-"""Losses that match conditional probabilities of rows being neighbours.
+"""Losses that match conditional probabilities that rows are neighbours.
 
-Every row of a batch is described by the probabilities of the other rows being its
-neighbours, under a kernel; student and teacher are compared by a divergence between
-these distributions. Widths of student and teacher may differ. The whole batch is one
-object: do not `vmap` over examples; under data parallelism pass `axis_name`.
+Under a kernel, every row of a batch has a distribution: the probabilities that the
+other rows are its neighbours. A divergence compares the distributions of student and
+teacher. Their widths may differ. These are losses of the whole batch: do not `vmap`
+over examples, and pass `axis_name` under data parallelism.
 """
 
 import jax.numpy as jnp
@@ -44,10 +44,13 @@ def conditional_divergence(
   """Divergence between the neighbour probabilities of student and teacher.
 
   `mean_i sum_{j != i} d(p^t_{j|i}, p^s_{j|i})` with `p = K_ij / sum_{k != i} K_ik`
-  (Passalis et al. 2020, Eq. 5-8). Depends neither on the batch size nor on the widths
-  through its reduction. Invariant to rotation and permutation; with the cosine kernel
-  to a scale of single rows, with the others to shift, with the adaptive ones to one
-  scale for all rows too.
+  (Passalis et al. 2020, Eq. 5-8). By its reduction the loss depends neither on the
+  batch size nor on the widths.
+
+  It is invariant to rotation of either side and to permutation of the rows. With the
+  kernels "cosine" and "von_mises_fisher" it is also invariant to the scale of each row,
+  and with all others to a shift. With "adaptive_rbf" it is invariant to one scale for
+  all rows too.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -67,12 +70,12 @@ def conditional_divergence(
       fast size is chosen.
 
   Returns:
-    The loss, at least float32; 0 for a batch of one row.
+    The loss, in float32 or wider. It is 0 for a batch of one row.
 
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batch sizes disagree, an array is empty or has no feature axis,
-      `reduction` is another word, or a kernel or divergence is unknown.
+      `reduction` is unknown, or a kernel or divergence is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -100,6 +103,8 @@ def conditional_divergence(
     similarities = []
     for each, *widths in zip(kernel_list, *bandwidths, strict=True):
       sides = list(zip(pairs, widths, means, strict=True))
+      # All kernels on the fast path are evaluated together below: the terms of several
+      # kernels are then added in one pass.
       if _direct.is_direct(each, divergence):
         similarities.append(tuple(each.direct(*side) for side in sides))
         continue
@@ -121,7 +126,9 @@ def conditional_divergence(
     means = [
       pairwise.pair_means(*side, real) for side in zip(points, columns, strict=True)
     ]
-  # Probabilities times their number keep the digits of small differences.
+  # Probabilities are multiplied by their number, which keeps the digits of small
+  # differences. A homogeneous divergence is divided by the power of this factor at the
+  # end. Others are evaluated on the probabilities themselves: degree 0 and factor 1.
   degree = information.HOMOGENEITY.get(divergence, 0)
   count = jnp.maximum(batch.number - (0 if self_pairs else 1), 1) ** min(degree, 1)
   total = row_blocks.sum_over_rows(
@@ -147,16 +154,19 @@ def pkt(
 ) -> Float[Array, ""]:
   """Probabilistic knowledge transfer: KL of neighbour probabilities, cosine kernel.
 
-  Differs from the authors' code: a row is not its own neighbour, the loss is the
-  mean over rows of KL (theirs is the mean over all pairs, smaller by the batch
-  size, hence the weight 30000 often seen), and there is no epsilon (theirs: 1e-7
-  in norms and logarithms). `authors=True` is their code exactly.
+  Differs from the authors' code, which `authors=True` reproduces exactly:
 
-  Depends neither on the batch size nor on the widths through its reduction. Invariant
-  to rotation, to a scale of single rows and to permutation; not to a shift.
+  - A row is not its own neighbour.
+  - The loss is the mean over rows of KL. The authors take the mean over all pairs,
+    which is smaller by the batch size. Hence the weight of 30000 that is often used.
+  - There is no epsilon. The authors add 1e-7 in norms and logarithms.
 
-  Where all features share a mean that is 1000 times their deviation, float32 still
-  gives value and gradient to 5 digits. `authors=True` loses both.
+  By its reduction the loss depends neither on the batch size nor on the widths. It is
+  invariant to rotation of either side, to the scale of each row and to permutation of
+  the rows, but not to a shift.
+
+  If all features share a mean that is 1000 times their deviation, value and gradient
+  still have 5 correct digits in float32. With `authors=True` both are lost.
 
   Args:
     student: Student features. Axes after the first are flattened.
