@@ -28,13 +28,13 @@ def retrieval_picture(
 ) -> "Figure":
   """A row per query: its image, then the images found, with the names of classes.
 
-  Frames are green where the class is that of the query and red elsewhere.
+  A frame is green where the class is that of the query, and orange where it is not.
 
   Args:
     query_images: Values in 0..255; one channel is gray.
     query_labels: Their classes; a negative label is "no label".
     found_images: Images found for each query, as by `evaluation.nearest_rows`.
-    found_labels: Their classes; the frame of an image without a label is red.
+    found_labels: Their classes; the frame of an image without a label is orange.
     class_names: One name per class.
     title: Title of the figure.
 

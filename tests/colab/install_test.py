@@ -1,7 +1,7 @@
 """First cell of the notebooks, which installs, and the numbers that they promise."""
 
+import importlib
 import importlib.metadata
-import importlib.util
 import pathlib
 import re
 import statistics
@@ -22,8 +22,13 @@ NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def _install(path, monkeypatch, *, missing, address="https://host/me", code=0, pip="2"):
-  """Runs the cell where packages are missing; returns what pip was asked for."""
+def _install(
+  path, monkeypatch, *, missing, address="https://host/me", code=0, numpy=""
+):
+  """Runs the cell where packages are missing; returns what pip was asked for.
+
+  `numpy` is the version on disk, which may differ from the imported one.
+  """
   cells = nbformat.read(path, as_version=4).cells
   (cell,) = [cell.source for cell in cells if "REPOSITORY =" in cell.source]
   asked = []
@@ -32,15 +37,16 @@ def _install(path, monkeypatch, *, missing, address="https://host/me", code=0, p
     asked.extend(command)
     return types.SimpleNamespace(returncode=code, stderr="no such repository")
 
-  found = importlib.util.find_spec
-  monkeypatch.setattr(subprocess, "run", run)
-  monkeypatch.setattr(
-    importlib.util,
-    "find_spec",
-    lambda name: None if name in (*missing, "libtpu") else found(name),
-  )
-  monkeypatch.setattr(importlib.metadata, "version", lambda name: pip)
-  exec(cell.replace("https://github.com/OWNER", address), {})
+  def version(name):
+    if name in (*missing, "libtpu"):
+      raise importlib.metadata.PackageNotFoundError(name)
+    return numpy if numpy and name == "numpy" else installed(name)
+
+  installed = importlib.metadata.version
+  with monkeypatch.context() as patched:
+    patched.setattr(subprocess, "run", run)
+    patched.setattr(importlib.metadata, "version", version)
+    exec(cell.replace("https://github.com/OWNER", address), {})
   return asked
 
 
@@ -50,24 +56,48 @@ def test_nothing_is_installed_where_the_package_is(path, monkeypatch):
 
 
 @every_notebook
+def test_a_folder_of_the_name_is_not_taken_for_the_package(path, monkeypatch, tmp_path):
+  """A clone in the folder of the notebook can be imported, as an empty package."""
+  (tmp_path / "flowkd_jax").mkdir()
+  monkeypatch.chdir(tmp_path)
+  asked = _install(path, monkeypatch, missing=("flowkd_jax",))
+  assert "flowkd_jax[train] @ git+https://host/me/flowkd_jax" in asked
+
+
+@every_notebook
 def test_a_placeholder_and_a_failed_pip_stop_with_a_sentence(path, monkeypatch):
   package = ("flowkd_jax",)
   with pytest.raises(ValueError, match="REPOSITORY: write the address"):
     _install(path, monkeypatch, missing=package, address="https://github.com/OWNER")
-  with pytest.raises(RuntimeError, match="pip could not install .*no such repository"):
+  with pytest.raises(RuntimeError, match="(?s)could not install.*REPOSITORY.*no such"):
     _install(path, monkeypatch, missing=package, code=1)
-  with pytest.raises(RuntimeError, match="replaced NumPy: restart the kernel"):
-    _install(path, monkeypatch, missing=package)
+
+
+@every_notebook
+@pytest.mark.parametrize("missing", [("flowkd_jax",), ()], ids=["first", "again"])
+def test_replaced_packages_ask_for_a_restart_until_it_is_done(
+  path, missing, monkeypatch
+):
+  importlib.import_module("numpy")
+  with pytest.raises(RuntimeError, match="replaced numpy, .* restart the kernel"):
+    _install(path, monkeypatch, missing=missing, numpy="99.0")
 
 
 def test_equinox_is_installed_though_the_package_is_there(monkeypatch):
-  import numpy as np
-
   (path,) = [path for path in NOTEBOOKS if path.stem == "losses_in_your_own_code"]
-  missing = ("equinox",)
-  asked = _install(path, monkeypatch, missing=missing, pip=np.__version__)
-  assert asked[-1].startswith("equinox")
-  assert not any(word.startswith("jax") for word in asked)
+  asked = _install(path, monkeypatch, missing=("equinox",))
+  assert asked[-1] == "equinox>=0.13"
+
+
+def test_install_cells_differ_only_in_what_they_need():
+  cells = [
+    re.sub(r"NEEDED = \{.*?\n?\}\n", "", cell.source, flags=re.DOTALL)
+    for path in NOTEBOOKS
+    for cell in nbformat.read(path, as_version=4).cells
+    if "REPOSITORY =" in cell.source
+  ]
+  assert len(cells) == len(NOTEBOOKS)
+  assert len(set(cells)) == 1
 
 
 def _spread(study, row, column):
