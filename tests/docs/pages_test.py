@@ -1,7 +1,6 @@
 """Blocks of README and guides: Python runs, commands have flags that there are."""
 
 import importlib
-import importlib.util
 import pathlib
 import re
 import shlex
@@ -114,15 +113,3 @@ def test_readme_is_short_and_in_order():
   assert text.index("![") < text.index("## Install")
   for command in ("make demo", "make test"):
     assert command in text
-
-
-def test_papers_become_links():
-  place = ROOT / "docs" / "_examples.py"
-  spec = importlib.util.spec_from_file_location("examples_of_the_site", place)
-  pytest.importorskip("griffe")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  link = "[arXiv 2005.00727](https://arxiv.org/abs/2005.00727)"
-  assert module.linked("A, arXiv 2005.00727.") == f"A, {link}."
-  assert module.linked(link) == link
-  assert "abs/1707.01219" in module.linked("arXiv\n    1707.01219")
