@@ -16,7 +16,8 @@ CORE_TESTS := tests/losses tests/information tests/kernels \
   tests/flow_test.py tests/schedules_test.py tests/import_test.py tests/extra_test.py
 WHEEL := build/wheel
 
-.PHONY: demo test test-fast wheel-test check format bench docs clean help
+.PHONY: demo test test-fast wheel-test check format bench docs docs-browser docs-check \
+  clean help
 
 help:
 	@echo "make demo        run the whole method on handwritten digits, into $(WORKDIR)"
@@ -24,6 +25,7 @@ help:
 	@echo "make test-fast   the quick tests only, for daily work: pytest -m 'not slow'"
 	@echo "make wheel-test  tests of the losses against the wheel in a bare environment"
 	@echo "make docs        the documentation as a site, in build/site"
+	@echo "make docs-check  the site in a headless Chromium; make docs-browser installs one"
 	@echo "make check       linters, types and layers only"
 	@echo "make format      format the code"
 	@echo "make bench       one training step against PyTorch (installs PyTorch); DEVICE=gpu on a GPU"
@@ -62,6 +64,17 @@ format: $(INSTALLED)-dev
 # Strictly: a warning, such as a link that leads nowhere, is an error.
 docs: $(INSTALLED)-dev
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build
+
+# Both need playwright, which nothing else needs. Without a browser docs-check fails.
+docs-browser: $(INSTALLED)-docs-check
+	$(RUN) docs/_browser.py --install
+
+docs-check: docs $(INSTALLED)-docs-check
+	$(RUN) docs/_browser.py
+
+$(INSTALLED)-docs-check: $(INSTALLED)
+	$(RUN) -m pip install --quiet --group docs-check
+	touch $@
 
 # JAX finds a GPU only with its plugin for CUDA; PyTorch comes with its own.
 JAX_FOR_gpu := "jax[cuda13]"

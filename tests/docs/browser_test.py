@@ -1,0 +1,101 @@
+"""The check of the site: what it reports, and how it says that it cannot look."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+PLACE = pathlib.Path(__file__).parents[2] / "docs" / "_browser.py"
+
+
+@pytest.fixture(scope="module")
+def browser():
+  spec = importlib.util.spec_from_file_location("browser_of_the_site", PLACE)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _site(folder, body="<p>text</p>"):
+  search = '<input type="checkbox" id="__search"><input class="md-search__input">'
+  (folder / "index.html").write_text(
+    f'<!doctype html><link rel="icon" href="data:,"><body>{search}{body}</body>'
+  )
+  return folder
+
+
+def test_faults_names_each_fault_of_a_page(browser):
+  fine = browser.Seen("a page", window=390, width=390, equations=(2, 2), found=1)
+  assert browser.faults(fine) == []
+  wrong = fine._replace(
+    width=500,
+    errors=("x is not defined",),
+    elsewhere=("https://host/a.js",),
+    missing=("file:///b.css",),
+    equations=(2, 1),
+    wrong=("Expected }",),
+    found=0,
+  )
+  assert browser.faults(wrong) == [
+    "a page: console: x is not defined",
+    "a page: asks another host: https://host/a.js",
+    "a page: not found: file:///b.css",
+    "a page: equation: Expected }",
+    "a page: 500 pixels wide in a window of 390",
+    "a page: 1 of 2 equations are drawn",
+    "a page: the search for 'neighbour' finds nothing",
+  ]
+  bare = fine._replace(equations=(0, 0), needs_equations=True)
+  assert browser.faults(bare) == ["a page: has no equation"]
+
+
+def test_main_fails_by_name_without_a_site(browser, tmp_path, capsys):
+  assert browser.main([str(tmp_path)]) == browser.NONE
+  assert "no site in" in capsys.readouterr().out
+
+
+def test_main_fails_by_name_without_playwright(browser, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(browser.importlib.util, "find_spec", lambda name: None)
+  assert browser.main([str(_site(tmp_path))]) == browser.NONE
+  assert "--group docs-check" in capsys.readouterr().out
+
+
+def test_main_fails_by_name_without_a_browser(browser, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(browser.importlib.util, "find_spec", lambda name: object())
+  monkeypatch.setattr(browser, "browser_path", lambda: None)
+  assert browser.main([str(_site(tmp_path))]) == browser.NONE
+  assert "make docs-browser" in capsys.readouterr().out
+
+
+def test_install_tries_every_way_and_says_when_none_succeeds(
+  browser, capsys, monkeypatch
+):
+  tried = []
+  monkeypatch.setattr(browser, "browser_path", lambda: None)
+  monkeypatch.setattr(browser.shutil, "which", lambda name: f"/usr/bin/{name}")
+  monkeypatch.setattr(
+    browser.subprocess, "run", lambda command, **_: tried.append(command)
+  )
+  assert browser.main(["--install"]) == browser.NONE
+  assert ["apt-get", "install", "--yes", "chromium"] in tried
+  assert "no browser could be installed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_check_sees_a_page_that_is_too_wide_and_asks_another_host(
+  browser, tmp_path, monkeypatch
+):
+  pytest.importorskip("playwright")
+  if browser.browser_path() is None:
+    pytest.skip("no browser on this machine")
+  monkeypatch.setattr(browser, "PAGES", ("index.html",))
+  monkeypatch.setattr(browser, "WIDTHS", (390,))
+  monkeypatch.setattr(browser, "_search", lambda page: 1)
+  body = '<div style="width: 700px">wide</div><script src="http://127.0.0.1:9/a.js">'
+  seen = browser.check(_site(tmp_path, f"{body}</script><script>nothing()</script>"))
+  for scheme in ("http", "file"):
+    lines = [
+      line for line in seen if line.startswith(f"index.html at 390 px, {scheme}")
+    ]
+    for fault in ("700 pixels wide|708 pixels wide", "asks another host", "nothing is"):
+      assert any(part in line for line in lines for part in fault.split("|")), fault
