@@ -273,6 +273,13 @@ def _ensemble_study(depth, alone, together):
 
 
 _STYLES = ("photo", "art_painting", "cartoon", "sketch")
+# The augmentation of DomainBed (`data.Augmentation`).
+_COLORS = (
+  "--crop_padding=0",
+  "--min_crop_area=0.7",
+  "--color_jitter=0.3",
+  "--grayscale=0.1",
+)
 
 
 def _domains(student):
@@ -287,7 +294,7 @@ def _domains(student):
           *_PLAIN,
           "--dataset=pacs",
           "--image_size=64",
-          "--crop_padding=4",
+          *_COLORS,
           f"--held_out={style}",
           "--batch_size=128",
           "--teacher_network=resnet18",

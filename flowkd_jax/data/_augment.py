@@ -14,7 +14,14 @@ from jaxtyping import Key
 from jaxtyping import UInt8
 from jaxtyping import UInt32
 
+from flowkd_jax._numerics.checks import check_number
 from flowkd_jax._numerics.checks import check_whole
+from flowkd_jax.data._colors import jitter_colors
+from flowkd_jax.data._colors import to_gray
+from flowkd_jax.data._resized_crop import resized_crop
+
+# Keys of flips and crops are made by splitting in two, as before there were others.
+_STREAM = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,10 +32,26 @@ class Augmentation:
     flip: mirror left and right with probability 1/2.
     padding: pixels of zeros on each side before a random crop back to the size
       of the image; 0 turns the crop off.
+    min_area: smallest share of the area of a random window, which is resized to the
+      size of the image; 1 for the whole image.
+    color_jitter: strength in 0..0.5 of random changes of brightness, contrast,
+      saturation and hue; 0 for none.
+    grayscale: probability of a grey image.
+
+  Raises:
+    ValueError: If a number is out of its range.
+    TypeError: If one is no number.
+
+  With `flip`, min_area 0.7, color_jitter 0.3 and grayscale 0.1 images change as those
+  of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain generalization",
+  ICLR 2021) do, up to the order in which colours change.
   """
 
   flip: bool = False
   padding: int = 0
+  min_area: float = 1.0
+  color_jitter: float = 0.0
+  grayscale: float = 0.0
 
   def __post_init__(self):
     check_whole("padding", self.padding)
@@ -36,6 +59,34 @@ class Augmentation:
       raise ValueError(
         f"padding: expected 0 (no crop) or more pixels, got {self.padding}"
       )
+    _check_range("min_area", self.min_area, 0.0, 1.0, open_below=True)
+    _check_range("color_jitter", self.color_jitter, 0.0, 0.5)
+    _check_range("grayscale", self.grayscale, 0.0, 1.0)
+
+  @property
+  def needs_color(self) -> bool:
+    """True if it is for images with red, green and blue alone."""
+    return bool(self.color_jitter or self.grayscale)
+
+  def recorded(self) -> dict[str, float]:
+    """Options by name: `flip`, `padding`, and of the others those that do something.
+
+    Records that were written before the others came have these alone.
+    """
+    return {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name in ("flip", "padding") or getattr(self, field.name) != field.default
+    }
+
+
+def _check_range(name, value, least, most, *, open_below=False):
+  check_number(name, value)
+  if not least <= value <= most or (open_below and value == least):
+    opening = "(" if open_below else "["
+    raise ValueError(
+      f"{name}: expected a number in {opening}{least:g}, {most:g}], got {value}"
+    )
 
 
 def example_keys(
@@ -62,18 +113,37 @@ def augment(
   *,
   flip: bool,
   padding: int,
+  min_area: float = 1.0,
+  color_jitter: float = 0.0,
+  grayscale: float = 0.0,
 ) -> UInt8[Array, "batch height width channels"]:
-  """Random crops and flips, each row by its own key.
+  """Random crops, flips and colours, each row by its own key.
 
   As in the authors' code, the image is padded before normalisation: the border
-  is black, not the mean colour.
+  is black, not the mean colour. Flips and padded crops do not depend on the other
+  options.
 
   Args:
     images: before normalisation.
     keys: one per row, from `example_keys`.
     flip: mirror left and right with probability 1/2.
     padding: zeros on each side before the crop; 0 for no crop.
+    min_area: smallest share of the area of a window that is resized; 1 for none.
+    color_jitter: strength of random changes of colours; 0 for none.
+    grayscale: probability of a grey image.
+
+  Raises:
+    ValueError: If a number is out of its range, or colours of images without three
+      channels are to change.
   """
+  options = Augmentation(
+    flip=flip,
+    padding=padding,
+    min_area=min_area,
+    color_jitter=color_jitter,
+    grayscale=grayscale,
+  )
+  check_colors(options, images.shape[-1])
   crop_keys, flip_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
   if padding:
     images = _random_crop(images, crop_keys, padding)
@@ -81,7 +151,42 @@ def augment(
     chosen = jax.vmap(jax.random.bernoulli)(flip_keys)
     chosen = jnp.reshape(chosen, (-1, 1, 1, 1))
     images = jnp.where(chosen, images[:, :, ::-1], images)
+  if min_area < 1 or options.needs_color:
+    images = jax.vmap(lambda image, key: _resampled(image, key, options))(images, keys)
   return images
+
+
+def check_colors(augmentation: Augmentation, channels: int) -> None:
+  """Raises ValueError if colours are to change and images do not have three channels.
+
+  Args:
+    augmentation: the changes.
+    channels: of the images.
+  """
+  if augmentation.needs_color and channels != 3:
+    raise ValueError(
+      "color_jitter, grayscale: expected images with 3 channels (red, green, blue), "
+      f"got {channels}; leave both at 0"
+    )
+
+
+def _resampled(
+  image: UInt8[Array, "height width channels"],
+  key: Key[Array, ""],
+  options: Augmentation,
+) -> UInt8[Array, "height width channels"]:
+  """A random window with random colours, rounded once."""
+  key = jax.random.fold_in(key, _STREAM)
+  area_key, color_key, gray_key = jax.random.split(key, 3)
+  changed = image.astype(jnp.float32)
+  if options.min_area < 1:
+    changed = resized_crop(changed, area_key, options.min_area)
+  if options.color_jitter:
+    changed = jitter_colors(changed, color_key, options.color_jitter)
+  if options.grayscale:
+    is_gray = jax.random.bernoulli(gray_key, options.grayscale)
+    changed = jnp.where(is_gray, to_gray(changed), changed)
+  return jnp.clip(jnp.round(changed), 0, 255).astype(jnp.uint8)
 
 
 def _random_crop(

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 from flowkd_jax.data._augment import Augmentation
 from flowkd_jax.data._augment import augment
+from flowkd_jax.data._augment import check_colors
 from flowkd_jax.data._augment import check_normalization
 from flowkd_jax.data._augment import example_keys
 from flowkd_jax.data._augment import normalize
@@ -140,6 +141,7 @@ class PlannedBatches:
 
   def __post_init__(self):
     check_normalization(self.mean, self.std, self.image_shape[-1])
+    check_colors(self.augmentation, self.image_shape[-1])
     if not jnp.issubdtype(self.dtype, jnp.floating):
       raise TypeError(
         f"dtype: expected a floating-point dtype for images, got {self.dtype}; "
@@ -199,8 +201,7 @@ class PlannedBatches:
       images = augment(
         images,
         example_keys(resident["seed"], epoch, index),
-        flip=self.augmentation.flip,
-        padding=self.augmentation.padding,
+        **dataclasses.asdict(self.augmentation),
       )
     return {
       "image": normalize(images, self.mean, self.std, self.dtype),

@@ -24,6 +24,9 @@ Source domains are trained on up to 90 %; on the rest of their images validation
 accuracy is measured, to choose settings by. Test accuracy is that of the held-out
 domain. How far and how straight each student moved is recorded as `trajectory/...`.
 
+The augmentation that is usual for coloured domains, that of DomainBed, is
+--crop_padding=0 --min_crop_area=0.7 --color_jitter=0.3 --grayscale=0.1.
+
 Run the same command again after any interruption and it goes on where it was.
 """
 
@@ -114,6 +117,26 @@ class Config(
     "Epochs and learning rates of Adam, phase after phase, in every stage of "
     "a student: EPOCHS@RATE,EPOCHS@RATE,...",
   )
+  min_crop_area: float = fields.setting(
+    1.0,
+    "Smallest share of the area of a random window of a training image, which is "
+    "resized to the size of the image; 1 for the whole image. 0.7 is usual.",
+    above=0,
+    most=1,
+  )
+  color_jitter: float = fields.setting(
+    0.0,
+    "Strength of random changes of brightness, contrast, saturation and hue of "
+    "training images; 0 for none. 0.3 is usual.",
+    least=0,
+    most=0.5,
+  )
+  grayscale: float = fields.setting(
+    0.0,
+    "Probability with which a training image is made grey. 0.1 is usual.",
+    least=0,
+    most=1,
+  )
   temperature: float = fields.setting(
     5.0, "Temperature of the softened logits.", above=0
   )
@@ -138,6 +161,16 @@ class Config(
     "Filter whose share of passed rows kd_random draws.",
     choices=FILTERS,
   )
+
+  @property
+  def augmentation(self) -> data.Augmentation:
+    """Random changes of training images, colours included."""
+    return dataclasses.replace(
+      super().augmentation,
+      min_area=self.min_crop_area,
+      color_jitter=self.color_jitter,
+      grayscale=self.grayscale,
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

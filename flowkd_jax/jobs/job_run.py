@@ -216,7 +216,7 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
       seed=settings.seed,
       mean=mean,
       std=std,
-      augmentation=data.Augmentation(flip=settings.flip, padding=settings.crop_padding),
+      augmentation=settings.augmentation,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     ),

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flowkd_jax import capture
+from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import models
 from flowkd_jax import parallel
@@ -167,6 +168,11 @@ class Settings:
   def axis_name(self) -> str | None:
     """Axis that methods and their networks are made with."""
     return parallel.axis_of(self.mode)
+
+  @property
+  def augmentation(self) -> data.Augmentation:
+    """Random changes of training images."""
+    return data.Augmentation(flip=self.flip, padding=self.crop_padding)
 
   @property
   def shared_by_devices(self) -> tuple[str, int, str]:

@@ -131,6 +131,12 @@ def _check_images(settings: Settings, training: data.Source) -> None:
       f"--crop_padding: expected less than the {side} pixels of the images, or crops "
       f"could miss the image; got {settings.crop_padding}"
     )
+  channels = training.image_shape[-1]
+  if settings.augmentation.needs_color and channels != 3:
+    raise ValueError(
+      "--color_jitter, --grayscale: expected images with 3 channels (red, green, "
+      f"blue), got {channels} of --dataset={settings.dataset}; leave both flags away"
+    )
 
 
 def check_networks(settings: Settings, image_shape: tuple[int, ...]) -> None:

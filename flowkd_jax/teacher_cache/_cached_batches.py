@@ -308,8 +308,9 @@ def cache_key(batches: CacheableBatches, teacher: Teacher | str) -> dict[str, An
   """
   augmentation = None
   if is_augmented(batches):
-    given = batches.augmentation
-    augmentation = [batches.seed, given.flip, given.padding]
+    options = batches.augmentation.recorded()
+    flip, padding = options.pop("flip"), options.pop("padding")
+    augmentation = [batches.seed, flip, padding, *([options] if options else [])]
   return {
     "teacher": teacher if isinstance(teacher, str) else _network_hash(teacher.network),
     "data": data_hash(batches),

@@ -1,6 +1,5 @@
 """Record of the data, the batches and the key that a run in a work directory had."""
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -97,7 +96,7 @@ def _describe_planned(batches: data.MemoryBatches | data.StreamBatches) -> Recor
   whole = isinstance(source, data.Split) and source.num_bytes <= _WHOLE
   return {
     **{name: getattr(batches, name) for name in _PLAN},
-    "augmentation": dataclasses.asdict(batches.augmentation),
+    "augmentation": batches.augmentation.recorded(),
     "mean": [float(value) for value in batches.mean],
     "std": [float(value) for value in batches.std],
     "dtype": np.dtype(batches.dtype).name,

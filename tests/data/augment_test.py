@@ -5,7 +5,8 @@ import pytest
 
 from flowkd_jax import data
 
-augment = jax.jit(data.augment, static_argnames=("flip", "padding"))
+_OPTIONS = ("flip", "padding", "min_area", "color_jitter", "grayscale")
+augment = jax.jit(data.augment, static_argnames=_OPTIONS)
 
 
 def images_and_keys(batch=64, epoch=0, size=6):
@@ -80,6 +81,30 @@ def test_augment_depends_on_the_example_and_not_on_the_batch():
   np.testing.assert_array_equal(part, whole[order])
 
 
+@pytest.mark.slow
+def test_augment_changes_windows_and_colours_row_by_row():
+  images, keys = images_and_keys(batch=32)
+  options = {"flip": True, "padding": 1, "min_area": 0.5, "color_jitter": 0.3}
+  whole = np.asarray(augment(images, keys, **options, grayscale=0.5))
+  assert whole.dtype == np.uint8
+  gray = (whole == whole[..., :1]).all((1, 2, 3))
+  assert 6 < gray.sum() < 26
+  assert not any((whole == plain).all() for plain in np.asarray(images))
+  order = np.array([7, 3, 3, 12])
+  part = augment(images[order], keys[order], **options, grayscale=0.5)
+  np.testing.assert_allclose(part, whole[order].astype(int), atol=1)
+
+
+@pytest.mark.slow
+def test_augment_refuses_colours_of_images_without_three_channels():
+  images, keys = images_and_keys(batch=2)
+  options = {"flip": False, "padding": 0}
+  for changes in ({"color_jitter": 0.1}, {"grayscale": 1.0}):
+    with pytest.raises(ValueError, match="expected images with 3 channels.*, got 1"):
+      data.augment(images[..., :1], keys, **options, **changes)
+  assert augment(images, keys, **options, min_area=0.5).dtype == np.uint8
+
+
 def test_example_keys_differ_by_seed_epoch_and_index():
   epoch = jnp.array([0, 0, 1, 1], jnp.int32)
   index = jnp.array([0, 1, 0, 1], jnp.int32)
@@ -120,3 +145,25 @@ def test_augmentation_refuses_negative_padding():
     data.Augmentation(padding=-1)
   with pytest.raises(TypeError, match="padding: expected a whole number.* got nan"):
     data.Augmentation(padding=float("nan"))
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"min_area": 0.0}, r"min_area: expected a number in \(0, 1\], got 0.0"),
+    ({"min_area": 1.5}, r"min_area: expected a number in \(0, 1\], got 1.5"),
+    ({"color_jitter": 0.6}, r"color_jitter: expected a number in \[0, 0.5\], got 0.6"),
+    ({"grayscale": -0.1}, r"grayscale: expected a number in \[0, 1\], got -0.1"),
+    ({"grayscale": float("nan")}, "grayscale: expected a finite number, got nan"),
+  ],
+)
+def test_augmentation_refuses_numbers_out_of_range(options, match):
+  with pytest.raises(ValueError, match=match):
+    data.Augmentation(**options)
+
+
+def test_records_have_later_options_only_if_they_do_something():
+  plain = data.Augmentation(flip=True, padding=1)
+  assert plain.recorded() == {"flip": True, "padding": 1}
+  coloured = data.Augmentation(grayscale=0.1)
+  assert coloured.recorded() == {"flip": False, "padding": 0, "grayscale": 0.1}

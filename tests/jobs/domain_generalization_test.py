@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from flowkd_jax import data
+from flowkd_jax import train
 from flowkd_jax.jobs import domain_generalization
+from flowkd_jax.jobs import job_run
 
 pytestmark = pytest.mark.optimizer
 
@@ -155,6 +157,18 @@ def test_splits_of_a_data_set_are_domains(data_dir, tmp_path):
     _configure(tmp_path, **{**options, "held_out": "painting"})
 
 
+def test_training_images_have_the_colours_of_the_settings(data_dir, tmp_path):
+  options = {"dataset": "domains", "data_dir": data_dir, "held_out": "sketch"}
+  options |= {"train_split": "photo+cartoon", "crop_padding": 0}
+  options |= {"validation_split": "sketch[:10]", "test_split": "sketch[10:]"}
+  colours = {"min_crop_area": 0.7, "color_jitter": 0.3, "grayscale": 0.1}
+  config = _configure(tmp_path / "a", **options, **colours)
+  expected = {"flip": True, "min_area": 0.7, "color_jitter": 0.3, "grayscale": 0.1}
+  assert config.augmentation == data.Augmentation(**expected)
+  opened = job_run.open_datasets(config, train.Progress())
+  assert opened.training.augmentation == config.augmentation
+
+
 def test_data_set_that_is_not_prepared_is_refused(tmp_path):
   options = {"data_dir": str(tmp_path), "workdir": "w"}
   with pytest.raises(ValueError, match="or one prepared by its name under .*'pacs'"):
@@ -184,6 +198,12 @@ def test_flags_of_rotated_sets_are_refused_with_others(options):
     ({"student_network": "vgg"}, "--student_network: .*expected one of"),
     ({"student_epochs": "9"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
     ({"temperature": 0.0}, "--temperature: expected above 0, got 0.0"),
+    ({"min_crop_area": 0.0}, "--min_crop_area: expected a number in"),
+    (
+      {"color_jitter": 0.6},
+      r"--color_jitter: expected a number in \[0, 0.5\], got 0.6",
+    ),
+    ({"grayscale": 2.0}, r"--grayscale: expected a number in \[0, 1\], got 2.0"),
     ({"smallest": 0.0}, "--smallest: expected above 0, got 0.0"),
     ({"label_weight": 2.0}, r"--label_weight: expected a number in \[0, 1\], got 2.0"),
   ],

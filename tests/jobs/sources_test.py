@@ -3,6 +3,7 @@
 import pytest
 
 from flowkd_jax import data
+from flowkd_jax.jobs import domain_generalization
 from flowkd_jax.jobs import environment
 from flowkd_jax.jobs import federated
 from flowkd_jax.jobs import flow_settings
@@ -59,6 +60,13 @@ def test_data_and_networks_that_do_not_fit_are_refused(options, match, monkeypat
   monkeypatch.setattr(environment, "device_bytes", lambda: 2**36)
   with pytest.raises(ValueError, match=match):
     _open(**options)
+
+
+def test_colours_of_grey_images_are_refused():
+  config = domain_generalization.configure(workdir="W", color_jitter=0.3)
+  match = r"--color_jitter, --grayscale: expected images with 3 channels .*, got 1 of"
+  with pytest.raises(ValueError, match=match):
+    sources.open_sources(config)
 
 
 @pytest.mark.parametrize(

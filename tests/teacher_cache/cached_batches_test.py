@@ -115,9 +115,13 @@ def test_another_teacher_seed_or_augmentation_is_computed_anew(batches, tmp_path
       dataclasses.replace(batches, augmentation=data.Augmentation(padding=1)),
       method.teacher,
     ),
+    (
+      dataclasses.replace(batches, augmentation=data.Augmentation(min_area=0.5)),
+      method.teacher,
+    ),
   ):
     folders.add(repr(cache_key(other, teacher)))
-  assert len(folders) == 5
+  assert len(folders) == 6
   again = cache_key(batches, _flow(_teacher()).teacher)
   assert repr(again) in folders
 
