@@ -38,6 +38,10 @@ class StageCost(NamedTuple):
     convolutions: Convolutions in the program of a step.
     products: Its products of matrices.
     gib: Memory of a step in GiB, None if it was not compiled.
+    program: Hash of the program of a step without its constants.
+    taken: Steps that were taken on CPU.
+    finite: Whether all numbers were finite in them, None if none was taken.
+    cpu_seconds: Seconds of the last of them on the processor at hand.
   """
 
   stage: str
@@ -47,6 +51,10 @@ class StageCost(NamedTuple):
   convolutions: int
   products: int = 0
   gib: float | None = None
+  program: str = ""
+  taken: int = 0
+  finite: bool | None = None
+  cpu_seconds: float | None = None
 
   @property
   def epoch_seconds(self) -> float:

@@ -7,49 +7,34 @@ r"""A training step of every launch of a study, at its real shapes, without trai
 For each stage: epochs, steps, and of a step the operations, convolutions and products
 (from the program before it is compiled); with `--compile` the memory that the compiled
 step needs (`memory_analysis`) beside the limits of an H100 and of a TPU chip; with
-`--steps` whether metrics and parameters are finite after so many steps. On CPU that
-takes minutes for each large network. `--write` keeps the numbers, from which
-`run_queue` estimates times; memory that was measured before is kept where it is not
-measured again.
+`--steps` whether metrics and parameters are finite after so many steps on images of
+the data set, teachers with random weights. On CPU that takes minutes for each large
+network. Steps whose programs differ in constants alone, such as rates, are compiled and
+taken once. `--write` keeps the numbers as they come: `run_queue` estimates times from
+them, `experiments.tables.update` makes a table of them, and a later call does not
+measure again what they have.
 """
 
-import contextlib
 import dataclasses
-import functools
 import json
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from unittest import mock
-
-import jax
-import jax.numpy as jnp
-from absl import flags
-from jax import lax
 
 from experiments.studies import catalogue
 from experiments.studies import estimates
 from experiments.studies import papers
+from experiments.studies import rehearsal
 from experiments.studies import run as driver
 from experiments.studies import step_costs
 from flowkd_jax import _files
-from flowkd_jax import data
-from flowkd_jax import jobs
-from flowkd_jax import methods
-from flowkd_jax import train
 from flowkd_jax.cli import launch
-from flowkd_jax.cli import parsing
 from flowkd_jax.jobs import fields
-from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import limits
 from flowkd_jax.jobs import places
-from flowkd_jax.jobs import settings
-from flowkd_jax.jobs import stages
 
 H100_GIB, TPU_GIB = 70.0, 14.0
-# Networks that come from another launch are not trained in this one.
-_TAKEN = ("teacher", "auxiliary_labels", "auxiliary")
+_MEASURED = ("gib", "taken", "finite", "cpu_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,17 +92,37 @@ def run(config: Config) -> None:
   for name in config.studies:
     for job in _one_seed(config, name):
       launch_name = f"{name}/{job.folder.parent.name}"
-      found = []
-      for cost, problem in _costs(config, job.command):
-        found.append(cost)
+      before = {cost.stage: cost for cost in kept.get(launch_name, ())}
+      found: dict[str, step_costs.StageCost] = {}
+      for step in rehearsal.steps(job.command[len(driver.COMMAND) :]):
+        cost = _measured(config, step, before.get(step.cost.stage), kept)
+        found[cost.stage] = cost
+        # Stages that are still to come keep their numbers.
+        kept[launch_name] = [*(before | found).values()]
+        problem = problem_of(cost)
         print(_line(launch_name, cost, problem), flush=True)
         if problem:
           wrong.append(f"{launch_name}, {cost.stage}: {problem}")
-      kept[launch_name] = _with_memory(found, kept.get(launch_name, []))
+        if config.write:
+          _write(kept)
+      kept[launch_name] = [*found.values()]
       if config.write:
         _write(kept)
   if wrong:
     raise ValueError(f"{len(wrong)} stages: {'; '.join(wrong)}")
+
+
+def problem_of(cost: step_costs.StageCost) -> str:
+  """Problem of a step, as far as it was measured; "" for none.
+
+  Args:
+    cost: The step.
+  """
+  if cost.gib is not None and cost.gib > H100_GIB:
+    return f"needs {cost.gib} GiB, more than {H100_GIB:g}"
+  if cost.finite is False:
+    return "metrics or parameters are not finite"
+  return ""
 
 
 def _one_seed(config: Config, name: str):
@@ -128,172 +133,50 @@ def _one_seed(config: Config, name: str):
   ]
 
 
-def _costs(
-  config: Config, command: Sequence[str]
-) -> Iterator[tuple[step_costs.StageCost, str]]:
-  """Costs of the stages of a launch, each with what is wrong or an empty text."""
-  job_name, *arguments = command[len(driver.COMMAND) :]
-  taken = any(flag.startswith("--networks_from=") for flag in arguments)
-  with tempfile.TemporaryDirectory() as folder:
-    job = jobs.load(job_name)
-    values = flags.FlagValues()
-    parsing.define_flags(job.Config, values)
-    left_out = ("--networks_from=", "--workdir=", "--verbosity=")
-    values(["program", *(flag for flag in arguments if not flag.startswith(left_out))])
-    given = parsing.given_flags(job.Config, values)
-    options = job.configure(**given, workdir=folder, parallelism="jit")
-    for stage, training in _stages(job, options):
-      if not (taken and stage.name in _TAKEN):
-        yield _cost(config, options, stage, training)
-
-
-def _stages(
-  job: Any, options: settings.Settings
-) -> list[tuple[stages.Stage, data.Batches]]:
-  """Stages that a job would train, each with its batches."""
-  found: list[tuple[stages.Stage, data.Batches]] = []
-
-  def select_only(options, select, order):
-    del order
-    with mock.patch.object(data, "load", _load):
-      shared = job_run.open_datasets(options, train.Progress())
-    runner = job_run.stage_runner(
-      options, shared, train.Progress(), runner_class=_Rehearsal
-    )
-    found.extend(
-      (stage, stage.training or shared.training)
-      for stage in select(runner)
-      if isinstance(stage, stages.Stage)
-    )
-    raise _SelectedError
-
-  with (
-    mock.patch.object(job_run, "run_stages", select_only),
-    contextlib.suppress(_SelectedError),
-  ):
-    job.run(options)
-  return found
-
-
-class _SelectedError(Exception):
-  """The stages of a job are known, and it is not to run them."""
-
-
-_LOAD = data.load
-
-
-@functools.lru_cache(maxsize=6)
-def _decoded(name: str, split: str, where: tuple[tuple[str, Any], ...]) -> data.Split:
-  return _LOAD(name, split, **dict(where))
-
-
-def _load(name: str, split: str, *, progress: Any = None, **where: Any) -> data.Split:
-  """Loads a split that several launches may share; decoding takes its time."""
-  del progress
-  return _decoded(name, split, tuple(sorted(where.items())))
-
-
-class _Rehearsal(stages.StageRunner):
-  """Runner for which every stage is expected to be done before, by zeros."""
-
-  writes = False
-
-  def is_expected(self, name: str) -> bool:
-    """Returns whether zeros stand for the network of a stage: always."""
-    return True
-
-  @property
-  def is_checking(self) -> bool:
-    """Tells that nothing may be computed or written."""
-    return True
-
-
-def _cost(
+def _measured(
   config: Config,
-  options: settings.Settings,
-  stage: stages.Stage,
-  training: data.Batches,
-) -> tuple[step_costs.StageCost, str]:
-  """The cost of a stage, and what is wrong with it or an empty text."""
-  method = stage.make_method()
-  example = jnp.zeros((2, *training.image_shape))
-  initial = functools.partial(jax.jit(method.init), jax.random.key(0), example)
-  rows = next(iter(training.epoch(0)))
-  arguments = (method.constants, training.resident, rows)
-  lowered = _step(method, training).lower(jax.eval_shape(initial), *arguments)
-  text = lowered.as_text()
-  analysis = lowered.cost_analysis() or {}
-  # The steps of a client are a loop, which is counted once.
-  repeats = getattr(options, "local_steps", 1)
-  cost = step_costs.StageCost(
-    stage.name,
-    stage.epochs,
-    training.steps_per_epoch,
-    float(analysis.get("flops", 0.0)) * repeats,
-    text.count("stablehlo.convolution") * repeats,
-    text.count("stablehlo.dot_general") * repeats,
-  )
-  if not (config.compile or config.steps):
-    return cost, ""
-  compiled = lowered.compile()
-  gib = round(_bytes(compiled) / 2**30, 6)
-  cost = cost._replace(gib=gib)
-  if gib > H100_GIB:
-    return cost, f"needs {gib} GiB, more than {H100_GIB:g}"
-  state = initial() if config.steps else None
-  for _ in range(config.steps):
-    state, metrics = compiled(state, *arguments)
-    numbers = [x for x in jax.tree.leaves((state, metrics)) if _is_float(x)]
-    if not all(jnp.isfinite(x).all() for x in numbers):
-      return cost, "metrics or parameters are not finite"
-  return cost, ""
+  step: rehearsal.Step,
+  before: step_costs.StageCost | None,
+  kept: Mapping[str, Sequence[step_costs.StageCost]],
+) -> step_costs.StageCost:
+  """The cost of a step with all that is measured of it, before or now."""
+  cost = step.cost
+  same = [each for found in kept.values() for each in found if _is_same(each, cost)]
+  if before is not None and before.program:
+    before = None  # of another program, unless it is among `same`
+  known = max(same, key=lambda each: (each.taken, each.gib is not None), default=before)
+  if known is not None:
+    cost = cost._replace(**{name: getattr(known, name) for name in _MEASURED})
+  has_memory = cost.gib is not None and known in same
+  if cost.taken >= config.steps and (has_memory or not config.compile):
+    return cost
+  compiled = step.lowered.compile()
+  cost = cost._replace(gib=rehearsal.gib(compiled), taken=0, finite=None)
+  if not config.steps or problem_of(cost):
+    return cost
+  taken, finite, seconds = step.take(compiled, config.steps)
+  return cost._replace(taken=taken, finite=finite, cpu_seconds=round(seconds, 3))
 
 
-def _step(method: methods.Method, training: data.Batches) -> Any:
-  """The step that the training loop takes."""
-
-  def step(state, constants, resident, rows):
-    prepared = lax.optimization_barrier(training.prepare(resident, rows))
-    return method.update(state, prepared, constants)
-
-  return jax.jit(step, donate_argnums=0)
-
-
-def _is_float(array: jax.Array) -> bool:
-  return jnp.issubdtype(array.dtype, jnp.floating)
-
-
-def _bytes(compiled: Any) -> int:
-  """Memory of a step, arguments and results included."""
-  sizes = compiled.memory_analysis()
-  results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-  return sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + results
+def _is_same(one: step_costs.StageCost, other: step_costs.StageCost) -> bool:
+  return bool(one.program) and one.program == other.program
 
 
 def _line(launch_name: str, cost: step_costs.StageCost, problem: str) -> str:
   hours = estimates.in_words(cost.epochs * cost.epoch_seconds)
-  memory = ""
+  measured = ""
   if cost.gib is not None:
     fits = "fits" if cost.gib <= TPU_GIB else "does not fit"
-    memory = f", {cost.gib:.2f} GiB ({fits} into {TPU_GIB:g})"
+    measured = f", {cost.gib:.2f} GiB ({fits} into {TPU_GIB:g})"
+  if cost.taken:
+    measured += f", {cost.taken} steps taken, the last in {cost.cpu_seconds} s"
   return (
     f"{launch_name}, {cost.stage}: {cost.epochs} x {cost.steps} steps, "
     f"{cost.operations / 1e9:.4g} GFLOP, {cost.convolutions} convolutions and "
     f"{cost.products} products"
-    f"{memory}; about {hours} on an H100 (an estimate)"
+    f"{measured}; about {hours} on an H100 (an estimate)"
     f"{f'; WRONG: {problem}' if problem else ''}"
   )
-
-
-def _with_memory(
-  found: Sequence[step_costs.StageCost], before: Sequence[step_costs.StageCost]
-) -> list[step_costs.StageCost]:
-  """Costs with the memory that was measured before where it was not measured now."""
-  memory = {cost.stage: cost.gib for cost in before}
-  return [
-    cost if cost.gib is not None else cost._replace(gib=memory.get(cost.stage))
-    for cost in found
-  ]
 
 
 def _write(kept: dict[str, list[step_costs.StageCost]]) -> None:
