@@ -14,9 +14,9 @@ the N-th part of `XLA_PYTHON_CLIENT_MEM_FRACTION` if this is set. A TPU belongs 
 process at a time. A run that fails does not stop the others.
 
 With `--budget_minutes=M --out=DIR` the driver takes the runs in their order that are
-not among the kept results, stops in time, and leaves in DIR what `bundles` describes: a
-bundle for each finished run, which `experiments.tables.update --bundles=DIR` takes in,
-and the state of the others, from which a call with `--continue_from=DIR` goes on, on
+not among the kept results, stops in time, and leaves in DIR a bundle for each finished
+run (`bundles`), which `experiments.tables.update --bundles=DIR` takes in, and the state
+of the others (`saved_state`), from which a call with `--continue_from=DIR` goes on, on
 this machine or another. There `--processes` is the most runs at a time: one more is
 started as long as all together get faster.
 
@@ -26,22 +26,20 @@ started as long as all together get faster.
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.studies import bundles
+from experiments.studies import budgeted
 from experiments.studies import catalogue
-from experiments.studies import data_pieces
 from experiments.studies import estimates
 from experiments.studies import launches
 from experiments.studies import progress_lines
-from experiments.studies import run_queue
-from experiments.studies import step_costs
 from flowkd_jax import train
 from flowkd_jax.cli import launch
 from flowkd_jax.jobs import fields
@@ -52,6 +50,7 @@ from flowkd_jax.jobs import places
 COMMAND = (sys.executable, "-m", "flowkd_jax", "train")
 KEPT = Path(__file__).parents[1] / "results"
 _POLL_SECONDS = 0.2
+_CORES_OF_A_RUN, _MOST_OF_A_QUEUE = 4, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +86,11 @@ class Config:
     " their auxiliary.",
     place=places.FILE,
   )
-  processes: int = fields.setting(
-    1,
+  processes: int | None = fields.setting(
+    None,
     "Number of runs at the same time, each with its share of this machine's cores and"
-    " of a GPU's memory.",
+    " of a GPU's memory. Without the flag: 1, and with --budget_minutes one for every "
+    "four cores, up to 4, as long as more of them are faster.",
     least=1,
   )
   dry_run: bool = fields.setting(
@@ -139,7 +139,7 @@ def configure(**given: Any) -> Config:
     if not (seed.isdecimal() and seed == str(int(seed))):
       raise ValueError(f"--seeds: expected numbers such as 0,1,2, got {seed!r}")
     limits.check_number("--seeds", int(seed), limits.Limits(least=0))
-  _check_budget(config)
+  _check_budget(config, given)
   flags = " ".join(
     flag
     for part in catalogue.parts(config.study)
@@ -156,7 +156,12 @@ def configure(**given: Any) -> Config:
   return config
 
 
-def _check_budget(config: Config) -> None:
+def _check_budget(config: Config, given: Mapping[str, Any]) -> None:
+  if config.out and "budget_minutes" in given and not config.budget_minutes:
+    raise ValueError(
+      "--budget_minutes: expected above 0 with --out, got 0; leave both away to run "
+      "without a limit"
+    )
   if config.budget_minutes and not config.out:
     raise ValueError(
       "--out: expected a folder for what the runs leave, as --budget_minutes is given, "
@@ -174,7 +179,7 @@ def run(config: Config) -> None:
     Interrupted: If it was asked to stop; every run has saved its state.
     ValueError: If runs have failed, when all others are finished.
   """
-  launches.memory_share(config.processes)  # an impossible one is refused before
+  launches.memory_share(_processes(config))  # an impossible one is refused before
   if config.budget_minutes:
     _run_queue(config)
     return
@@ -188,7 +193,7 @@ def run(config: Config) -> None:
     f"study {config.study}", total, total - len(left)
   )
   with train.stop_on_signals() as should_stop, shown:
-    failed = _launch(left, config.processes, total, should_stop, shown)
+    failed = _launch(left, _processes(config), total, should_stop, shown)
     name = should_stop()
   if name:
     raise train.Interrupted(name, sum(job.is_done for job in wanted))
@@ -201,38 +206,32 @@ def run(config: Config) -> None:
 
 
 def _run_queue(config: Config) -> None:
-  """Runs what is neither kept nor bundled, until the minutes are over."""
-  began = time.monotonic()
-  root, out = Path(config.workdir).absolute(), Path(config.out)
-  finished = kept_names(KEPT)
-  if config.continue_from:
-    before = Path(config.continue_from)
-    finished |= bundles.names(before)
-    bundles.unpack(before, root)
-  if Path(config.data_dir).parent.is_dir():
-    data_dir = data_pieces.joined(Path(config.data_dir), root / "data")
-    config = dataclasses.replace(config, data_dir=str(data_dir))
-  left = run_queue.left(run_queue.rows(jobs(config), root), finished)
-  if config.dry_run:
-    _print_rows(left)
-    return
-  if config.continue_from:
-    bundles.copy(Path(config.continue_from), out)
-  seconds = 60 * config.budget_minutes - (time.monotonic() - began)
-  queue = run_queue.Queue(root, out, seconds, config.processes)
-  with train.stop_on_signals() as should_stop:
-    queue.run(left, should_stop)
+  """Runs or prints what is neither kept nor bundled."""
+  call = budgeted.Call(
+    config.study,
+    Path(config.workdir).absolute(),
+    Path(config.data_dir),
+    Path(config.out),
+    Path(config.continue_from) if config.continue_from else None,
+    60 * config.budget_minutes,
+    _processes(config),
+  )
+
+  def jobs_with(data_dir: Path) -> list[launches.Job]:
+    return jobs(dataclasses.replace(config, data_dir=str(data_dir)))
+
+  start = budgeted.print_rows if config.dry_run else budgeted.run
+  start(call, jobs_with, kept_names(KEPT))
 
 
-def _print_rows(rows: Sequence[run_queue.Row]) -> None:
-  """Prints commands; before each its time on an H100, estimated from its steps."""
-  costs = step_costs.read()
-  for row in rows:
-    found = step_costs.left(row.job.folder, costs.get(row.launch, ()))
-    if found.seconds is not None:
-      time_left = estimates.in_words(found.seconds)
-      print(f"# about {time_left} on an H100, an estimate from the size of a step")
-    print(shlex.join(row.job.command))
+def _processes(config: Config) -> int:
+  """The most runs at the same time."""
+  if config.processes is not None:
+    return config.processes
+  if not config.budget_minutes:
+    return 1
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+  return max(1, min(cores // _CORES_OF_A_RUN, _MOST_OF_A_QUEUE))
 
 
 def kept_names(folder: Path) -> set[str]:

@@ -2,26 +2,29 @@
 
 `run` starts runs that are not finished, several at a time as long as all together get
 faster, stops them before the time is over, and leaves in a folder a bundle for each
-finished run and the state of the others (`bundles`).
+finished run (`bundles`) and the state of the others (`saved_state`).
 """
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from experiments.studies import bundles
 from experiments.studies import estimates
 from experiments.studies import launches
+from experiments.studies import queue_rows
+from experiments.studies import saved_state
 from experiments.studies import step_costs
 from flowkd_jax import _files
 
 REPORT = "queue.json"
+GROUPS = ("finished", "failed", "left")  # lists of runs in it
 _POLL_SECONDS = 0.2
 _PERIOD = 60.0  # seconds over which the speed of all runs together is measured
 _FASTER = 1.1  # times as fast as before, for which one more run is started
@@ -29,72 +32,6 @@ _FASTER = 1.1  # times as fast as before, for which one more run is started
 # packing.
 _START_SHARE, _STOP_SHARE, _LONGEST_STOP = 0.1, 0.1, 40.0
 _PATIENCE = 0.6  # share of the latter after which a run is killed
-
-
-class Row(NamedTuple):
-  """A run of the queue.
-
-  Attributes:
-    name: STUDY/RUN/SEED, its folder below the work directory.
-    job: Its launch.
-    needs: Names of runs whose networks it starts from.
-  """
-
-  name: str
-  job: launches.Job
-  needs: tuple[str, ...] = ()
-
-  @property
-  def launch(self) -> str:
-    """STUDY/RUN."""
-    return self.name.rpartition("/")[0]
-
-  @property
-  def has_begun(self) -> bool:
-    """True if it has left something in its folder and is not finished."""
-    return self.job.folder.exists() and not self.job.is_done
-
-
-def rows(jobs: Iterable[launches.Job], root: Path) -> list[Row]:
-  """The launches as rows of a queue.
-
-  Args:
-    jobs: Launches with folders ROOT/STUDY/RUN/SEED.
-    root: Work directory of the queue.
-  """
-  named = {str(job.folder.relative_to(root)): job for job in jobs}
-
-  def needs(name, job):
-    values = (Path(flag.partition("=")[2]) for flag in job.command if "=" in flag)
-    inside = [str(v.relative_to(root)) for v in values if v.is_relative_to(root)]
-    return tuple(other for other in dict.fromkeys(inside) if other in {*named} - {name})
-
-  return [Row(name, job, needs(name, job)) for name, job in named.items()]
-
-
-def left(wanted: Sequence[Row], finished: set[str]) -> list[Row]:
-  """Rows that have to run, in order.
-
-  A finished run is among them if another starts from its networks, which are not here.
-
-  Args:
-    wanted: All rows.
-    finished: Names of rows whose results are known already.
-  """
-  by_name = {row.name: row for row in wanted}
-  needed: set[str] = set()
-
-  def add(name):
-    row = by_name[name]
-    if name not in needed and not row.job.is_done:
-      needed.add(name)
-      for other in row.needs:
-        add(other)
-
-  for row in wanted:
-    if row.name not in finished:
-      add(row.name)
-  return [row for row in wanted if row.name in needed]
 
 
 class Pace:
@@ -131,6 +68,9 @@ class Queue:
     seconds: The time that there is.
     processes: The most runs at the same time.
     costs: Known costs of launches.
+    about: Further entries of the report, such as the commit.
+    carried: Runs of the state of an earlier call, packed again unless finished.
+    blocked: Runs that cannot start, and the reason.
     say: Prints a line.
     clock: Seconds that have passed, of any beginning.
     sleep: Waits for seconds.
@@ -143,7 +83,10 @@ class Queue:
   seconds: float
   processes: int = 1
   costs: step_costs.Costs = dataclasses.field(default_factory=step_costs.read)
-  say: Callable[[str], None] = print
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  carried: Sequence[str] = ()
+  blocked: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  say: Callable[[str], None] = functools.partial(print, flush=True)
   clock: Callable[[], float] = time.monotonic
   sleep: Callable[[float], None] = time.sleep
   start: Callable[..., launches.Running] = launches.start
@@ -154,19 +97,25 @@ class Queue:
     self._stop_seconds = min(_STOP_SHARE * self.seconds, _LONGEST_STOP)
     self._pace = Pace(self.processes)
     self._measured_at, self._done_then, self._then = self._began, 0.0, 0
-    self.waiting: list[Row] = []
+    self.waiting: list[queue_rows.Row] = []
     self.running: dict[str, launches.Running] = {}
-    self.finished: list[Row] = []
-    self.failed: list[Row] = []
+    self.finished: list[queue_rows.Row] = []
+    self.failed: list[queue_rows.Row] = []
+    self._unwritten: list[str] = []  # errors of the folder of bundles and state
 
   def run(
-    self, wanted: Sequence[Row], should_stop: Callable[[], str | None] = lambda: None
+    self,
+    wanted: Sequence[queue_rows.Row],
+    should_stop: Callable[[], str | None] = lambda: None,
   ) -> None:
     """Runs the rows in order until the time is over; then stops them and reports.
 
     Args:
       wanted: Rows that have to run.
       should_stop: Returns the name of a signal that came, or None.
+
+    Raises:
+      ValueError: If bundles or state could not be written; the work directory has all.
     """
     self._rows = {row.name: row for row in wanted}
     self.waiting = [*wanted]
@@ -179,7 +128,13 @@ class Queue:
         self._measure()
     finally:
       self._halt()
-    self._leave()
+      self._leave()
+    if self._unwritten:
+      raise ValueError(
+        f"--out: expected a folder with room for bundles and state, got {self.out} "
+        f"({self._unwritten[-1]}); nothing is lost: repeat the command with the same "
+        f"--workdir={self.root} and another --out, or make room"
+      )
 
   def total(self) -> str:
     """A line with the number of rows and the time of those whose time is known."""
@@ -205,12 +160,13 @@ class Queue:
   def _may_start(self) -> bool:
     return self._left_seconds > self._stop_seconds + _START_SHARE * self.seconds
 
-  def _next(self) -> Row | None:
+  def _next(self) -> queue_rows.Row | None:
     """The first row whose networks to start from are there."""
     ready = (
       row
       for row in self.waiting
-      if all(self._rows[n].job.is_done for n in row.needs if n in self._rows)
+      if row.name not in self.blocked
+      and all(self._rows[n].job.is_done for n in row.needs if n in self._rows)
     )
     return next(ready, None)
 
@@ -233,14 +189,26 @@ class Queue:
       row = self._rows[name]
       if each.has_failed:
         self.failed.append(row)
-        self.say(f"failed: {name}, see {each.job.log}")
+        self.say(f"failed: {name}: {each.last_line}; see {each.job.log}")
       else:
         self._finish(row)
 
-  def _finish(self, row: Row) -> None:
-    bundles.add(self.out, self.root, row.name)
+  def _finish(self, row: queue_rows.Row) -> None:
     self.finished.append(row)
     self.say(f"finished {row.name}")
+    self._written(lambda: bundles.add(self.out, self.root, row.name))
+
+  def _written(self, write: Callable[[], Any]) -> Any:
+    """Result of writing to the folder of bundles and state, None if it failed.
+
+    The other runs go on: what could not be written is in the work directory.
+    """
+    try:
+      return write()
+    except (OSError, ValueError) as error:
+      self._unwritten.append(str(error))
+      self.say(f"cannot write to --out={self.out}: {error}")
+      return None
 
   def _measure(self) -> None:
     """Measures the speed of all runs together, once in a while."""
@@ -278,23 +246,30 @@ class Queue:
   def _leave(self) -> None:
     """Packs what a later call needs, and says what is left."""
     left_rows = [row for row in self._rows.values() if row in self.waiting]
-    needed = {name for row in left_rows for name in row.needs}
-    packed = [row.name for row in (*left_rows, *self.failed) if row.has_begun]
-    packed += sorted(name for name in needed if (self.root / name).exists())
-    parts = bundles.pack(self.out, self.root, dict.fromkeys(packed))
+    parts = self._written(lambda: self._pack(left_rows)) or []
     for row in left_rows:
-      self.say(f"left: {row.name}, {self._in_words(row)}")
+      self.say(f"left: {row.name}, {self.blocked.get(row.name) or self._in_words(row)}")
     names = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in parts)
     self.say(
       f"{len(self.finished)} finished, {len(self.failed)} failed, {len(left_rows)} "
       f"left; in {self.out}: {names or 'no state to go on from'}"
     )
-    report = json.dumps(self._report(left_rows), indent=1)
-    _files.write_text(self.out / REPORT, f"{report}\n")
+    report = f"{json.dumps(self._report(left_rows), indent=1)}\n"
+    self._written(lambda: _files.write_text(self.out / REPORT, report))
 
-  def _report(self, left_rows: Sequence[Row]) -> Mapping[str, object]:
+  def _pack(self, left_rows: Sequence[queue_rows.Row]) -> list[Path]:
+    """Packs runs that have begun, networks that others need, and earlier state."""
+    needed = {name for row in left_rows for name in row.needs}
+    packed = [row.name for row in (*left_rows, *self.failed) if row.has_begun]
+    packed += sorted(name for name in needed if (self.root / name).exists())
+    done = {row.name for row in self._rows.values() if row.job.is_done}
+    packed += [name for name in self.carried if name not in done]
+    return saved_state.pack(self.out, self.root, dict.fromkeys(packed))
+
+  def _report(self, left_rows: Sequence[queue_rows.Row]) -> Mapping[str, object]:
     found = {row.name: self._left(row) for row in left_rows}
     return {
+      **self.about,
       "minutes": round((self.clock() - self._began) / 60, 2),
       "finished": [row.name for row in self.finished],
       "failed": [row.name for row in self.failed],
@@ -307,7 +282,7 @@ class Queue:
       },
     }
 
-  def _left(self, row: Row) -> step_costs.Left:
+  def _left(self, row: queue_rows.Row) -> step_costs.Left:
     costs = self.costs.get(row.launch, ())
     return step_costs.left(row.job.folder, costs, self._factor or 1.0)
 
@@ -318,7 +293,7 @@ class Queue:
       [(row.job.folder, self.costs.get(row.launch, ())) for row in self._rows.values()]
     )
 
-  def _in_words(self, row: Row) -> str:
+  def _in_words(self, row: queue_rows.Row) -> str:
     """The time that a row needs, and where the number comes from."""
     found = self._left(row)
     if found.seconds is None:

@@ -16,6 +16,7 @@ from flowkd_jax import parallel
 
 __all__ = [
   "CPU_INFO",
+  "commit",
   "device_bytes",
   "environment",
 ]
@@ -29,7 +30,7 @@ def environment() -> dict[str, Any]:
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
   return {
     "command": _command(sys.argv),
-    "commit": _commit(),
+    "commit": commit(),
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
     "device": f"{jax.device_count()} x {device.device_kind}",
@@ -63,8 +64,8 @@ def _processor() -> str:
   return named[0].partition(":")[2].strip() if named else platform.processor()
 
 
-def _commit() -> str | None:
-  """The commit that is checked out, with a + if files differ from it."""
+def commit() -> str | None:
+  """The commit that is checked out, with a + if files differ from it; None without."""
   command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
   try:
     found = subprocess.run(

@@ -1,81 +1,27 @@
-"""Files that a queue leaves."""
+"""Bundles of finished runs."""
 
-import contextlib
-import itertools
 import json
-import shutil
+import zipfile
 
-import numpy as np
 import pytest
 
 from experiments.studies import bundles
-from flowkd_jax import train
-from flowkd_jax.jobs import similarity_preserving
 
 
 @pytest.fixture
-def begun(tmp_path, monkeypatch):
-  """A work directory with an interrupted run that starts from another's network."""
-  monkeypatch.setattr(bundles, "PART_BYTES", 1000)
+def root(tmp_path):
+  """A work directory with a run."""
   root = tmp_path / "here"
   folder = root / "study" / "run" / "1"
-  noise = np.random.default_rng(0).bytes(5000)
-  for step, content in (("9", b"old"), ("12", noise)):
-    (folder / "student" / "checkpoints" / step / "state").mkdir(parents=True)
-    (folder / "student" / "checkpoints" / step / "state" / "d").write_bytes(content)
-  (folder / "tensorboard").mkdir()
-  (folder / "tensorboard" / "events").write_text("not needed")
+  folder.mkdir(parents=True)
   config = {"networks_from": f"{root}/study/teacher/1", "data_dir": "/data"}
   (folder / "config.json").write_text(json.dumps(config))
-  (folder / "metrics.jsonl").write_text('{"stage": "student", "epoch": 0}\n')
-  return root, noise
+  lines = [json.dumps({"stage": "student", "epoch": n, "x": n**0.5}) for n in range(99)]
+  (folder / "metrics.jsonl").write_text("\n".join(lines))
+  return root
 
 
-def test_state_is_cut_into_parts_and_comes_back_elsewhere(begun, tmp_path):
-  root, noise = begun
-  parts = bundles.pack(tmp_path / "out", root, ["study/run/1"])
-  assert len(parts) > 4
-  assert all(part.stat().st_size <= 1000 for part in parts)
-  there = tmp_path / "there"
-  bundles.unpack(tmp_path / "out", there)
-  folder = there / "study" / "run" / "1"
-  found = {
-    str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
-  }
-  assert found == {"config.json", "metrics.jsonl", "student/checkpoints/12/state/d"}
-  assert (folder / "student/checkpoints/12/state/d").read_bytes() == noise
-  config = json.loads((folder / "config.json").read_text())
-  assert config == {"networks_from": f"{there}/study/teacher/1", "data_dir": "/data"}
-
-
-def test_a_run_that_is_there_is_not_replaced(begun, tmp_path):
-  root, _ = begun
-  bundles.pack(tmp_path / "out", root, ["study/run/1"])
-  metrics = root / "study" / "run" / "1" / "metrics.jsonl"
-  metrics.write_text("newer")
-  bundles.unpack(tmp_path / "out", root)
-  assert metrics.read_text() == "newer"
-
-
-@pytest.mark.parametrize("lost", [0, 2, -1])
-def test_a_state_that_lacks_a_part_is_refused_and_leaves_nothing(begun, tmp_path, lost):
-  root, _ = begun
-  bundles.pack(tmp_path / "out", root, ["study/run/1"])[lost].unlink()
-  there = tmp_path / "there"
-  with pytest.raises(ValueError, match=r"expected (all parts of the|a whole) state"):
-    bundles.unpack(tmp_path / "out", there)
-  assert not [*there.glob("study/*")]
-
-
-def test_a_new_state_replaces_the_one_before(begun, tmp_path):
-  root, _ = begun
-  bundles.pack(tmp_path / "out", root, ["study/run/1"])
-  assert bundles.pack(tmp_path / "out", root, []) == []
-  assert not [*(tmp_path / "out").iterdir()]
-
-
-def test_bundles_of_several_calls_are_together_and_small(begun, tmp_path):
-  root, _ = begun
+def test_bundles_of_several_calls_are_together_and_small(root, tmp_path):
   folder = root / "study" / "run" / "1"
   (folder / "results.json").write_text("{}")
   bundles.add(tmp_path / "first", root, "study/run/1")
@@ -85,7 +31,8 @@ def test_bundles_of_several_calls_are_together_and_small(begun, tmp_path):
   bundles.add(tmp_path / "second", root, "study/run/2")
   bundles.copy(tmp_path / "first", tmp_path / "second")
   assert bundles.names(tmp_path / "second") == {"study/run/1", "study/run/2"}
-  assert (tmp_path / "second" / bundles.BUNDLES).stat().st_size < 2000
+  plain = 2 * (root / "study" / "run" / "2" / "metrics.jsonl").stat().st_size
+  assert (tmp_path / "second" / bundles.FILE).stat().st_size < plain / 2
   there = tmp_path / "there"
   bundles.extract(tmp_path / "second", there)
   assert json.loads((there / "study/run/1/results.json").read_text()) == {"again": 1}
@@ -97,48 +44,49 @@ def test_damaged_and_missing_bundles_are_named(tmp_path):
   assert bundles.names(tmp_path) == set()
   with pytest.raises(ValueError, match=r"expected bundles\.zip of a queue"):
     bundles.extract(tmp_path, tmp_path / "there")
-  (tmp_path / bundles.BUNDLES).write_text("cut")
+  (tmp_path / bundles.FILE).write_text("cut")
   with pytest.raises(ValueError, match="got a damaged file"):
     bundles.names(tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.optimizer
-def test_a_packed_run_goes_on_elsewhere_and_ends_with_the_same_bits(
-  tmp_path, monkeypatch
-):
-  settings = {
-    "dataset": "digits",
-    "stages": ("student_labels",),
-    "student_network": "digits_cnn:2",
-    "student_epochs": "3@1e-3",
-    "batch_size": 256,
-    "measure": (),
-    "diagnostics": False,
-  }
+def test_a_bundle_that_is_here_is_not_replaced_by_a_copy(root, tmp_path):
+  results = root / "study" / "run" / "1" / "results.json"
+  for name in ("first", "second"):
+    results.write_text(json.dumps({"of": name}))
+    bundles.add(tmp_path / name, root, "study/run/1")
+  bundles.copy(tmp_path / "first", tmp_path / "second")
+  bundles.extract(tmp_path / "second", tmp_path / "there")
+  found = tmp_path / "there" / "study" / "run" / "1" / "results.json"
+  assert json.loads(found.read_text()) == {"of": "second"}
 
-  def train_in(root):
-    folder = root / "study" / "run" / "0"
-    job = similarity_preserving
-    job.run(job.configure(**settings, workdir=str(folder)))
-    return folder
 
-  here, there, whole = (tmp_path / name for name in ("here", "there", "whole"))
-  asked = itertools.count()
-  with monkeypatch.context() as patched:
-    stops = contextlib.nullcontext(lambda: "SIGTERM" if next(asked) == 9 else None)
-    patched.setattr(train, "stop_on_signals", lambda: stops)
-    with pytest.raises(train.Interrupted):
-      train_in(here)
-  parts = bundles.pack(tmp_path / "out", here, ["study/run/0"])
-  assert all(part.stat().st_size <= 16e6 for part in parts)
-  bundles.unpack(tmp_path / "out", there)
-  shutil.rmtree(here)
-  found = []
-  for root in (there, whole):
-    folder = train_in(root)
-    (network,) = json.loads((folder / "results.json").read_text())["networks"]
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    losses = {(e["epoch"], e.get("loss")) for e in map(json.loads, lines)}
-    found.append((network["accuracy"], losses))
-  assert found[0] == found[1]
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_bundles_that_were_cut_off_are_refused_and_stay(root, tmp_path, kept):
+  (root / "study" / "run" / "1" / "results.json").write_text("{}")
+  bundles.add(tmp_path, root, "study/run/1")
+  path = tmp_path / bundles.FILE
+  content = path.read_bytes()
+  path.write_bytes(content[: int(kept * len(content))])
+  for use in (
+    lambda: bundles.names(tmp_path),
+    lambda: bundles.extract(tmp_path, tmp_path / "there"),
+    lambda: bundles.copy(tmp_path, tmp_path / "other"),
+    lambda: bundles.add(tmp_path, root, "study/run/1"),
+  ):
+    with pytest.raises(ValueError, match="got a damaged file .*copy it again, or move"):
+      use()
+  assert not (tmp_path / "there").exists()
+  assert path.stat().st_size == int(kept * len(content))
+
+
+def test_bundles_with_other_bytes_within_are_refused(root, tmp_path):
+  (root / "study" / "run" / "1" / "results.json").write_text("{}")
+  bundles.add(tmp_path, root, "study/run/1")
+  path = tmp_path / bundles.FILE
+  content = bytearray(path.read_bytes())
+  with zipfile.ZipFile(path) as archive:
+    start = archive.getinfo("study/run/1/metrics.jsonl").header_offset + 80
+  content[start : start + 20] = bytes(20)
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match="got a damaged file"):
+    bundles.names(tmp_path)

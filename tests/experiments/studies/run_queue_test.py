@@ -1,15 +1,16 @@
 """The queue of runs with a budget, with launches and time that are simulated."""
 
+import errno
 import json
 
 import pytest
 
 from experiments.studies import bundles
 from experiments.studies import launches
-from experiments.studies import run as driver
+from experiments.studies import queue_rows
 from experiments.studies import run_queue
+from experiments.studies import saved_state
 from experiments.studies import step_costs
-from flowkd_jax import train
 
 
 class _World:
@@ -77,7 +78,7 @@ def _rows(root, names, **needs):
   for name in names:
     flags = [f"--networks_from={root}/study/{other}/0" for other in needs.get(name, ())]
     rows.append(launches.Job(root / "study" / name / "0", ["run", *flags]))
-  return run_queue.rows(rows, root)
+  return queue_rows.rows(rows, root)
 
 
 def _queue(world, root, out, seconds, processes=1, lines=None):
@@ -100,7 +101,7 @@ def test_rows_run_in_order_until_the_budget_is_over_and_go_on_elsewhere(tmp_path
   root, out = tmp_path / "here", tmp_path / "out"
   rows, lines = _rows(root, "abc"), []
   queue = _queue(world, root, out, 105, lines=lines)
-  queue.run(run_queue.left(rows, set()))
+  queue.run(queue_rows.left(rows, set()))
   assert 90 <= world.time <= 105
   assert world.order == ["a/0", "b/0", "c/0"]
   assert bundles.names(out) == {"study/a/0", "study/b/0"}
@@ -110,11 +111,11 @@ def test_rows_run_in_order_until_the_budget_is_over_and_go_on_elsewhere(tmp_path
   assert "left: study/c/0, time not known" in lines
 
   there = tmp_path / "there"
-  bundles.unpack(out, there)
+  saved_state.unpack(out, there)
   done = len(step_costs.epochs(there / "study" / "c" / "0")["student"])
   assert 5 <= done < 40
   world.order.clear()
-  again = run_queue.left(_rows(there, "abc"), bundles.names(out))
+  again = queue_rows.left(_rows(there, "abc"), bundles.names(out))
   _queue(world, there, tmp_path / "next", 100).run(again)
   assert world.order == ["c/0"]
   assert len(step_costs.epochs(there / "study" / "c" / "0")["student"]) == 40
@@ -177,10 +178,6 @@ def test_a_row_waits_for_the_network_that_it_starts_from(tmp_path):
   world = _World({"a/0": 5, "b/0": 5}, lambda running: 1)
   root = tmp_path / "w"
   rows = _rows(root, ["b", "a"], b=["a"])
-  assert rows[0].needs == ("study/a/0",)
-  # Its results are known, but its networks are not here.
-  assert run_queue.left(rows, {"study/a/0"}) == rows
-  assert run_queue.left(rows, {"study/a/0", "study/b/0"}) == []
   _queue(world, root, tmp_path / "out", 100).run(rows)
   assert world.order == ["a/0", "b/0"]
 
@@ -190,7 +187,7 @@ def test_networks_that_rows_left_start_from_are_packed(tmp_path):
   root = tmp_path / "w"
   rows = _rows(root, ["a", "b"], b=["a"])
   _queue(world, root, tmp_path / "out", 100).run(rows)
-  bundles.unpack(tmp_path / "out", tmp_path / "there")
+  saved_state.unpack(tmp_path / "out", tmp_path / "there")
   assert (tmp_path / "there" / "study" / "a" / "0" / "results.json").exists()
 
 
@@ -213,47 +210,61 @@ def test_a_failure_stops_only_what_starts_from_it(tmp_path):
   assert [row.name for row in queue.waiting] == ["study/b/0"]
 
 
-def test_driver_takes_what_is_not_kept_and_bundles_it(fake, tmp_path, monkeypatch):
-  kept = tmp_path / "kept"
-  (kept / "fake").mkdir(parents=True)
-  known = {"runs": {"first": {"1": {}}}}
-  (kept / "fake" / "runs.json").write_text(json.dumps(known))
-  monkeypatch.setattr(driver, "KEPT", kept)
-  options = {"study": "fake", "seeds": ("1", "3"), "budget_minutes": 0.5}
-  first = {"workdir": str(tmp_path / "w"), "out": str(tmp_path / "out")}
-  driver.run(driver.configure(**options, **first))
-  assert bundles.names(tmp_path / "out") == {"fake/first/3", "fake/second/1"}
-  second = {"workdir": str(tmp_path / "v"), "out": str(tmp_path / "next")}
-  again = driver.configure(**options, **second, continue_from=str(tmp_path / "out"))
-  driver.run(again)
-  assert not (tmp_path / "v" / "fake").exists()  # nothing was left
-  assert bundles.names(tmp_path / "next") == {"fake/first/3", "fake/second/1"}
+def test_a_row_without_its_data_is_left_with_the_reason(tmp_path):
+  world, lines = _World({"a/0": 5, "b/0": 5}, lambda running: 1), []
+  rows = _rows(tmp_path / "w", "ab")
+  queue = _queue(world, tmp_path / "w", tmp_path / "out", 100, lines=lines)
+  queue.blocked = {"study/a/0": "no pacs in --data_dir=D"}
+  queue.run(rows)
+  assert world.order == ["b/0"]
+  assert "left: study/a/0, no pacs in --data_dir=D" in lines
+  report = json.loads((tmp_path / "out" / run_queue.REPORT).read_text())
+  assert [*report["left"]] == ["study/a/0"]
 
 
-@pytest.mark.parametrize(
-  ("options", "match"),
-  [
-    ({"budget_minutes": 1.0}, "--out: expected a folder for what the runs leave"),
-    ({"out": "o"}, "--out: expected with --budget_minutes, got it alone"),
-    ({"budget_minutes": -1.0, "out": "o"}, "--budget_minutes: expected 0 or"),
-  ],
-)
-def test_impossible_budgets_are_refused(fake, tmp_path, options, match):
-  with pytest.raises(ValueError, match=match):
-    driver.configure(study="fake", workdir=str(tmp_path), **options)
+def test_a_full_disk_stops_no_run_and_loses_nothing(tmp_path, monkeypatch):
+  def full(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  world, lines = _World({"a/0": 5, "b/0": 5}, lambda running: 1), []
+  rows = _rows(tmp_path / "w", "ab")
+  with monkeypatch.context() as patched:
+    patched.setattr(bundles, "add", full)
+    queue = _queue(world, tmp_path / "w", tmp_path / "out", 100, lines=lines)
+    with pytest.raises(
+      ValueError, match=r"--out: expected a folder with room .* No spa"
+    ):
+      queue.run(rows)
+  assert [row.name for row in queue.finished] == ["study/a/0", "study/b/0"]
+  assert all(row.job.is_done for row in rows)
+  assert any(line.startswith("cannot write to --out=") for line in lines)
 
 
-def test_signals_reach_the_queue(fake, tmp_path, monkeypatch):
-  monkeypatch.setattr(driver, "KEPT", tmp_path / "none")
-  monkeypatch.setattr(train, "stop_on_signals", lambda: _AlreadyStopped())
-  options = {"budget_minutes": 0.5, "out": str(tmp_path / "out")}
-  driver.run(driver.configure(study="fake", workdir=str(tmp_path / "w"), **options))
-  assert bundles.names(tmp_path / "out") == set()
+def test_state_of_an_earlier_call_is_packed_again(tmp_path):
+  root = tmp_path / "w"
+  (root / "other" / "run" / "0").mkdir(parents=True)
+  (root / "other" / "run" / "0" / "config.json").write_text("{}")
+  world = _World({"a/0": 5}, lambda running: 1)
+  queue = _queue(world, root, tmp_path / "out", 100)
+  queue.carried, queue.about = ["other/run/0", "study/a/0"], {"study": "mine"}
+  queue.run(_rows(root, "a"))
+  assert saved_state.unpack(tmp_path / "out", tmp_path / "there") == ["other/run/0"]
+  report = json.loads((tmp_path / "out" / run_queue.REPORT).read_text())
+  assert report["study"] == "mine"
 
 
-class _AlreadyStopped:
-  def __enter__(self):
-    return lambda: "SIGTERM"
+def test_a_failure_shows_the_last_line_of_its_log(tmp_path):
+  world, lines = _World({"a/0": 5}, lambda running: 1), []
+  start = world.start
 
-  def __exit__(self, *error):
-    return None
+  def failing(job, slot, processes):
+    running = start(job, slot, processes)
+    job.log.write_text("working\nerror: --data_dir: too few\n")
+    running.process.returncode = 1
+    return running
+
+  world.start = failing
+  _queue(world, tmp_path / "w", tmp_path / "out", 100, lines=lines).run(
+    _rows(tmp_path / "w", "a")
+  )
+  assert any("failed: study/a/0: error: --data_dir: too few; see" in s for s in lines)
