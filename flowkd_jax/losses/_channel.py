@@ -1,8 +1,8 @@
-"""Losses on the channels of maps: where each is active, and how they correlate.
+"""Losses on the channels of maps: positions of activity, and correlations of channels.
 
-Both compare an example with itself only. Channel i of the student is compared with
-channel i of the teacher, so a learnt projection brings the student to as many channels
-as the teacher has; see `_projection`.
+These losses compare each example with itself only. Channel i of the student is compared
+with channel i of the teacher. If their numbers of channels differ, a learnt projection
+maps the student to the teacher's channels (`_projection`).
 """
 
 from collections.abc import Sequence
@@ -40,21 +40,21 @@ def channel_wise_distillation(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Channel-wise distillation: divergence of the places where each channel is active.
+  """Channel-wise distillation: divergence of each channel's distribution of positions.
 
   `T^2 mean_ic sum_p t_icp log(t_icp / s_icp)`, where `t_ic` and `s_ic` are the softmax
-  of channel c of example i over its positions p at temperature T (Shu et al.
-  2021). 0 or above; depends neither on the batch nor on the number of channels.
-  Invariant to a constant added to a channel, and to a permutation of channels or of
-  positions common to both sides.
+  of channel c of example i over its positions p at temperature T (Shu et al. 2021). The
+  loss is 0 or above. It depends neither on the batch size nor on the number of
+  channels. It is invariant to a constant added to a channel, and to a permutation of
+  channels or positions common to both sides.
 
   With `softmax_over="channels"` the softmax is over the channels of each position, and
-  the mean over positions: pixel-wise distillation, with which the paper compares.
+  the mean is over positions. This is pixel-wise distillation, a baseline of the paper.
 
-  On logits of segmentation the authors train with T = 4 and weight 3, on features with
-  weight 50. Ports take a 1 x 1 convolution where the channels differ, as `params` does
-  here. The authors' code takes the logarithm of a softmax, which is minus infinity for
-  far logits; here the value is finite.
+  The authors train with T = 4 and weight 3 on logits of segmentation, and with weight
+  50 on features. If the channels differ, ports use a 1 x 1 convolution, like `params`
+  here. Differs from the authors' code, which takes the logarithm of a softmax: it is
+  minus infinity for logits far below the largest, and here it is finite.
 
   Args:
     student: Student maps.
@@ -69,7 +69,7 @@ def channel_wise_distillation(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If an input is not a map, batches or channels disagree, `temperature` is
-      not positive or `softmax_over` is another word.
+      not positive, or `softmax_over` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -122,20 +122,21 @@ def ickd(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Inter-channel correlation: inner products of each channel with all others.
+  """Inter-channel correlation (ICKD): inner products of each channel with all others.
 
-  `mean_ic |g_ic^s - g_ic^t|^2`, where `g_ic` is row c, divided by its norm, of the Gram
-  matrix `F_i' F_i` of the channels of example i over its positions (Liu et al. 2021).
-  Between 0 and 4; depends neither on the batch nor on the numbers of channels
-  and positions. Invariant to the scale of each example and to a permutation of
-  positions of either side, whose maps may differ in size.
+  `mean_ic |g_ic^s - g_ic^t|^2`, where `g_ic` is row c of the Gram matrix `F_i' F_i` of
+  the channels of example i over its positions, divided by its norm (Liu et al. 2021).
+  The loss is between 0 and 4. It depends neither on the batch size nor on the numbers
+  of channels and positions. It is invariant to the scale of each example and to a
+  permutation of the positions of either side. Maps may differ in size.
 
-  As in the authors' code for classification: the student's channels go through a 1 x 1
-  convolution and batch normalisation, the teacher's stay as they are. The normalisation
-  takes the statistics of the batch, in a measurement too, where the authors' layer
-  takes running averages. torchdistill divides by the batch twice. The paper's variant
-  for segmentation, which cuts maps into a grid, is not here. A channel that is zero
-  everywhere has correlations of zero, in value and gradient.
+  As in the authors' code for classification, the student's channels go through a 1 x 1
+  convolution and batch normalisation, and the teacher's channels are unchanged. Differs
+  from the authors' code: the normalisation always uses the statistics of the batch, and
+  the authors' layer uses running averages in evaluation. torchdistill divides by the
+  batch size twice. The paper's variant for segmentation, which splits maps into a grid,
+  is not implemented. A channel that is zero everywhere has correlations of zero, with a
+  gradient of zero.
 
   Args:
     student: Student maps.
@@ -174,14 +175,14 @@ def ickd(
 def _log_shares(maps, temperature, axis):
   """Logarithms of a softmax over the positions (axis 1) or the channels (axis 2)."""
   batch, _, _, channels = maps.shape
-  # No finite activation becomes infinite, nor does a difference of two.
+  # Neither a finite activation nor a difference of two becomes infinite.
   largest = float(jnp.finfo(maps.dtype).max) / 4
   logits = jnp.clip(maps.reshape(batch, -1, channels) / temperature, -largest, largest)
   return jax.nn.log_softmax(logits, axis=axis)
 
 
 def _channel_correlations(maps):
-  """Rows of the Gram matrix of each example's channels, of norm one."""
+  """Rows of the Gram matrix of each example's channels, divided by their norms."""
   batch, _, _, channels = maps.shape
   positions = _spatial.rescaled(maps.reshape(batch, -1)).reshape(batch, -1, channels)
   products = jnp.einsum(

@@ -1,7 +1,8 @@
-"""Contrastive representation distillation: which teacher row is this student's?
+"""Contrastive representation distillation within a batch.
 
-Both sides are embedded by a learnt linear head and divided by their norm. The
-negatives are the other rows of the batch; those of `_memory_bank` are drawn from the
+The loss asks to find the teacher row of each student row among all rows, and vice
+versa. Learnt linear heads embed both sides, and embeddings are divided by their norms.
+The negatives are the other rows of the batch. In `_memory_bank` they are drawn from the
 whole data set.
 """
 
@@ -38,7 +39,7 @@ def crd_init(
   *,
   width: int = 128,
 ) -> Parameters:
-  """The linear heads of `crd` and `crd_bank`, trained beside the student.
+  """Linear heads of `crd` and `crd_bank`, trained together with the student.
 
   Args:
     key: Random key.
@@ -47,10 +48,10 @@ def crd_init(
     width: Width of the embedding.
 
   Returns:
-    `{"student": head, "teacher": head}`, each with a "kernel" and a "bias", float32.
+    `{"student": head, "teacher": head}` in float32. A head has a "kernel" and a "bias".
 
   Raises:
-    ValueError: If `width` is not positive.
+    ValueError: If `width` is below 1.
   """
   checks.check_count("width", width)
   params = {}
@@ -76,13 +77,15 @@ def crd(
 ) -> Float[Array, ""]:
   """Contrastive distillation against the other rows of the batch, without a memory.
 
-  `mean_i -log p(t_i | s_i) - log p(s_i | t_i)`, `p(t_j | s_i) = exp(u_i . v_j / tau) /
-  sum_k exp(u_i . v_k / tau)` with u and v the normalised embeddings of student and
-  teacher. The objective is InfoNCE, which Tian et al. 2020 compare in their ablation;
-  theirs, with a bank, is `crd_bank`. 0 or above; `2 log(batch)` where the rows are
-  told apart no better than by chance; depends on no width. Invariant to a permutation
-  of rows, and without `params` to the scale of each row and to a common rotation.
-  Negatives may share the class of a row; the paper draws them from other classes.
+  `mean_i -log p(t_i | s_i) - log p(s_i | t_i)` with `p(t_j | s_i) = exp(u_i . v_j /
+  tau) / sum_k exp(u_i . v_k / tau)`, where u and v are the normalised embeddings of
+  student and teacher. This objective is InfoNCE, which Tian et al. 2020 compare in
+  their ablation. `crd_bank` has their own objective, with a bank.
+
+  The loss is 0 or above. It is `2 log(batch)` if all rows are equally likely. It does
+  not depend on the widths. It is invariant to a permutation of rows, and without
+  `params` to the scale of each row and to a rotation common to both sides. Negatives
+  may have the class of the row. The paper draws them from other classes.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -97,7 +100,7 @@ def crd(
     block_size: Number of rows evaluated at a time, chosen automatically if None.
 
   Returns:
-    The loss; 0 for a batch of one row.
+    The loss. It is 0 for a batch of one row.
 
   Raises:
     TypeError: If an input is not floating point.
@@ -130,7 +133,8 @@ def crd(
     own = (student_rows * teacher_rows).sum(1, keepdims=True) * sharpness
     terms = jnp.zeros_like(own[:, 0])
     for anchors, others in zip((teacher_rows, student_rows), columns, strict=True):
-      # Less the logit of the row itself, exactly 0, the total is -log p.
+      # Minus the logit of the positive, which is then exactly 0, the log-sum-exp is
+      # -log p. A probability near 1 keeps its digits in this form.
       excess = jnp.where(same, 0, float32.matmul(anchors, others) - own)
       terms += information.log_totals(excess, valid)
     return terms
@@ -150,7 +154,15 @@ def crd(
 
 
 def embeddings(student, teacher, params, mask, *, init="crd_init"):
-  """Both sides embedded: rows of norm one, at least float32, of one width."""
+  """Embeddings of both sides: rows of norm one and equal width, float32 or wider.
+
+  Args:
+    student: Student features. Axes after the first are flattened.
+    teacher: Teacher features.
+    params: Heads of both sides, or None for the features themselves.
+    mask: True for real rows. Masked rows are zero before the heads.
+    init: Name of the function that makes the heads, for error messages.
+  """
   checks.check_features(student=student, teacher=teacher)
   checks.check_mask(mask, student)
   embedded = []
@@ -163,7 +175,8 @@ def embeddings(student, teacher, params, mask, *, init="crd_init"):
       checks.check_shape(f"params, {side} kernel", kernel, fitting)
       bias = jnp.asarray(params[side]["bias"]).astype(rows.dtype)
       rows = float32.matmul(rows, kernel) + bias[None, :]
-    # An infinity times a weight of 0 may vanish in the head.
+    # An infinity times a weight of 0 may vanish in the head, so finite rows are found
+    # before it.
     embedded.append(jnp.where(finite[:, None], kernels.unit_rows(rows), jnp.nan))
   widths = [rows.shape[1] for rows in embedded]
   if widths[0] != widths[1]:

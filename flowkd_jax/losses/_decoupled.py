@@ -1,6 +1,7 @@
 """Decoupled knowledge distillation.
 
-Missing labels, NaN and infinities are treated by the rules of `flowkd_jax.losses`.
+The documentation of `flowkd_jax.losses` has the rules for missing labels, NaN and
+infinities.
 """
 
 from typing import NamedTuple
@@ -32,16 +33,17 @@ def decoupled_kd(
 ) -> Float[Array, ""]:
   """Decoupled knowledge distillation: `T^2 mean_i (alpha TCKD_i + beta NCKD_i)`.
 
-  TCKD is the relative entropy between the probabilities of the label and of anything
-  else; NCKD that between the probabilities of the other classes among themselves
-  (Zhao et al. 2022). `alpha = 1` with the teacher's probability of the other classes
-  as beta is `knowledge_distillation`, as the paper shows. Scale and invariances
-  as there.
+  TCKD is the relative entropy between two binary distributions, the probabilities of
+  the label and of all other classes together. NCKD is the relative entropy between the
+  distributions over the other classes (Zhao et al. 2022). If alpha is 1 and beta is the
+  teacher's probability of the other classes, the sum is `knowledge_distillation`, as
+  the paper shows. Scale and invariances are those of `knowledge_distillation`.
 
-  Differs from the authors' code: the label is left out of NCKD, where they lower its
-  logit by 1000, and logarithms are of sums of exponentials, where their log of a
-  rounded 0 is infinite. With two classes NCKD is 0. Their trainer ramps the loss up
-  over 20 epochs and uses beta from 1 to 8, depending on the pair of networks.
+  Differs from the authors' code in two ways. The label is left out of NCKD, and the
+  authors lower its logit by 1000. Logarithms are computed by log-sum-exp, and the
+  authors take the logarithm of a probability that may be rounded to 0. With two classes
+  NCKD is 0. The authors increase the loss linearly over 20 epochs and use beta from 1
+  to 8, depending on the pair of networks.
 
   Args:
     student: Student logits, one row for each example or each position.
@@ -57,9 +59,10 @@ def decoupled_kd(
     axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
-    TypeError: If logits are not floating point or labels not integers.
+    TypeError: If logits are not floating point, or labels are not integers.
     ValueError: If shapes disagree, there is a single class, a label in a NumPy array is
-      no class, `temperature` is not positive or a weight is not finite.
+      at or above the number of classes, `temperature` is not positive, or a weight is
+      not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -79,7 +82,7 @@ def decoupled_kd(
     _log_probabilities.relative_entropy(of_student, of_teacher).sum(1)
     for of_student, of_teacher in zip(student_side[:2], teacher_side[:2], strict=True)
   )
-  # Without mass on the other classes the teacher says nothing about them.
+  # A teacher that rules out all other classes has no distribution over them.
   rest_terms = jnp.where(teacher_side.certain, 0, rest_terms)
   weights = _logits.numbers(rows, alpha=alpha, beta=beta)
   terms = scale**2 * (weights[0] * target_terms + weights[1] * rest_terms)
@@ -90,9 +93,10 @@ class _Decoupled(NamedTuple):
   """Log-probabilities of one side.
 
   Attributes:
-    binary: Of the label and of anything else.
-    rest: Of each other class among the others; minus infinity at the label.
-    certain: Rows in which no other class is possible.
+    binary: Log-probabilities of the label and of all other classes together.
+    rest: Log-probabilities of the other classes given that it is not the label. The
+      entry of the label is minus infinity.
+    certain: True for rows in which all other classes are ruled out.
   """
 
   binary: Float[Array, "batch 2"]
@@ -104,7 +108,7 @@ def _decoupled_logs(logits, target):
   label = jnp.where(target, logits, 0).sum(1, keepdims=True)
   others = jnp.where(target, -jnp.inf, logits)
   certain = (others == -jnp.inf).all(1, keepdims=True)
-  # The gradient of logsumexp is NaN where no class is possible.
+  # The gradient of logsumexp is NaN if all its entries are minus infinity.
   total = jax.nn.logsumexp(jnp.where(certain, 0, others), axis=1, keepdims=True)
   anything_else = jnp.where(certain, -jnp.inf, total)
   binary = jax.nn.log_softmax(jnp.concatenate([label, anything_else], axis=1))

@@ -1,4 +1,4 @@
-"""DIST: correlations of probabilities, within rows and within classes."""
+"""DIST: correlations of probabilities within rows and within classes."""
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +24,20 @@ def dist(
   mask: _logits.Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """DIST: one minus the correlation of rows, and of columns, of probabilities.
+  """DIST: one minus Pearson's correlation of rows, and of columns, of probabilities.
 
-  `T^2 (beta mean_i (1 - r(s_i, t_i)) + gamma mean_c (1 - r(s_c, t_c)))` with r the
-  correlation of Pearson, `s_i` the probabilities of row i (inter-class relation) and
-  `s_c` those of class c in the batch (intra-class relation) (Huang et al. 2022).
-  Positions of maps and tokens are rows too, as in the authors' code for segmentation.
-  Between 0 and `2 T^2 (beta + gamma)` whatever the batch size and the number of
-  classes. Invariant to a shift of each row of logits and to permutation of rows or
-  classes; not to scale or rotation.
+  `T^2 (beta mean_i (1 - r(s_i, t_i)) + gamma mean_c (1 - r(s_c, t_c)))`, where r is
+  Pearson's correlation, `s_i` holds the probabilities of row i (inter-class relation),
+  and `s_c` holds the probabilities of class c in the batch (intra-class relation)
+  (Huang et al. 2022). Positions of maps and tokens are rows too, as in the authors'
+  code for segmentation. The loss is between 0 and `2 T^2 (beta + gamma)`, whatever the
+  batch size and the number of classes. It is invariant to a shift of each row of logits
+  and to permutation of rows or classes, but not to scale or rotation.
 
-  Differs from the authors' code, which adds 1e-8 to products of norms and so loses
-  classes that are rare in the batch. A row or class without variation on one side
-  counts 1, on both 0; on neither, as defined. Entries that both sides rule out are left
-  out of both correlations. The paper sets beta and gamma to 2
+  Differs from the authors' code, which adds 1e-8 to products of norms and thereby
+  ignores classes that are rare in the batch. If a row or class has no variation on one
+  side, its term is 1. If it has none on both sides, its term is 0. Entries that both
+  sides rule out are left out of both correlations. The paper sets beta and gamma to 2,
   beside a cross-entropy of weight 1.
 
   Args:
@@ -67,7 +67,8 @@ def dist(
   References:
     Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022.
   """
-  # Columns compare rows with one another, so all have the same temperature.
+  # Correlations of columns compare rows with one another, so all rows need the same
+  # temperature.
   checks.check_positive("temperature", temperature)
   rows = _logits.read(mask, student=student, teacher=teacher)
   sides, scale = _logits.softened(rows, temperature, standardize=standardize)
@@ -92,14 +93,18 @@ def dist(
 
 
 def _present(rows):
-  """Entries to compare: of real rows, and possible on one side at least."""
+  """Mask of entries in real rows that at least one side does not rule out."""
   student_gone, teacher_gone = (side == -jnp.inf for side in rows.sides)
   present = ~(student_gone & teacher_gone)
   return present if rows.mask is None else present & rows.mask[:, None]
 
 
 def _correlation_gap(sides, present, total):
-  """`1 - correlation` as half a squared distance; variation of rounding is none."""
+  """One minus the correlation, as half a squared distance of standardised vectors.
+
+  In this form it keeps its digits near 0. Variation at the level of rounding errors
+  counts as no variation.
+  """
   count = jnp.maximum(total(present.astype(sides[0].dtype)), 1)
   units, moving = [], []
   for side in sides:
@@ -108,9 +113,10 @@ def _correlation_gap(sides, present, total):
     squares = total(centred**2)
     real = jnp.where(present, side, 0)
     noise = (8 * jnp.finfo(side.dtype).eps) ** 2 * lax.stop_gradient(total(real**2))
-    still = squares <= noise  # not of NaN, which must reach the result
+    still = squares <= noise  # False for NaN, so NaN reaches the result
     norm = jnp.sqrt(jnp.where(still, 1, squares))
     units.append(jnp.where(still, 0, centred / norm))
     moving.append(~still)
+  # If one side has no variation, its vector is 0 and the distance is 1/2: add the rest.
   gap = total((units[0] - units[1]) ** 2) / 2
   return gap + jnp.where(moving[0] != moving[1], 0.5, 0).astype(gap.dtype)

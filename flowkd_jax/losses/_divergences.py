@@ -1,6 +1,6 @@
-"""Divergences of softened probabilities beside the relative entropy.
+"""Divergences of softened probabilities: reverse, skewed and Jensen-Shannon.
 
-Infinities and NaN are treated by the rules of `flowkd_jax.losses`.
+The documentation of `flowkd_jax.losses` has the rules for infinities and NaN.
 """
 
 from jaxtyping import Array
@@ -26,16 +26,16 @@ def reverse_kl(
 ) -> Float[Array, ""]:
   """Reverse distillation: `T^2 mean_i KL(s_i, t_i)` of softened probabilities.
 
-  `knowledge_distillation` with both sides exchanged: the student is punished for mass
-  where the teacher has none, and may leave out what it cannot imitate, which is what
-  language models of few parameters do better with (Gu et al. 2024, section 2, whose
-  training by policy gradient is another matter). The mean over rows of a sum over
-  classes. Invariant to a shift of each row of logits and to permutation of rows, or of
-  the classes of both.
+  This is `knowledge_distillation` with both sides exchanged. The student is penalised
+  for probability where the teacher has none, and may ignore modes of the teacher that
+  it cannot represent. This helps small language models (Gu et al. 2024, section 2;
+  their training by policy gradient is not part of this loss). The loss is the mean over
+  rows of a sum over classes. It is invariant to a shift of each row of logits, and to
+  permutation of rows or of the classes of both sides.
 
-  Infinite where the teacher alone rules out a class; `skew_kl` and `jensen_shannon`
-  stay finite there. Differs from the code of DistiLLM in the temperature and its
-  square.
+  The loss is infinite if only the teacher rules out a class. `skew_kl` and
+  `jensen_shannon` are finite in this case. Differs from the code of DistiLLM by the
+  temperature and the factor `T^2`.
 
   Args:
     student: Student logits, one row for each example or each position.
@@ -98,14 +98,15 @@ def skew_kl(
   """Skewed distillation: `T^2 mean_i KL(t_i, alpha t_i + (1 - alpha) s_i)`.
 
   With `reverse=True` it is `T^2 mean_i KL(s_i, (1 - alpha) t_i + alpha s_i)` (Ko et al.
-  2024, section 3.1). Finite for alpha above 0 whatever either side rules out, at most
-  `-T^2 log(alpha)`. At alpha = 0 it is `knowledge_distillation` or `reverse_kl`, at 1
-  it is 0. The mean over rows of a sum over classes. Invariant to a shift of each row of
-  logits and to permutation of rows, or of the classes of both.
+  2024, section 3.1). For alpha above 0 the loss is at most `-T^2 log(alpha)`, also if
+  one side rules out classes. At alpha = 0 it is `knowledge_distillation` or
+  `reverse_kl`, and at alpha = 1 it is 0. The loss is the mean over rows of a sum over
+  classes. It is invariant to a shift of each row of logits, and to permutation of rows
+  or of the classes of both sides.
 
-  Differs from the authors' code in the temperature and its square; and the forward form
-  is a divergence, where their code leaves out the entropy of the teacher, which has no
-  gradient in the student.
+  Differs from the authors' code by the temperature and the factor `T^2`. The forward
+  form here is a divergence. The authors' code leaves out the teacher's entropy, which
+  has no gradient in the student.
 
   Args:
     student: Student logits, one row for each example or each position.
@@ -126,7 +127,7 @@ def skew_kl(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If shapes disagree, there is a single class, `temperature` is not
-      positive or `alpha` is outside [0, 1].
+      positive, or `alpha` is outside [0, 1].
 
   Example:
     >>> import jax.numpy as jnp
@@ -170,21 +171,22 @@ def jensen_shannon(
   axis_name: str | None = None,
   block_size: int | None = None,
 ) -> Float[Array, ""]:
-  """Generalised Jensen-Shannon divergence, from forward to reverse KL.
+  """Generalised Jensen-Shannon divergence, between forward and reverse KL.
 
   `T^2 mean_i (beta KL(t_i, m_i) + (1 - beta) KL(s_i, m_i))` with the mixture
   `m = beta t + (1 - beta) s` (Agarwal et al. 2024, section 2). At beta = 0 it is
-  `knowledge_distillation`, at 1 it is `reverse_kl`, as in the code of TRL. Between, it
-  is finite and at most `T^2 log 2`, whatever either side rules out. The mean over rows
-  of a sum over classes. Invariant to a shift of each row of logits and to permutation
-  of rows, or of the classes of both.
+  `knowledge_distillation`, and at beta = 1 it is `reverse_kl`, as in the code of TRL.
+  For beta in between it is at most `T^2 log 2`, also if one side rules out classes. The
+  loss is the mean over rows of a sum over classes. It is invariant to a shift of each
+  row of logits, and to permutation of rows or of the classes of both sides.
 
-  The size jumps at both ends: the formula tends to 0 there, as beta or `1 - beta` times
-  the KL. `scaled=True` divides by `beta (1 - beta)`, which makes the loss continuous in
-  beta from the forward to the reverse KL, so that beta can follow a schedule; at
-  beta = 1/2 it is 4 times as large. At an end the gradient in beta is 0.
+  The loss is not continuous in beta at 0 and 1: near these values the formula is about
+  beta or `1 - beta` times a KL divergence and tends to 0. `scaled=True` divides by
+  `beta (1 - beta)`. The loss is then continuous in beta from the forward to the reverse
+  KL, so that beta can follow a schedule. At beta = 1/2 it is 4 times as large. At beta
+  = 0 and 1 the gradient with respect to beta is 0.
 
-  Differs from TRL in the square of the temperature.
+  Differs from TRL by the factor `T^2`.
 
   Args:
     student: Student logits, one row for each example or each position.
@@ -206,7 +208,7 @@ def jensen_shannon(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If shapes disagree, there is a single class, `temperature` is not
-      positive or `beta` is outside [0, 1].
+      positive, or `beta` is outside [0, 1].
 
   Example:
     >>> import jax.numpy as jnp
@@ -252,7 +254,7 @@ def _mean(
   block_size,
   **options,
 ):
-  """`T^2` times the mean over rows of the sum of terms."""
+  """Mean over rows of the sum of terms over the classes, times `T^2`."""
   rows = _logits.read(mask, student=student, teacher=teacher)
   scale = _logits.temperatures(rows, temperature)
   sums = _softmax.term_sums(

@@ -1,7 +1,8 @@
-"""Factor transfer: the teacher paraphrases its maps, the student translates its own.
+"""Factor transfer: distance of factors that are extracted from the maps of both sides.
 
-In the paper the factors are the outputs of two small convolutional networks; in the
-simple form that ports use they are the energy of each position, with nothing to learn.
+In the paper the factors are the outputs of two small convolutional networks, the
+paraphraser of the teacher and the translator of the student. Ports use a simple form
+without parameters, in which the factors are the energies of the positions.
 """
 
 from collections.abc import Sequence
@@ -42,18 +43,20 @@ def factor_transfer(
 ) -> Float[Array, ""]:
   """Factor transfer: distance between normalised factors of the two maps.
 
-  `mean_i sum_n |f_in^s - f_in^t|^q` with `f = F / |F|` (Kim et al. 2018),
-  where q is `power`. With `params` the factors F are those of the paper: the
-  translator's of the student's map, trained beside the student, and the paraphraser's
-  of the teacher's, trained before with `factor_reconstruction` and constant here.
-  Without, F is the energy `mean_c |F_c|^p` of each position, which is RepDistiller's
-  form (p = 2, q = 1): attention transfer with absolute differences.
+  `mean_i sum_n |f_in^s - f_in^t|^q` with `f = F / |F|` (Kim et al. 2018), where q is
+  `power`. With `params` the factors F are those of the paper. The translator computes
+  the factors of the student's map and is trained together with the student. The
+  paraphraser computes the factors of the teacher's map. It is trained before with
+  `factor_reconstruction` and is constant here. Without `params`, F is the energy
+  `mean_c |x_c|^p` of each position of a map x. This is the form of RepDistiller (p = 2,
+  q = 1), which is attention transfer with absolute differences.
 
-  Does not depend on the batch; for q = 1 grows with the square root of the number of
-  factors ("elements" falls with it). Without `params` invariant to the scale of each
-  example, to rotation (p = 2) and permutation of channels, and to a permutation of
-  positions common to both. The authors' code and the ports take the mean over all
-  elements, `reduction="elements"`; the paper writes the norm, the q-th root.
+  The loss does not depend on the batch size. For q = 1 it grows with the square root of
+  the number of factors, and with `reduction="elements"` it falls with this root.
+  Without `params` it is invariant to the scale of each example, to rotation (p = 2) and
+  permutation of channels, and to a permutation of positions common to both sides. The
+  authors' code and the ports take the mean over all elements, `reduction="elements"`.
+  The paper writes the norm, which is the q-th root of the sum.
 
   Args:
     student: Student maps.
@@ -69,8 +72,8 @@ def factor_transfer(
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If an input is not a map, batches disagree, a network does not fit,
-      a number is not positive or `reduction` is another word.
+    ValueError: If an input is not a map, batches disagree, a network does not fit, a
+      number is not positive, or `reduction` is unknown.
 
   Example:
     >>> import jax
@@ -114,10 +117,10 @@ def factor_transfer_init(
   *,
   rate: float = 0.5,
 ) -> Parameters:
-  """The paraphraser and the translator of `factor_transfer`.
+  """Paraphraser and translator of `factor_transfer`.
 
-  Each is three convolutions of 3 x 3 with leaky rectifiers, as in the authors' code;
-  the paraphraser has three more to reconstruct the teacher's map.
+  Each has three 3 x 3 convolutions with leaky rectifiers, as in the authors' code. The
+  paraphraser has three more convolutions that reconstruct the teacher's map.
 
   Args:
     key: Random key.
@@ -126,11 +129,11 @@ def factor_transfer_init(
     rate: Number of factors per teacher channel, k in the paper.
 
   Returns:
-    `{"translator": layers, "paraphraser": {"encoder": layers, "decoder": layers}}`,
-    each layer with a "kernel" and a "bias", in float32.
+    `{"translator": layers, "paraphraser": {"encoder": layers, "decoder": layers}}` in
+    float32. Each layer has a "kernel" and a "bias".
 
   Raises:
-    ValueError: If there would be no factor.
+    ValueError: If `rate` times the number of teacher channels is below 1.
   """
   channels, teacher_channels = student_shape[-1], teacher_shape[-1]
   factors = int(teacher_channels * rate)
@@ -156,11 +159,11 @@ def factor_reconstruction(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Reconstruction loss with which the paraphraser is trained before any student.
+  """Reconstruction loss that trains the paraphraser before any student.
 
-  `mean_i |x_i - P(x_i)|^2` with P the paraphraser (Kim et al. 2018). Does not
-  depend on the batch; grows with the size of the maps ("elements" does not). Invariant
-  to a permutation of rows.
+  `mean_i |x_i - P(x_i)|^2`, where P is the paraphraser (Kim et al. 2018). It does not
+  depend on the batch size. It grows with the size of the maps, except with
+  `reduction="elements"`. It is invariant to a permutation of rows.
 
   Args:
     teacher: Teacher maps.
@@ -172,8 +175,8 @@ def factor_reconstruction(
 
   Raises:
     TypeError: If `teacher` is not floating point.
-    ValueError: If it is not a map, the paraphraser does not fit or `reduction` is
-      another word.
+    ValueError: If `teacher` is not a map, the paraphraser does not fit, or `reduction`
+      is unknown.
 
   Example:
     >>> import jax

@@ -1,7 +1,8 @@
-"""Losses that compare features one by one, through a learnt map between the widths.
+"""Losses that compare features entry by entry, after a learnt map between the widths.
 
-What is learnt is an explicit pytree that the caller makes with the `_init` function of
-the loss, trains beside the student and hands to the loss. Maps are channels last.
+The learnt parameters are an explicit pytree. The caller makes it with the `_init`
+function of the loss, trains it together with the student and passes it to the loss.
+Maps have channels last.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def hint_init(
   *,
   convolution: bool = False,
 ) -> Parameters:
-  """A map from the student's channels to the teacher's, for `hint`.
+  """Map from the student's channels to the teacher's, for `hint`.
 
   Args:
     key: Random key.
@@ -48,12 +49,13 @@ def hint_init(
 
   Returns:
     `{"kernel": [student_channels, teacher_channels], "bias": [teacher_channels]}` in
-    float32; the kernel is normal with variance `1 / student_channels`. For a
-    convolution the kernel is `[height, width, student_channels, teacher_channels]` with
-    variance `2 / inputs`, and there is a "scale" too.
+    float32. The kernel is drawn from a truncated normal distribution of variance
+    `1 / student_channels`. For a convolution the kernel is `[height, width,
+    student_channels, teacher_channels]` with the variance `2 / inputs`, and there is a
+    "scale" `[teacher_channels]` too.
 
   Raises:
-    ValueError: If a convolution would have to enlarge maps, but not to twice the size.
+    ValueError: If a convolution would enlarge maps by another factor than 2.
   """
   if convolution:
     kernel_shape = _projection.resizing_shape(student_shape, teacher_shape)
@@ -77,23 +79,24 @@ def hint(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Hint: squared distance between the features, the student's projected.
+  """Hint: squared distance between teacher features and projected student features.
 
-  `mean_i |t_i - r(s_i)|^2` (Romero et al. 2015, without its factor 1/2), where
-  the regressor r is linear in the channels: on maps a convolution of 1 x 1. Does not
-  depend on the batch; grows with the width ("elements" does not) and with the square
-  of the scale. Without `params` invariant to a rotation or shift of both sides and
-  to a permutation of rows.
+  `mean_i |t_i - r(s_i)|^2` (Romero et al. 2015, without the factor 1/2). The regressor
+  r is linear in the channels, which is a 1 x 1 convolution on maps. The loss does not
+  depend on the batch size. It grows with the square of the scale and with the width,
+  but with `reduction="elements"` not with the width. Without `params` it is invariant
+  to a rotation or a shift common to both sides, and to a permutation of rows.
 
-  Differs from the paper: there the regressor is a larger convolution that also
-  reduces the size of the map; here the larger map is average-pooled to the smaller,
-  unless `hint_init(convolution=True)` makes a convolution. FitNets as RepDistiller and
-  mdistiller code it is that convolution, whose batch normalisation here always takes
-  the statistics of the batch, with `rectify=True` and `reduction="elements"`.
+  Differs from the paper: its regressor is a larger convolution that also reduces the
+  size of the map. Here the larger map is average-pooled to the smaller size, unless
+  `hint_init(convolution=True)` makes a convolution. RepDistiller and mdistiller
+  implement FitNets with this convolution, `rectify=True` and `reduction="elements"`.
+  The batch normalisation of the convolution here always uses the statistics of the
+  batch.
 
-  The paper trains in two stages, the hint alone up to this layer and then
-  distillation with no hint; the ports train jointly, as does who adds this loss to
-  others. `reduction="elements"` is the mean squared error of the ports.
+  The paper trains in two stages: first the layers up to the hint with this loss alone,
+  then the network by distillation without a hint. The ports train jointly, by adding
+  this loss to others. `reduction="elements"` is the mean squared error of the ports.
 
   Args:
     student: Student features: vectors, tokens or maps.
@@ -110,7 +113,7 @@ def hint(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batches, ranks, token counts or widths disagree, a kernel does not
-      fit, or `reduction` is another word.
+      fit, or `reduction` is unknown.
 
   Example:
     >>> import jax
@@ -152,7 +155,7 @@ def vid_init(
   variance: float = 5.0,
   epsilon: float = 1e-5,
 ) -> Parameters:
-  """The mean network and the variances that `vid` learns.
+  """Mean network and variances of `vid`.
 
   Args:
     key: Random key.
@@ -164,11 +167,11 @@ def vid_init(
     epsilon: Smallest variance. Pass the same value to `vid`.
 
   Returns:
-    `{"kernels": three matrices, "variance": [teacher_channels]}` in float32, where
-    softplus of the last, plus epsilon, is the variance.
+    `{"kernels": three matrices, "variance": [teacher_channels]}` in float32. The
+    variance of a channel is `softplus(params["variance"]) + epsilon`.
 
   Raises:
-    ValueError: If `variance` is not above `epsilon` or `hidden` not above 0.
+    ValueError: If `variance` is not above `epsilon`, or `hidden` is below 1.
   """
   hidden = teacher_shape[-1] if hidden is None else hidden
   checks.check_count("hidden", hidden)
@@ -196,20 +199,21 @@ def vid(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Variational information distillation: how surprising the teacher's features are.
+  """Variational information distillation: likelihood of the teacher's features.
 
-  `mean_i sum_n (t_in - mu_n(s_i))^2 / (2 v_c) + log(v_c) / 2`, minus the logarithm
-  of a Gaussian likelihood, whose mean is a network of the student's features and
-  whose variance `v_c = softplus(alpha_c) + epsilon` belongs to the teacher's channel
-  (Ahn et al. 2019); up to a constant, a lower bound of the mutual
-  information between both. May be negative. Does not depend on the batch; grows with
-  the number of teacher features ("elements" does not). Invariant to a permutation of
-  rows, and of positions common to both.
+  `mean_i sum_n (t_in - mu_n(s_i))^2 / (2 v_c) + log(v_c) / 2` is the negative logarithm
+  of a Gaussian likelihood, up to a constant. Its mean mu is a network of the student's
+  features, and its variance `v_c = softplus(alpha_c) + epsilon` is learnt for each
+  channel c of the teacher (Ahn et al. 2019). The negative loss is a lower bound of the
+  mutual information between both sides, up to a constant. The loss may be negative. It
+  does not depend on the batch size. It grows with the number of teacher features,
+  except with `reduction="elements"`. It is invariant to a permutation of rows, and of
+  positions common to both sides.
 
-  The mean network is three 1 x 1 convolutions without bias, with rectifiers between,
-  as in RepDistiller, which had it from the authors. For logits the paper takes one
-  linear layer. `reduction="elements"` is the value of the ports, which pool maps of
-  unlike size by their height alone.
+  The mean network has three 1 x 1 convolutions without bias and rectifiers between
+  them, as in RepDistiller, which has it from the authors. For logits the paper uses one
+  linear layer. `reduction="elements"` is the value of the ports. They compare only the
+  heights of maps to decide on pooling.
 
   Args:
     student: Student features: vectors, tokens or maps.
@@ -225,7 +229,7 @@ def vid(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batches, ranks, token counts or widths disagree, `epsilon` is not
-      positive or `reduction` is another word.
+      positive, or `reduction` is unknown.
 
   Example:
     >>> import jax

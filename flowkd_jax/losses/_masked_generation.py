@@ -1,4 +1,4 @@
-"""Masked generative distillation: the teacher's map from parts of the student's."""
+"""Masked generative distillation: generation of the teacher's map from masked maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def mgd_init(
   student_shape: Sequence[int],
   teacher_shape: Sequence[int],
 ) -> Parameters:
-  """The generator of `mgd`, and the map between the channels where they differ.
+  """Generator of `mgd`, and a map between the channels if their numbers differ.
 
   Args:
     key: Random key.
@@ -36,9 +36,9 @@ def mgd_init(
     teacher_shape: Shape of the teacher maps.
 
   Returns:
-    `{"generator": two convolutions of 3 x 3}` in float32, each with a "kernel" and a
-    "bias"; if the channels differ, also `"projection": {"kernel": [student_channels,
-    teacher_channels], "bias": [teacher_channels]}`.
+    `{"generator": [layer, layer]}` in float32. The layers are 3 x 3 convolutions, each
+    with a "kernel" and a "bias". If the channels differ, there is also `"projection":
+    {"kernel": [student_channels, teacher_channels], "bias": [teacher_channels]}`.
   """
   channels = teacher_shape[-1]
   keys = jax.random.split(key, 3)
@@ -66,18 +66,19 @@ def mgd(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Masked generative distillation: the teacher's map from a part of the student's.
+  """Masked generative distillation: the teacher's map from a masked student map.
 
-  `mean_i sum_n (G(k_i * r(s_i)) - t_i)_n^2` (Yang et al. 2022), where r is a
-  1 x 1 convolution if the channels differ, k a random mask of zeros and ones, and G a
-  generator of two 3 x 3 convolutions with a rectifier between. Does not depend on the
-  batch; grows with the size of the maps ("elements" does not). Not invariant to a
-  permutation of rows, as the mask of a row is drawn by its position in the batch.
+  `mean_i sum_n (G(k_i * r(s_i)) - t_i)_n^2` (Yang et al. 2022), where r is a 1 x 1
+  convolution if the channels differ, k is a random mask of zeros and ones, and G is a
+  generator of two 3 x 3 convolutions with a rectifier between them. The loss does not
+  depend on the batch size. It grows with the size of the maps, except with
+  `reduction="elements"`. It is not invariant to a permutation of rows, because the mask
+  of a row is drawn by its position in the batch.
 
-  Shares and weights of the authors' code, with a sum over all features and a mean over
-  rows: classification hides channels, share 0.15, weight 7e-5; detection and
-  segmentation hide positions, shares 0.65 and 0.75, weight 2e-5. Their documentation
-  names other defaults than their code has.
+  The authors' code sums over all features and takes the mean over rows. It hides
+  channels for classification, with a share of 0.15 and weight 7e-5. It hides positions
+  for detection and segmentation, with shares of 0.65 and 0.75 and weight 2e-5. The
+  documentation of that code names other defaults.
 
   Args:
     student: Student maps.
@@ -97,9 +98,9 @@ def mgd(
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If an input is not a map, batches disagree, a network does not fit,
-      there is not exactly one of `key` and `kept`, the share is not between 0 and 1 or
-      a word is unknown.
+    ValueError: If an input is not a map, batches disagree, a network does not fit, not
+      exactly one of `key` and `kept` is given, `hidden_share` is outside [0, 1], or
+      `hidden` or `reduction` is unknown.
 
   Example:
     >>> import jax
@@ -145,11 +146,11 @@ def _check_share(share):
 
 
 def _drawn(key, share, shape, axis_name):
-  """A mask that does not depend on the number of devices: a key for each row."""
+  """Mask drawn with one key per row, so it does not depend on the number of devices."""
   positions = parallel.row_positions(shape[0], axis_name)
 
   def of_row(position):
-    # Float32 also where JAX keeps 64 bits: the mask is then the same.
+    # Float32 in any case: with `jax_enable_x64` another dtype would give another mask.
     return jax.random.uniform(jax.random.fold_in(key, position), shape[1:], jnp.float32)
 
   return jax.vmap(of_row)(positions) >= jnp.asarray(share).astype(jnp.float32)

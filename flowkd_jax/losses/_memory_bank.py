@@ -1,6 +1,6 @@
-"""Contrastive distillation with a bank of the embeddings of the whole data set.
+"""Contrastive distillation with a bank of embeddings of the whole data set.
 
-The bank is an explicit pytree, updated in the step that evaluates the loss:
+The bank is an explicit pytree. The step that evaluates the loss also updates the bank:
 
     params = crd_init(key, student.shape, teacher.shape)
     bank = crd_bank_init(key, len(data_set))
@@ -36,7 +36,7 @@ Bank = dict[str, Array]
 
 
 def crd_bank_init(key: Key[Array, ""], size: int, *, width: int = 128) -> Bank:
-  """A bank of random embeddings, one a side for each row of the data set.
+  """Bank of random embeddings, one per side for each row of the data set.
 
   Args:
     key: Random key.
@@ -44,11 +44,11 @@ def crd_bank_init(key: Key[Array, ""], size: int, *, width: int = 128) -> Bank:
     width: Width of the embedding, as in `crd_init`.
 
   Returns:
-    `{"student": [size, width], "teacher": [size, width], "log_normalizers": [2]}`;
-    the last are the logarithms of Z, infinite until the first update sets them.
+    `{"student": [size, width], "teacher": [size, width], "log_normalizers": [2]}` in
+    float32. The last are the logarithms of Z. They are infinite until the first update.
 
   Raises:
-    ValueError: If a size is not positive.
+    ValueError: If `size` or `width` is below 1.
   """
   checks.check_count("size", size)
   checks.check_count("width", width)
@@ -69,11 +69,11 @@ def crd_negatives(
   number: int = 16384,
   axis_name: str | None = None,
 ) -> Int[Array, "batch number"]:
-  """Draws rows of the data set other than each row itself, with replacement.
+  """Draws negatives for each row: other rows of the data set, with replacement.
 
-  What a row gets depends on the key and its position in the global batch only, so
-  that one device and many draw the same. To draw from other classes, as the paper
-  does where there are labels, pass any other such array to `crd_bank`.
+  The negatives of a row depend only on the key and its position in the global batch, so
+  the result does not depend on the number of devices. With labels, the paper draws from
+  other classes. To do this, pass an array of your own to `crd_bank`.
 
   Args:
     key: Random key. Pass a new key in every step, the same on all devices.
@@ -84,7 +84,7 @@ def crd_negatives(
 
   Raises:
     TypeError: If `indices` are not integers.
-    ValueError: If `number` is not positive or `size` is not above 1.
+    ValueError: If `number` is below 1, or `size` is below 2.
   """
   checks.check_integer("indices", indices)
   checks.check_count("number", number)
@@ -93,6 +93,7 @@ def crd_negatives(
 
   def draw(position, index):
     row_key = jax.random.fold_in(key, position)
+    # Uniform over all rows but one: numbers from the row itself on move up by one.
     others = jax.random.randint(row_key, (number,), 0, size - 1, jnp.int32)
     return others + (others >= index.astype(jnp.int32)).astype(jnp.int32)
 
@@ -116,16 +117,18 @@ def crd_bank(
 ) -> Float[Array, ""]:
   """Contrastive distillation against a bank of embeddings, as in the paper.
 
-  For both sides as anchor, mean over rows of `-log h(i, i) - sum_n log(1 - h(i, n))`
-  with `h = P / (P + N / M)`, `P = exp(anchor . bank_n / tau) / Z`, N negatives and M
-  rows in the bank (Tian et al. 2020, section 3.1; the authors' code says Eq. 18). Z,
-  absent from the paper, is as in their code: M times the mean exponential of the first
-  batch, constant ever after. Does not depend on the batch; grows with N. Invariant to a
-  permutation of rows and of the negatives.
+  The loss is the mean over rows of `-log h(i, i) - sum_n log(1 - h(i, n))`, summed over
+  both sides as the anchor. Here `h = P / (P + N / M)` and `P = exp(anchor . bank_n /
+  tau) / Z`, with N negatives and M rows in the bank (Tian et al. 2020, section 3.1; the
+  authors' code refers to Eq. 18). The paper has no Z. It is taken from the authors'
+  code: M times the mean exponential in the first batch, and constant from then on. The
+  loss does not depend on the batch size. It grows with N. It is invariant to a
+  permutation of rows and of negatives.
 
-  Differs from the authors' code by its epsilon of 1e-7 in the denominator, which
-  `authors=True` puts back, and by having logarithms throughout. The bank is a constant
-  to the gradient; call `crd_bank_update` with the same arguments in the same step.
+  Differs from the authors' code, which adds an epsilon of 1e-7 in the denominator
+  (`authors=True` does so too) and does not compute with logarithms throughout. The bank
+  is a constant to the gradient. Call `crd_bank_update` with the same arguments in the
+  same step.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -142,8 +145,9 @@ def crd_bank(
     axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
-    TypeError: If features are not floating point or indices not integers.
-    ValueError: If shapes disagree or `temperature` is not positive.
+    TypeError: If features are not floating point, or `indices` or `negatives` are not
+      integers.
+    ValueError: If shapes disagree, or `temperature` is not positive.
 
   Example:
     >>> import jax
@@ -168,7 +172,9 @@ def crd_bank(
   log_normalizers = jnp.where(jnp.isfinite(log_normalizers), log_normalizers, 0)
   size, number = bank["student"].shape[0], negatives.shape[1]
   epsilon = 1e-7 if authors else 0.0
-  # h = P / (P + N / M) is a sigmoid, and so is 1 - h up to a factor.
+  # With log P = side - log Z and log(N / M) = threshold, h is the sigmoid of their
+  # difference, and 1 - h that of the negative. The epsilon of the authors changes the
+  # threshold and adds the constant `shift`.
   threshold = float(np.log(number / size + epsilon))
   shift = 2 * number * (threshold - float(np.log(number / size)))
   rows = jnp.full(student.shape[:1], shift, logits[0].dtype)
@@ -194,15 +200,16 @@ def crd_bank_update(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Bank:
-  """The bank after a step: its rows moved towards the batch, and Z once set.
+  """Bank after a step: rows of the batch are updated, and Z is set once.
 
-  `b_i <- (m b_i + (1 - m) v_i) / |...|` for the rows of the batch, of all devices;
-  other arguments and errors as in `crd_bank`. No gradient flows into the bank.
+  `b_i <- (m b_i + (1 - m) v_i) / |m b_i + (1 - m) v_i|` for the rows of the batch on
+  all devices, where m is `momentum` and v holds the embeddings. The result has no
+  gradient. Other arguments and errors are those of `crd_bank`.
   """
   embeddings, logits = _bank_logits(
     student, teacher, params, bank, indices, negatives, temperature, mask
   )
-  # A masked row has an index beyond the bank, where a scatter drops it.
+  # A masked row gets an index beyond the bank, which the scatter below drops.
   size = bank["student"].shape[0]
   rows = jnp.where(parallel.real_rows(student, mask), indices, size)
   rows = parallel.gather_rows(rows, axis_name)
@@ -221,7 +228,10 @@ def crd_bank_update(
 
 
 def _bank_logits(student, teacher, params, bank, indices, negatives, temperature, mask):
-  """Embeddings, and for each side as anchor `[batch, 1 + number]` logits."""
+  """Embeddings of both sides, and logits `[batch, 1 + number]` with each as anchor.
+
+  The first logit of a row is that of the positive.
+  """
   checks.check_positive("temperature", temperature)
   embeddings = _contrastive.embeddings(student, teacher, params, mask)
   checks.check_integer("indices", indices)
@@ -241,8 +251,10 @@ def _bank_logits(student, teacher, params, bank, indices, negatives, temperature
 
 
 def _inner_products(anchors, rows, drawn):
-  """`anchor_i . rows[drawn_in]`; over all rows first where most are drawn anyway."""
+  """Inner products `anchor_i . rows[drawn_in]`."""
   rows = rows.astype(anchors.dtype)
+  # If most rows are drawn anyway, one product with all rows is faster than a gather of
+  # `number` rows for each anchor, which is bound by memory.
   if rows.shape[0] <= 4 * drawn.shape[1]:
     products = float32.matmul(anchors, rows.T)
     return jnp.take_along_axis(products, drawn, axis=1, mode="clip")
@@ -251,7 +263,7 @@ def _inner_products(anchors, rows, drawn):
 
 
 def _log_normalizers(bank, logits, mask, axis_name):
-  """Log Z of both sides: the bank's, or that of this batch if it has none yet."""
+  """Log Z of both sides from the bank, or from this batch before the first update."""
   real = parallel.gather_rows(parallel.real_rows(logits[0], mask), axis_name)
   size, entries = bank["student"].shape[0], logits[0].shape[1]
   estimates = []

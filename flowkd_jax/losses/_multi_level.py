@@ -1,4 +1,4 @@
-"""Multi-level logit distillation: examples, pairs of examples and pairs of classes."""
+"""Multi-level logit distillation over examples, pairs of examples and of classes."""
 
 from collections.abc import Sequence
 
@@ -32,24 +32,27 @@ def multi_level_distillation(
 ) -> Float[Array, ""]:
   """Multi-level logit distillation, summed over temperatures.
 
-  With P the softened probabilities of all N rows and C classes, the sum over T of
+  Let P be the softened probabilities of N rows and C classes at temperature T. The loss
+  is the sum over temperatures of three terms, each multiplied by its weight (Jin et al.
+  2023, section 3):
 
-  - instances: `T^2 mean_i KL(t_i, s_i)`, as `knowledge_distillation`,
+  - instances: `T^2 mean_i KL(t_i, s_i)`, as in `knowledge_distillation`,
   - batch: `|P_t P_t' - P_s P_s'|^2 / N`, the relations between examples,
-  - classes: `|P_t' P_t - P_s' P_s|^2 / C`, the relations between classes,
+  - classes: `|P_t' P_t - P_s' P_s|^2 / C`, the relations between classes.
 
-  each times its weight (Jin et al. 2023, section 3; `|.|` is the norm of Frobenius).
-  The instances do not depend on the batch size. The batch term grows with it, and the
-  class term with its square, as in the authors' code. Invariant to a shift of each row
-  of logits and to permutation of rows, or of the classes of both.
+  Here `|.|` is the Frobenius norm. The term of instances does not depend on the batch
+  size. The batch term grows with the batch size, and the class term grows with its
+  square, as in the authors' code. The loss is invariant to a shift of each row of
+  logits, and to permutation of rows or of the classes of both sides.
 
-  Differs from the authors' code, which evaluates a weak and a strong view of each image
-  and multiplies terms that are already means by the share of a mask, about one half,
-  for the least confident half of the rows (instances, batch) or of the classes. The
-  mask selects nothing there. On strong views the code keeps the instances alone, with
-  weak views in their place at temperatures 2 and 6. All of it can be composed of calls
-  of this function with those weights; the sum has weight 0.9 beside cross-entropies of
-  0.1. Here rows are selected by `mask` only.
+  Differs from the authors' code, which evaluates a weak and a strong view of each
+  image. The code also computes a mask of the least confident half of the rows (for
+  instances and batch) or of the classes. This mask selects nothing: terms that are
+  already means are multiplied by the share of the mask, about one half. On strong views
+  the code uses the term of instances alone, and at temperatures 2 and 6 it reads the
+  weak views instead. All of this can be composed of calls of this function with those
+  weights. The sum has weight 0.9, beside cross-entropies of weight 0.1. Here only
+  `mask` selects rows.
 
   Args:
     student: Student logits, one row for each example or each position.
@@ -68,9 +71,9 @@ def multi_level_distillation(
       rows, also in the backward pass. If None, a fast size is chosen.
 
   Raises:
-    TypeError: If an input is not floating point or a weight is no number.
+    TypeError: If an input is not floating point, or a weight is not a number.
     ValueError: If shapes disagree, there is a single class, a temperature is not
-      positive or there is none.
+      positive, or `temperatures` is empty.
 
   Example:
     >>> import jax.numpy as jnp
@@ -123,7 +126,7 @@ def _read_temperatures(rows, temperatures):
 
 
 def _possible_classes(rows, axis_name):
-  """Number of classes that some row of either side does not rule out, 1 or more."""
+  """Number of classes that at least one row of a side does not rule out, at least 1."""
   possible = (rows.sides[0] != -jnp.inf) | (rows.sides[1] != -jnp.inf)
   if rows.mask is not None:
     possible &= rows.mask[:, None]
@@ -139,7 +142,7 @@ def _instances(rows, sides, temperature, axis_name):
 
 
 def _pairs_of_rows(rows, sides, axis_name, block_size):
-  """`|P_t P_t' - P_s P_s'|^2 / N`."""
+  """Batch term `|P_t P_t' - P_s P_s'|^2 / N`, in blocks of rows."""
   weights = parallel.mean_weights(rows.mask, axis_name, *sides)
   sides = _without_padding(rows, sides)
   columns = [parallel.gather_rows(side, axis_name).T for side in sides]
@@ -153,7 +156,7 @@ def _pairs_of_rows(rows, sides, axis_name, block_size):
 
 
 def _pairs_of_classes(rows, sides, axis_name):
-  """`|P_t' P_t - P_s' P_s|^2`."""
+  """Class term `|P_t' P_t - P_s' P_s|^2`, before it is divided by C."""
   student, teacher = (
     float32.matmul(side.T, side) for side in _without_padding(rows, sides)
   )

@@ -1,8 +1,8 @@
-"""Relations between the patches of one image, by any loss that compares rows.
+"""Relations between the patches of each image, with any loss that compares rows.
 
-The losses of a batch compare its rows; here the rows are the tokens of one image or the
-pixels of one map, and the loss is the mean over images. Nothing of other images is
-needed.
+Pairwise losses compare the rows of a batch. Here the rows are the tokens of one image
+or the pixels of one map, and the loss is the mean over images. Each image is compared
+with itself only.
 """
 
 import functools
@@ -45,13 +45,13 @@ def patch_relations(
 ) -> Float[Array, ""]:
   """Relations between the patches of each image: the mean over images of a loss.
 
-  The tokens of an image, or the pixels of its map, are compared with one another by one
-  of the losses that compare the rows of a batch:
+  A loss that compares the rows of a batch is applied to the tokens of each image, or to
+  the pixels of its map:
 
   | `relation` | loss of an image |
   |---|---|
   | `gram` | `mean_ij (cos^s_ij - cos^t_ij)^2` over all pairs of tokens |
-  | `gram_positive` | likewise, with negative cosines as 0 |
+  | `gram_positive` | the same, with negative cosines set to 0 |
   | `pkt` | `losses.pkt` |
   | `information_flow` | `losses.information_flow` of one tap |
   | `linear_cka`, `debiased_linear_cka`, `rbf_cka` | `losses.linear_cka` and so on |
@@ -59,21 +59,22 @@ def patch_relations(
   | `correlation_congruence` | `losses.correlation_congruence` |
   | `rkd_distance` | `losses.rkd_distance` |
 
-  `gram` is the loss that anchors the patches of DINOv3 to those of an earlier teacher
-  (Simeoni et al. 2025, section 4), whose code has `gram_positive` as an option, and
-  which here is computed from distances of unit vectors, so that small angles keep their
-  digits. A vector of zeros has cosine 0 to every other. For other options pass a
-  function: `functools.partial(losses.conditional_divergence,
+  `gram` is the loss by which DINOv3 anchors its patches to those of an earlier teacher
+  (Simeoni et al. 2025, section 4). The code of DINOv3 has `gram_positive` as an option.
+  Cosines are computed here from distances of unit vectors, so small angles keep their
+  digits. A vector of zeros has cosine 0 with every other vector. For other options pass
+  a function: `functools.partial(losses.conditional_divergence,
   kernels="von_mises_fisher:14.3", divergence="kl")` compares softmaxes of cosines at
   temperature 0.07.
 
-  Widths may differ. Maps of unlike size are average-pooled to the smaller, axis by
-  axis. Tokens are compared with as many tokens, or with a map of as many pixels, row by
-  row: cut class and register tokens off first. Invariances are those of the relation,
-  for each image; a permutation of patches common to both sides changes nothing.
+  Widths may differ. Maps of different sizes are average-pooled to the smaller size, for
+  each axis. Tokens are compared with the same number of tokens, or with a map of the
+  same number of pixels in row-major order: remove class and register tokens first. The
+  invariances are those of the relation, for each image. The loss is also invariant to a
+  permutation of patches common to both sides.
 
-  Takes the time of the relation for every image, O(B T^2 D) for B images of T patches
-  and widths D together, and memory for as many images at once as `block_size`.
+  The time is that of the relation for every image, O(B T^2 D) for B images of T patches
+  and the sum D of both widths. The memory is that of `block_size` images.
 
   Args:
     student: Student tokens `[batch, tokens, dim]` or maps `[batch, height, width,
@@ -89,8 +90,8 @@ def patch_relations(
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If batches, numbers of tokens or the mask disagree, an array is empty
-      or neither tokens nor maps, or there is no such relation.
+    ValueError: If batches, numbers of tokens or the mask disagree, an array is empty or
+      is neither tokens nor maps, or `relation` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -104,7 +105,8 @@ def patch_relations(
   loss = _as_relation(relation)
   tokens = _as_tokens(student, teacher, mask)
   number = tokens.student.shape[1]
-  # A mask of images needs no mask of patches.
+  # With a mask of images, all patches of a real image are real. The relation then needs
+  # no mask, which is faster.
   masked = mask is not None and np.ndim(mask) > 1
 
   def of_image(student, teacher, real):
@@ -127,7 +129,7 @@ def _gram(student, teacher, *, mask=None, positive=False):
   batch = _batch.gathered_batch(student, teacher, mask, None)
   sides = zip(*_batch.pair_sides(batch, student.shape[0]), strict=True)
   pairs = [pairwise.pair_geometry(*side, batch.positions) for side in sides]
-  # Half of one minus the cosine, 1/2 for a right angle.
+  # Gaps are (1 - cos) / 2, so a right angle has the gap 1/2.
   gaps = [each.cosine_gaps for each in pairs]
   if positive:
     gaps = [jnp.where(gap > 0.5, 0.5, gap) for gap in gaps]

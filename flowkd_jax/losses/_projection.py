@@ -1,10 +1,10 @@
 """Learnt maps from the student's channels to the teacher's, before a comparison.
 
 A projection is a dictionary of parameters. With a "kernel" `[inputs, outputs]` it is a
-linear map at every position, on maps a convolution of 1 x 1; with a "bias" an offset is
-added; with a "scale" the result is batch-normalised before that, as in PyTorch's
-`BatchNorm2d`. What is learnt beside a loss is thrown away after training, so the
-normalisation always takes the statistics of the batch, over real rows and all devices,
+linear map at every position, which is a 1 x 1 convolution on maps. With a "scale" the
+result is batch-normalised and scaled, as in PyTorch's `BatchNorm2d`. With a "bias" an
+offset is added at the end. Projections are not needed after training. The normalisation
+therefore always uses the statistics of the batch, over the real rows of all devices,
 and keeps no running averages.
 """
 
@@ -28,14 +28,14 @@ from flowkd_jax.losses import _spatial
 Features = Float[Array, "batch *positions channels"]
 Mask = Shaped[Array, " batch"] | None
 Parameters = dict[str, Any]
-# Added to the variance in every normalisation, as in PyTorch.
+# Constant added to the variance in every normalisation, as in PyTorch.
 EPSILON = 1e-5
 
 
 def normalized_init(
   key: Key[Array, ""], inputs: int, outputs: int, *, size: int = 1
 ) -> Parameters:
-  """Parameters of a convolution without bias that is batch-normalised.
+  """Parameters of a convolution without bias, followed by batch normalisation.
 
   Args:
     key: Random key.
@@ -51,7 +51,10 @@ def normalized_init(
 def paired_features(
   student: Features, teacher: Features, mask: Mask
 ) -> tuple[Features, Features]:
-  """Both sides checked, at least float32, masked rows zero, alike but in channels."""
+  """Both sides after checks, in float32 or wider, with equal axes but the last.
+
+  Masked rows are zero. The larger of two maps is average-pooled to the smaller size.
+  """
   if jnp.ndim(student) == jnp.ndim(teacher) == 4:
     return _spatial.paired_maps(student, teacher, mask)
   checks.check_features(student=student, teacher=teacher)
@@ -61,7 +64,7 @@ def paired_features(
 
 
 def check_positions(student: Features, teacher: Features) -> None:
-  """Raises ValueError unless both have the same axes but the last."""
+  """Raises ValueError unless all axes but the last are equal on both sides."""
   if student.shape[:-1] != teacher.shape[:-1]:
     raise ValueError(
       "expected student and teacher to agree in all axes but the last (maps may differ "
@@ -78,7 +81,7 @@ def projected(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Features:
-  """The student's features with the teacher's channels.
+  """Student features with the number of the teacher's channels.
 
   Args:
     student: Student features, with masked rows set to zero.
@@ -89,8 +92,8 @@ def projected(
     axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
-    ValueError: If the projection does not fit, or there is none and the channels
-      differ.
+    ValueError: If the projection does not fit, or `params` is None and the numbers of
+      channels differ.
   """
   if params is not None:
     check_kernel("params", params["kernel"], student, teacher)
@@ -111,7 +114,10 @@ def linear(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Features:
-  """Features times a matrix over their last axis, normalised and offset if asked."""
+  """Product of features with a matrix over their last axis.
+
+  It is normalised if `params` has a "scale", and offset if `params` has a "bias".
+  """
   kernel = jnp.asarray(params["kernel"]).astype(features.dtype)
   product = jnp.tensordot(features, kernel, 1, precision=lax.Precision.HIGHEST)
   return _normalized_or_offset(product, params, mask, axis_name)
@@ -125,7 +131,9 @@ def convolution(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, "batch height width outputs"]:
-  """A convolution that keeps the size of the maps, normalised and offset if asked.
+  """Convolution that keeps the size of the maps.
+
+  It is normalised if `params` has a "scale", and offset if `params` has a "bias".
 
   Args:
     maps: Maps, with masked rows set to zero.
@@ -155,17 +163,18 @@ def convolution(
 def resizing_shape(
   student_shape: Sequence[int], teacher_shape: Sequence[int]
 ) -> tuple[int, ...]:
-  """Kernel of a convolution from the student's maps to the size of the teacher's.
+  """Shape of the kernel that maps student maps to the size of the teacher's maps.
 
-  3 x 3 with stride 2 from twice the size, 4 x 4 transposed from half of it, and else as
-  large as the difference of the sizes plus 1, without padding.
+  It is 3 x 3 with stride 2 if the student's maps have twice the size, and 4 x 4
+  transposed if they have half the size. Otherwise it is as large as the difference of
+  the sizes plus 1, without padding.
 
   Args:
     student_shape: Shape of the student maps.
     teacher_shape: Shape of the teacher maps.
 
   Raises:
-    ValueError: If the student's maps are smaller, but not half as large.
+    ValueError: If the student's maps are smaller and do not have half the size.
   """
   ours, theirs = tuple(student_shape[-3:-1]), tuple(teacher_shape[-3:-1])
   channels = student_shape[-1], teacher_shape[-1]
@@ -191,7 +200,9 @@ def resizing_convolution(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, "batch target_height target_width outputs"]:
-  """The convolution whose kernel is that of `resizing_shape`.
+  """Convolution from the student's maps to the size of the teacher's maps.
+
+  `resizing_shape` has the shape of its kernel.
 
   Args:
     maps: Maps, with masked rows set to zero.
@@ -222,7 +233,7 @@ def resizing_convolution(
 def check_kernel(
   name: str, kernel: Any, student: Features | None, teacher: Features | None
 ) -> None:
-  """Raises unless the matrix fits the channels of the student and of the teacher."""
+  """Raises unless a matrix fits the channels of the sides that are not None."""
   expected = tuple(
     jnp.shape(kernel)[axis] if side is None else side.shape[-1]
     for axis, side in enumerate((student, teacher))
@@ -231,10 +242,10 @@ def check_kernel(
 
 
 def batch_normalized(features: Features, mask: Mask, axis_name: str | None) -> Features:
-  """Each channel with mean 0 and variance 1 over the real rows of the global batch.
+  """Features with mean 0 and variance 1 per channel over the global batch.
 
-  The variance is the biased one plus `EPSILON`. Channels are brought into a unit in
-  which no square overflows; below that unit nothing changes.
+  The moments are over real rows. The variance is the biased one plus `EPSILON`. Large
+  channels are divided by a unit, so that no square overflows. Channels below 1 are not.
   """
   axes = tuple(range(features.ndim - 1))
   shape = features.shape[-1:]
@@ -244,7 +255,8 @@ def batch_normalized(features: Features, mask: Mask, axis_name: str | None) -> F
   count = jnp.maximum(count, 1)
   largest = jnp.abs(lax.stop_gradient(jnp.where(real, features, 0))).max(axes)
   if axis_name is not None:
-    # Checked before: `lax.pmax` does not name the argument in its error.
+    # `global_sum` above has checked the axis. The error of `lax.pmax` would not name
+    # the argument `axis_name`.
     largest = lax.pmax(largest, axis_name)
   unit = units_of_large(largest)
 
@@ -259,7 +271,7 @@ def batch_normalized(features: Features, mask: Mask, axis_name: str | None) -> F
 
 
 def units_of_large(largest: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Units in which no square of a value up to `largest` overflows; 1 for small ones.
+  """Units in which the squares of values up to `largest` do not overflow, at least 1.
 
   Args:
     largest: Largest magnitudes. They must be constants to the gradient.
@@ -269,20 +281,20 @@ def units_of_large(largest: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def epsilon_in(unit: Float[Array, "..."], epsilon: float) -> Float[Array, "..."]:
-  """An offset of a variance in the square of the unit, never rounded to zero."""
+  """Epsilon of a variance in squared units. It is never rounded to zero."""
   least = float(jnp.finfo(unit.dtype).tiny) ** 0.5
   return jnp.maximum(epsilon / unit**2, least)
 
 
 def _ratio(ours, theirs):
-  """2 if the first size is twice the second, 0.5 if it is half of it, else 1."""
+  """Ratio of two sizes: 2 for twice the size, 0.5 for half the size, otherwise 1."""
   if ours == tuple(2 * side for side in theirs):
     return 2
   return 0.5 if theirs == tuple(2 * side for side in ours) else 1
 
 
 def _real_positions(features, mask):
-  """Real positions as numbers that broadcast against the features."""
+  """Weights of positions, 1 for real and 0 for masked, that broadcast to features."""
   if mask is None:
     return jnp.ones((features.shape[0],) + (1,) * (features.ndim - 1), features.dtype)
   real = jnp.asarray(mask).astype(bool).astype(features.dtype)
