@@ -1,9 +1,10 @@
-"""Blocks of README and guides: Python runs, commands have flags that there are."""
+"""Blocks of README and guides: Python runs, commands pass the checks of their flags."""
 
 import importlib
 import pathlib
 import re
 import shlex
+import tomllib
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from absl import flags
 from flowkd_jax import cli
 from flowkd_jax import jobs
 from flowkd_jax import losses
+from flowkd_jax import teacher_cache
 from flowkd_jax.cli import parsing
-from flowkd_jax.jobs import distill_settings
 from flowkd_jax.jobs import doctor
+from flowkd_jax.jobs import pretrained
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,25 +40,48 @@ COMMANDS = [
 _PARTS = ("_init", "_update", "_terms", "_negatives")
 
 
+def _module(command, words):
+  """Module of a command line, which has `Config` and `configure`."""
+  if command == "train":
+    return jobs.load(words[0])
+  if command == "doctor" and words:
+    return doctor.JOBS[words[0]]
+  name = {"report": "report_page"}.get(command, command)
+  return importlib.import_module(f"flowkd_jax.jobs.{name}")
+
+
+@pytest.fixture
+def after_earlier_commands(tmp_path, monkeypatch):
+  """Folder in which commands start; networks and outputs of earlier ones are there."""
+  for name in ("FOLDER", "runs/digits", "runs/cached", "runs/teacher"):
+    (tmp_path / name).mkdir(parents=True)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(pretrained, "check", lambda *_: None)
+  recorded = {"row_shapes": {"logits": [10], "taps/pooled": [512]}}
+  monkeypatch.setattr(teacher_cache, "describe_cache", lambda _: recorded)
+
+
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_have_flags_that_there_are(line):
+def test_commands_have_flags_and_values_that_are_right(line, after_earlier_commands):
   _, command, *given = shlex.split(line.partition(" #")[0])
   assert command in cli.COMMANDS
-  given = [argument for argument in given if argument != "[--flag=value"]
-  words = [argument for argument in given if not argument.startswith("-")]
-  if command == "train":
-    if not words:
-      return  # the list of jobs
-    config = jobs.load(words[0]).Config
-  elif command == "doctor":
-    config = distill_settings.Config if words == ["distill"] else doctor.Config
-  else:
-    module = {"report": "report_page"}.get(command, command)
-    config = importlib.import_module(f"flowkd_jax.jobs.{module}").Config
-  values = flags.FlagValues()
-  parsing.define_flags(config, values)
+  words = [argument for argument in given if not argument.startswith(("-", "[", "."))]
+  if command == "train" and not words:
+    return  # the list of jobs
+  module, values = _module(command, words), flags.FlagValues()
+  parsing.define_flags(module.Config, values)
   own = ("--help", "--coordinator_address", "--num_processes", "--process_id")
-  values(["flowkd", *(flag for flag in given if not flag.startswith(own))])
+  values(
+    [
+      "flowkd",
+      *(flag for flag in given if flag[:2] == "--" and not flag.startswith(own)),
+    ]
+  )
+  settings = parsing.given_flags(module.Config, values)
+  if command == "report":
+    settings["workdirs"] = tuple(words)
+  if not {"...", "--help"} & set(given):  # else the line leaves flags out
+    module.configure(**settings)
 
 
 @pytest.mark.slow
@@ -113,3 +138,25 @@ def test_readme_is_short_and_in_order():
   assert text.index("![") < text.index("## Install")
   for command in ("make demo", "make test"):
     assert command in text
+
+
+def test_targets_and_extras_that_pages_name_exist():
+  text = "\n".join(page.read_text() for page in PAGES)
+  targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+  named = set(re.findall(r"(?:^ *|`)make ([a-z-]+)", text, re.MULTILINE))
+  assert {"demo", "test"} <= named <= set(targets)
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  extras = set(re.findall(r'"\.\[([a-z]+)\]"', text))
+  assert {"train"} <= extras <= set(project["optional-dependencies"])
+
+
+def test_commands_of_other_programs_are_few():
+  lines = [
+    line
+    for page in PAGES
+    for block in _blocks(page, "sh")
+    for line in block.splitlines()
+  ]
+  # They need a network, so no test runs them.
+  others = ("pip install", "tfds build")
+  assert [line for line in lines if not line.startswith(("flowkd ", *others))] == []
