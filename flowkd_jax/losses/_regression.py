@@ -1,8 +1,9 @@
-"""Regression of the teacher's features whose result does not depend on their scale.
+"""Regression of the teacher's features, independent of their scale.
 
-On vectors `[batch, channels]`, tokens `[batch, tokens, channels]` and maps `[batch,
-height, width, channels]`. Each position is compared with the same position; where maps
-differ in size, the larger is average-pooled to the smaller.
+Features are vectors `[batch, channels]`, tokens `[batch, tokens, channels]` or maps
+`[batch, height, width, channels]`. Each position is compared with the same position of
+the other side. If maps differ in size, the larger is average-pooled to the smaller
+size.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ from flowkd_jax._numerics import float32
 from flowkd_jax._numerics import meshes
 from flowkd_jax.losses import _projection
 
-# Of rows, or of positions.
+# Mask of rows, or of positions.
 Mask = Shaped[Array, "batch ..."] | None
 Parameters = dict[str, Any]
 NORMALIZATIONS = ("unit", "standard")
@@ -37,17 +38,17 @@ def cosine_regression(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Cosine regression: angle between the features, the student's projected.
+  """Cosine regression: one minus the cosine between teacher and projected student.
 
   `mean_p 1 - cos(r(s_p), t_p)` over the real positions p of the batch, with a linear
-  map r. Between 0 and 2, whatever the batch, the number of positions and the widths.
-  Invariant to the scale of each vector and to a permutation of positions common to both
-  sides; without `params` also to a rotation of both. Computed from the distance of unit
-  vectors, so that small angles keep their digits. The cosine with a vector of zeros is
-  0, without a gradient.
+  map r. The loss is between 0 and 2, whatever the batch size, the number of positions
+  and the widths. It is invariant to the scale of each vector and to a permutation of
+  positions common to both sides, and without `params` to a rotation common to both
+  sides. It is computed from the distance of unit vectors, so small angles keep their
+  digits. The cosine with a vector of zeros is 0 and has no gradient.
 
-  This is the loss on summaries and, with weight 0.9, on patches of AM-RADIO, whose
-  heads are perceptrons of two layers, and half of `normalized_regression`.
+  AM-RADIO has this loss on summary tokens and, with weight 0.9, on patches. Its heads
+  are perceptrons of two layers. The loss is half of `normalized_regression`.
 
   Args:
     student: Student features: vectors, tokens or maps.
@@ -91,23 +92,25 @@ def normalized_regression(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Regression of normalised features, the student's projected.
+  """Regression of normalised teacher features from projected student features.
 
-  With `normalization="unit"` `mean_p sum_c d(r(s_p)_c / |r(s_p)| - t_pc / |t_p|)` over
-  the real positions p of the batch: both sides have norm one. With "standard"
-  `mean_pc d(r(s_p)_c - z_pc)`, where z is the teacher's vector with mean 0 and variance
-  1 over its channels (layer normalisation without parameters, its epsilon 1e-5): the
-  student has to learn that scale. `d(x)` is `x^2`, or with `distance="smooth_l1"`
-  `x^2 / (2 b)` up to the threshold b and `|x| - b / 2` beyond.
+  With `normalization="unit"` both sides have norm one, and the loss is `mean_p sum_c
+  d(r(s_p)_c / |r(s_p)| - t_pc / |t_p|)` over the real positions p of the batch. With
+  "standard" it is `mean_pc d(r(s_p)_c - z_pc)`, where z is the teacher's vector with
+  mean 0 and variance 1 over its channels. This is layer normalisation without
+  parameters, with an epsilon of 1e-5. The student is not normalised and has to learn
+  this scale. `d(x)` is `x^2`. With `distance="smooth_l1"` it is `x^2 / (2 b)` up to the
+  threshold b, and `|x| - b / 2` beyond it.
 
-  Neither depends on the batch and the number of positions, nor on the scale of the
-  teacher's vectors; "unit" does not depend on the student's either, and with squares
-  is twice `cosine_regression`. Invariant to a permutation of positions common to both
-  sides. A vector of zeros stays zero, without a gradient.
+  Both forms depend neither on the batch size, the number of positions nor the scale of
+  the teacher's vectors. "unit" does not depend on the scale of the student's vectors
+  either. With squares it is twice `cosine_regression`. The loss is invariant to a
+  permutation of positions common to both sides. A vector of zeros stays zero and has no
+  gradient.
 
-  "standard" with "smooth_l1" is the loss of VkD on the mean over tokens
-  (`pooling.mean`), which projects by a matrix with orthonormal rows, and with the
-  threshold 2 that of feature distillation on all tokens.
+  VkD has the loss "standard" with "smooth_l1" on the mean over tokens (`pooling.mean`),
+  after a projection by a matrix with orthonormal rows. Feature distillation has the
+  same loss on all tokens, with the threshold 2.
 
   Args:
     student: Student features: vectors, tokens or maps.
@@ -125,7 +128,7 @@ def normalized_regression(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batches, ranks, token counts, widths or the mask disagree,
-      `threshold` is not positive or a word is unknown.
+      `threshold` is not positive, or `normalization` or `distance` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -153,7 +156,7 @@ def normalized_regression(
 
 
 def _projected(student, teacher, params, mask, axis_name):
-  """Both sides at least float32, masked positions zero, with as many channels."""
+  """Both sides in float32 or wider, with masked positions zero and equal channels."""
   if mask is None or np.ndim(mask) == 1:
     ours, theirs = _projection.paired_features(student, teacher, mask)
   else:
@@ -189,13 +192,17 @@ def _standardized(features):
 def _smooth_l1(gaps, threshold):
   bound = jnp.asarray(threshold).astype(gaps.dtype)
   small = jnp.abs(gaps) < bound
-  # Squares of the large gaps, which are not taken, may overflow.
+  # The squares of large gaps are not selected, but they could overflow, and their
+  # gradient would then be NaN.
   squares = jnp.where(small, gaps, 0) ** 2 / (2 * bound)
   return jnp.where(small, squares, jnp.abs(gaps) - bound / 2)
 
 
 def _mean_over_positions(terms, mask, axis_name, *features):
-  """Mean over real positions of all devices; NaN as in `parallel.global_mean`."""
+  """Mean over the real positions of all devices.
+
+  It is NaN if a real position of the features is not finite.
+  """
   if mask is None or np.ndim(mask) == 1:
     rows = terms.reshape(terms.shape[0], -1).mean(1)
     return parallel.global_mean(rows, mask, axis_name, *features)

@@ -1,7 +1,7 @@
 """Losses that match similarities between the rows of a batch.
 
-The whole batch is one object: do not `vmap` over examples; under data parallelism
-pass `axis_name`. Widths of student and teacher may differ.
+These are losses of the whole batch: do not `vmap` over examples, and pass `axis_name`
+under data parallelism. Widths of student and teacher may differ.
 """
 
 import math
@@ -35,14 +35,15 @@ def similarity_preserving(
   """Similarity-preserving distillation: `mean_i |g^t_i - g^s_i|^2`.
 
   `g_i` is row i of the matrix of inner products `Q Q'`, divided by its norm after the
-  product (Tung and Mori 2019). Between 0 and 4, whatever the batch size and
-  the widths. Invariant to rotation of either side, to one scale for all rows and to
-  permutation; neither to a scale of single rows nor to a shift.
+  product (Tung and Mori 2019). The loss is between 0 and 4, whatever the batch size and
+  the widths. It is invariant to rotation of either side, to one scale for all rows and
+  to permutation of the rows, but neither to the scale of each row nor to a shift.
 
-  Differs from the paper: the mean over rows of a sum over columns. The paper divides
-  by the square of the batch size (`reduction="matrix"`), so its weight (3000) has to
-  grow with the batch. Some ports normalise before the product, and torchdistill
-  divides rows by their L1 norm, which is another and much smaller loss.
+  Differs from the paper by the reduction, a mean over rows of a sum over columns. The
+  paper divides by the square of the batch size (`reduction="matrix"`), so its weight
+  (3000) has to grow with the batch size. Some ports normalise before the product.
+  torchdistill divides rows by their L1 norm, which is a different and much smaller
+  loss.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -59,7 +60,7 @@ def similarity_preserving(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batch sizes disagree, an array is empty or has no feature axis,
-      or `reduction` is another word.
+      or `reduction` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -72,7 +73,8 @@ def similarity_preserving(
   """
   checks.check_choice("reduction", reduction, ("rows", "matrix"))
   batch = _batch.gathered_batch(student, teacher, mask, axis_name)
-  # The norm of a row itself cancels; without it no product overflows.
+  # A row of products is divided by its norm, so the norm of the feature row cancels.
+  # With unit rows no product overflows.
   rows = [kernels.unit_rows(side) for side in batch.rows]
   columns = [_scaled(side).T for side in batch.columns]
 
@@ -107,22 +109,26 @@ def correlation_congruence(
   axis_name: str | None = None,
   block_size: int | None = None,
 ) -> Float[Array, ""]:
-  """Correlation congruence: squared differences of a Gaussian kernel's expansion.
+  """Correlation congruence: squared differences of an expanded Gaussian kernel.
 
   `mean_{i != j} (k^s_ij - k^t_ij)^2` with the Taylor expansion of the Gaussian kernel
   of unit rows, `k_ij = exp(-2 gamma) sum_{p <= order} (2 gamma)^p / p! cos_ij^p` (Peng
-  et al. 2019). Depends neither on the batch size nor on the widths.
-  Invariant to rotation, to a scale of single rows and to permutation, not to a shift.
+  et al. 2019). The loss depends neither on the batch size nor on the widths. It is
+  invariant to rotation of either side, to the scale of each row and to permutation of
+  the rows, but not to a shift.
 
   Differs from the paper: a row is not paired with itself, which makes the loss larger
-  by `batch / (batch - 1)`; `reduction="matrix"` counts those pairs. `authors=True` is
-  something else, the code that the authors gave to RepDistiller and that several ports
-  copied: `mean_i sum_c |s - t|_ic |s - t|_{i+1,c}`, a product of neighbours in the
-  batch. It needs equal widths and depends on the order of the rows; it is here to
-  reproduce numbers, not to be used. It grows with the width. torchdistill has the
-  kernel of the paper, but does not make the rows unit vectors, and its loss is the norm
-  of the difference of the two matrices, not squared, divided by the square of the batch
-  size.
+  by the factor `batch / (batch - 1)`. `reduction="matrix"` counts these pairs.
+
+  `authors=True` is a different loss, `mean_i sum_c |s - t|_ic |s - t|_{i+1,c}`, a
+  product over consecutive rows of the batch. It is the code that the authors gave to
+  RepDistiller and that several ports copied. It needs equal widths, grows with the
+  width and depends on the order of the rows. Use it only to reproduce published
+  numbers.
+
+  torchdistill has the kernel of the paper without unit rows. Its loss is the norm of
+  the difference of the two matrices, which is not squared, divided by the square of the
+  batch size.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -139,8 +145,8 @@ def correlation_congruence(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batch sizes disagree, an array is empty or has no feature axis,
-      `gamma` or `order` is not positive, `reduction` is another word, or widths
-      differ with `authors=True`.
+      `gamma` or `order` is not positive, `reduction` is unknown, or widths differ with
+      `authors=True`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -188,16 +194,17 @@ def correlation_congruence(
 
 
 def _scaled(columns):
-  """Columns in units of the batch, so that no product overflows."""
+  """Rows in units of the batch, so that no product overflows."""
   return columns / pairwise.unit_of(columns)
 
 
 def _gaussian_coefficients(gamma, order):
-  """The expansion as coefficients of powers 1 to `order` of `(1 - cos) / 2`.
+  """Coefficients of the expansion in powers 1 to `order` of `(1 - cos) / 2`.
 
-  Less its value at cosine 1: without the constant, which cancels in differences, near
-  rows keep their digits.
+  The constant is left out, because it cancels in the difference of student and teacher.
+  Without it, small angles keep their digits.
   """
+  # cos^p = (1 - 2 g)^p with g = (1 - cos) / 2, by the binomial theorem.
   exp = jnp.exp if isinstance(gamma, jax.Array) else math.exp
   taylor = [
     exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)
@@ -224,7 +231,8 @@ def _neighbour_products(batch, mask, axis_name):
     )
   size = batch.real.shape[0]
   places = jnp.where(batch.real, jnp.arange(size, dtype=jnp.int32), size)
-  # For each row the next real one; `size` after the last.
+  # Index of the next real row after each row, or `size` if there is none. Masked rows
+  # are skipped, so padding does not change the pairs.
   following = jnp.append(lax.cummin(places, reverse=True)[1:], jnp.int32(size))
   following = following[batch.positions]
   everyone = jnp.abs(batch.columns[0] - batch.columns[1])

@@ -1,6 +1,7 @@
 """Losses on logits, row by row: cross-entropy and knowledge distillation.
 
-Missing labels, NaN and infinities are treated by the rules of `flowkd_jax.losses`.
+The documentation of `flowkd_jax.losses` has the rules for missing labels, NaN and
+infinities.
 """
 
 import jax
@@ -27,12 +28,12 @@ def cross_entropy(
   axis_name: str | None = None,
   block_size: int | None = None,
 ) -> Float[Array, ""]:
-  """Mean cross-entropy of the rows with their labels.
+  """Cross-entropy of logits and labels, the mean over labelled rows.
 
-  Computed in float32 from log-softmax. Not a distillation loss, but the one that
-  every method of this library stands beside. The mean over labelled rows:
-  does not depend on the batch size; `log(classes)` where nothing is known. Invariant to
-  a shift of each row of logits and to permutation of rows, or of the classes.
+  It is computed in float32 from a log-softmax. It is not a distillation loss, but every
+  method of this library is used beside it. It does not depend on the batch size, and is
+  `log(classes)` for uniform probabilities. It is invariant to a shift of each row of
+  logits, and to permutation of rows or of classes.
 
   Args:
     logits: Unnormalised log-probabilities, one row for each example or position.
@@ -48,9 +49,9 @@ def cross_entropy(
       If None, up to 2^26 logits are evaluated at once.
 
   Raises:
-    TypeError: If logits are not floating or labels not integers.
+    TypeError: If logits are not floating point, or labels are not integers.
     ValueError: If shapes disagree, there is a single class, a label in a NumPy array
-      is no class, or `smoothing` is outside [0, 1].
+      is at or above the number of classes, or `smoothing` is outside [0, 1].
 
   Example:
     >>> import jax.numpy as jnp
@@ -82,9 +83,10 @@ def _of_labels(rows, classes, share, block_size):
     if share is None:
       return own
     share_of_row, possible = options
-    # Divided before the sum, which overflows for logits of 1e38.
+    # Divided before the sum: a sum of logits of 1e38 overflows.
     spread = -jnp.where(jnp.isneginf(logs[0]), 0, logs[0] / possible)
-    # 0 times an infinity, as where the label is ruled out, would be NaN.
+    # If the label is ruled out, its term is infinite, and a share of 0 times infinity
+    # would be NaN.
     own = jnp.where(share_of_row < 1, own, 0)
     return (1 - share_of_row) * own + share_of_row * spread
 
@@ -108,15 +110,14 @@ def knowledge_distillation(
 ) -> Float[Array, ""]:
   """Knowledge distillation: `T^2 mean_i KL(t_i, s_i)` of softened probabilities.
 
-  `t = softmax(teacher / T)`, `s = softmax(student / T)` (Hinton et al. 2015, Eq. 1;
-  `T^2` keeps the size of the gradient, section 2). The mean over rows of a sum over
-  classes: depends neither on the batch size nor, through its reduction, on the number
-  of classes. Invariant to a shift of each row of
-  logits and to permutation of rows, or of the classes of both; not to scale or
-  rotation.
+  `t = softmax(teacher / T)` and `s = softmax(student / T)` (Hinton et al. 2015, Eq. 1).
+  The factor `T^2` keeps the size of the gradient (section 2). The loss is the mean over
+  rows of a sum over classes. By this reduction it depends neither on the batch size nor
+  on the number of classes. It is invariant to a shift of each row of logits, and to
+  permutation of rows or of the classes of both sides, but not to scale or rotation.
 
-  Differs from ports that average over the classes too, as KLDivLoss does by default,
-  or that give it probabilities in place of log-probabilities.
+  Some ports differ: they take the mean over classes too, which is the default of
+  PyTorch's KLDivLoss, or pass probabilities to it in place of log-probabilities.
 
   Args:
     student: Student logits, one row for each example or each position.

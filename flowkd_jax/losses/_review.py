@@ -1,4 +1,4 @@
-"""Knowledge review: fused maps of the student, compared in their context."""
+"""Knowledge review: fused maps of the student, compared at several sizes."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
 Parameters = dict[str, Any]
-# Sides of the averaged maps; each counts half as much as the one before it.
+# Side lengths of the averaged maps. Each has half the weight of the one before.
 _SIDES = (4, 2, 1)
 
 
@@ -37,14 +37,14 @@ def hierarchical_context(
   """Hierarchical context loss: squared distance of maps at several sizes.
 
   `(d_0 + sum_k 2^-k d_k) / (1 + sum_k 2^-k)`, where `d_0` is the mean squared
-  difference of the maps and `d_k`, k = 1, 2, ..., that of the maps averaged to 4 x 4,
-  2 x 2 and 1 x 1, without sizes that are not smaller than the map (Chen et al.
-  2021). A mean over rows and features: depends neither on the batch nor on the
-  sizes. Grows with the square of the scale. Invariant to a rotation of the channels
-  common to both sides.
+  difference of the maps. For k = 1, 2, ..., `d_k` is the mean squared difference of the
+  maps averaged to 4 x 4, 2 x 2 and 1 x 1 (Chen et al. 2021). Sizes that are not smaller
+  than the map are left out. The loss is a mean over rows and features and depends
+  neither on the batch size nor on the sizes of the maps. It grows with the square of
+  the scale. It is invariant to a rotation of the channels common to both sides.
 
-  The authors look at the height alone; here a size counts if it is smaller than the
-  longer side of the map.
+  Differs from the authors' code, which compares sizes with the height of the map. Here
+  a size is used if it is smaller than the longer side of the map.
 
   Args:
     student: Student maps, or vectors `[batch, channels]`, which count as maps of 1 x 1.
@@ -79,7 +79,7 @@ def review_kd_init(
   *,
   width: int | None = None,
 ) -> Parameters:
-  """The fusion that `review_kd` learns.
+  """Layers that `review_kd` learns to fuse the student's taps.
 
   Args:
     key: Random key.
@@ -90,13 +90,14 @@ def review_kd_init(
       student tap, at most 512.
 
   Returns:
-    `{"levels": [...]}` in float32 with one dictionary for each tap: "reduce", a
-    normalised matrix from the student's channels; "output", a normalised convolution of
-    3 x 3 to the teacher's channels; and "attention", an affine map to two weights, not
-    for the deepest tap.
+    `{"levels": [...]}` in float32, with one dictionary per tap. "reduce" is a
+    batch-normalised matrix from the student's channels to `width`. "output" is a
+    batch-normalised 3 x 3 convolution to the teacher's channels. "attention" is an
+    affine map to two weights; the deepest tap has none.
 
   Raises:
-    ValueError: If there is no tap, or not one of the teacher for each of the student.
+    ValueError: If there is no tap, the numbers of student and teacher taps differ, or
+      `width` is below 1.
   """
   _check_taps(student_shapes, teacher_shapes)
   width = min(512, student_shapes[-1][-1]) if width is None else width
@@ -127,23 +128,28 @@ def review_kd(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Knowledge review: each teacher tap, from the student's taps as deep and deeper.
+  """Knowledge review: teacher taps compared with fusions of student taps.
 
-  The sum over taps of `hierarchical_context` between the teacher's tap and a fusion of
-  the student's (Chen et al. 2021). From deep to shallow, a tap is mapped to a
-  common width, the fused map of the deeper taps is enlarged to its size, both are added
-  with weights for each position from an affine map and a sigmoid, and a convolution of
-  3 x 3 gives the teacher's channels. Sizes change by the nearest position. Does not
-  depend on the batch, but grows with the number of taps and the square of the
-  teacher's scale.
+  The loss is the sum over taps of `hierarchical_context` between the teacher's tap and
+  a fusion of the student's tap with all deeper student taps (Chen et al. 2021). The
+  fusion goes from deep to shallow taps:
 
-  The convolutions are batch-normalised. The fusion is thrown away after training, so
-  the normalisation takes the statistics of the batch, over real rows and devices, in a
-  measurement too; the authors' layers keep running averages for that.
+  1. The tap is mapped to a common width.
+  2. The fused map of the deeper taps is resized to the size of the tap.
+  3. Both are added, with two weights per position from an affine map and a sigmoid.
+  4. The sum is resized to the size of the teacher's tap, and a 3 x 3 convolution maps
+     it to the teacher's channels.
+
+  Maps are resized by the nearest position. The loss does not depend on the batch size.
+  It grows with the number of taps and the square of the teacher's scale.
+
+  The convolutions are batch-normalised. The fusion is not needed after training, so the
+  normalisation always uses the statistics of the batch, over the real rows of all
+  devices. The authors' layers use running averages in evaluation.
 
   The authors read the teacher's maps before the last rectifier of a stage and the
-  student's after it, with the pooled features as the deepest tap; the weight (5 for
-  ResNet-32x4 and 8x4) rises linearly over 20 epochs.
+  student's maps after it, with the pooled features as the deepest tap. The weight (5
+  for ResNet-32x4 and 8x4) grows linearly over 20 epochs.
 
   Args:
     student: Student taps in a sequence from shallow to deep. They are maps, or vectors,
@@ -157,8 +163,8 @@ def review_kd(
   Raises:
     TypeError: If a tap is not floating point, or taps are in a mapping, which does not
       keep their order.
-    ValueError: If a tap is neither maps nor vectors, batches disagree, there are not as
-      many taps or levels, or a layer does not fit.
+    ValueError: If a tap is neither maps nor vectors, batches disagree, the numbers of
+      taps and levels differ, or a layer does not fit.
 
   Example:
     >>> import jax
@@ -203,7 +209,16 @@ def review_kd(
 
 
 def _fused(tap, deeper, target, layers, mask, axis_name):
-  """The tap at the common width with the deeper ones, at the size of the target."""
+  """Fusion of a tap with the deeper taps, at the size of the target.
+
+  Args:
+    tap: Student tap.
+    deeper: Fused map of the deeper taps, or None for the deepest tap.
+    target: Teacher tap, for its size.
+    layers: Layers of this tap.
+    mask: True for real rows, or None.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+  """
   kernel = layers["reduce"]["kernel"]
   _projection.check_kernel("reduce", kernel, tap, None)
   maps = _projection.linear(tap, layers["reduce"], mask=mask, axis_name=axis_name)
@@ -217,7 +232,10 @@ def _fused(tap, deeper, target, layers, mask, axis_name):
 
 
 def _nearest(maps, shape):
-  """Maps at another height and width, each position from the one at or before it."""
+  """Maps resized to another height and width by the nearest position.
+
+  Position i of m is read from position `floor(i n / m)` of n, as in PyTorch.
+  """
   for axis in (1, 2):
     size = maps.shape[axis]
     if size != shape[axis]:
@@ -226,7 +244,7 @@ def _nearest(maps, shape):
 
 
 def _context(student, teacher):
-  """The hierarchical context loss of each row."""
+  """Hierarchical context loss of each row."""
   _check_channels(student, teacher)
   height, width = student.shape[1:3]
   total, weight, weights = _mean_square(student - teacher), 1.0, 1.0
@@ -247,7 +265,7 @@ def _mean_square(maps):
 
 
 def _as_maps(name, tap):
-  """The tap; a vector becomes a map of one position."""
+  """The tap as maps. Vectors become maps of one position."""
   if jnp.ndim(tap) == 2:
     checks.check_features(**{name: tap})
     return jnp.asarray(tap)[:, None, None, :]

@@ -1,8 +1,8 @@
 """Relational distillation: distances and angles between the rows of a batch.
 
-All distances come from one matrix of inner products of centred, scaled rows at full
-precision, so a large common mean or duplicate rows do not destroy them, and no
-gradient is ever NaN: a length of zero has gradient zero.
+All distances come from one matrix of inner products of centred and scaled rows at full
+precision. They are accurate also for duplicate rows and for features with a large
+common mean. A length of zero has the gradient zero, so no gradient is NaN.
 """
 
 import functools
@@ -33,16 +33,16 @@ def rkd_distance(
 ) -> Float[Array, ""]:
   """Distance-wise relational distillation: Huber loss of relative distances.
 
-  `mean_{i != j} huber(d^s_ij / m^s - d^t_ij / m^t)`, `d_ij = |x_i - x_j|`, m the mean
-  of d over all pairs of different rows (Park et al. 2019, Eq. 5-8). Depends neither on
-  the batch size nor on the widths. Invariant to rotation, shift and scale of either
-  side, and to permutation.
+  `mean_{i != j} huber(d^s_ij / m^s - d^t_ij / m^t)` with `d_ij = |x_i - x_j|`, where m
+  is the mean of d over all pairs of different rows (Park et al. 2019, Eq. 5-8). The
+  loss depends neither on the batch size nor on the widths. It is invariant to rotation,
+  shift and scale of either side, and to permutation of the rows.
 
-  Differs from the paper, which sums over pairs, and from its code, which averages over
-  all pairs with the diagonal (`reduction="matrix"`, smaller by `1 - 1 / batch`) and
-  clamps squared distances at 1e-12, which makes gradients of duplicates huge; here
-  they are 0. The paper weights this loss 25 (metric learning: 1) beside 50 (2) for
-  the angles.
+  Differs from the paper, which sums over pairs. The authors' code takes the mean over
+  all pairs including the diagonal (`reduction="matrix"`), which is smaller by the
+  factor `1 - 1 / batch`. It also clamps squared distances at 1e-12, which makes the
+  gradients of duplicate rows huge. Here they are 0. The paper uses the weights 25 for
+  distances and 50 for angles, and 1 and 2 for metric learning.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -89,7 +89,7 @@ def rkd_distance(
   def mean_distance(side):
     sums = sum_over_rows(row_sums, columns[side], points[side])
     mean = sums / jnp.maximum(count - 1, 1)
-    return jnp.where(mean == 0, 1, mean)  # all rows alike: every distance is 0
+    return jnp.where(mean == 0, 1, mean)  # all rows are equal: every distance is 0
 
   def row_terms(shared, block):
     (columns, means), real = shared
@@ -118,16 +118,15 @@ def rkd_angle(
 ) -> Float[Array, ""]:
   """Angle-wise relational distillation: Huber loss of cosines in all triangles.
 
-  `mean huber(cos^s_jik - cos^t_jik)` over all triples of different rows, `cos_jik` the
-  cosine of the angle at row i between rows j and k (Park et al. 2019, Eq. 9-10).
-  Depends neither on the batch size nor on the widths. Invariant to rotation, shift and
-  scale of either side, and to permutation. An angle with an arm of length zero has
-  cosine 0.
+  `mean huber(cos^s_jik - cos^t_jik)` over all triples of different rows, where
+  `cos_jik` is the cosine of the angle at row i between rows j and k (Park et al. 2019,
+  Eq. 9-10). The loss depends neither on the batch size nor on the widths. It is
+  invariant to rotation, shift and scale of either side, and to permutation of the rows.
+  An angle with an arm of length zero has cosine 0.
 
-  The law of cosines takes all angles from one matrix of squared distances: O(N^2 D +
-  N^3) time, where the authors' code takes O(N^3 D). Differs from that code also in
-  the mean, which runs there over all `N^3` triples (`reduction="matrix"`), and in the
-  paper, which sums.
+  By the law of cosines all angles are computed from one matrix of squared distances.
+  This takes O(N^2 D + N^3) time, and the authors' code takes O(N^3 D). That code takes
+  the mean over all `N^3` triples (`reduction="matrix"`), and the paper sums.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -193,7 +192,7 @@ def rkd_angle(
 
 
 def _distances(points, columns, positions, real):
-  """Distances of all pairs, and which of them count."""
+  """Distances of all pairs, and a mask of the pairs that count."""
   pairs = pairwise.pair_geometry(points, columns, positions)
   valid = pairwise.valid_pairs(pairs.same, real)
   return pairwise.safe_power(pairs.squared_distances, 0.5), valid
@@ -206,14 +205,25 @@ def _huber(gaps):
 
 @jax.custom_jvp
 def _angle_terms(student, teacher, valid):
-  """At each vertex, the sum over its triangles; a side is `(arms, squared)`."""
+  """Sum of the Huber losses over the triangles at each vertex.
+
+  Args:
+    student: Pair of `arms`, squared distances of each vertex to all rows `[n, m]`, and
+      `squared`, squared distances of all rows `[m, m]`.
+    teacher: The same for the teacher.
+    valid: Mask of the triangles that count, `[n, m, m]`.
+  """
   gaps = _angle_cosines(*student) - _angle_cosines(*teacher)
   return jnp.where(valid, _huber(gaps), 0).sum((1, 2))
 
 
 @functools.partial(_angle_terms.defjvp, symbolic_zeros=True)
 def _angle_terms_jvp(primals, tangents):
-  """Both arms of an angle at once: all here is symmetric in them."""
+  """Derivative from the cosines, with few arrays `[n, m, m]`.
+
+  The Huber loss and the cosine are symmetric in both arms of an angle, so the
+  derivative with respect to one arm is computed and counted for both.
+  """
   *sides, valid = primals
   cosines = [_angle_cosines(*side) for side in sides]
   slopes = jnp.where(valid, jnp.clip(cosines[0] - cosines[1], -1, 1), 0)
@@ -225,6 +235,7 @@ def _angle_terms_jvp(primals, tangents):
     if isinstance(squared_change, SymbolicZero):
       continue
     inverses = pairwise.safe_power(side[0], -0.5)
+    # A cosine that rounding has pushed beyond 1 was clipped and has no gradient.
     slopes_inside = jnp.where(jnp.abs(cosine) < 1, slopes, 0)
     weighted = slopes_inside * inverses[:, None, :]
     arm_slopes = inverses * weighted.sum(2)
@@ -235,7 +246,7 @@ def _angle_terms_jvp(primals, tangents):
 
 
 def _angle_cosines(arms, squared):
-  """Cosines at each vertex between its arms, from squared distances."""
+  """Cosines of the angles at each vertex, from squared distances."""
   inverses = pairwise.safe_power(arms, -0.5)
   halves = inverses[:, :, None] * (inverses / 2)[:, None, :]
   return jnp.clip((arms[:, :, None] + arms[:, None, :] - squared[None]) * halves, -1, 1)

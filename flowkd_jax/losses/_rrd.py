@@ -1,6 +1,7 @@
 """Relational representation distillation against a queue of teacher embeddings.
 
-The queue is an explicit pytree, updated in the step that evaluates the loss:
+The queue is an explicit pytree. The step that evaluates the loss also updates the
+queue:
 
     params = rrd_init(key, student.shape, teacher.shape)
     queue = rrd_queue_init(key)
@@ -39,7 +40,7 @@ def rrd_init(
   *,
   width: int = 128,
 ) -> Parameters:
-  """The linear heads of `rrd`: the student's is learnt, the teacher's stays as drawn.
+  """Linear heads of `rrd`. The student's head is learnt, the teacher's head is fixed.
 
   Args:
     key: Random key.
@@ -48,11 +49,11 @@ def rrd_init(
     width: Width of the embedding. The authors' code has 128.
 
   Returns:
-    `{"student": head, "teacher": head}`, each with a "kernel" and a "bias", float32.
+    `{"student": head, "teacher": head}` in float32. A head has a "kernel" and a "bias".
     The gradient of the teacher's head is 0.
 
   Raises:
-    ValueError: If `width` is not positive.
+    ValueError: If `width` is below 1.
   """
   return _contrastive.crd_init(key, student_shape, teacher_shape, width=width)
 
@@ -60,11 +61,11 @@ def rrd_init(
 def rrd_queue_init(
   key: Key[Array, ""], size: int = 16384, *, width: int = 128
 ) -> Queue:
-  """A queue of random embeddings of norm 1, which those of the teacher replace.
+  """Queue of random embeddings of norm 1, which embeddings of the teacher replace.
 
-  Differs from the authors' code, which divides the columns and not the rows by their
-  norm: rows are then about `sqrt(width / size)` long, 0.09 at the sizes of the paper,
-  and hardly count until they are replaced.
+  Differs from the authors' code, which divides the columns by their norms, and not the
+  rows. The norms of the rows are then about `sqrt(width / size)`, which is 0.09 for the
+  sizes of the paper. Such rows hardly count until they are replaced.
 
   Args:
     key: Random key.
@@ -72,11 +73,11 @@ def rrd_queue_init(
     width: Width of the embedding, as in `rrd_init`.
 
   Returns:
-    `{"rows": [size, width] in float32, "position": int32}`; the position is that of the
-    row that is replaced next.
+    `{"rows": [size, width] in float32, "position": [] in int32}`. The position is the
+    index of the row that is replaced next.
 
   Raises:
-    ValueError: If a size is not positive.
+    ValueError: If `size` or `width` is below 1.
   """
   checks.check_count("size", size)
   checks.check_count("width", width)
@@ -97,31 +98,33 @@ def rrd(
   axis_name: str | None = None,
   block_size: int | None = None,
 ) -> Float[Array, ""]:
-  """Relational representation distillation: likeness to a queue of teacher embeddings.
+  """Relational representation distillation: similarity to a queue of embeddings.
 
   `mean_i -sum_k p^t_ik log p^s_ik` with `p^s_ik = softmax_k(u_i . q_k / tau_s)` and
-  `p^t_ik = softmax_k(v_i . q_k / tau_t)`, u and v the embeddings of student and teacher
-  of norm 1 and q the rows of the queue (Giakoumoglou and Stathaki 2024). A
-  cross-entropy: the least value is the teacher's entropy and not 0. Does not depend on
-  the batch; grows with the logarithm of the queue's size while nothing is learnt.
-  Invariant to a permutation of rows; without `params` to the scale of each row and to a
-  common rotation of both sides and the queue.
+  `p^t_ik = softmax_k(v_i . q_k / tau_t)`. Here u and v are the embeddings of student
+  and teacher, of norm 1, and q holds the rows of a queue of teacher embeddings
+  (Giakoumoglou and Stathaki 2024). The loss is a cross-entropy: its smallest value is
+  the teacher's entropy and not 0. It does not depend on the batch size. Before training
+  it grows with the logarithm of the size of the queue. It is invariant to a permutation
+  of rows, and without `params` to the scale of each row and to a rotation common to
+  both sides and the queue.
 
-  As in the authors' code the embeddings of this batch take their place in the queue
-  before the comparison, so that each row meets its own teacher in it. That is part of
-  the loss; call `rrd_queue_update` with the same arguments in the same step to keep
-  them. The teacher's head receives no gradient, there and here: it is a fixed random
-  projection. The temperatures are those of that code, where a comment has them the
-  other way round. It needs a queue of a multiple of the batch; here the queue goes
-  round whatever the batch, and masked rows are not put in it.
+  As in the authors' code, the teacher embeddings of this batch enter the queue before
+  the comparison, so that each row is compared with its own teacher row too. This is
+  part of the loss. To keep the embeddings in the queue, call `rrd_queue_update` with
+  the same arguments in the same step. The teacher's head has no gradient, in the
+  authors' code and here: it is a fixed random projection. The default temperatures are
+  those of the authors' code, where a comment swaps them. Differs from that code, which
+  needs a queue size that is a multiple of the batch size: here the queue is circular
+  for any batch size, and masked rows do not enter it.
 
-  The authors' second variant, with a memory of an embedding for each example, takes the
-  softmax of exponentials and compares the teacher with the student's memory; it is not
-  here.
+  The authors' second variant is not implemented. It has a memory with an embedding per
+  example, takes the softmax of exponentials, and compares the teacher with the
+  student's memory.
 
-  With K rows of width W in the queue it takes O(B K W) time and memory for as many
-  rows at once as `block_size`. With `params=None`, equal widths and both temperatures
-  at 0.07 it is the loss on global features of LightlyTrain's first version.
+  For B rows and a queue of K rows of width W, the loss takes O(B K W) time, and the
+  memory of `block_size` rows. With `params=None`, equal widths and both temperatures at
+  0.07 it is the loss on global features of the first version of LightlyTrain.
 
   Args:
     student: Student features. Axes after the first are flattened.
@@ -196,9 +199,9 @@ def rrd_queue_update(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Queue:
-  """The queue after a step: the oldest rows replaced by the batch's, of all devices.
+  """Queue after a step: the oldest rows are replaced by the batch of all devices.
 
-  Other arguments and errors as in `rrd`. No gradient flows into the queue.
+  The result has no gradient. Arguments and errors are those of `rrd`.
   """
   _, theirs = _embeddings(student, teacher, params, mask)
   return _enqueued(theirs, queue, mask, axis_name)
@@ -212,7 +215,7 @@ def _embeddings(student, teacher, params, mask):
 
 
 def _enqueued(embedded, queue, mask, axis_name):
-  """The queue with the real rows of the global batch from its position on."""
+  """The queue after the real rows of the global batch were written at its position."""
   size, width = queue["rows"].shape[0], embedded.shape[1]
   checks.check_shape("queue, rows", queue["rows"], (size, width))
   checks.check_shape("queue, position", queue["position"], ())
@@ -225,7 +228,8 @@ def _enqueued(embedded, queue, mask, axis_name):
   real = parallel.gather_rows(parallel.real_rows(embedded, mask), axis_name)
   position = jnp.asarray(queue["position"]).astype(jnp.int32)
   before = jnp.cumsum(real, dtype=jnp.int32)
-  # A masked row has a place beyond the queue, where a scatter drops it.
+  # Real rows take consecutive places, and the queue is circular. A masked row gets a
+  # place beyond the queue, which the scatter below drops.
   places = jnp.where(real, (position + before - 1) % size, size)
   old = lax.stop_gradient(jnp.asarray(queue["rows"]))
   return {

@@ -1,7 +1,11 @@
 """Sums over classes of terms of log-probabilities, at once or in blocks of classes.
 
-`log p_c = z_c / T - m - log sum_c exp(z_c / T - m)` with m the largest of `z_c / T` in
-the row: the same numbers as `jax.nn.log_softmax`.
+`log p_c = z_c / T - m - log sum_c exp(z_c / T - m)`, where m is the largest `z_c / T`
+of the row. These are the same numbers as those of `jax.nn.log_softmax`.
+
+Each statistic of a row is a level of `class_blocks`: the largest score, the mass
+`sum_c exp(z_c / T - m)`, and for standardised logits their moments before. Every level
+computes the scores of a block again from the logits, so that none of them is stored.
 """
 
 from collections.abc import Callable
@@ -18,8 +22,8 @@ from flowkd_jax._numerics import class_blocks
 from flowkd_jax._numerics import float32
 from flowkd_jax.losses import _logits
 
-# `(log-probabilities of each side, options, columns, constants) -> [rows, block]`;
-# options are `[rows, 1]` each, columns the positions of the classes of the block.
+# `(log-probabilities of each side, options, columns, constants) -> [rows, block]`. Each
+# option is `[rows, 1]`, and `columns` holds the classes of the block.
 Terms = Callable[
   [Sequence[Float[Array, "rows block"]], Sequence[Any], Int[Array, " block"], Any],
   Float[Array, "rows block"],
@@ -36,7 +40,7 @@ def term_sums(
   standardize: bool = False,
   block_size: int | None = None,
 ) -> Float[Array, " rows"]:
-  """Sum over classes of terms of the log-probabilities of each row.
+  """Sums over classes of terms of the log-probabilities of each row.
 
   Args:
     rows: Logits of one side or of both.
@@ -76,10 +80,10 @@ def normalizers(
   standardize: bool = False,
   block_size: int | None = None,
 ) -> tuple[Float[Array, " rows"], Float[Array, " rows"]]:
-  """Largest `z_c / T` of one side, a constant to the gradient, and the mass beside it.
+  """Largest `z_c / T` of one side, and the mass `sum_c exp(z_c / T - largest)`.
 
-  The mass is `sum_c exp(z_c / T - largest)`, from 1 to the number of classes. The
-  gradient of `largest + log(mass)` is that of the logarithm of the sum.
+  The mass is from 1 to the number of classes. The largest score is a constant to the
+  gradient, and `largest + log(mass)` has the gradient of log-sum-exp.
   """
   levels = _normalizers(standardize)
   results = _reduced(rows, levels, [temperature], block_size=block_size)
@@ -95,9 +99,10 @@ def bucket_logits(
   standardize: bool = False,
   block_size: int | None = None,
 ) -> Float[Array, "rows buckets"]:
-  """Logits of k classes of one side, and of all others together as one bucket.
+  """Logits of k classes of one side, and one logit for all other classes together.
 
-  Their softmax has the probabilities of the classes, and the sum of all others.
+  Their softmax has the probabilities of the k classes, and in the last bucket the sum
+  of all other probabilities.
 
   Args:
     rows: Logits of one side.
@@ -122,7 +127,7 @@ def bucket_logits(
   known = {"temperature": (jnp.broadcast_to(temperature, ids.shape[:1]),), **results}
   (scores,) = _scores(picked, known, (rows.mask,), standardize=standardize)
   mass = results["mass"][0]
-  # The logarithm of no mass would have an infinite gradient.
+  # The logarithm of a mass of 0 would have an infinite gradient.
   rest = jnp.where(
     mass == 0, -jnp.inf, results["largest"][0] + jnp.log(jnp.where(mass == 0, 1, mass))
   )
@@ -130,16 +135,17 @@ def bucket_logits(
 
 
 def _hits(ids, used, columns):
-  """Mask of the columns that are among the ids of a row."""
+  """Mask `[rows, block]` of the columns that are among the ids of a row."""
   shape = ids.shape[0], columns.shape[0]
   here = used & (ids >= columns[0]) & (ids <= columns[-1])
   places = jnp.where(here, ids - columns[0], shape[1])  # beyond the block: dropped
+  # All False. Made from `ids`, it varies over the same axes of `shard_map` as they do.
   none = jnp.broadcast_to(ids[:, :1] < ids[:, :1], shape)
   return none.at[jnp.arange(shape[0])[:, None], places].set(True, mode="drop")
 
 
 def possible_classes(rows: _logits.Rows) -> Float[Array, " rows"]:
-  """Number of classes of the first side that are not ruled out, 1 or more."""
+  """Number of classes that the first side does not rule out, at least 1."""
   possible = rows.sides[0] != -jnp.inf
   return jnp.maximum(possible.sum(1, dtype=_logits.float32_dtype(rows)), 1)
 
@@ -163,7 +169,7 @@ def _reduced(
 
 
 def _normalizers(standardize):
-  """Levels that the log-probabilities need."""
+  """Levels that log-probabilities need: largest scores and masses."""
 
   def scores(blocks, columns, known, fixed):
     return _scores(blocks, known, fixed, standardize=standardize)
@@ -172,7 +178,7 @@ def _normalizers(standardize):
 
 
 def _with_normalizers(scores, standardize):
-  """Levels of the largest score and of the sum of exponentials beside it."""
+  """Levels of the largest score and of the mass, for given scores."""
 
   def masses(blocks, columns, known, fixed):
     return tuple(
@@ -190,12 +196,12 @@ def _with_normalizers(scores, standardize):
 
 
 def _finite(largest):
-  """0 in place of infinities, as where there is no class at all."""
+  """The largest score with 0 for an infinity, which a row without a class has."""
   return jnp.where(jnp.isfinite(largest), largest, 0)
 
 
 def _scores(blocks, known, fixed, *, standardize):
-  """Logits of each side divided by the temperature, standardised before if need be."""
+  """Logits of each side divided by the temperature, after optional standardisation."""
   sides = [_logits.real_logits(block, fixed[0]) for block in blocks]
   if standardize:
     sides = [
@@ -209,7 +215,7 @@ def _scores(blocks, known, fixed, *, standardize):
 
 
 def _moments():
-  """Levels that standardised logits need; see `_logits.standardized`."""
+  """Levels of the moments of standardised logits, as in `_logits.standardized`."""
 
   def magnitudes(blocks, columns, known, fixed):
     sides = [_logits.real_logits(block, fixed[0]) for block in blocks]

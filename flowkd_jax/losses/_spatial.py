@@ -1,10 +1,9 @@
-"""Losses on maps `[batch, height, width, channels]` that have nothing to learn.
+"""Losses on maps `[batch, height, width, channels]` without learnt parameters.
 
-Each example is compared with itself only, so these losses need nothing of the other
-rows. Channels come last. Where student and teacher differ in height or width, the
-larger map is average-pooled to the smaller, axis by axis, as PyTorch's
-`adaptive_avg_pool2d` does; square maps give what the PyTorch ports give, which look
-at the height only.
+Each example is compared with itself only. Channels come last. If student and teacher
+differ in height or width, the larger map is average-pooled to the smaller size, for
+each axis, as in PyTorch's `adaptive_avg_pool2d`. PyTorch ports compare the heights
+only. For square maps the results agree.
 """
 
 import functools
@@ -40,18 +39,18 @@ def attention_transfer(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Attention transfer: where in the image each network is active.
+  """Attention transfer: squared distance of the spatial attention maps.
 
-  `mean_i |a_i^s - a_i^t|^2` with the attention map `a = Q / |Q|`, `Q = sum_c
-  |F_c|^p` (Zagoruyko and Komodakis 2017, Eq. 2). Between 0 and 2, whatever the
-  batch, the widths and the size of the maps. Invariant to the scale of each
-  example, to rotation (p = 2) and permutation of channels, and to a permutation
-  of positions common to both.
+  `mean_i |a_i^s - a_i^t|^2` with the attention map `a = Q / |Q|` and `Q = sum_c
+  |F_c|^p` (Zagoruyko and Komodakis 2017, Eq. 2). The loss is between 0 and 2, whatever
+  the batch size, the widths and the size of the maps. It is invariant to the scale of
+  each example, to rotation (p = 2) and permutation of channels, and to a permutation of
+  positions common to both sides.
 
-  Differs from the paper, whose Eq. 2 has the norm and not its square; the authors'
-  code squares. `reduction="elements"` is their code and its ports exactly (a mean
-  over positions too, hence the weight 1000). A map that is zero everywhere has
-  zero attention, in value and gradient.
+  Differs from the paper, whose Eq. 2 has the norm and not its square. The authors' code
+  squares. `reduction="elements"` reproduces this code and its ports exactly: it takes
+  the mean over positions too, hence their weight of 1000. A map that is zero everywhere
+  has an attention of zero, with a gradient of zero.
 
   Args:
     student: Student maps.
@@ -64,8 +63,8 @@ def attention_transfer(
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If an input is not a map, batches disagree, `exponent` is not
-      positive or `reduction` is another word.
+    ValueError: If an input is not a map, batches disagree, `exponent` is not positive,
+      or `reduction` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -92,24 +91,26 @@ def nst(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Neuron selectivity transfer: the channels as a sample from a distribution.
+  """Neuron selectivity transfer: maximum mean discrepancy between the channels.
 
-  The squared maximum mean discrepancy between the channels of the student and those
-  of the teacher, each a vector of positions of norm one (Huang and Wang 2017),
-  averaged over rows:
+  The channels of an example are samples from a distribution. Each channel is a vector
+  of positions, divided by its norm. The loss is the squared maximum mean discrepancy
+  between the channels of student and teacher (Huang and Wang 2017), averaged over rows:
 
       mean_ij k(s_i, s_j) + mean_ij k(t_i, t_j) - 2 mean_ij k(s_i, t_j)
 
-  with `k` polynomial, `(a . b)^2`; linear, `a . b`; or gaussian, `exp(-|a - b|^2 /
-  (2 v))`, where `v` is the mean squared distance between the student's and the
-  teacher's channels of that example, a constant to the gradient. 0 or above;
-  depends neither on the batch nor on the widths through its reduction. Invariant to
-  a positive scale of each channel (polynomial: to its sign too), to the order of
-  channels, and to a rotation of positions common to both.
+  The kernel `k` is polynomial, `(a . b)^2`, linear, `a . b`, or Gaussian, `exp(-|a -
+  b|^2 / (2 v))`. Here `v` is the mean squared distance between the student's and the
+  teacher's channels of the example, a constant to the gradient.
 
-  RepDistiller has the same loss with the polynomial kernel; it keeps the teacher's term
-  as a constant. The paper trains with half of this loss. A
-  channel that is zero everywhere stays zero, in value and gradient.
+  The loss is 0 or above. By its reduction it depends neither on the batch size nor on
+  the widths. It is invariant to a positive scale of each channel (with the polynomial
+  kernel to its sign too), to a permutation of the channels of either side, and to a
+  rotation of positions common to both sides.
+
+  RepDistiller has the same loss with the polynomial kernel, including the constant term
+  of the teacher. The paper trains with half of this loss. A channel that is zero
+  everywhere stays zero, with a gradient of zero.
 
   Args:
     student: Student maps.
@@ -120,8 +121,7 @@ def nst(
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If an input is not a map, batches disagree or there is no such
-      kernel.
+    ValueError: If an input is not a map, batches disagree, or `kernel` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -157,21 +157,22 @@ def fsp(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Flow of solution procedure: the inner products between two layers' channels.
+  """Flow of solution procedure (FSP): inner products between channels of two layers.
 
   `mean_i |G_i^s - G_i^t|^2` with `G_jk = mean_hw A_hwj B_hwk` for an earlier layer A
-  and a later layer B of one network (Yim et al. 2017, Eq. 1-2, with weight 1).
-  Does not depend on the batch; grows with the number of channel pairs ("elements"
-  does not) and with the fourth power of the scale of the features. Invariant to a
-  permutation of positions common to the pair.
+  and a later layer B of one network (Yim et al. 2017, Eq. 1-2, with weight 1). The loss
+  does not depend on the batch size. It grows with the fourth power of the scale of the
+  features, and with the number of pairs of channels (not with `reduction="elements"`).
+  It is invariant to a permutation of positions common to A and B.
 
-  Student and teacher must have as many channels as one another in each layer, but
-  may differ in size. Where A and B differ in size the larger is average-pooled.
-  Several pairs of layers are several calls. The paper trains in two stages, this loss
-  first and alone; ports train jointly.
+  In each layer, student and teacher must have the same number of channels, but may
+  differ in size. If A and B differ in size, the larger is average-pooled. For several
+  pairs of layers, call this function several times and add the results. The paper
+  trains in two stages, of which the first has this loss alone. Ports train jointly.
 
-  torchdistill differs in two ways: it pools by the maximum, and its loss is the mean
-  over rows of `sum_k |G^s_ik - G^t_ik|`, the norms of columns, which are not squared.
+  torchdistill differs in two ways. It pools by the maximum, and its loss is the mean
+  over rows i of `sum_k |G^s_ik - G^t_ik|`, where `G_ik` is column k of the matrix of
+  row i. The norms are not squared.
 
   Args:
     student: Student maps of an earlier and of a later layer.
@@ -184,7 +185,7 @@ def fsp(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If an input is not a pair of maps, batches or channels disagree, or
-      `reduction` is another word.
+      `reduction` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -210,7 +211,10 @@ def fsp(
 
 
 def paired_maps(student: Maps, teacher: Maps, mask: Mask) -> tuple[Maps, Maps]:
-  """Both maps checked, at least float32, masked rows zero, of one height and width."""
+  """Both maps after checks, in float32 or wider, pooled to one height and width.
+
+  Masked rows are zero.
+  """
   checks.check_maps(student=student, teacher=teacher)
   checks.check_mask(mask, student)
   height, width = (min(student.shape[axis], teacher.shape[axis]) for axis in (1, 2))
@@ -224,14 +228,14 @@ def paired_maps(student: Maps, teacher: Maps, mask: Mask) -> tuple[Maps, Maps]:
 def zero_masked(
   features: Float[Array, "batch ..."], mask: Mask
 ) -> Float[Array, "batch ..."]:
-  """Features in at least float32; masked rows become zeros."""
+  """Features in float32 or wider, with masked rows set to zero."""
   return kernels.flatten(features, mask).reshape(features.shape)
 
 
 def attention_maps(
   maps: Maps, exponent: float | Float[Array, ""]
 ) -> Float[Array, "batch positions"]:
-  """The energy `mean_c |F_c|^exponent` of each position, of norm one a row."""
+  """Energies `mean_c |F_c|^exponent` of the positions, with norm one per row."""
   maps = rescaled(maps.reshape(maps.shape[0], -1)).reshape(maps.shape)
   energy = maps**2
   if isinstance(exponent, jax.Array) or exponent != 2:
@@ -246,9 +250,9 @@ def reduced(
   axis_name: str | None,
   *features: Float[Array, "batch ..."],
 ) -> Float[Array, ""]:
-  """Mean over rows of the sum ("rows") or mean ("elements") of each row's terms.
+  """Mean over rows of the sum ("rows") or the mean ("elements") of a row's terms.
 
-  NaN if a row of the `features` that is not masked holds a NaN or an infinity.
+  It is NaN if a real row of the `features` holds NaN or infinity.
   """
   checks.check_choice("reduction", reduction, REDUCTIONS)
   rows = terms.reshape(terms.shape[0], -1)
@@ -257,17 +261,18 @@ def reduced(
 
 
 def rescaled(rows):
-  """Rows divided by their largest entry, for what does not depend on scale.
+  """Rows divided by their largest magnitude, for functions that ignore the scale.
 
-  A constant to the gradient, which is exact nevertheless because scaling by a
-  constant changes nothing; powers of the rows then neither overflow nor vanish.
+  Powers of the result neither overflow nor underflow. The divisor is a constant to the
+  gradient. The gradient is exact nevertheless, because such a function has no
+  derivative with respect to the scale.
   """
   largest = float32.largest_entries(rows)[:, None]
   return rows / jnp.where(largest == 0, 1, largest)
 
 
 def _channel_vectors(maps):
-  """Channels as vectors of positions with norm one, `[batch, channels, positions]`."""
+  """Channels as unit vectors over the positions, `[batch, channels, positions]`."""
   batch, _, _, channels = maps.shape
   vectors = jnp.moveaxis(maps.reshape(batch, -1, channels), 2, 1)
   rows = rescaled(vectors.reshape(batch * channels, -1))
@@ -315,10 +320,10 @@ def _check_pairs(**pairs):
 
 
 def _squared_flow_differences(student, teacher):
-  """`(G^s - G^t)^2`, in units in which no inner product overflows.
+  """Terms `(G^s - G^t)^2`, computed in units in which no inner product overflows.
 
-  Where a gradient would overflow it is shortened to what the dtype holds: infinities of
-  both signs would add up to NaN.
+  A gradient that would overflow is reduced to a size that the dtype holds. Infinities
+  of both signs would otherwise add up to NaN.
   """
   layers = list(zip(student, teacher, strict=True))
   units = [_unit_of_layer(*layer) for layer in layers]
@@ -331,7 +336,8 @@ def _squared_flow_differences(student, teacher):
     for layer, unit in zip(layers, units, strict=True)
     for maps in layer
   ]
-  # Gradients are sums over channels of differences times entries.
+  # Gradients are sums over channels of differences times entries. `bound` is the
+  # largest factor for which such a sum is finite.
   bound = float(jnp.finfo(differences.dtype).max) / (8 * differences[0].size)
   for size in (greatest, functools.reduce(jnp.maximum, sizes)):
     bound = bound / jnp.where(size == 0, 1, size)
@@ -340,21 +346,22 @@ def _squared_flow_differences(student, teacher):
   constants = lax.stop_gradient(differences)
   squares = (unit * constants) ** 2
   overflows = (factor < unit**2) | (squares == jnp.inf)
-  tangents = 2 * factor * constants * (differences - constants)  # with the value 0
+  # The value is 0, and the derivative is that of the square with a smaller factor.
+  tangents = 2 * factor * constants * (differences - constants)
   return jnp.where(
     overflows, squares + tangents, (unit * jnp.where(overflows, 0, differences)) ** 2
   )
 
 
 def _unit_of_layer(student, teacher):
-  """For each example 1, or the power of two that brings entries below a bound."""
+  """A power of two for each example by which entries are divided, at least 1."""
   largest = jnp.maximum(*map(float32.largest_entries, (student, teacher)))
   bound = 2.0 ** (jnp.finfo(student.dtype).maxexp // 2 - 8)
   return jnp.maximum(float32.power_of_two(largest) / bound, 1)
 
 
 def _flow_matrix(earlier, later, earlier_unit, later_unit):
-  """`mean_hw A_hwi B_hwj` of each example, divided by both units."""
+  """Matrix `mean_hw A_hwi B_hwj` of each example, divided by both units."""
   positions = earlier.shape[1] * earlier.shape[2]
   earlier, later = (
     maps * factor[:, None, None, None]

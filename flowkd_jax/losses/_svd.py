@@ -1,4 +1,4 @@
-"""Singular vectors of maps, and how they change from layer to layer."""
+"""Distillation of singular vectors of maps and their changes between layers."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
 VECTORS = ("channels", "columns")
-# Further vectors of the student among which those like the teacher's are looked for.
+# Number of further singular vectors of the student that are candidates for a match with
+# those of the teacher.
 _SPARE = 3
 _BANDWIDTH = 8.0
 
@@ -32,25 +33,27 @@ def kdsvd(
   mask: Mask = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  """Distillation by singular values: directions of the maps from layer to layer.
+  """Distillation by singular value decomposition (KDSVD) of maps of several layers.
 
   `mean_i sum_l sum_cdk (R_ilcdk^s - R_ilcdk^t)^2` with `R_ilcdk = exp(-(v_ilck -
-  v_i(l-1)dk)^2 / 8)` (Lee, Kim and Song 2018), where `v_ilk` is singular vector k over
-  the channels of layer l, scaled by the teacher's singular value, those of a layer
-  divided by their norm. The student's vector is that with the largest `|cos|` to the
-  teacher's among its first `rank + 3`, with the sign that makes the cosine positive.
-  Does not depend on the batch; grows with the number of layers and of channels.
-  Invariant to the scale of each map and to a permutation of the positions of either
-  side.
+  v_i(l-1)dk)^2 / 8)` (Lee, Kim and Song 2018). Here `v_ilk` is singular vector k over
+  the channels of layer l, multiplied by the teacher's singular value. The singular
+  values of a layer are divided by their norm. For each teacher vector the student's
+  vector is the one with the largest `|cos|` to it among the first `rank + 3`, with the
+  sign that makes the cosine positive. The loss does not depend on the batch size. It
+  grows with the numbers of layers and channels. It is invariant to the scale of each
+  map and to a permutation of the positions of either side.
 
-  A singular vector has no sign of its own, and the value depends on the teacher's. Here
-  its entries sum to 0 or more, as those of the first vector after a ReLU do anyway;
-  the ports take the sign that the library happens to give. They have an infinite
-  gradient at equal singular values, and replace what is not finite by zero; here the
-  differences of eigenvalues in the derivative are smoothed at the resolution of the
-  arithmetic, so the gradient is finite. `vectors="channels"` is RepDistiller; in
-  mdistiller, `vectors="columns"`, the singular vectors are over the columns of the
-  map, with rows and channels as its positions.
+  The sign of a singular vector is arbitrary, and the loss depends on the signs of the
+  teacher's vectors. Here a sign is chosen such that the entries sum to 0 or more, as
+  they do for the first vector after a ReLU. The ports take the sign that the library
+  returns. They have an infinite gradient at equal singular values and replace values
+  that are not finite by zero. Here the differences of eigenvalues in the derivative are
+  smoothed at the resolution of the arithmetic, so the gradient is finite.
+
+  `vectors="channels"` is the loss of RepDistiller. `vectors="columns"` is the loss of
+  mdistiller: its singular vectors are over the columns of the map, and rows and
+  channels are its positions.
 
   Args:
     student: Student maps of two or more layers, in a sequence from input to output.
@@ -63,10 +66,10 @@ def kdsvd(
     axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
-    TypeError: If a tap is not floating point, taps are in a mapping, or `rank` is no
+    TypeError: If a tap is not floating point, taps are in a mapping, or `rank` is not a
       whole number.
     ValueError: If a tap is not a map, batches, layers or channels disagree, there is
-      one layer, or `rank` is larger than a map has singular values.
+      only one layer, or `rank` is above the number of singular values of a map.
 
   Example:
     >>> import jax.numpy as jnp
@@ -127,7 +130,7 @@ def _check_rank(index, rank, vectors, ours, theirs):
 
 
 def _matrices(maps, vectors, mask):
-  """Matrices `[batch, positions, entries of a singular vector]`, of any scale."""
+  """Matrices `[batch, positions, entries of a singular vector]`, up to a scale."""
   batch, _, width, channels = maps.shape
   maps = _spatial.zero_masked(maps, mask)
   maps = _spatial.rescaled(maps.reshape(batch, -1)).reshape(maps.shape)
@@ -137,7 +140,10 @@ def _matrices(maps, vectors, mask):
 
 
 def _scaled_vectors(student, teacher, rank):
-  """Singular vectors of both sides `[batch, entries, rank]`, times singular values."""
+  """Singular vectors of both sides `[batch, entries, rank]`, times the shares.
+
+  The shares are the teacher's singular values divided by their norm.
+  """
   values, theirs = _right_vectors(teacher, rank)
   ours = _right_vectors(student, min(rank + _SPARE, *student.shape[1:]))[1]
   theirs = _signed(theirs)
@@ -151,7 +157,7 @@ def _scaled_vectors(student, teacher, rank):
 
 
 def _signed(vectors):
-  """Vectors whose entries sum to 0 or more."""
+  """Vectors with signs such that their entries sum to 0 or more."""
   sums = lax.stop_gradient(vectors.sum(1, keepdims=True))
   return jnp.where(sums < 0, -vectors, vectors)
 
@@ -162,7 +168,9 @@ def _relations(later, earlier):
 
 
 def _right_vectors(matrices, number):
-  """The first singular values `[batch, number]` and right singular vectors."""
+  """The largest singular values `[batch, number]` and their right singular vectors."""
+  # From the Gram matrix: eigenvectors are needed on one side only, and its size does
+  # not depend on the number of positions.
   gram = jnp.einsum("bpc,bpd->bcd", matrices, matrices, precision=lax.Precision.HIGHEST)
   values, vectors = _eigen(gram)
   values = pairwise.safe_power(jax.nn.relu(values[:, :number]), 0.5)
@@ -171,14 +179,18 @@ def _right_vectors(matrices, number):
 
 @jax.custom_jvp
 def _eigen(matrices):
-  """Eigenvalues in descending order, and eigenvectors, of symmetric matrices."""
+  """Eigenvalues and eigenvectors of symmetric matrices, in descending order."""
   values, vectors = jnp.linalg.eigh(matrices)
   return values[:, ::-1], vectors[:, :, ::-1]
 
 
 @_eigen.defjvp
 def _eigen_jvp(primals, tangents):
-  """The derivative, smoothed where eigenvalues are equal but for rounding."""
+  """Derivative that is smoothed where eigenvalues are equal up to rounding.
+
+  The exact derivative of an eigenvector has factors `1 / gap` of differences of
+  eigenvalues. Here they are `gap / (gap^2 + noise^2)`.
+  """
   values, vectors = _eigen(*primals)
   change = jnp.einsum(
     "bci,bcd,bdj->bij", vectors, tangents[0], vectors, precision=lax.Precision.HIGHEST
@@ -186,7 +198,7 @@ def _eigen_jvp(primals, tangents):
   gaps = values[:, None, :] - values[:, :, None]
   largest = jnp.abs(values).max(1)[:, None, None]
   noise = 8 * jnp.finfo(values.dtype).eps * jnp.where(largest == 0, 1, largest)
-  # In units of the noise: a square of it would be too small for the dtype.
+  # In units of the noise, because the square of the noise may underflow.
   gaps = gaps / noise
   factors = gaps / (gaps**2 + 1) / noise
   turned = jnp.einsum(

@@ -17,21 +17,23 @@ def weighted_sum(
   terms: Mapping[str, Float[Array, ""]],
   weights: Mapping[str, Array | float] | None,
 ) -> Float[Array, ""]:
-  """Sum of the terms by their weights, which are one by default.
+  """Weighted sum of the terms of a loss.
 
   Args:
     terms: Scalars by name. The result does not depend on their order, to the last bit.
-    weights: Weight of each term, by name.
+    weights: Weight of each term, by name. The default is one for each term.
 
   Raises:
     TypeError: If `terms` or `weights` is not a mapping.
-    ValueError: If there is not exactly one weight per term.
+    ValueError: If the names of `weights` are not those of `terms`.
   """
   if not isinstance(terms, Mapping):
     raise TypeError(
       f"terms: expected a mapping of scalars by name, got a {type(terms).__name__}"
     )
   weights = _weight_of_each(list(terms), weights)
+  # `jit` sorts the keys of a dictionary. Sorted here too, the sum has the same rounding
+  # with and without `jit`.
   names = sorted(terms, key=str)
   return jnp.stack([weights[name] * terms[name] for name in names]).sum()
 
@@ -42,7 +44,7 @@ def named_weights(
   student: _taps.Taps,
   pairs: Mapping[str, str] | None,
 ) -> Mapping[str, Array | float]:
-  """Weights by name; those in a sequence have the order of a sequence of taps.
+  """Weights by name. A sequence of weights has the order of the sequence of taps.
 
   Args:
     names: Names of the compared student taps.
@@ -51,11 +53,10 @@ def named_weights(
     pairs: Name of the teacher tap for each name of a student tap, or None.
 
   Raises:
-    TypeError: If weights of taps with names have none, or the reverse, or a weight is
-      not a number.
+    TypeError: If only one of taps and weights has names, or a weight is not a number.
     ValueError: If there is not exactly one weight per tap.
   """
-  as_dict = getattr(weights, "_asdict", None)  # A named tuple has names.
+  as_dict = getattr(weights, "_asdict", None)  # a named tuple has names
   if as_dict is not None:
     weights = as_dict()
   if weights is None:

@@ -1,7 +1,6 @@
 """Relations between the tokens of one example, as in MiniLM.
 
-Each example is compared with itself only, so nothing of the other rows is needed. A
-mask of tokens says which are real: the others are neither queries nor keys.
+Each example is compared with itself only. Masked tokens are neither queries nor keys.
 """
 
 from typing import NamedTuple
@@ -26,13 +25,13 @@ REDUCTIONS = ("tokens", "rows")
 
 
 class Tokens(NamedTuple):
-  """Tokens of both sides in at least float32, masked ones zero.
+  """Tokens of both sides in float32 or wider, with masked tokens set to zero.
 
   Attributes:
-    student: The student's tokens.
-    teacher: The teacher's tokens.
-    real: Which tokens are real.
-    rows: Which examples have a real token.
+    student: Tokens of the student.
+    teacher: Tokens of the teacher.
+    real: True for real tokens.
+    rows: True for examples with a real token.
   """
 
   student: Float[Array, "batch tokens student_dim"]
@@ -55,26 +54,26 @@ def token_relations(
   """MiniLM's self-attention relations: KL of each token's softmax over the tokens.
 
   `mean_{h, i} KL(a^t_hi, a^s_hi)` with `a_hi = softmax_j(x_hi . x_hj / sqrt(d))`, where
-  the width is cut into `relation_heads` heads h of width d each (Wang et al. 2021,
-  section 3). Student and teacher may differ in
-  width, not in tokens. Depends neither on the batch nor on the widths through its
-  reduction. Invariant to a rotation within each head and to a permutation of tokens
-  common to both sides; neither to a shift nor to a scale.
+  the width is split into `relation_heads` heads h of width d (Wang et al. 2021, section
+  3). Student and teacher may differ in width, but must have the same number of tokens.
+  By its reduction the loss depends neither on the batch size nor on the widths. It is
+  invariant to a rotation within each head and to a permutation of tokens common to both
+  sides, but neither to a shift nor to a scale.
 
   MiniLMv2 sums this loss over queries, keys and values, `token_relations(q_s, q_t) +
-  token_relations(k_s, k_t) + token_relations(v_s, v_t)`, each with the heads of
-  attention side by side in the last axis; with 48 relation heads for teachers of width
-  768 and 64 for 1024; of an upper middle layer of large teachers and the last layer of
-  others. MiniLM of 2020 has the values of the last layer, and the attention itself
-  beside them.
+  token_relations(k_s, k_t) + token_relations(v_s, v_t)`, with the attention heads
+  concatenated in the last axis. It uses 48 relation heads for teachers of width 768 and
+  64 for width 1024. It reads an upper middle layer of large teachers and the last layer
+  of others. MiniLM (Wang et al. 2020) has the values of the last layer and a second
+  term for the attention itself.
 
-  Every token weighs the same ("tokens"), so long examples weigh more; "rows" takes the
-  mean over the tokens of each example first. A padded token is neither a query nor a
-  key; ports that mask keys only also average over padded queries.
+  With "tokens" every token has the same weight, so long examples count more. "rows"
+  takes the mean over the tokens of each example first. A masked token is neither a
+  query nor a key. Ports that mask keys only take the mean over padded queries too.
 
-  Takes O(B T^2 (D + H)) time for B examples of T tokens, widths D together and H heads,
-  and memory for as many examples at once as `block_size`. Features above 2^56 (in
-  float32) count as if the whole example were scaled down to it.
+  The time is O(B T^2 (D + H)) for B examples of T tokens, the sum D of both widths and
+  H heads. The memory is that of `block_size` examples. If an example has entries above
+  2^56 (in float32), the whole example is scaled down to this bound.
 
   Args:
     student: Student tokens: queries, keys, values or hidden states.
@@ -89,8 +88,9 @@ def token_relations(
 
   Raises:
     TypeError: If an input is not floating point.
-    ValueError: If batches, numbers of tokens or the mask disagree, an array is empty
-      or of another rank, heads do not divide a width, or `reduction` is another word.
+    ValueError: If batches, numbers of tokens or the mask disagree, an array is empty or
+      of another rank, `relation_heads` does not divide a width, or `reduction` is
+      unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -148,7 +148,11 @@ def masked_tokens(
   teacher: Float[Array, "batch tokens teacher_dim"],
   mask: Mask,
 ) -> Tokens:
-  """Both sides, masked tokens zero."""
+  """Tokens of both sides after the mask is applied.
+
+  Raises:
+    ValueError: If the mask fits neither the examples nor the tokens.
+  """
   if mask is None or np.ndim(mask) == 1:
     checks.check_mask(mask, student)
     rows = parallel.real_rows(student, mask)
@@ -164,7 +168,7 @@ def masked_tokens(
 
 
 def check_tokens(**arrays: Float[Array, "batch tokens dim"]) -> None:
-  """Raises unless every array is floating `[batch, tokens, dim]`, all alike in both."""
+  """Raises unless all are floating-point tokens of equal batch and token counts."""
   for name, array in arrays.items():
     checks.check_floating(name, array)
     shape = jnp.shape(array)
@@ -190,7 +194,7 @@ def _check_heads(heads, **arrays):
 
 
 def _log_relations(tokens, real, heads):
-  """Log-probabilities `[batch * heads * tokens, tokens]`; 0 for masked keys."""
+  """Log-probabilities `[batch * heads * tokens, tokens]`, with 0 for masked keys."""
   batch, number, dim = tokens.shape
   tokens = _bounded(tokens).reshape(batch, number, heads, dim // heads)
   products = jnp.einsum(
@@ -202,7 +206,10 @@ def _log_relations(tokens, real, heads):
 
 
 def _bounded(tokens):
-  """Tokens of which no inner product overflows; a factor is a constant."""
+  """Tokens scaled down, per example, so that no inner product overflows.
+
+  The factor is a constant to the gradient. It is 1 for all but huge entries.
+  """
   largest = float32.largest_entries(tokens)
   bound = 2.0 ** (jnp.finfo(tokens.dtype).maxexp // 2 - 8)
   return tokens / jnp.maximum(largest / bound, 1)[:, None, None]

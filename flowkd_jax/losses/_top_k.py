@@ -1,4 +1,4 @@
-"""Distillation from the teacher's k largest probabilities, the rest as one bucket."""
+"""Distillation from k probabilities of the teacher, with all others in one bucket."""
 
 from typing import Any
 
@@ -31,29 +31,31 @@ def top_k_distillation(
   axis_name: str | None = None,
   block_size: int | None = None,
 ) -> Float[Array, ""]:
-  """Divergence over k classes of the teacher and one bucket of all others.
+  """Divergence over k classes of the teacher and one bucket of all other classes.
 
   `T^2 mean_i D(t_i, s_i)` with distributions over k + 1 buckets: the probabilities of
-  the classes `ids`, and in the last bucket what is left to 1. D is the divergence of
-  `jensen_shannon`: at beta = 0, the default, `KL(t, s)`, at 1 `KL(s, t)`, between them
-  that from the mixture of both, with the jumps in size that are described there.
+  the classes `ids`, and the sum of all other probabilities in the last bucket. D is the
+  divergence of `jensen_shannon`: `KL(t, s)` at beta = 0 (the default), `KL(s, t)` at
+  beta = 1, and the divergence from a mixture in between. Like `jensen_shannon` it is
+  not continuous in beta at 0 and 1.
 
-  The loss is exact for what is known of the teacher: it is never above the divergence
-  over all classes and equal to it for `k = classes`. Losses that renormalise both sides
-  over the k classes (MaxText, Tunix, TRL without a tail) are 0 for a student with the
-  right ratios but too little probability on them; this one is not. The last bucket of
-  the student is the sum over all its other classes, not 1 less the k, so it keeps its
-  digits and its gradient.
+  The loss uses all that is known of the teacher. It is never above the divergence over
+  all classes, and equals it for `k = classes`. Losses that renormalise both sides over
+  the k classes (MaxText, Tunix, TRL without a tail) are 0 for a student with the right
+  ratios but too little probability on these classes. This loss is not. The last bucket
+  of the student is a sum over all its other classes, and not 1 minus the k
+  probabilities, so it keeps its digits and its gradient.
 
-  The teacher is either `teacher = log p` with p its softmax over all classes at the
-  temperature T, or logits with `log_normalizer`, the logarithm of the sum over all
-  classes of `exp(logits / T)`. Probabilities at another temperature cannot be computed
-  from k of them. Which k classes is free: with beta above 0, take classes on which the
-  student has much mass too.
+  The teacher is given in one of two forms. Either `teacher` holds log-probabilities of
+  a softmax over all classes at temperature T, or it holds logits, and `log_normalizer`
+  is the logarithm of the sum of `exp(logits / T)` over all classes. Probabilities at
+  another temperature cannot be computed from k of them. The k classes are free to
+  choose. With beta above 0, choose classes to which the student gives much probability
+  too.
 
-  Where the k probabilities of the teacher add up to 1 but for rounding, its last bucket
-  has the mass of one unit of the last digit of 1, without a gradient (TRL: 1e-7 on both
-  sides), or none where the student has no other class that is possible.
+  If the teacher's k probabilities sum to 1 up to rounding, its last bucket has the
+  probability of one machine epsilon, without a gradient (TRL: 1e-7 on both sides). It
+  has none if the student rules out all other classes.
 
   Args:
     student: Student logits over all classes, one row for each example or position.
@@ -79,7 +81,8 @@ def top_k_distillation(
   Raises:
     TypeError: If an input is not floating point, or `ids` are not integers.
     ValueError: If shapes disagree, there is a single class, an id in a NumPy array is
-      no class, `temperature` is not positive or `beta` is outside [0, 1].
+      at or above the number of classes, `temperature` is not positive, or `beta` is
+      outside [0, 1].
 
   Example:
     >>> import jax
@@ -120,7 +123,7 @@ def top_k_distillation(
 
 
 def _read_ids(rows, teacher, ids):
-  """Classes of each slot, by the rule of labels; the last bucket is always read."""
+  """Classes of each slot, read by the rule of labels."""
   shape = jnp.shape(teacher)
   checks.check_floating("teacher", teacher)
   if shape[:-1] != rows.leading or not shape[-1]:
@@ -135,11 +138,12 @@ def _read_ids(rows, teacher, ids):
     ids, rows.sides[0].shape[1], shape=shape, mask=mask, name="ids"
   )
   flat = label_rule.Labels(*(each.reshape(-1, shape[-1]) for each in found))
+  # One id beyond the classes makes the whole row NaN, its last bucket included.
   return flat._replace(beyond=flat.beyond.any(1))
 
 
 def _of_teacher(rows, teacher, log_normalizer, scale):
-  """Log-probabilities of the teacher, 0 in masked rows, which may hold anything."""
+  """Log-probabilities of the teacher, with masked rows set to 0."""
   logs = jnp.asarray(teacher).reshape(-1, teacher.shape[-1])
   logs = _logits.real_logits(logs, rows.mask)
   if log_normalizer is None:
@@ -152,7 +156,7 @@ def _of_teacher(rows, teacher, log_normalizer, scale):
 
 
 def _with_tail(logs, used, others):
-  """Log-probabilities of the buckets, from those of the classes that are used.
+  """Log-probabilities of all buckets, from those of the classes in use.
 
   Args:
     logs: Log-probabilities of k classes.
@@ -162,7 +166,8 @@ def _with_tail(logs, used, others):
   logs = jnp.where(used, jnp.minimum(logs, 0), -jnp.inf)
   total = jnp.exp(logs).sum(1, keepdims=True)
   unit = jnp.finfo(logs.dtype).eps
-  # Neither holds for NaN, which must reach the result.
+  # Both comparisons are False for NaN, so NaN reaches the result. `none`: the last
+  # bucket is empty. `rounded`: its probability is below the resolution of 1.
   none, rounded = ~others & (1 - total <= 8 * unit), others & (1 - total <= unit)
   tail = jnp.log1p(-jnp.where(none | rounded, 0, total))
   tail = jnp.where(rounded, jnp.log(unit).astype(tail.dtype), tail)

@@ -1,4 +1,4 @@
-"""Transformed teacher matching: the temperature on the teacher alone."""
+"""Transformed teacher matching, which applies the temperature to the teacher alone."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -26,17 +26,18 @@ def transformed_teacher_matching(
 ) -> Float[Array, ""]:
   """Transformed teacher matching: `mean_i U_i KL(q_i, s_i)`, `s = softmax(student)`.
 
-  `q = softmax(teacher / T)` is the power `1 / T` of the teacher's probabilities p over
-  their sum, and `U_i = sum_c p_ic^(1 / T)` that sum (Zheng and Yang 2024, sections 3
-  and 4). U is near 1 where the teacher is sure and at most `classes^(1 - 1 / T)` where
-  it is not, so uncertain examples count most. `weighted=True` is WTTM,
-  `weighted=False` TTM, with 1 for U. The student has no temperature, and so there is no
-  factor `T^2`. The mean over rows of a sum over classes. Invariant to a shift of each
-  row of logits and to permutation of rows, or of the classes of both.
+  `q = softmax(teacher / T)` equals `p^(1 / T) / U`, where p are the teacher's
+  probabilities and `U_i = sum_c p_ic^(1 / T)` (Zheng and Yang 2024, sections 3 and 4).
+  For T above 1, U is near 1 if the teacher is certain, and at most
+  `classes^(1 - 1 / T)`, so uncertain examples count most. `weighted=True` is WTTM.
+  `weighted=False` is TTM, where U is replaced by 1. The student has no temperature, so
+  there is no factor `T^2`. The loss is the mean over rows of a sum over classes. It is
+  invariant to a shift of each row of logits, and to permutation of rows or of the
+  classes of both sides.
 
-  The authors write gamma for `1 / T`. Differs from their code in nothing but that U has
-  a gradient in the teacher. Their example beside a cross-entropy of weight 1, VGG-13 to
-  VGG-8 on CIFAR-100: TTM with gamma 0.1 and weight 45.
+  The authors write gamma for `1 / T`. Differs from their code only in that U has a
+  gradient with respect to the teacher. For VGG-13 to VGG-8 on CIFAR-100 they use TTM
+  with gamma 0.1 and weight 45, beside a cross-entropy of weight 1.
 
   Args:
     student: Student logits, one row for each example or each position.
@@ -71,7 +72,8 @@ def transformed_teacher_matching(
   rows = _logits.read(mask, student=student, teacher=teacher)
   number, classes = rows.sides[0].shape
   if class_blocks.one_block(number, classes, block_size):
-    # Gradients of all terms are added before they are rounded.
+    # Converted once, so that the gradients of all terms are added in float32 before
+    # they are rounded to the dtype of the logits.
     rows = rows._replace(sides=tuple(rows.at_least_float32()))
   scale = _logits.temperatures(rows, temperature)
   sums = _softmax.term_sums(
@@ -92,15 +94,17 @@ def transformed_teacher_matching(
 
 
 def _power_sums(teacher, scale, **options):
-  """Sums of the powers `1 / T` of the probabilities of each row.
+  """Sums `U_i = sum_c p_ic^(1 / T)` of each row.
 
-  The largest probability is 1 / mass. Its power over the sum of the powers is the
-  largest softened probability.
+  The largest probability of a row is `1 / plain`, where `plain` is the mass at
+  temperature 1. Relative to it, the powers sum to the mass `softened` at temperature T.
+  Hence `U = softened plain^(-1 / T)`.
   """
   _, softened = _softmax.normalizers(teacher, scale, **options)
   largest, plain = _softmax.normalizers(teacher, jnp.ones_like(scale), **options)
   constant = lax.stop_gradient(scale)
-  # 0, with the gradient in T of the largest logit over T, which the masses leave out.
+  # The largest logits are constants in both masses, so their gradient with respect to T
+  # is missing there. `moved` has the value 0 and this gradient.
   bound = float(jnp.finfo(largest.dtype).max) / 4
   moved = jnp.clip(largest / constant, -bound, bound) * (1 - constant / scale)
   return softened * jnp.exp(moved - jnp.log(plain) / scale)

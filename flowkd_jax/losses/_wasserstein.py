@@ -1,4 +1,4 @@
-"""Wasserstein distance between the features of two networks, taken as Gaussian."""
+"""Wasserstein distance between Gaussians fitted to the features of two networks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from flowkd_jax.losses import _spatial
 
 Mask = Shaped[Array, " batch"] | None
 Parameters = dict[str, Any]
-# Smaller values are squared as they are.
+# Values up to this size are squared without a unit.
 _LARGE = 2.0**32
 
 
@@ -30,7 +30,7 @@ def gaussian_wasserstein_init(
   student_shape: Sequence[int],
   teacher_shape: Sequence[int],
 ) -> Parameters:
-  """A batch-normalised linear map between the channels, for `gaussian_wasserstein`.
+  """Batch-normalised linear map between the channels, for `gaussian_wasserstein`.
 
   Args:
     key: Random key.
@@ -59,23 +59,23 @@ def gaussian_wasserstein(
   """Gaussian Wasserstein distance (WKD-F): means and deviations in cells of the map.
 
   `mean_ig sum_c w (m_igc^s - m_igc^t)^2 + (d_igc^s - d_igc^t)^2` over the rows i and
-  the cells g of a grid, where m is the mean of channel c over the positions of the cell
-  and `d = sqrt(variance + epsilon)` its deviation (Lv et al. 2024, for diagonal
-  covariances). With w = 1 the squared 2-Wasserstein distance between Gaussians. Does
-  not depend on the batch nor on the number of cells; grows with the number of channels
-  and the square of the scale. Invariant to a permutation of positions within a cell, of
-  either side.
+  the cells g of a grid. Here m is the mean of channel c over the positions of the cell,
+  and `d = sqrt(variance + epsilon)` is the standard deviation (Lv et al. 2024, for
+  diagonal covariances). With w = 1 this is the squared 2-Wasserstein distance between
+  Gaussians. The loss depends neither on the batch size nor on the number of cells. It
+  grows with the number of channels and the square of the scale. It is invariant to a
+  permutation of the positions within a cell, on either side.
 
-  As in the authors' code: the variance is the unbiased one (here 0 in a cell of one
-  position, where theirs is NaN), the sum over channels is not averaged, and the student
-  goes through a projection. Theirs is a convolution that makes a map of the teacher's
-  size; here a 1 x 1 convolution with batch normalisation, by the statistics of the
-  batch, and a rectifier; maps may differ in size, as a cell is a share of the map.
-  Cells are those of PyTorch's `adaptive_avg_pool2d`, which overlap where the grid does
-  not divide the size.
+  As in the authors' code, the variance is unbiased, and channels are summed. In a cell
+  of one position the variance is 0 here, and NaN in their code. The projection of the
+  student differs: the authors have a convolution that changes the size of the map to
+  that of the teacher. Here it is a 1 x 1 convolution with batch normalisation, by the
+  statistics of the batch, and a rectifier. Maps may differ in size, because a cell is a
+  fraction of the map. The cells are those of PyTorch's `adaptive_avg_pool2d`. They
+  overlap if the grid does not divide the size.
 
-  For ResNet-32x4 and 8x4 the authors take the last map, grid 1, `mean_weight` 4 and
-  the weight 0.08, which falls to 0 by half a cosine from epoch 150 of 240 on.
+  For ResNet-32x4 and 8x4 the authors use the last map, grid 1, `mean_weight` 4 and a
+  weight of 0.08, which falls to 0 as half a cosine from epoch 150 to 240.
 
   Args:
     student: Student maps.
@@ -90,9 +90,10 @@ def gaussian_wasserstein(
     axis_name: Name of the mapped axis over which the batch is split, if any.
 
   Raises:
-    TypeError: If an input is not floating point, or `grid` no whole number.
+    TypeError: If an input is not floating point, or `grid` is not a whole number or a
+      pair of them.
     ValueError: If an input is not a map, batches or channels disagree, `grid` is larger
-      than a map, or a number is not positive.
+      than a map, or `grid` or `epsilon` is not positive.
 
   Example:
     >>> import jax.numpy as jnp
@@ -145,8 +146,8 @@ def _checked_grid(grid, **sides):
 def _moments(maps, cells, epsilon):
   """Mean and deviation of each cell and channel, `[batch, *cells, channels]`.
 
-  In a unit of each channel no square overflows. Units are 1 for all but huge values,
-  for which the offset is lost in rounding.
+  Each channel is computed in a unit in which no square overflows. The unit is 1 for all
+  but huge values. For these, epsilon would be lost in rounding anyway.
   """
   largest = jnp.abs(lax.stop_gradient(maps)).max((1, 2), keepdims=True)
   unit = _projection.units_of_large(largest / _LARGE)
@@ -156,8 +157,9 @@ def _moments(maps, cells, epsilon):
     mean, variance, count = _merged(mean, variance, axis, number)
     counts.append(count)
   total = counts[0][:, None] * counts[1][None, :]
-  # The unbiased variance; 0 where there is one position.
+  # The unbiased variance, or 0 for a cell of one position.
   factor = jnp.asarray(total / np.maximum(total - 1, 1), maps.dtype)[None, :, :, None]
+  # In a large unit the offset only keeps the root away from 0.
   offset = jnp.where(unit > 1, 1, jnp.asarray(epsilon).astype(maps.dtype))
   deviation = jnp.sqrt(variance * factor + offset)
   return _in_unit(mean, unit), _in_unit(deviation, unit)
@@ -165,10 +167,10 @@ def _moments(maps, cells, epsilon):
 
 @jax.custom_jvp
 def _in_unit(values, factor):
-  """Values times a factor, without it in the derivative.
+  """Values times a factor that the derivative leaves out.
 
-  Means and deviations are homogeneous, so factors into a unit and out of it cancel in a
-  derivative, where they would overflow on the way.
+  Means and deviations are homogeneous of degree 1. In a derivative the factors into a
+  unit and out of it therefore cancel, but the product could overflow before it does.
   """
   return values * factor
 
@@ -182,8 +184,8 @@ def _in_unit_jvp(primals, tangents):
 def _merged(mean, variance, axis, number):
   """Means and biased variances of windows along an axis, from those of positions.
 
-  The variance around the mean of its window, as a difference of mean squares would
-  cancel.
+  The variance is computed around the mean of the window. A difference of mean squares
+  would lose its digits. The windows are the cells of `pooling.average_pool`.
   """
   size = mean.shape[axis]
   starts = np.arange(number) * size // number
@@ -197,6 +199,7 @@ def _merged(mean, variance, axis, number):
   weights = jnp.asarray(shares.reshape(shape), mean.dtype)
 
   def windows(values):
+    # Windows that do not overlap need a reshape only, which is faster than a gather.
     if counts.min() * number == size:
       divided = (number, counts[0])
       return values.reshape(*values.shape[:axis], *divided, *values.shape[axis + 1 :])

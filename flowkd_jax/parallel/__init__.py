@@ -1,7 +1,7 @@
-"""Many devices: steps mapped over them, and rows of the global batch.
+"""Several devices: mapped steps, and functions of the global batch.
 
-`map_step` maps a function over devices, by `pmap` or by `jit` with global arrays; the
-functions of the global batch are called inside it.
+`map_step` maps a function over devices, by `pmap` or by `jit` with global arrays.
+Functions of the global batch, such as `global_mean`, are called inside a mapped step.
 """
 
 from flowkd_jax.parallel._global_batch import finite_rows

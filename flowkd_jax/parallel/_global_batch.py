@@ -1,13 +1,13 @@
 """Rows, sums and means of the global batch, over the rows of all devices.
 
-A pairwise loss is a function of the whole batch, so under data parallelism each
-device holds some rows and needs the columns of all. These functions take an
-`axis_name`: the mapped axis (of `pmap`, `shard_map` or `vmap`) over which the
-batch is split, or None when the array is the whole batch already.
+A pairwise loss is a function of the whole batch. Under data parallelism each device
+holds some rows and needs the rows of all devices as columns. These functions take an
+`axis_name`, the name of the mapped axis (of `pmap`, `shard_map` or `vmap`) over which
+the batch is split. It is None if the array is the whole batch.
 
-A loss built from these is the loss of the global batch, the same on every
-device. Its gradient is exact when the training step averages gradients over the
-axis (`lax.pmean`), as every data-parallel step does.
+A loss that is built from these functions is the loss of the global batch and has the
+same value on every device. Its gradient is exact if the training step averages
+gradients over the axis (`lax.pmean`), as data-parallel steps do.
 """
 
 import functools
@@ -24,7 +24,7 @@ from jaxtyping import Shaped
 def gather_rows(
   array: Shaped[Array, "batch ..."], axis_name: str | None
 ) -> Shaped[Array, "global_batch ..."]:
-  """Rows of all devices, in device order; gradients flow back to their owners."""
+  """Rows of all devices, in device order. Each device gets the gradient of its rows."""
   if axis_name is None:
     return array
   _check_axis(axis_name)
@@ -55,10 +55,16 @@ def global_mean(
   axis_name: str | None,
   *features: Float[Array, "batch ..."],
 ) -> Float[Array, ""]:
-  """Mean over the valid rows of all devices; 0 when no row is valid.
+  """Mean over the real rows of all devices, or 0 if no row is real.
 
-  Masked rows contribute neither value nor gradient, whatever they hold. If a valid row
-  of the `features` holds a NaN or an infinity, the mean is NaN.
+  Masked rows have no effect on value or gradient and may hold anything. If a real row
+  of the `features` holds NaN or infinity, the mean is NaN.
+
+  Args:
+    rows: One value per row of this device.
+    mask: True for real rows, or None if all rows are real.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    *features: Features from which the values were computed, to check for NaN.
   """
   if features:
     rows = jnp.where(finite_rows(*features), rows, jnp.nan)
@@ -73,10 +79,15 @@ def mean_weights(
   axis_name: str | None,
   *features: Float[Array, "batch ..."],
 ) -> Float[Array, " batch"]:
-  """Weights of this device's rows in a mean over the valid rows of all devices.
+  """Weights of this device's rows in a mean over the real rows of all devices.
 
-  NaN where a valid row of the `features` holds a NaN or an infinity, so that no loss is
-  finite then, even if nothing is compared with that row.
+  The weight of a real row that holds NaN or infinity is NaN. A loss is then NaN too,
+  even if no other row is compared with this row.
+
+  Args:
+    mask: True for real rows, or None if all rows are real.
+    axis_name: Name of the mapped axis over which the batch is split, if any.
+    *features: Features of student and teacher, to check for NaN.
   """
   real = real_rows(features[0], mask)
   valid = real.astype(features[0].dtype)
@@ -87,21 +98,25 @@ def mean_weights(
 def real_rows(
   features: Float[Array, "batch ..."], mask: Shaped[Array, " batch"] | None
 ) -> Bool[Array, " batch"]:
-  """Rows that the mask says are real; all without one."""
+  """Mask of real rows as booleans. Without a mask all rows are real."""
   if mask is None:
     return jnp.ones(features.shape[:1], bool)
   return jnp.asarray(mask).astype(bool)
 
 
 def finite_rows(*features: Float[Array, "batch ..."]) -> Bool[Array, " batch"]:
-  """Rows that hold neither NaN nor infinity in any of the arrays."""
-  # Not from the largest entry: XLA for CPUs loses NaN in some maxima.
+  """Mask of rows that hold neither NaN nor infinity in any of the arrays."""
+  # Not computed from the largest entry: XLA for CPUs loses NaN in some maxima.
   flags = [jnp.isfinite(rows).all(tuple(range(1, rows.ndim))) for rows in features]
   return functools.reduce(jnp.logical_and, flags)
 
 
 def _check_axis(axis_name: str) -> Int[Array, ""]:
-  """Index of this device on the axis; ValueError if there is no such axis here."""
+  """Index of this device on the axis.
+
+  Raises:
+    ValueError: If no axis of this name is mapped here.
+  """
   try:
     return lax.axis_index(axis_name)
   except NameError:

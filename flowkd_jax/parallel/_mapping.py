@@ -1,14 +1,15 @@
 """Steps on all devices of a process, mapped by `pmap` or compiled by `jit`.
 
-A step gets some arguments whole and others split over the devices. Both modes take the
-same arguments: rows are split as `[devices, rows / devices, ...]`.
+Some arguments of a step are split over the devices, and every device gets the others as
+a whole. Both modes take the same arguments, in which rows are split as `[devices, rows
+/ devices, ...]`.
 
-| mode | the function sees | collectives |
+| mode | arguments of the function | collectives |
 |---|---|---|
-| "pmap" | the rows of one device | its own, over the axis `AXIS` |
-| "jit" | all rows, as global arrays | those that the compiler adds; `axis_name=None` |
+| "pmap" | the rows of one device | written in the function, over the axis `AXIS` |
+| "jit" | all rows, as global arrays | added by the compiler; pass `axis_name=None` |
 
-In mode "jit", arrays that are too large for one device may be sharded by a rule.
+In mode "jit", a rule may shard arrays that are too large for one device.
 """
 
 import functools
@@ -43,26 +44,28 @@ def map_step(
   devices: Sequence[Any] | None = None,
   mode: Mode = "pmap",
 ) -> Any:
-  """Maps a function over devices. It is compiled on the first call.
+  """Maps a function over devices. The result is compiled on its first call.
 
   Args:
-    function: In mode "pmap" it is called on every device with the rows of that device,
-      and collectives inside it use the axis `AXIS`. In mode "jit" it is called once,
-      with the rows of all devices, and nothing inside it may name an axis.
-    in_axes: Axis of each argument that is split over the devices, of the length of
-      `devices`; the rows of a device are the next axis. None gives every device the
-      whole argument. In mode "pmap" it may be a tree, with an axis for each array.
-    out_axes: Axis along which results of the devices are stacked; before it is split
-      in mode "jit" it is the axis of the rows. None returns the result of one device,
-      so the results must be equal on all.
-    donate: Positions of the arguments whose memory the results may reuse; their
-      arrays are deleted.
-    devices: Devices of this process alone; by default all, of all processes.
+    function: Function of the arguments. In mode "pmap" it is called on every device
+      with the rows of this device, and its collectives use the axis `AXIS`. In mode
+      "jit" it is called once with the rows of all devices, and it must not name an
+      axis.
+    in_axes: For each argument, the axis that is split over the devices. Its length is
+      the number of devices, and the next axis has the rows of a device. None gives
+      every device the whole argument. In mode "pmap" an entry may be a pytree with an
+      axis for each array.
+    out_axes: Axis along which the results of the devices are stacked. In mode "jit" it
+      is the axis of the rows in the result of `function`. With None the result of one
+      device is returned, so results must be equal on all devices.
+    donate: Positions of the arguments whose memory the results may reuse. Their arrays
+      are deleted by a call.
+    devices: Devices of this process. The default is all devices of all processes.
     mode: "pmap" or "jit".
 
   Raises:
-    ValueError: If the mode is unknown, or it is "jit" and the devices are those of
-      several processes.
+    ValueError: If the mode is unknown, or it is "jit" and the devices belong to several
+      processes.
   """
   check_mode(mode)
   if mode == "jit":
@@ -82,12 +85,12 @@ def map_step(
 def check_mode(
   mode: str, shard: ShardRule | None = None, *, name: str = "mode"
 ) -> None:
-  """Raises ValueError for an unknown mode, or a rule that the mode cannot follow.
+  """Raises ValueError for an unknown mode, or for a rule in another mode than "jit".
 
   Args:
-    mode: The mode.
-    shard: Rule by which arrays are sharded.
-    name: Name of the argument that has the mode, for the message.
+    mode: Mode of `map_step`.
+    shard: Rule by which arrays are sharded, or None.
+    name: Name of the argument that holds the mode, for the message.
   """
   if mode not in MODES:
     raise ValueError(f"{name}: expected one of {', '.join(MODES)}, got {mode!r}")
@@ -99,12 +102,12 @@ def check_mode(
 
 
 def axis_of(mode: Mode) -> str | None:
-  """Axis of functions mapped in that mode: `AXIS`, or None for the whole batch."""
+  """Name of the mapped axis in a mode: `AXIS` for "pmap", None for "jit"."""
   return None if mode == "jit" else AXIS
 
 
 def _jitted(function, in_axes, out_axes, donate, mesh):
-  """The function of global arrays, with the arguments and results of `pmap`."""
+  """Compiles a function of global arrays with the arguments of `pmap`."""
   if len({device.process_index for device in mesh.devices.flat}) > 1:
     raise ValueError(
       "mode: expected 'pmap' with several processes, got 'jit', which maps over the "
@@ -131,12 +134,12 @@ def _jitted(function, in_axes, out_axes, donate, mesh):
 
 
 def _merged(axis, x):
-  """`[..., devices, rows, ...]` as `[..., devices * rows, ...]`."""
+  """Merges `[..., devices, rows, ...]` to `[..., devices * rows, ...]`."""
   return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def _split(axis, devices, x):
-  """`[..., rows, ...]` as `[..., devices, rows / devices, ...]`."""
+  """Splits `[..., rows, ...]` to `[..., devices, rows / devices, ...]`."""
   return x.reshape(*x.shape[:axis], devices, -1, *x.shape[axis + 1 :])
 
 
@@ -147,17 +150,20 @@ def place(
   shard: ShardRule | None = None,
   name: str = "",
 ) -> PyTree:
-  """Puts arrays that are only read on the devices; may share the caller's memory.
+  """Puts arrays on the devices, for arguments that a step only reads.
+
+  The result may share the memory of the given arrays, so it must not be donated.
 
   Args:
-    tree: Arrays, random keys or numbers, on the host or on any devices.
-    devices: Devices of this process; by default all.
-    shard: Rule by which arrays are sharded, for mode "jit"; None puts every array on
-      every device as a whole.
-    name: Name of the tree, which begins the names that the rule gets.
+    tree: Pytree of arrays, random keys or numbers, on the host or on any devices.
+    devices: Devices of this process, all by default.
+    shard: Rule by which arrays are sharded, for mode "jit". With None every device
+      holds every array as a whole.
+    name: Name of the tree. Names of arrays that are passed to the rule begin with it.
 
   Raises:
-    ValueError: If the devices cannot share an array as the rule says; names it.
+    ValueError: If the devices cannot share an array as the rule says. The message names
+      the array.
   """
   return jax.device_put(tree, shardings(tree, devices, shard=shard, name=name))
 
@@ -169,10 +175,10 @@ def constrain(
   shard: ShardRule | None = None,
   name: str = "",
 ) -> PyTree:
-  """Results of a step in mode "jit", laid out as `place` lays out its arguments.
+  """Results of a step in mode "jit", with the shardings that `place` gives arguments.
 
-  A state that is laid out as before is donated, and the next step does not compile.
-  Arguments and errors as of `place`.
+  If the state keeps its shardings, its memory can be donated, and the next step is not
+  compiled again. Arguments and errors are those of `place`.
   """
   laid_out = shardings(tree, devices, shard=shard, name=name)
   return lax.with_sharding_constraint(tree, laid_out)
@@ -185,7 +191,7 @@ def shardings(
   shard: ShardRule | None = None,
   name: str = "",
 ) -> PyTree:
-  """The sharding of every array: arguments and errors as of `place`."""
+  """Sharding of every array. Arguments and errors are those of `place`."""
   mesh = mesh_of(devices or jax.local_devices())
 
   def one(path, leaf):
@@ -200,7 +206,7 @@ def shardings(
 
 
 def _checked(shard, name, shape, devices):
-  """Returns the rule's answer for an array, if the devices can share it like that."""
+  """Partition of an array by a rule, after a check that the devices can share it."""
   spec = shard(name, shape)
   if spec is None:
     return None
@@ -220,15 +226,16 @@ def _checked(shard, name, shape, devices):
 
 
 def fully_sharded(under: str = "", *, num_devices: int | None = None) -> ShardRule:
-  """A rule by which every device holds an equal part of each array.
+  """Rule by which every device holds an equal part of each array.
 
-  The longest axis that the devices can share is split. Arrays without one, such as
-  most biases of few devices' length, stay whole on every device.
+  The longest axis whose length the number of devices divides is split. Arrays without
+  such an axis, such as short biases, stay whole on every device.
 
   Args:
-    under: Beginning of the names of the arrays that are sharded, such as "constants"
-      for a frozen teacher; by default all.
-    num_devices: Devices that share an array; by default all of this process.
+    under: First part of the names of the arrays to shard, such as "constants" for a
+      frozen teacher. The default is all arrays.
+    num_devices: Number of devices that share an array. The default is the number of
+      devices of this process.
   """
   count = num_devices or jax.local_device_count()
 
@@ -243,7 +250,7 @@ def fully_sharded(under: str = "", *, num_devices: int | None = None) -> ShardRu
 
 
 def mesh_of(devices: Sequence[Any]) -> Mesh:
-  """The devices as a mesh of one axis, `AXIS`, which the compiler partitions."""
+  """Mesh of the devices with one axis, `AXIS`."""
   return Mesh(np.array(devices), (AXIS,))
 
 
@@ -253,7 +260,7 @@ def split_rows(
   """Reshapes `[rows, ...]` to `[devices, rows / devices, ...]`.
 
   Raises:
-    ValueError: If the rows do not divide evenly.
+    ValueError: If the number of devices does not divide the number of rows.
   """
   rows = next(iter(batch.values())).shape[0]
   check_batch_size(rows, num_devices)
@@ -267,13 +274,15 @@ def split_rows(
 def check_batch_size(
   batch_size: int, num_devices: int, *, name: str = "batch_size", of: str = "rows"
 ) -> None:
-  """Raises ValueError, naming the nearest sizes, if devices can't share a batch.
+  """Raises ValueError unless the number of devices divides the batch size.
+
+  The message names the nearest sizes that the devices can share.
 
   Args:
-    batch_size: Rows of a step.
-    num_devices: Devices that share them.
-    name: Name of the number in the message.
-    of: Name of the rows in the message.
+    batch_size: Number of rows in a step.
+    num_devices: Number of devices that share the rows.
+    name: Name of the argument for `batch_size`, for the message.
+    of: Name of the rows, for the message.
   """
   if batch_size > 0 and batch_size % num_devices == 0:
     return

@@ -1,9 +1,9 @@
-"""Data sets on the devices: one copy for all programs that read it, or one part each.
+"""Data sets on the devices, with one copy for all programs that read them.
 
-Training, measuring and teacher caches read the same images. `share` puts an array on
-the devices once, for as long as somebody uses it. A data set that takes more than half
-of the memory of a device is split by rows: each device then holds a part, and a step
-gets the rows that it asks for from the devices that hold them, by `take_rows`.
+Training, evaluation and teacher caches read the same images. `share` puts an array on
+the devices once, for as long as it is in use. A data set that takes more than half of
+the memory of a device is split by rows. Each device then holds a part, and inside a
+step `take_rows` fetches rows from the devices that hold them.
 """
 
 import dataclasses
@@ -26,17 +26,18 @@ from jaxtyping import Shaped
 
 from flowkd_jax.parallel import _mapping
 
-_SMALL = 2**16  # bytes of an array that is not worth a search
-_READ = 2**28  # bytes from which it is told whether an array has changed
+_SMALL = 2**16  # arrays below this number of bytes are copied again without a search
+_READ = 2**28  # number of bytes that are read to see whether an array has changed
 
 
 @dataclasses.dataclass(frozen=True)
 class RowShards:
-  """Rows of this device, of an array that is split over the devices of a mapped step.
+  """Part of an array that is split by rows over the devices of a mapped step.
 
   Attributes:
-    rows: The rows, as many on every device; those of the last devices may be padding.
-    axis_name: The mapped axis.
+    rows: Rows of this device. Every device has the same number of rows, and the last
+      rows of the last devices may be padding.
+    axis_name: Name of the mapped axis.
   """
 
   rows: Shaped[Array, "share ..."]
@@ -45,13 +46,15 @@ class RowShards:
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-  """Arrays on the devices, as the argument of a mapped step.
+  """Arrays on the devices, as an argument of a mapped step.
+
+  Keep this object as long as the arrays are in use. Other calls of `share` find the
+  arrays only while such an object exists.
 
   Attributes:
-    arrays: The arrays by name. Keep this object as long as they are used: others who
-      share them find them by it.
-    in_axes: For `map_step`.
-    bytes_each: Memory that they take on each device.
+    arrays: The arrays by name.
+    in_axes: Entry for this argument in `in_axes` of `map_step`.
+    bytes_each: Number of bytes that the arrays take on each device.
   """
 
   arrays: dict[str, Any]
@@ -70,7 +73,7 @@ class Resident:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Placed:
-  source: np.ndarray  # alive, so that no other array gets its number
+  source: np.ndarray  # a reference, so that no other array gets the same `id`
   fingerprint: int
   on_devices: jax.Array
 
@@ -81,16 +84,17 @@ _PLACED: weakref.WeakValueDictionary[Any, _Placed] = weakref.WeakValueDictionary
 def take_rows(
   array: RowShards | Shaped[Array, "rows ..."], index: Int[Array, "..."]
 ) -> Shaped[Array, "..."]:
-  """Rows of an array that lies on the device, or is split over all devices.
+  """Rows of an array that is on every device, or is split over all devices.
 
   Args:
-    array: The array, as `prepare` of batches gets it.
-    index: Numbers of the rows wanted.
+    array: The array, in the form in which the `prepare` function of batches gets it.
+    index: Indices of the rows to return.
   """
   if not isinstance(array, RowShards):
     return jnp.asarray(array)[index]
   axis, rows = array.axis_name, array.rows
-  # Every device looks up the rows of all and sends each where it is wanted.
+  # Every device looks up the rows that any device wants, with zeros for rows that it
+  # does not hold. The sum over devices then sends each row to the device that wants it.
   wanted = lax.all_gather(jnp.reshape(index, -1), axis, tiled=True)
   wanted = wanted - lax.axis_index(axis) * len(rows)
   held = (wanted >= 0) & (wanted < len(rows))
@@ -108,16 +112,16 @@ def share(
   rows_of: Sequence[str] = (),
   mode: _mapping.Mode = "pmap",
 ) -> Resident:
-  """Puts arrays on the devices, once for all who use them at the same time.
+  """Puts arrays on the devices, once for all programs that use them.
 
   Args:
-    arrays: NumPy arrays by name, or arrays on the devices. An array that changed since
-      it was put there is put there anew.
+    arrays: NumPy arrays by name, or arrays on the devices. A NumPy array that has
+      changed since the last call is copied again.
     devices: Devices of this process.
-    rows_of: Names of the arrays that are read by `take_rows` alone. They are split over
-      the devices if the arrays take more than half of a device's memory; with several
-      processes they never are.
-    mode: Mapping of the step that reads them.
+    rows_of: Names of the arrays that only `take_rows` reads. They are split over the
+      devices if all arrays take more than half of the memory of a device. With several
+      processes they are never split.
+    mode: Mode of `map_step` for the step that reads the arrays.
   """
   split = _to_split(arrays, devices, rows_of)
   placed, on_devices = [], {}
@@ -137,7 +141,7 @@ def share(
 
 
 def _to_split(arrays, devices, rows_of):
-  """Names of the arrays that have to be split."""
+  """Names of the arrays that must be split."""
   most = device_bytes(devices)
   needed = sum(getattr(array, "nbytes", 0) for array in arrays.values())
   alone = len(devices) == 1 or jax.process_count() > 1
@@ -156,7 +160,13 @@ def _placed(array, devices, parts):
 
 
 def _put(array, devices, parts):
-  """The array on every device, or a part of its rows on each, as a mode wants it."""
+  """The array on every device, or a part of its rows on each.
+
+  Args:
+    array: The array.
+    devices: Devices of this process.
+    parts: Mode of the step, if rows are split over the devices; otherwise "".
+  """
   if not parts:
     return _mapping.place(array, devices)
   share_of_each = -(-len(array) // len(devices))
@@ -177,7 +187,10 @@ def _put(array, devices, parts):
 
 
 def _fingerprint(array):
-  """A number that is another one if the array has changed."""
+  """Checksum of an array, by which a change of its values is noticed.
+
+  For a large array a sample of rows is read, so a change may go unnoticed.
+  """
   sampled = np.ascontiguousarray(array[:: max(1, array.nbytes // _READ)])
   words = sampled.reshape(-1).view(np.uint8)
   whole = len(words) // 512 * 512
@@ -186,10 +199,13 @@ def _fingerprint(array):
 
 
 def device_bytes(devices: Sequence[Any] | None = None) -> int | None:
-  """Memory of a device, None if it does not tell; CPU devices share the machine's.
+  """Memory of a device in bytes, or None if it is unknown.
+
+  CPU devices share the memory of the machine equally.
 
   Args:
-    devices: Devices alike, of this process; by default all.
+    devices: Devices of one kind, of this process. The default is all devices of this
+      process.
   """
   devices = devices or jax.local_devices()
   if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
