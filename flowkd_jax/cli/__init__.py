@@ -1,4 +1,4 @@
-"""The command `flowkd`, the only place that knows the command line.
+"""Command `flowkd`. Only this room reads the command line.
 
     flowkd train JOB --dataset=digits --workdir=W
     flowkd taps --network=resnet18
@@ -6,8 +6,8 @@
     flowkd doctor distill --dataset=digits --workdir=W --losses=kd,pkt
     flowkd report W
 
-Nothing that loads JAX is imported before it is known which command is to run, so that
-`flowkd --help` and `flowkd --version` answer at once.
+JAX is imported only after the command has been found, so that `flowkd --help` and
+`flowkd --version` answer at once.
 """
 
 import difflib
@@ -33,8 +33,8 @@ COMMANDS = {
   "help": "show the flags of a command or job, as --help does",
 }
 _HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
-# Commands other than `train`: their module in `flowkd_jax.jobs`, and the setting that
-# takes arguments without dashes, if there is one.
+# Commands other than `train`: the module in `flowkd_jax.jobs`, and the setting that
+# takes arguments without dashes, if any.
 _TOOLS = {
   "taps": ("taps", None),
   "doctor": ("doctor", None),
@@ -43,16 +43,17 @@ _TOOLS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the command that the arguments name.
+  """Run the command that the arguments name.
 
-  Exit status: 0 after help and after a command that succeeded, 2 if there is no such
-  command or job or if the extra is not installed; otherwise that of `launch.launch`.
+  Exit status: 0 after help or a successful command; 2 if there is no such command or
+  job, or if the extra `flowkd_jax[train]` is not installed; otherwise the exit status
+  of `launch.launch`.
   """
   given = sys.argv[1:] if arguments is None else arguments
   try:
     _run([*given] or ["--help"])
-  except BrokenPipeError:  # `flowkd --help | head` has read what it wants
-    # The interpreter would write what is left when it ends, and complain.
+  except BrokenPipeError:  # the reader stopped early, as in `flowkd --help | head`
+    # At exit the interpreter would flush the rest and print an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -78,7 +79,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def train(job: str, arguments: Sequence[str] | None = None) -> None:
-  """Runs a training job with the flags of the command line."""
+  """Run a training job with the flags of the command line."""
   from flowkd_jax.cli import launch
 
   module = jobs.load(job)
@@ -122,7 +123,7 @@ def _start_tool(command: str, arguments: Sequence[str]) -> None:
 
 
 def _start_doctor(job: str, *arguments: str) -> None:
-  """Starts the doctor with the flags of a job."""
+  """Start the doctor with the flags of a job."""
   from flowkd_jax.cli import launch
   from flowkd_jax.jobs import doctor
 
@@ -141,7 +142,7 @@ def _start_doctor(job: str, *arguments: str) -> None:
 
 
 def _presets(module: ModuleType) -> dict[str, Mapping[str, Any]]:
-  """Settings that choosing a data set or a recipe brings along, by that flag."""
+  """Settings that a data set or a recipe changes, by the flag that selects it."""
   found = {}
   for flag, name in (("dataset", "PRESETS"), ("recipe", "RECIPES")):
     for value, settings in getattr(module, name, {}).items():
@@ -150,7 +151,7 @@ def _presets(module: ModuleType) -> dict[str, Mapping[str, Any]]:
 
 
 def _refuse_unknown(kind: str, name: str, known: Mapping[str, Any]) -> NoReturn:
-  """Says what there is, and ends with exit status 2."""
+  """Print the known names and exit with status 2."""
   close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
   hint = f"; did you mean {close[0]}?" if close else ""
   _refuse(f"expected a {kind}, one of {', '.join(known)}, got {name!r}{hint}")

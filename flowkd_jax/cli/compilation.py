@@ -1,11 +1,10 @@
-"""Folder in which JAX keeps compiled programs for later runs.
+"""Compilation cache: a folder in which JAX keeps compiled programs for later runs.
 
-A second start of a job reads its programs in place of compiling them. The folder
-depends on nothing that a run computes: with it, without it, or with one that was
-deleted, the results are the same.
+When a job starts again, it reads its programs from the cache instead of compiling them.
+The cache never changes results; it can be deleted at any time.
 
-JAX loads what it finds there as code. The default folder is therefore the user's own,
-and is not used if another user may write to it.
+JAX executes the programs that it finds in the folder. The default folder therefore
+belongs to the user, and is not used if another user may write to it.
 """
 
 import contextlib
@@ -34,13 +33,13 @@ __all__ = [
 
 OFF = "off"
 
-# Variables with which JAX is told the same; where they are set, they count.
+# Environment variables of JAX for the same settings. If they are set, they win.
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 _OPTIONS = {
-  # With a limit JAX locks the folder while it reads and writes: several processes
-  # may share it.
+  # With a size limit, JAX locks the folder while it reads and writes, so that several
+  # processes can share it.
   "jax_compilation_cache_max_size": 2**31,
-  # Below, storing a program costs as much as compiling it.
+  # For programs that compile faster, storing costs as much as compiling.
   "jax_persistent_cache_min_compile_time_secs": 0.1,
   "jax_persistent_cache_min_entry_size_bytes": -1,
 }
@@ -49,18 +48,19 @@ _LOCK_SECONDS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """The flag of the folder."""
+  """Flag of the compilation cache."""
 
   compilation_cache: str | None = fields.setting(
     None,
-    f"Folder in which compiled programs are kept for later runs, up to 2 GiB; {OFF} "
-    f"for none. Without the flag: that of {_DIRECTORY} if it is set, otherwise "
-    "flowkd_jax in the user's cache folder ($XDG_CACHE_HOME, by default ~/.cache).",
+    "Folder in which compiled programs are kept for later runs, up to 2 GiB; "
+    f"{OFF} disables it. Without the flag: the environment variable {_DIRECTORY} if it "
+    "is set, otherwise flowkd_jax in the user's cache folder ($XDG_CACHE_HOME, by "
+    "default ~/.cache).",
   )
 
 
 def use_folder(values: flags.FlagValues) -> None:
-  """Has JAX keep compiled programs in the folder that the flag names.
+  """Make JAX keep compiled programs in the folder that the flag names.
 
   Raises:
     ValueError: If the folder of the flag cannot be written.
@@ -85,9 +85,9 @@ def use_folder(values: flags.FlagValues) -> None:
 
 
 def default_folder() -> Path | None:
-  """The folder of this user, by the rules of XDG; None if there is no home."""
+  """Default folder of this user, by the XDG rules; None without a home folder."""
   base = os.environ.get("XDG_CACHE_HOME", "")
-  if not os.path.isabs(base):  # XDG has relative paths ignored.
+  if not os.path.isabs(base):  # The XDG rules ignore relative paths.
     try:
       base = Path.home() / ".cache"
     except RuntimeError:
@@ -96,7 +96,7 @@ def default_folder() -> Path | None:
 
 
 def _use_default() -> None:
-  """Uses the default folder if it can be written and is safe."""
+  """Use the default folder if it is writable and belongs to the user."""
   folder = default_folder()
   if folder is None:
     return
@@ -112,7 +112,7 @@ def _use_default() -> None:
       )
       return
     _use(folder)
-  except OSError:  # Such as a home that is read-only: every run compiles.
+  except OSError:  # Such as a read-only home folder: every run compiles.
     return
 
 
@@ -124,7 +124,7 @@ def _is_own(folder: Path) -> bool:
 
 
 def _use(folder: Path) -> None:
-  """Points JAX at a folder of this kind of machine within `folder`."""
+  """Make JAX use a subfolder of `folder` for this kind of processor."""
   folder = folder / _machine()
   folder.mkdir(parents=True, exist_ok=True, mode=0o700)
   if not os.access(folder, os.W_OK | os.X_OK):
@@ -134,16 +134,16 @@ def _use(folder: Path) -> None:
     if name.upper() not in os.environ:
       jax.config.update(name, value)
   jax.config.update("jax_compilation_cache_dir", str(folder))
-  # It would report each reset.
+  # The logger would report each reset.
   logging.getLogger("jax._src.compilation_cache").setLevel(logging.WARNING)
-  compilation_cache.reset_cache()  # JAX opens the folder once, when it first compiles.
+  compilation_cache.reset_cache()  # JAX opens the folder only once, at a compilation.
 
 
 def _machine() -> str:
-  """Name for processors with the same instructions.
+  """Name shared by all processors with the same instruction set.
 
-  Home folders are shared by machines, and a program for one processor may crash on
-  another: JAX does not distinguish them.
+  Several machines may share a home folder, and a program compiled for one processor may
+  crash on another. The key of JAX's cache does not contain the processor.
   """
   try:
     lines = environment.CPU_INFO.read_text().splitlines()
@@ -155,12 +155,12 @@ def _machine() -> str:
 
 
 def _remove_cut_entries(folder: Path) -> None:
-  """Removes programs that a killed process wrote in part.
+  """Remove programs that a killed process wrote only in part.
 
-  JAX would read them again at every start, fail and compile. It writes the time of an
-  entry after the entry: one without a time is not whole.
+  JAX would read them at every start, fail and compile. JAX writes the time of an entry
+  after the entry, so an entry without a time is incomplete.
   """
-  lock = filelock.FileLock(folder / ".lockfile")  # the one of JAX
+  lock = filelock.FileLock(folder / ".lockfile")  # the lock that JAX takes
   with contextlib.suppress(filelock.Timeout), lock.acquire(timeout=_LOCK_SECONDS):
     for entry in folder.glob("*-cache"):
       time = entry.with_name(f"{entry.name.removesuffix('-cache')}-atime")

@@ -1,4 +1,4 @@
-"""Help text of a command: its flags by purpose, with defaults, presets and choices."""
+"""Help text of a command: flags in groups, with choices, defaults and presets."""
 
 import dataclasses
 import inspect
@@ -22,7 +22,7 @@ __all__ = [
   "show",
 ]
 
-# Presets of a command: settings by name, for each flag that chooses them.
+# Presets of a command: settings by name, for each flag value that selects them.
 Presets = Mapping[str, Mapping[str, Any]]
 
 ASKS = ("-h", "-help", "--help", "--helpshort", "--helpfull")
@@ -36,8 +36,8 @@ _PLACES = {
   places.PERHAPS_FOLDER: "DIR",
 }
 _PRESETS = (
-  'A preset ("With --dataset=...") takes the place of the default, also if that data '
-  "set is itself the default. Flags that are given take the place of both."
+  'A preset ("With --dataset=...") replaces the default, also if that data set is '
+  "itself the default. A flag that you give replaces both."
 )
 _GENERAL = """\
   --help, -h
@@ -59,14 +59,14 @@ def show(
   presets: Presets | None = None,
   positional: str | None = None,
 ) -> None:
-  """Prints the help text, wrapped to the terminal; plain in a file or a pipe.
+  """Print the help text, wrapped to the terminal; without styles in a file or pipe.
 
   Args:
-    program: The command as it is typed.
-    description: Docstring of the module that runs it.
+    program: The command as the user types it.
+    description: Docstring of the module that runs the command.
     config_classes: Dataclasses whose fields are `setting`s, one flag each.
-    presets: Settings that a flag such as "--dataset=digits" brings along.
-    positional: The setting that takes arguments without dashes, if there is one.
+    presets: Settings that a flag such as "--dataset=digits" changes.
+    positional: The setting that takes arguments without dashes, if any.
   """
   console = rich_console.Console(highlight=False)
   console.width = min(console.width, _WIDEST)
@@ -106,7 +106,7 @@ def _usage(program, fields, kinds, positional, width) -> str:
 
 
 def _written(field: dataclasses.Field, kind: type) -> str:
-  """The flag as it is typed."""
+  """Flag as the user types it."""
   if kind is bool:
     return f"--{field.name}, --no{field.name}"
   return f"--{field.name}={_value(field, kind)}"
@@ -120,7 +120,7 @@ def _value(field: dataclasses.Field, kind: type) -> str:
 
 
 def _paragraph(field: dataclasses.Field, presets: Presets) -> str:
-  """Help text of a flag, its choices, its default and its presets."""
+  """Help text of a flag, with its choices, default and presets."""
   parts = [field.metadata["help"]]
   choices = field.metadata["limits"].choices
   if choices:
@@ -137,7 +137,7 @@ def _paragraph(field: dataclasses.Field, presets: Presets) -> str:
 
 
 def _shown(value: Any) -> str:
-  """A value as it is typed; empty if it is no value."""
+  """Value as the user types it; empty for None."""
   if isinstance(value, bool):
     return "yes" if value else "no"
   if isinstance(value, tuple):
@@ -146,7 +146,7 @@ def _shown(value: Any) -> str:
 
 
 def _filled(text: str, width: int, indent: str = "", hanging: str | None = None) -> str:
-  """A paragraph in lines of at most that width; words are never split."""
+  """Wrap a paragraph to a width; words are never split."""
   return textwrap.fill(
     text,
     max(width, len(indent) + 20),
@@ -158,10 +158,10 @@ def _filled(text: str, width: int, indent: str = "", hanging: str | None = None)
 
 
 def _refilled(docstring: str, width: int) -> str:
-  """A docstring for that width.
+  """Wrap a docstring to a width.
 
-  Paragraphs are wrapped, entries of a list (two spaces, a word, its explanation) are
-  wrapped below their explanation, and commands (four spaces) stay as they are.
+  Paragraphs are wrapped. List entries (two spaces, a word, its explanation) are wrapped
+  with the explanation indented. Commands (four spaces) stay as they are.
   """
   blocks = re.split(r"\n\s*\n", inspect.cleandoc(docstring))
   return "\n\n".join(_refilled_block(block, width) for block in blocks)

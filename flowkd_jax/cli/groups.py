@@ -1,7 +1,7 @@
-"""Flags by purpose, in the order in which the help text shows them.
+"""Groups of flags, in the order of the help text.
 
-Every setting of every job belongs to one group; within a group, flags that are needed
-most come first. The flags of other commands and scripts are shown as one group.
+Every setting of every job belongs to one group. Within a group, the most used flags
+come first. The flags of other commands and scripts are shown as one group.
 """
 
 import dataclasses
@@ -66,10 +66,10 @@ GROUPS = {
 
 
 def grouped(fields: Iterable[dataclasses.Field]) -> dict[str, list[dataclasses.Field]]:
-  """Fields by the title of their group, in the order in which they are shown.
+  """Group fields by title, in the order of the help text.
 
-  Fields without a group are in the last group, which is called "Flags" if it is the
-  only one and "Further flags" otherwise.
+  Fields without a group form the last group. Its title is "Flags" if it is the only
+  group and "Further flags" otherwise.
 
   Args:
     fields: The fields of a configuration.

@@ -1,12 +1,12 @@
-r"""Flags of a job on several hosts, one process on each.
+r"""Flags of a job on several hosts, with one process per host.
 
-The same command is run on every host, with a work directory that all of them see:
+Run the same command on every host, with a work directory that all hosts share:
 
     flowkd train information_flow ... --coordinator_address=auto
     flowkd train information_flow ... --coordinator_address=HOST:PORT \
         --num_processes=2 --process_id=0    # and 1 on the second host
 
-They are no settings of the experiment: it may be resumed on other hosts.
+These flags are not settings of the experiment: it can be resumed on other hosts.
 """
 
 import dataclasses
@@ -28,26 +28,26 @@ AUTO = "auto"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Flags of a process among several."""
+  """Flags that connect the processes of a job."""
 
   coordinator_address: str | None = fields.setting(
     None,
-    "HOST:PORT of the first process, where all processes meet; or auto, where the "
-    "environment tells it (TPU pods, Slurm, Open MPI). Without this flag there is one "
+    "HOST:PORT of the first process, to which all processes connect; or auto, if the "
+    "environment provides it (TPU pods, Slurm, Open MPI). Without the flag: one "
     "process.",
   )
   num_processes: int | None = fields.setting(
     None,
-    "Number of processes on all hosts; needed with --coordinator_address=HOST:PORT.",
+    "Number of processes on all hosts; required with --coordinator_address=HOST:PORT.",
   )
   process_id: int | None = fields.setting(
     None,
-    "Number of this process, from 0; needed with --coordinator_address=HOST:PORT.",
+    "Number of this process, from 0; required with --coordinator_address=HOST:PORT.",
   )
 
 
 def _check_address(address: str) -> None:
-  """Raises ValueError unless an address is HOST:PORT of a host that is known."""
+  """Raise ValueError unless an address is HOST:PORT of a known host."""
   host, _, port = address.rpartition(":")
   if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
     raise ValueError(
@@ -63,10 +63,10 @@ def _check_address(address: str) -> None:
 
 
 def connect(values: flags.FlagValues) -> None:
-  """Waits for the other processes, if there are to be any.
+  """Connect to the other processes, if the flags ask for several.
 
   Raises:
-    ValueError: If a flag is missing or cannot be right, or the others do not come.
+    ValueError: If a flag is missing or wrong, or other processes do not connect.
   """
   address, count, number = (
     values.coordinator_address,
@@ -102,5 +102,5 @@ def connect(values: flags.FlagValues) -> None:
     jax.distributed.initialize(**given, num_processes=count, process_id=number)
   except (RuntimeError, ValueError) as error:
     raise ValueError(
-      f"--coordinator_address: the processes did not come together ({address}): {error}"
+      f"--coordinator_address: the processes could not connect ({address}): {error}"
     ) from None

@@ -1,7 +1,7 @@
-"""Start of a command: from flags to a configuration, from errors to an exit status.
+"""Launcher of a command: flags become a configuration, errors an exit status.
 
-A command is a dataclass of settings and a function; its flags are the fields, and
-nothing below `flowkd_jax.cli` reads a flag.
+A command consists of a dataclass of settings and a function. The fields of the
+dataclass are its flags. No module below `flowkd_jax.cli` reads a flag.
 """
 
 import logging
@@ -26,7 +26,7 @@ __all__ = [
   "launch",
 ]
 
-# Whatever else is raised is a fault of the program, and shown with its traceback.
+# Any other exception is a bug of the program and is shown with its traceback.
 _EXPECTED = (
   train.Interrupted,
   KeyboardInterrupt,
@@ -49,26 +49,26 @@ def launch(
   compiles: bool = False,
   arguments: Sequence[str] | None = None,
 ) -> None:
-  """Parses the command line into a configuration and runs the experiment.
+  """Parse the command line into a configuration and run the command.
 
-  Exit status: 0 when done, after help, or stopped by SIGTERM with everything saved, 1
-  when the training failed, 2 when a flag or a file cannot be right, 130 after Ctrl-C.
+  Exit status: 0 if the command succeeded, after help, and after SIGTERM with everything
+  saved; 1 if training failed; 2 if a flag or a file is wrong; 130 after Ctrl-C.
 
   Args:
-    config_class: A dataclass whose fields are `setting`s: one flag each.
-    configure: Gets the flags that the user gave, as keywords, and returns the
+    config_class: Dataclass whose fields are `setting`s, one flag each.
+    configure: Function from the flags that the user gave, as keyword arguments, to the
       configuration.
-    run: Gets the configuration. ValueError and OSError from it or from `configure`
-      are shown as messages to the user.
-    program: The command as it is typed; by default `python -m` and the main module.
-    presets: Settings that a flag such as "--dataset=digits" brings along, for
-      `--help`.
-    positional: The setting, a tuple, that arguments without dashes are taken for.
-    several_hosts: Whether it may run in several processes that train together; then
-      there are flags for that too.
-    compiles: Whether it compiles programs that are worth keeping for the next start;
-      then there is a flag that names their folder.
-    arguments: The flags; by default those of the command line.
+    run: Function that takes the configuration. ValueError and OSError of `run` and
+      `configure` are shown as messages to the user.
+    program: The command as the user types it; by default `python -m` and the main
+      module.
+    presets: Settings that a flag such as "--dataset=digits" changes, for `--help`.
+    positional: The setting, a tuple, that takes arguments without dashes.
+    several_hosts: Whether several processes can train together. If so, the command has
+      flags for that.
+    compiles: Whether the command compiles programs that are worth keeping. If so, the
+      command has a flag that names their folder.
+    arguments: The arguments; by default those of the command line.
   """
   given = sys.argv[1:] if arguments is None else arguments
   flag_classes = [config_class]
@@ -86,7 +86,7 @@ def launch(
   for each in flag_classes:
     parsing.define_flags(each, flags.FLAGS)
   flags.FLAGS.set_gnu_getopt(True)  # flags may follow arguments without dashes
-  # "Unable to initialize backend 'tpu'" frightens, and means nothing.
+  # Hides "Unable to initialize backend 'tpu'", which is no fault but looks like one.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
   def main(arguments: Sequence[str]) -> None:
@@ -113,7 +113,7 @@ def launch(
 
 
 def _main_program() -> str:
-  """The command that started this process: `python -m MODULE`."""
+  """Command that started this process, as `python -m MODULE`."""
   spec = sys.modules["__main__"].__spec__
   return f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
 
@@ -121,24 +121,24 @@ def _main_program() -> str:
 def _by_position(
   values: Sequence[str], name: str | None, given: Mapping[str, Any]
 ) -> dict[str, tuple[str, ...]]:
-  """The setting that takes arguments without dashes, if there are any.
+  """Setting made from arguments without dashes, if there are any.
 
   Raises:
-    ValueError: If no setting takes them, or it is given by its flag too.
+    ValueError: If no setting takes such arguments, or its flag is given too.
   """
   if not values:
     return {}
   if name is None:
     raise ValueError(f"expected flags only, got {' '.join(values)}")
   if name in given:
-    raise ValueError(f"--{name}: expected without {' '.join(values)}, got both")
+    raise ValueError(f"--{name}: expected the flag or {' '.join(values)}, got both")
   return {name: tuple(values)}
 
 
 def _exit_status(error: BaseException, workdir: str) -> int:
-  """Says what happened in one sentence; returns the exit status."""
+  """Print one sentence about an error; return the exit status."""
   if isinstance(error, train.Interrupted):
-    _say(f"{error}. Run the same command again to go on.")
+    _say(f"{error}. Run the same command again to resume.")
     return 0 if error.signal_name == "SIGTERM" else 130
   if isinstance(error, KeyboardInterrupt):
     _say("Interrupted before anything was trained.")
@@ -151,7 +151,7 @@ def _exit_status(error: BaseException, workdir: str) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:
-  """Parses the command line; a flag that cannot be parsed is refused as any other."""
+  """Parse the command line; print an error and exit if a flag cannot be parsed."""
   try:
     return flags.FLAGS(arguments)
   except flags.Error as error:

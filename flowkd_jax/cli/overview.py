@@ -1,4 +1,4 @@
-"""Lists of commands and jobs, one line each; loads neither JAX nor a job."""
+"""Lists of commands and jobs, printed without loading JAX or a job."""
 
 import shutil
 import textwrap
@@ -11,7 +11,7 @@ __all__ = [
 
 
 def show_commands(commands: Mapping[str, str], version: str) -> None:
-  """Prints what `flowkd` can do.
+  """Print the commands of `flowkd`.
 
   Args:
     commands: Description of each command, by its name.

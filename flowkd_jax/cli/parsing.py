@@ -1,4 +1,4 @@
-"""Flags of a configuration: one flag of absl for each field of a dataclass."""
+"""Absl flags of a configuration, one for each field of a dataclass."""
 
 import dataclasses
 import sys
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def define_flags(config_class: type, values: flags.FlagValues) -> None:
-  """Defines one flag per field of the dataclass."""
+  """Define one flag for each field of the dataclass."""
   kinds = flag_kinds(config_class)
   for field in dataclasses.fields(config_class):
     define = {
@@ -37,7 +37,7 @@ def define_flags(config_class: type, values: flags.FlagValues) -> None:
 
 
 def given_flags(config_class: type, values: flags.FlagValues) -> dict[str, Any]:
-  """The flags that stood on the command line, by field."""
+  """Values of the flags that the user gave, by field."""
   given = {
     field.name: values[field.name].value
     for field in dataclasses.fields(config_class)
@@ -62,10 +62,12 @@ def _plain_type(hint: Any) -> type:
 
 
 def with_new_names(arguments: Sequence[str], config_class: type) -> list[str]:
-  """The arguments with flags of version 0.1 by the names that they have now.
+  """Replace flag names of version 0.1 by their new names.
+
+  A warning is printed for each old name.
 
   Args:
-    arguments: Arguments of the command line; a warning is printed for each old name.
+    arguments: Arguments of the command line.
     config_class: The configuration whose flags they are.
   """
   names = {field.name for field in dataclasses.fields(config_class)}
@@ -77,8 +79,8 @@ def with_new_names(arguments: Sequence[str], config_class: type) -> list[str]:
     old, equals, value = argument.removeprefix(dashes).partition("=")
     if dashes and old in renamed:
       print(
-        f"warning: --{old} is called --{renamed[old]} now; the old name goes away with "
-        "version 0.3",
+        f"warning: --{old} is called --{renamed[old]} now; version 0.3 removes the old "
+        "name",
         file=sys.stderr,
         flush=True,
       )

@@ -1,7 +1,8 @@
-"""Training jobs: their settings, their stages, and what runs these in a work directory.
+"""Training jobs: settings, stages, and their execution in a work directory.
 
-A job is a module with a dataclass `Config` of settings, `configure(**given)`, which
-checks them, and `run(config)`. Jobs know no command line; `flowkd_jax.cli` starts them.
+A job is a module with a dataclass `Config` of settings, a function `configure(**given)`
+that checks settings, and a function `run(config)`. Jobs do not read the command line;
+`flowkd_jax.cli` starts them.
 
     from flowkd_jax import jobs
     job = jobs.load("information_flow")
@@ -11,11 +12,11 @@ checks them, and `run(config)`. Jobs know no command line; `flowkd_jax.cli` star
 import importlib
 from types import ModuleType
 
-# The jobs by name, each with what it trains.
+# Jobs by name, with a description of what each trains.
 JOBS = {
   "information_flow": "information flow (Passalis et al., CVPR 2020)",
-  "distill": "any losses of the library, by name",
-  "similarity_preserving": "similarities of a batch (Tung, Mori, ICCV 2019)",
+  "distill": "any losses of the library, chosen by name",
+  "similarity_preserving": "similarities in a batch (Tung, Mori, ICCV 2019)",
   "hierarchical_self_supervised": "classes and rotations (Yang et al., IJCAI 2021)",
   "online_ensemble": "students of many widths (Walawalkar, ECCV 2020)",
   "domain_generalization": "unseen domains, KDDG (Wang et al., ACM MM 2021)",
@@ -24,7 +25,7 @@ JOBS = {
 
 
 def load(name: str) -> ModuleType:
-  """Imports a job by its name, one of `JOBS`.
+  """Import the module of a job by its name, one of `JOBS`.
 
   Raises:
     ValueError: If there is no such job.

@@ -1,36 +1,37 @@
-r"""Distillation by any losses of the library, by name, beside the labels.
+r"""Distillation by losses of the library, chosen by name, and by labels.
 
 The student learns from labels and from a frozen teacher, by a weighted sum of losses.
-Three stages:
+There are three stages:
 
-  teacher         a large network, on labels
-  student_labels  the student on labels only, for comparison
-  student         from scratch, on labels and by the losses that --losses gives
+  teacher         a large network, trained on labels
+  student_labels  student, trained on labels only, for comparison
+  student         student from scratch, trained on labels and by the losses of --losses
 
-and, when named in --stages, the student with the teacher's classifier on its own maps:
+A further stage runs if it is named in --stages:
 
-  student_simkd   SimKD (Chen et al., CVPR 2022), without labels
+  student_simkd   SimKD (Chen et al., CVPR 2022): student that reuses the teacher's
+                  classifier, trained without labels
 
     flowkd train distill --dataset=digits --workdir=runs/digits
     flowkd train distill --dataset=cifar100 --data_dir=D --workdir=W \
         --teacher_network=resnet56 --student_network=resnet20 \
         --losses=kd:0.9,pkt:30000 --label_weight=0.1
 
-Optimizer and phases are those of Tian et al., "Contrastive representation
-distillation", ICLR 2020: SGD with momentum 0.9 and weight decay 5e-4 on all
-parameters, 240 epochs of batches of 64, a tenth of the learning rate from epochs 151,
-181 and 211 on. What losses learn, such as a projection, is trained by the same
-optimizer. The last batch of an epoch is kept, short as it is: it is filled with rows
-that are masked, which neither BatchNorm nor any loss reads.
+Optimizer and phases follow Tian et al., "Contrastive representation distillation", ICLR
+2020: SGD with momentum 0.9 and weight decay 5e-4 on all parameters, 240 epochs, batches
+of 64, and a learning rate that is divided by 10 after epochs 150, 180 and 210. Learnt
+parameters of losses, such as a projection, are trained by the same optimizer. The last,
+short batch of an epoch is kept; it is filled up with masked rows, which neither
+BatchNorm nor losses read.
 
-The accuracy of the last epoch counts. Beside it results have
-`best_test_epoch_accuracy`, the highest test accuracy of any measured epoch, which is
-chosen on the test images: it can be compared with published numbers that were chosen
-so, and with nothing else.
+The reported accuracy is that of the last epoch. Results also hold
+`best_test_epoch_accuracy`, the highest test accuracy of any measured epoch. As it is
+selected on the test images, compare it only with published numbers that were selected
+in the same way.
 
-The teacher may come from an earlier run (--networks_from), from PyTorch weights
-(--teacher_checkpoint), or as recorded outputs (--learn_from=recorded). Run the same
-command again after any interruption and it goes on where it was.
+The teacher can also come from an earlier run (--networks_from), from PyTorch weights
+(--teacher_checkpoint), or from recorded outputs (--learn_from=recorded). To resume an
+interrupted run, repeat the command.
 """
 
 from collections.abc import Callable
@@ -67,7 +68,7 @@ __all__ = [
 
 
 def run(config: Config) -> None:
-  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  """Run the job; all its files are in `config.workdir`."""
   job_run.run_stages(
     config,
     lambda runner: _Stages(config, runner).selected(),
@@ -76,9 +77,10 @@ def run(config: Config) -> None:
 
 
 def best_test_epoch(metrics: report.MetricLog) -> Mapping[str, Any]:
-  """The highest test accuracy of any measured epoch, and the epoch, counted from 0.
+  """Highest test accuracy of any measured epoch, and the epoch, counted from 0.
 
-  It is chosen on the test images, and says nothing about other images.
+  The epoch is selected on the test images, so the accuracy is too optimistic for other
+  images.
 
   Args:
     metrics: Records of the epochs of a stage.
@@ -97,13 +99,13 @@ def best_test_epoch(metrics: report.MetricLog) -> Mapping[str, Any]:
 def trained_teacher(
   config: Config, runner: stages.StageRunner
 ) -> methods.Network | None:
-  """The network that the student learns from, if there is one already.
+  """Teacher of the student, or None if it is not trained yet.
 
-  It is that of a finished stage, or comes from `networks_from` or
-  `teacher_checkpoint`. Nothing is computed or written.
+  The teacher comes from a finished stage, `networks_from` or `teacher_checkpoint`.
+  Nothing is computed or written.
 
   Raises:
-    ValueError: If the network is that of another model.
+    ValueError: If the stored variables belong to another network.
   """
   found = _Stages(config, runner)
   if runner.is_done("teacher"):
@@ -116,7 +118,7 @@ def trained_teacher(
 
 
 def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:
-  """The stage of the student, not yet run."""
+  """Stage of the student, before it runs."""
   return _Stages(config, runner).student()
 
 

@@ -1,4 +1,4 @@
-"""Settings of `jobs.distill`: data sets, and what is refused."""
+"""Settings of `jobs.distill`: presets of data sets and checks."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ __all__ = [
 
 STAGES = ("teacher", "student_labels", "student")
 SIMKD = "student_simkd"
-# All of them, as they stand in tables.
+# All stages, in the order of the results table.
 ORDER = (*STAGES, SIMKD)
 RECORDED = "recorded"
 _NETWORKS = ("teacher_network", "student_network")
 _STEPS = "150@0.05,30@5e-3,30@5e-4,30@5e-5"
 _EPOCHS = (
-  "Epochs and learning rates of SGD, phase after phase, in {}: EPOCHS@RATE,... A step "
-  "decay is a phase for each rate."
+  "Epochs and learning rates of SGD for each phase of {}: EPOCHS@RATE,... For a step "
+  "decay, write one phase for each rate."
 )
 
 
@@ -43,7 +43,7 @@ _EPOCHS = (
 class Config(
   settings.SgdSettings, settings.TeacherSettings, settings.MicroBatchSettings
 ):
-  """Settings; training is as in RepDistiller. `configure` adapts to a data set."""
+  """Settings with RepDistiller's defaults. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
     STAGES,
@@ -54,22 +54,24 @@ class Config(
   student_network: str = fields.setting("resnet20", f"Student: {networks.DESCRIPTION}.")
   losses: str = fields.setting(
     "kd",
-    "Losses of the student beside the labels, NAME:WEIGHT,... with options in "
-    "parentheses and taps in brackets: kd(temperature=2):9,pkt[tap:teacher_tap]:30000. "
-    f"Names: {', '.join(methods.loss_names())}. In place of tap pairs a role: "
-    f"{', '.join(methods.TAP_ROLES)}. A weight or numerical option may be a schedule, "
-    "such as warmup(1,20), cosine(1,150,240) or critical_period(100,0.7).",
+    "Losses of the student in addition to the labels, as NAME:WEIGHT,... with options "
+    "in parentheses and taps in brackets: "
+    "kd(temperature=2):9,pkt[tap:teacher_tap]:30000. "
+    f"Names: {', '.join(methods.loss_names())}. Instead of tap pairs, the brackets may "
+    f"hold a tap role: {', '.join(methods.TAP_ROLES)}. A weight or numeric option may "
+    "be a schedule, such as warmup(1,20), cosine(1,150,240) or "
+    "critical_period(100,0.7).",
   )
   losses_file: str | None = fields.setting(
     None,
-    "File in TOML that gives the losses, a table [[losses]] each with the keys loss, "
-    "weight, options and taps; in place of --losses.",
+    "TOML file with the losses, instead of --losses: one table [[losses]] for each "
+    "loss, with the keys loss, weight, options and taps.",
     place=places.FILE,
   )
   label_weight: float = fields.setting(
     1.0,
-    "Weight of the cross-entropy with the labels in the stage student; 0.1 beside "
-    "--losses=kd:0.9 in RepDistiller, 1 beside its other losses.",
+    "Weight of the cross-entropy with the labels in the stage student. RepDistiller "
+    "uses 0.1 with --losses=kd:0.9, and 1 with its other losses.",
     least=0,
   )
   label_smoothing: float = fields.setting(
@@ -81,19 +83,20 @@ class Config(
   )
   learn_from: str = fields.setting(
     "teacher",
-    "Teacher of the student: the teacher network, or recorded outputs of any network "
-    "of any framework in the folder --teacher_cache.",
+    "Source of the teacher's outputs: teacher for the network of the stage teacher; "
+    "recorded for outputs in the folder --teacher_cache, which a network of any "
+    "framework can have written.",
     choices=("teacher", RECORDED),
   )
   networks_from: str | None = fields.setting(
     None,
-    "Work directory of another run, whose finished stage teacher is taken instead of "
-    "training it here.",
+    "Work directory of another run. Its finished stage teacher is used instead of "
+    "training a teacher.",
     place=places.FOLDER,
   )
   teacher_checkpoint: str | None = fields.setting(
     None,
-    "File of PyTorch weights (.npz) for the teacher; replaces its training.",
+    "File with PyTorch weights (.npz) of the teacher, which is then not trained.",
     place=places.FILE,
   )
   batch_size: int = fields.setting(
@@ -106,21 +109,21 @@ class Config(
 
   @property
   def tables(self) -> loss_terms.Tables:
-    """The losses with their weights, options and taps."""
+    """Losses with their weights, options and taps."""
     if self.losses_file is not None:
       return loss_terms.of_file("--losses_file", self.losses_file)
     return loss_terms.of_flag("--losses", self.losses)
 
   @property
   def used_networks(self) -> tuple[str, ...]:
-    """Settings that name the networks of the stages to run."""
+    """Names of the settings that hold the networks of the stages to run."""
     used = {name.partition("_")[0] for name in self.stages}
     if "student" in self.stages and self.learn_from != RECORDED:
       used.add("teacher")
     return tuple(name for name in _NETWORKS if name.partition("_")[0] in used)
 
   def resolved(self) -> dict[str, Any]:
-    """Settings by name, the losses as tables wherever they were given."""
+    """Settings by name; the losses are tables, also if --losses gave them."""
     return super().resolved() | {"losses": self.tables, "losses_file": None}
 
 
@@ -137,10 +140,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def configure(**given: Any) -> Config:
-  """Settings, adapted to the data set, and then those that are given.
+  """Make a configuration from the data set's preset and the given settings.
 
   Raises:
-    ValueError: If a setting cannot be right; names it, what was expected, what came.
+    ValueError: If a setting is wrong. The message names the setting, the expected
+      values and the value given.
   """
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
   config = fields.configured(Config, preset, given)
@@ -182,7 +186,7 @@ def _check_losses(config: Config, given: Mapping[str, Any]) -> None:
 
 
 def _taps(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Names of taps that losses may read of the student and of its teacher."""
+  """Names of the layers of student and teacher that losses can read."""
   if config.learn_from == RECORDED:
     if config.teacher_cache is None:
       return (), ()
@@ -200,7 +204,7 @@ def described_teacher(config: Config) -> methods.Network:
   """Placeholder for the teacher whose outputs are recorded.
 
   Raises:
-    ValueError: If the folder holds no such outputs.
+    ValueError: If the folder holds no recorded outputs.
   """
   try:
     return teacher_cache.recorded_teacher(
@@ -211,11 +215,12 @@ def described_teacher(config: Config) -> methods.Network:
 
 
 def _check_simkd(config: Config) -> None:
-  """Refuses what the stage of the teacher's classifier cannot do."""
+  """Raise ValueError if the stage student_simkd cannot run with the settings."""
   if config.learn_from == RECORDED:
     raise ValueError(
-      f"--stages: {SIMKD} takes over the classifier of the teacher, and of a recorded "
-      "teacher there are outputs alone; leave the stage out"
+      f"--stages: expected no {SIMKD} with --learn_from={RECORDED}: the stage reuses "
+      "the teacher's classifier, which recorded outputs do not contain; leave the "
+      "stage out"
     )
 
 
@@ -241,8 +246,8 @@ def _check_recorded(config: Config) -> None:
 def _check_checkpoint(config: Config) -> None:
   if config.networks_from is not None:
     raise ValueError(
-      "--networks_from: expected without --teacher_checkpoint, in whose place the "
-      "teacher of the earlier run would be taken"
+      "--networks_from: expected without --teacher_checkpoint, as both provide the "
+      "teacher; got both"
     )
   imported_weights.check(
     "--teacher_checkpoint",

@@ -1,20 +1,20 @@
-"""Checks before a long run: what usually goes wrong, looked at in a minute.
+"""Checks of flags, data, devices and teacher before a long run.
 
-Takes the flags of `flowkd train information_flow`, or of `flowkd train distill` after
-that name, trains nothing and writes nothing. It says one sentence for each thing that
-it looks at:
+The doctor takes the flags of `flowkd train information_flow`, or of `flowkd train
+distill` after the name distill. It trains nothing and writes nothing, takes about a
+minute, and prints one sentence for each check:
 
     flowkd doctor --dataset=cifar10 --data_dir=D --workdir=W
     flowkd doctor distill --dataset=cifar10 --data_dir=D --workdir=W --losses=kd,pkt
 
-Before the first run it looks at flags, data, devices, memory and the time of a step,
-with random weights in place of a teacher. Once the network that the student learns
-from is trained (or comes from --networks_from or --auxiliary_checkpoint), it also looks
-at its accuracy, its statistics and its taps, and at the student's first losses and
+Before the first run, the doctor checks flags, data, devices, memory and the time of a
+step, with random weights for the teacher. If the teacher is trained, or comes from
+--networks_from, --auxiliary_checkpoint or --teacher_checkpoint, the doctor also checks
+the teacher's accuracy, statistics and taps, and the student's first losses and
 gradients.
 
 Exit status: 0 if there are at most warnings, 1 if something is wrong, 2 if flags or
-data cannot be used at all.
+data cannot be used.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ __all__ = [
   "settings",
 ]
 
-# Jobs whose flags the doctor takes, by name; without a name the first.
+# Jobs whose flags the doctor takes, by name. The first is the default.
 JOBS = {"information_flow": information_flow, "distill": distill}
 AnyConfig = flow_settings.Config | distill_settings.Config
 Config = information_flow.Config
@@ -73,7 +73,7 @@ PRESETS, RECIPES = information_flow.PRESETS, information_flow.RECIPES
 
 
 def run(config: AnyConfig) -> None:
-  """Looks, says, and exits with status 1 if something is wrong.
+  """Print all findings; exit with status 1 if something is wrong.
 
   Raises:
     ValueError: If data or networks cannot be used with these flags.
@@ -81,7 +81,7 @@ def run(config: AnyConfig) -> None:
   if config.learn_from == flow_settings.RECORDED:
     names = [name for name in _choices(config) if name != flow_settings.RECORDED]
     raise ValueError(
-      f"--learn_from: expected {' or '.join(names)}, as the doctor looks at networks, "
+      f"--learn_from: expected {' or '.join(names)}, as the doctor checks networks, "
       f"got {flow_settings.RECORDED}"
     )
   progress = train.Progress()
@@ -95,10 +95,10 @@ def run(config: AnyConfig) -> None:
 
 
 class LookAhead(stages.StageRunner):
-  """Runner that writes nothing, with a random network in place of a missing teacher.
+  """Stage runner that writes nothing and replaces a missing teacher by a random one.
 
   Attributes:
-    teacher: The network that the student learns from, if it is trained.
+    teacher: The trained teacher; None if there is none.
   """
 
   writes = False
@@ -106,13 +106,13 @@ class LookAhead(stages.StageRunner):
 
   @property
   def is_checking(self) -> bool:
-    """Tells whether layers are left uncompared, as the teacher is not trained."""
+    """True if layers are not compared, because the teacher is not trained."""
     return self.teacher is None
 
   def network(
     self, name: str, model: capture.AnyModel, exported: str = "network"
   ) -> methods.Network:
-    """The network of a finished stage, the teacher if it is known, or a random one."""
+    """Network of a finished stage, otherwise the teacher or a random network."""
     if self.is_done(name):
       return super().network(name, model, exported)
     if self.teacher is not None:
@@ -125,7 +125,7 @@ class LookAhead(stages.StageRunner):
 def examine(
   config: AnyConfig, datasets: stages.Datasets, progress: train.Progress
 ) -> Iterator[Finding]:
-  """All findings, those that need the least first."""
+  """Yield all findings, the cheapest checks first."""
   yield settings(config)
   yield from examples(datasets)
   yield devices()
@@ -164,7 +164,7 @@ def examine(
 def measuring(
   networks: Sequence[methods.Network | None], probe: data.Batches
 ) -> Finding:
-  """Memory of measuring the largest of some networks, as measuring plans it."""
+  """Memory that measuring the largest of several networks needs."""
   planned = [
     train.FeatureExtractor(train.for_evaluation(model), probe).planned(variables)
     for model, variables in filter(None, networks)
@@ -174,18 +174,18 @@ def measuring(
 
 
 def _job(config: AnyConfig) -> tuple[str, ModuleType]:
-  """Name and module of the job whose settings these are."""
+  """Name and module of the job with these settings."""
   return next(item for item in JOBS.items() if isinstance(config, item[1].Config))
 
 
 def _choices(config: AnyConfig) -> tuple[str, ...]:
-  """Teachers that the job lets a student learn from."""
+  """Values of `learn_from` that the job allows."""
   (field,) = [f for f in dataclasses.fields(config) if f.name == "learn_from"]
   return field.metadata["limits"].choices
 
 
 def settings(config: AnyConfig) -> Finding:
-  """Agreement of the settings with the run in the work directory, if there is one."""
+  """Agreement of the settings with an earlier run in the work directory."""
   workdir = Path(config.workdir)
   if not job_run.has_begun(workdir):
     text = f"The flags fit together; {workdir} holds no run yet."
@@ -195,12 +195,12 @@ def settings(config: AnyConfig) -> Finding:
   except ValueError as error:
     return Finding(Level.WRONG, f"{error}.")
   return Finding(
-    Level.FINE, f"The flags fit together, and are those of the run in {workdir}."
+    Level.FINE, f"The flags fit together, and agree with the run in {workdir}."
   )
 
 
 def examples(datasets: stages.Datasets) -> Iterator[Finding]:
-  """Numbers of images and classes; classes that have few training images or none."""
+  """Numbers of images and classes; rare and missing classes."""
   training = datasets.training
   shape = " x ".join(map(str, training.image_shape))
   yield Finding(
@@ -221,13 +221,13 @@ def examples(datasets: stages.Datasets) -> Iterator[Finding]:
   elif counts.max() > 10 * counts.min():
     yield Finding(
       Level.WARNING,
-      f"Classes have from {counts.min()} to {counts.max()} training images: accuracy "
-      "says little about the rare ones.",
+      f"Classes have between {counts.min()} and {counts.max()} training images: the "
+      "accuracy says little about rare classes.",
     )
 
 
 def _place_of(training: data.Batches) -> str:
-  """Place of the training images, and the memory they take on each device."""
+  """Place of the training images, and their memory on each device."""
   if not isinstance(training, data.MemoryBatches):
     return "streamed from disk"
   shared = parallel.share(
@@ -238,7 +238,7 @@ def _place_of(training: data.Batches) -> str:
 
 
 def devices() -> Finding:
-  """Devices on which the training runs."""
+  """Devices on which training runs."""
   found = jax.local_devices()
   kinds = sorted({device.device_kind for device in found})
   text = f"Devices: {len(found)} x {', '.join(kinds)} ({found[0].platform})."
@@ -246,29 +246,29 @@ def devices() -> Finding:
 
 
 def batch_scope(batch_size: int, num_devices: int) -> Finding:
-  """Rows of a step on each device, and over all devices."""
+  """Number of rows of a step, per device and over all devices."""
   share = batch_size // num_devices
   text = (
     f"A step has {batch_size} rows, {share} on each of {num_devices} devices; pairs "
     "are taken over all of them."
   )
   if share < 8:
-    hint = "Fewer than 8 rows a device: the device will be idle most of the time."
+    hint = "Fewer than 8 rows per device: the device will be idle most of the time."
     return Finding(Level.WARNING, f"{text} {hint}")
   if batch_size < 32:
-    hint = "Fewer than 32 rows tell little of neighbours: raise --batch_size."
+    hint = "Fewer than 32 rows say little about neighbours: raise --batch_size."
     return Finding(Level.WARNING, f"{text} {hint}")
   return Finding(Level.FINE, text)
 
 
 def no_teacher(config: AnyConfig) -> Finding:
-  """Checks that were left out because the teacher is not trained, and what to do."""
+  """Note that checks of the teacher were skipped, and how to run them."""
   name = config.learn_from
   order = flow_settings.TEACHERS if name == "auxiliary" else (name,)
   return Finding(
     Level.SKIPPED,
     f"No trained network of the stage {name} is in {config.workdir}: its accuracy and "
-    "taps, and the student's first losses and gradients, were not looked at. Train it "
+    "taps, and the student's first losses and gradients, were not checked. Train it "
     f"first (flowkd train {_job(config)[0]} ... --stages={','.join(order)}), then run "
     "flowkd doctor again.",
   )

@@ -1,33 +1,35 @@
-"""Distillation for domains that were not seen, with filtered gradients (after KDDG).
+"""Domain generalization by distillation with filtered gradients, after KDDG.
 
-After Wang, Li, Chau, Kot, "Embracing the Dark Knowledge: Domain Generalization Using
-Regularized Knowledge Distillation", ACM MM 2021, https://arxiv.org/abs/2107.02629.
-Everything is trained on several domains together and tested on another, --held_out.
-The filter on the gradient is our definition of it, as the paper's was not at hand: see
-`methods.filtered_distillation`. Stages, all students from the same weights:
+The job follows Wang, Li, Chau, Kot, "Embracing the Dark Knowledge: Domain
+Generalization Using Regularized Knowledge Distillation", ACM MM 2021,
+https://arxiv.org/abs/2107.02629. All networks are trained on several source domains
+together and tested on the domain --held_out. The gradient filters are our own, as the
+paper's definition was not available to us; see `methods.filtered_distillation`. All
+students have the same initial weights. Stages:
 
-  teacher       a larger network, on labels
-  erm           the student on labels only (empirical risk minimisation)
-  kd            on labels and the teacher's softened logits
-  kd_saturated  whose gradient passes where the student is less sure of the label
-  kd_confident  passes unless the student is right and confident
-  kd_small      passes where it is not small
-  kd_random     the control: passes for rows drawn by chance, as many in every epoch as
+  teacher       a larger network, trained on labels
+  erm           student, trained on labels only (empirical risk minimisation)
+  kd            student, trained on labels and the teacher's softened logits
+  kd_saturated  kd, but the gradient passes only where the student is less sure of the
+                label than the teacher
+  kd_confident  kd, but the gradient passes unless the student is right and confident
+  kd_small      kd, but only entries of the gradient that are not small pass
+  kd_random     control: the gradient passes for random rows, as many in every epoch as
                 passed the filter --matched_filter
 
     flowkd train domain_generalization --workdir=W
     flowkd train domain_generalization --dataset=pacs --held_out=sketch ...
 
-Data sets: mnist_rotated and digits_rotated, whose domains are angles (each with images
-of its own), or any set of tensorflow-datasets whose splits are domains, such as pacs.
-Source domains are trained on up to 90 %; on the rest of their images validation
-accuracy is measured, to choose settings by. Test accuracy is that of the held-out
-domain. How far and how straight each student moved is recorded as `trajectory/...`.
+Data sets are mnist_rotated and digits_rotated, whose domains are angles with different
+images, or any data set of tensorflow-datasets whose splits are domains, such as pacs.
+Training uses 90 % of the images of each source domain. Validation accuracy, to tune
+settings, is measured on the other 10 %. Test accuracy is measured on the held-out
+domain. The metrics `trajectory/...` say how far and how straight each student moved.
 
-The augmentation that is usual for coloured domains, that of DomainBed, is
+For data sets in colour, the augmentation of DomainBed is usual:
 --crop_padding=0 --min_crop_area=0.7 --color_jitter=0.3 --grayscale=0.1.
 
-Run the same command again after any interruption and it goes on where it was.
+To resume an interrupted run, repeat the command.
 """
 
 import dataclasses
@@ -70,23 +72,23 @@ _SPLITS = ("train_split", "validation_split", "test_split")
 class Config(
   settings.AdamSettings, settings.TeacherSettings, settings.MicroBatchSettings
 ):
-  """Settings; the data set, networks and epochs fit two cores."""
+  """Settings. Data set, networks and epochs are sized for two cores."""
 
   dataset: str = fields.setting(
     "digits_rotated",
-    f"Data set: {', '.join(ROTATED)}, or a set of tensorflow-datasets whose "
+    f"Data set: {', '.join(ROTATED)}, or a data set of tensorflow-datasets whose "
     "splits are domains, such as pacs.",
   )
   held_out: str = fields.setting(
-    "60", "Domain to test on: an angle of --rotations, or a split."
+    "60", "Domain to test on: one of the angles in --rotations, or a split."
   )
   rotations: tuple[str, ...] = fields.setting(
-    ("0", "15", "30", "45", "60"), "Domains of a rotated data set: angles in degrees."
+    ("0", "15", "30", "45", "60"), "Domains of a rotated data set, angles in degrees."
   )
   domain_images: int = fields.setting(
     200,
-    "Number of training images of each domain of a rotated data set, "
-    "validation images included.",
+    "Number of training images of each domain of a rotated data set, including "
+    "validation images.",
     least=10,
   )
   train_split: str = fields.setting(
@@ -94,7 +96,7 @@ class Config(
   )
   validation_split: str | None = fields.setting(
     None,
-    "Images whose accuracy can choose settings. Without the flag: 10 % of "
+    "Images on which accuracy is measured to tune settings. Without the flag: 10 % of "
     "every domain except --held_out.",
   )
   test_split: str = fields.setting(
@@ -142,23 +144,26 @@ class Config(
   )
   label_weight: float = fields.setting(
     0.5,
-    "Weight of the cross-entropy with the labels; the softened logits have "
-    "the weight 1 - label_weight.",
+    "Weight of the cross-entropy with the labels. The loss on softened logits has the "
+    "weight 1 - label_weight.",
     least=0,
     most=1,
   )
   confidence: float = fields.setting(
     0.9,
-    "Probability of the right class at which kd_confident blocks the gradient.",
+    "Probability of the right class from which the stage kd_confident blocks the "
+    "gradient.",
     least=0,
     most=1,
   )
   smallest: float = fields.setting(
-    0.01, "Absolute value from which kd_small passes entries of the gradient.", above=0
+    0.01,
+    "Smallest absolute value of gradient entries that pass in the stage kd_small.",
+    above=0,
   )
   matched_filter: str = fields.setting(
     "saturated",
-    "Filter whose share of passed rows kd_random draws.",
+    "Filter whose share of passed gradients the stage kd_random matches.",
     choices=FILTERS,
   )
 
@@ -189,13 +194,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def configure(**given: Any) -> Config:
-  """Settings, adapted to the data set, and then those that are given.
+  """Make a configuration from the data set's preset and the given settings.
 
-  The data set of the result is one that can be opened; its splits say what is trained
-  on, validated and tested.
+  The result names a data set that can be opened, and its splits for training,
+  validation and test.
 
   Raises:
-    ValueError: If a setting cannot be right; names it, what was expected, what came.
+    ValueError: If a setting is wrong. The message names the setting, the expected
+      values and the value given.
     FileNotFoundError: If the data set is not prepared.
   """
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
@@ -215,8 +221,8 @@ def configure(**given: Any) -> Config:
 
 
 def _check_rotations(config):
-  """Raises ValueError unless the domains are angles, each once."""
-  # As the splits of `data` are written: no exponents, no spaces.
+  """Raise ValueError unless the domains are different angles."""
+  # Splits of `data` allow neither exponents nor spaces in angles.
   plain = all(re.fullmatch(r"-?\d{1,3}(\.\d+)?", text) for text in config.rotations)
   if not plain or len({*map(float, config.rotations)}) < len(config.rotations):
     raise ValueError(
@@ -226,7 +232,7 @@ def _check_rotations(config):
 
 
 def _with_splits(config):
-  """Says which splits of which data set the domains are."""
+  """Set data set and splits of the domains."""
   rotated = config.dataset in ROTATED
   names = config.rotations
   if not rotated:
@@ -254,7 +260,7 @@ def _with_splits(config):
 
 
 def _angles(angles, held_out, images):
-  """Splits to train on, validate, test: every angle has images of its own."""
+  """Splits for training, validation and test; every angle has its own images."""
   train, validation = [], []
   for number, angle in enumerate(angles):
     first, last = number * images, (number + 1) * images
@@ -266,7 +272,7 @@ def _angles(angles, held_out, images):
 
 
 def _parts(names, held_out):
-  """Splits to train on, validate, test: the domains are splits."""
+  """Splits for training, validation and test, if domains are splits."""
   sources = [name for name in names if name != held_out]
   train, validation = (
     "+".join(f"{name}{part}" for name in sources) for part in ("[:90%]", "[90%:]")
@@ -275,7 +281,7 @@ def _parts(names, held_out):
 
 
 def run(config: Config) -> None:
-  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  """Run the job; all its files are in `config.workdir`."""
 
   def select(runner):
     arms = _Arms(config, runner)
@@ -285,7 +291,7 @@ def run(config: Config) -> None:
 
 
 def summarize(metrics: report.MetricLog) -> dict[str, float]:
-  """Path of a student's parameters up to the last epoch, and the share kept."""
+  """Trajectory metrics of the last epoch, and the mean share of passed gradients."""
   trained = [entry for entry in metrics if entry["epoch"] >= 0]
   last = {
     name.removeprefix("trajectory/"): value
@@ -347,14 +353,14 @@ class _Arms:
     return self._stage(name, title, make, teacher="teacher")
 
   def _matched_rate(self):
-    """The share that passed the filter to match, epoch by epoch."""
+    """Share of gradients that passed the matched filter, as a schedule by epoch."""
     name = f"kd_{self.config.matched_filter}"
     if self.runner.is_expected(name):
       return lambda step: jnp.float32(1)
     if not self.runner.is_done(name):
       raise ValueError(
-        f"stage kd_random passes as much as {name}, which has not been run in "
-        f"{self.runner.workdir}: add {name} to --stages, before it"
+        f"stage kd_random passes as many gradients as {name}, which has not been run "
+        f"in {self.runner.workdir}: add {name} to --stages, before kd_random"
       )
     entries = self.runner.metrics(name)
     rates = jnp.array([entry["kept"] for entry in entries if entry["epoch"] >= 0])

@@ -1,4 +1,4 @@
-"""Versions, machine and commit: all that a result depends on besides its settings."""
+"""Environment of a run: command, versions, machine and commit."""
 
 import importlib.metadata
 import os
@@ -21,11 +21,11 @@ __all__ = [
   "environment",
 ]
 
-CPU_INFO = Path("/proc/cpuinfo")  # where Linux tells, others have no such file
+CPU_INFO = Path("/proc/cpuinfo")  # Linux only
 
 
 def environment() -> dict[str, Any]:
-  """The command, versions, devices, processor and commit of this run."""
+  """Command, versions, devices, processor and commit of this run."""
   device = jax.local_devices()[0]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
   return {
@@ -40,12 +40,12 @@ def environment() -> dict[str, Any]:
 
 
 def device_bytes() -> int | None:
-  """Memory of a device; CPU devices share that of the machine."""
+  """Memory of a device in bytes, None if unknown. CPU devices share the machine's."""
   return parallel.device_bytes()
 
 
 def _command(arguments: Sequence[str]) -> str:
-  """The command as it is typed: `flowkd ...`, or `python FILE ...`."""
+  """Command as the user types it: `flowkd ...` or `python FILE ...`."""
   path = Path(arguments[0])
   installed = path.stem == "flowkd"
   as_module = path.name == "__main__.py" and path.parent.name == "flowkd_jax"
@@ -55,7 +55,7 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-  """Name of the processor, whose rounding is part of a result."""
+  """Name of the processor. Results depend on its rounding."""
   try:
     lines = CPU_INFO.read_text().splitlines()
   except OSError:
@@ -65,12 +65,12 @@ def _processor() -> str:
 
 
 def commit() -> str | None:
-  """The commit that is checked out, with a + if files differ from it; None without."""
+  """Commit that is checked out, with a + if files differ from it; None without git."""
   command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
   try:
     found = subprocess.run(
       command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
     )
   except (OSError, subprocess.CalledProcessError):
-    return None  # an installed copy, or no git here
+    return None  # an installed copy, or a machine without git
   return found.stdout.strip()

@@ -1,29 +1,30 @@
-"""Federated learning from unevenly shared data: FedAvg, FedProx, FedGen.
+"""Federated learning on unevenly distributed data: FedAvg, FedProx, FedGen.
 
 Zhu, Hong, Zhou, "Data-Free Knowledge Distillation for Heterogeneous Federated
-Learning", ICML 2021, https://arxiv.org/abs/2105.10056. The training images are shared
-out to clients whose labels differ (--alpha); a network is trained in rounds, in each of
-which some clients train it on their own images and the server averages. Arms, one stage
-each, from the same initial weights:
+Learning", ICML 2021, https://arxiv.org/abs/2105.10056. The training images are
+distributed to clients with different labels (--alpha). In each round, some clients
+train the network on their own images, and the server averages their weights. There are
+five arms, one stage each, with the same initial weights:
 
-  fedavg            averaging
-  fedprox           with a term that keeps clients near the global network
-  fedgen            with a generator of latents, distilled from the clients (the paper)
-  fedgen_kl         and the KL term that is in the published code only
-  fedgen_untrained  the control: a generator that is never trained
+  fedavg            averaging of the clients' weights
+  fedprox           FedAvg, with a loss term that keeps clients near the global network
+  fedgen            FedAvg, with a generator of latents distilled from the clients
+  fedgen_kl         FedGen, with the KL term of the published code
+  fedgen_untrained  control: FedGen with a generator that is never trained
 
     flowkd train federated --dataset=digits --workdir=runs/federated
     flowkd train federated --dataset=mnist --data_dir=D --workdir=W
 
-An epoch is a round. Terms added to a loss act like a larger learning rate, and in
-published comparisons that may be all they do: every arm has a learning rate of its own,
-to be tuned for each before their accuracy is compared (with --train_split=train[:90%]
---test_split=train[90%:], say). At a common learning rate compare how many rounds they
-take to an accuracy (--target_accuracy). Both are in results.json.
+An epoch is a round. Additional loss terms act like a larger learning rate; in published
+comparisons this may be their only effect. Each arm therefore has its own learning rate.
+Tune it for each arm before you compare accuracies, for example with
+--train_split=train[:90%] --test_split=train[90%:]. With a common learning rate, compare
+the numbers of rounds until a test accuracy is reached (--target_accuracy). results.json
+has both.
 
-Run the same command again after any interruption and it goes on where it was. The work
-directory holds config.json, metrics.jsonl, tensorboard/, results.json, results.md,
-pictures/, and for each stage its network.
+To resume an interrupted run, repeat the command. The work directory holds config.json,
+metrics.jsonl, tensorboard/, results.json, results.md, pictures/, and the network of
+each stage.
 """
 
 import dataclasses
@@ -67,26 +68,27 @@ TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(settings.AdamSettings):
-  """Settings. Learning rates are those tuned for the preset of mnist."""
+  """Settings. The learning rates were tuned for the preset of mnist."""
 
   stages: tuple[str, ...] = fields.setting(
     ARMS, "Arms to run, one stage each.", choices=ARMS
   )
   network: str = fields.setting(
     "latent_cnn",
-    f"Network of server and clients: {networks.DESCRIPTION}. FedGen needs latent_cnn.",
+    "Network of server and clients; the arms fedgen, fedgen_kl and fedgen_untrained "
+    f"need latent_cnn. Networks: {networks.DESCRIPTION}.",
   )
   clients: int = fields.setting(
-    20, "Number of clients that share the training images.", least=1
+    20, "Number of clients to which the training images are distributed.", least=1
   )
   alpha: float = fields.setting(
     0.1,
-    "Concentration of the Dirichlet distribution of labels over clients; "
-    "small values are uneven.",
+    "Concentration of the Dirichlet distribution of labels over clients; smaller "
+    "values distribute labels less evenly.",
     above=0,
   )
   client_minimum: int = fields.setting(
-    10, "Minimum number of images of every client.", least=1
+    10, "Minimum number of images per client.", least=1
   )
   clients_per_round: int = fields.setting(
     10, "Number of clients that take part in a round.", least=1
@@ -94,8 +96,12 @@ class Config(settings.AdamSettings):
   rounds: int = fields.setting(
     100, "Number of communication rounds.", least=1, most=10**6
   )
-  local_steps: int = fields.setting(20, "SGD steps of a client in a round.", least=1)
-  batch_size: int = fields.setting(32, "Images of a client's SGD step.", least=1)
+  local_steps: int = fields.setting(
+    20, "Number of SGD steps of each client in a round.", least=1
+  )
+  batch_size: int = fields.setting(
+    32, "Number of images in an SGD step of a client.", least=1
+  )
   fedavg_learning_rate: float = fields.setting(
     0.3, "Learning rate of the clients' SGD in the arm fedavg.", above=0
   )
@@ -112,36 +118,43 @@ class Config(settings.AdamSettings):
     0.2, "Learning rate of the clients' SGD in the arm fedgen_untrained.", above=0
   )
   round_decay: float = fields.setting(
-    0.99, "Factor of the clients' learning rate per round.", above=0, most=1
+    0.99,
+    "Factor by which the clients' learning rate changes per round.",
+    above=0,
+    most=1,
   )
   proximal_weight: float = fields.setting(
-    0.01, "Weight of the proximal term in the arm fedprox; the paper's mu.", least=0
+    0.01, "Weight of the proximal term in the arm fedprox; mu in the paper.", least=0
   )
   latent_weight: float = fields.setting(
     10.0,
-    "Weight of generated latents in a client's loss, and of the KL term in "
-    "the arm fedgen_kl.",
+    "Weight of generated latents in a client's loss; in the arm fedgen_kl also the "
+    "weight of the KL term.",
     least=0,
   )
   latent_decay: float = fields.setting(
-    0.98, "Factor per round of the weight of generated latents.", above=0, most=1
+    0.98,
+    "Factor by which the weight of generated latents changes per round.",
+    above=0,
+    most=1,
   )
   generator_steps: int = fields.setting(
-    50, "Updates of the generator in a round.", least=1
+    50, "Number of updates of the generator in a round.", least=1
   )
   generator_learning_rate: float = fields.setting(
-    3e-4, "Learning rate of the generator's Adam.", above=0
+    3e-4, "Learning rate of Adam for the generator.", above=0
   )
   target_accuracy: float = fields.setting(
     0.9,
-    "Test accuracy, as a fraction of 1, to which rounds are counted.",
+    "Test accuracy, as a fraction of 1; results say after how many rounds it is "
+    "reached.",
     least=0,
     most=1,
   )
   averaged_rounds: int = fields.setting(
     10,
-    "Number of last rounds over which test accuracy is averaged; only "
-    "measured rounds count (--measure_every).",
+    "Number of final rounds over which the test accuracy is averaged. Only measured "
+    "rounds count (--measure_every).",
     least=1,
   )
   flow_examples: int = fields.setting(
@@ -154,7 +167,7 @@ class Config(settings.AdamSettings):
     return "clients_per_round", self.clients_per_round, "clients"
 
 
-# The smallest honest experiment on MNIST, and one that takes seconds.
+# A small but meaningful experiment on MNIST, and a trial run that takes seconds.
 PRESETS: dict[str, dict[str, Any]] = {
   "mnist": {
     "train_split": "train[:5000]",
@@ -177,10 +190,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def configure(**given: Any) -> Config:
-  """The settings for the data set, and then those that are given.
+  """Make a configuration from the data set's preset and the given settings.
 
   Raises:
-    ValueError: If a setting cannot be right; names it, what was expected, what came.
+    ValueError: If a setting is wrong. The message names the setting, the expected
+      values and the value given.
   """
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
   config = fields.configured(Config, preset, given)
@@ -188,8 +202,8 @@ def configure(**given: Any) -> Config:
   fedgen = any(arm.startswith("fedgen") for arm in config.stages)
   if fedgen and not config.network.startswith("latent_cnn"):
     raise ValueError(
-      f"--network: FedGen needs a network with a latent, latent_cnn, got "
-      f"{config.network}; or leave its arms out of --stages"
+      f"--network: expected latent_cnn, as FedGen needs a network with a latent, got "
+      f"{config.network}; use latent_cnn, or leave the fedgen arms out of --stages"
     )
   if config.clients_per_round > config.clients:
     raise ValueError(
@@ -200,16 +214,16 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  """Run the job; all its files are in `config.workdir`."""
   job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), ARMS)
   if not train.is_first_process():
-    return  # The first has the results, perhaps not written yet.
+    return  # Only the first process writes the results.
   for result in report.read_results(config.workdir):
     print(describe(result, config))
 
 
 def describe(result: Mapping[str, Any], config: Config) -> str:
-  """A sentence about the test accuracy of an arm, for the terminal."""
+  """Sentence about the test accuracy of an arm, for the terminal."""
   if result["averaged_accuracy"] is None:
     return (
       f"{result['title']}: {100 * result['accuracy']:.2f} % after the last round; no "
@@ -217,7 +231,7 @@ def describe(result: Mapping[str, Any], config: Config) -> str:
     )
   rounds = result["rounds_to_target"]
   when = "not reached" if rounds is None else f"after {rounds} rounds"
-  # Results of version 0.1 do not say how many rounds were measured.
+  # Results of version 0.1 lack the number of measured rounds.
   over = result.get("averaged_over", "")
   measured = " ".join(filter(None, ("last", str(over), "measured rounds")))
   return (
@@ -227,20 +241,20 @@ def describe(result: Mapping[str, Any], config: Config) -> str:
 
 
 def summarize(metrics: report.MetricLog, config: Config) -> dict[str, Any]:
-  """Mean test accuracy of the last rounds of an arm, and rounds to the target accuracy.
+  """Mean test accuracy of the final rounds of an arm, and rounds to the target.
 
   Returns:
     "averaged_accuracy", the mean over the measured rounds among the last
-    `averaged_rounds`, None if none was measured; "averaged_over", the number of these
-    rounds; "rounds_to_target", None if the target was not reached, 0 if the untrained
-    network reaches it.
+    `averaged_rounds` rounds, or None if no round was measured; "averaged_over", the
+    number of measured rounds; "rounds_to_target", the number of rounds until the target
+    was reached, 0 if the untrained network reaches it, or None if it was not reached.
   """
   accuracies = {
     entry["epoch"] + 1: entry["test_accuracy"]
     for entry in metrics
     if "test_accuracy" in entry
   }
-  # Round 0 is the network before training: it belongs to no mean.
+  # Round 0 is the network before training and not part of the mean.
   first = max(config.rounds - config.averaged_rounds, 0)
   reached = [n for n, value in accuracies.items() if value >= config.target_accuracy]
   last = [value for n, value in accuracies.items() if n > first]
@@ -259,9 +273,9 @@ class _Stages:
     images = runner.datasets.training
     if not isinstance(images, data.MemoryBatches):
       raise ValueError(
-        "--memory_gib: clients read their images in any order, so that they must fit "
-        f"into memory, which {config.memory_gib} GiB do not allow; raise it, or choose "
-        "smaller images or a part of them by --image_size and --train_split"
+        "--memory_gib: expected a limit that all training images fit into, as clients "
+        f"read them in random order, got {config.memory_gib}; raise it, or use smaller "
+        "or fewer images by --image_size and --train_split"
       )
     self.model = settings.network(config, config.network, images.num_classes)
     self.training = data.FederatedBatches(
@@ -301,7 +315,7 @@ class _Stages:
   def _generator(self, arm):
     config = self.config
     weight = optax.exponential_decay(config.latent_weight, 1, config.latent_decay)
-    # As in the published code: Adam with L2, whose rate falls from round to round.
+    # As in the published code: Adam with L2 and a learning rate that decays per round.
     rate = optax.exponential_decay(
       config.generator_learning_rate, config.generator_steps, 0.98, staircase=True
     )

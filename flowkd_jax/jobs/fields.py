@@ -1,4 +1,4 @@
-"""Settings as fields of a dataclass, each with its help text and its limits."""
+"""Settings: dataclass fields with a help text and limits of their values."""
 
 import dataclasses
 import os
@@ -20,8 +20,8 @@ __all__ = [
 
 ConfigT = TypeVar("ConfigT")
 
-# Names of version 0.1 and what they are called now. Flags by the old names work in
-# version 0.2, with a warning; work directories of version 0.1 stay readable.
+# Names of version 0.1 and their new names. Version 0.2 accepts flags with the old
+# names, with a warning. Work directories of version 0.1 stay readable.
 RENAMED = {
   "auxiliary_weights": "auxiliary_checkpoint",
   "initial_weight": "flow_weight_init",
@@ -34,14 +34,15 @@ RENAMED = {
 def setting(
   default: Any, help_text: str, *, required: bool = False, **kwargs: Any
 ) -> Any:
-  """A dataclass field with the help text of its flag, and limits of its values.
+  """Dataclass field with the help text of its flag and the limits of its values.
 
   Args:
-    default: Its value unless the flag is given.
-    help_text: Text that `--help` shows. It stands alone: flags are shown in another
-      order than they are written. Choices and default are shown after it.
-    required: Whether `--help` says that the flag has to be given; the function
-      `configure` of the job checks it.
+    default: Value if the flag is not given.
+    help_text: Text that `--help` shows. It must be understandable alone, because flags
+      are shown in another order than they are written. `--help` adds choices and
+      default.
+    required: Whether `--help` marks the flag as required. The function `configure` of
+      the job checks that it is given.
     **kwargs: Fields of `limits.Limits`.
   """
   metadata = {
@@ -53,16 +54,16 @@ def setting(
 
 
 def configured(config_class: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
-  """A configuration from settings by name, later layers over earlier ones.
+  """Make a configuration from layers of settings; later layers override earlier ones.
 
   A path that begins with ~ is in the home directory, as in a shell.
 
   Args:
-    config_class: A dataclass whose fields are `setting`s.
-    *layers: Settings, such as those of a data set and those that the user gave.
+    config_class: Dataclass whose fields are `setting`s.
+    *layers: Settings by name, such as a preset of a data set and the user's settings.
 
   Raises:
-    ValueError: If a setting is beyond its limits; names the flag.
+    ValueError: If a setting is outside its limits. The message names the flag.
   """
   values = {name: value for layer in layers for name, value in layer.items()}
   hints = typing.get_type_hints(config_class)
@@ -93,5 +94,5 @@ def _in_home(paths: Any) -> Any:
 
 
 def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings that a run has left, by the names that they have now."""
+  """Rename the settings of an earlier run to their present names."""
   return {RENAMED.get(name, name): value for name, value in settings.items()}

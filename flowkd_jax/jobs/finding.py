@@ -1,4 +1,4 @@
-"""Findings of `flowkd doctor`: a sentence about one thing, and how bad it is."""
+"""Findings of `flowkd doctor`: the result of one check, with its severity."""
 
 import enum
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Level(enum.Enum):
 
 
 class Finding(NamedTuple):
-  """A sentence about one thing."""
+  """Result of one check, as a sentence with a severity."""
 
   level: Level
   text: str

@@ -1,4 +1,4 @@
-"""Settings of `jobs.information_flow`: data sets, recipes, what is refused."""
+"""Settings of `jobs.information_flow`: presets of data sets, recipes and checks."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 STAGES = ("teacher", "student_labels", "auxiliary_labels", "auxiliary", "student")
-# Stages whose networks others learn from.
+# Stages whose networks are teachers of later stages.
 TEACHERS = ("teacher", "auxiliary_labels", "auxiliary")
 RECORDED = "recorded"
 SOURCES = ("auxiliary", "teacher", RECORDED)
 BASELINES = ("student_kd", "student_hint", "student_pkt")
-# All of them, as they stand in tables.
+# All stages, in the order of the results table.
 ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
 LAST_TAP_FROM = ("tap", *methods.POSTERIORS)
 _EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
@@ -55,7 +55,7 @@ _NETWORKS = ("teacher_network", "auxiliary_network", "student_network")
 class Config(
   settings.AdamSettings, settings.TeacherSettings, settings.MicroBatchSettings
 ):
-  """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
+  """Settings with the paper's defaults. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
     STAGES,
@@ -65,29 +65,29 @@ class Config(
   )
   recipe: str = fields.setting(
     "paper",
-    "Settings of the student's training; flags that are given replace them. "
-    "paper: the paper's; posterior: better on CIFAR-10, without labels; "
-    "labelled: with labels. posterior and labelled use no random crops in any"
-    " stage, and are made for --auxiliary_checkpoint.",
+    "Preset of the student's training; flags that you give override it. paper: "
+    "settings of the paper. posterior: better results on CIFAR-10, without labels. "
+    "labelled: posterior with labels. posterior and labelled use no random crops in "
+    "any stage; they were tuned with --auxiliary_checkpoint.",
     choices=("paper", "posterior", "labelled"),
   )
   teacher_network: str = fields.setting("resnet18", f"Teacher: {networks.DESCRIPTION}.")
   auxiliary_network: str = fields.setting(
     "cnn1:16",
-    "Auxiliary teacher, usually the student's architecture with more "
-    f"channels: {networks.DESCRIPTION}.",
+    "Auxiliary teacher, usually a wider network of the student's architecture: "
+    f"{networks.DESCRIPTION}.",
   )
   student_network: str = fields.setting("cnn1:8", f"Student: {networks.DESCRIPTION}.")
   auxiliary_checkpoint: str | None = fields.setting(
     None,
-    "File of PyTorch weights (.npz) for the auxiliary teacher; replaces the "
-    "stages teacher, auxiliary_labels and auxiliary.",
+    "File with PyTorch weights (.npz) of the auxiliary teacher; replaces the stages "
+    "teacher, auxiliary_labels and auxiliary.",
     place=places.FILE,
   )
   networks_from: str | None = fields.setting(
     None,
-    f"Work directory of another run, whose finished stages ({', '.join(TEACHERS)}) are "
-    "taken instead of training them here.",
+    "Work directory of another run. Its finished stages among "
+    f"{', '.join(TEACHERS)} are used instead of training them again.",
     place=places.FOLDER,
   )
   teacher_epochs: str = fields.setting(
@@ -117,38 +117,39 @@ class Config(
     "EPOCHS@RATE,EPOCHS@RATE,...",
   )
   flow_weight_init: float = fields.setting(
-    100.0, "Loss weight of the student's intermediate taps in the first epoch.", least=0
+    100.0, "Loss weight of intermediate taps in the first epoch.", least=0
   )
   flow_weight_gamma: float = fields.setting(
     0.7,
-    "Factor per epoch of the loss weight of intermediate taps; the paper's gamma.",
+    "Factor by which the loss weight of intermediate taps changes per epoch; gamma in "
+    "the paper.",
     above=0,
     most=1,
   )
   schedule_by_step: bool = fields.setting(
     False,
-    "Let the loss weight of intermediate taps fall at every step instead of "
-    "every epoch.",
+    "Update the loss weight of intermediate taps at every step instead of every epoch.",
   )
   normalize_flow_weights: bool = fields.setting(
     False, "Divide the loss weights of the student's taps by their sum, at every step."
   )
   matching: str = fields.setting(
     "probabilities",
-    "Quantity that is matched. probabilities: conditional probabilities of "
-    "neighbours, as in the paper; quadratic: quadratic mutual information "
-    "with the labels.",
+    "Quantity that student and teacher have to match. probabilities: conditional "
+    "probabilities between the rows of a batch, as in the paper. quadratic: quadratic "
+    "mutual information with the labels.",
     choices=methods.MATCHINGS,
   )
   kernels: tuple[str, ...] = fields.setting(
     ("cosine", "student_t"),
-    f"Kernels of the conditional probabilities, whose losses are summed: {_KERNELS}.",
+    "Kernels of the conditional probabilities. The losses of several kernels are "
+    f"summed. Kernels: {_KERNELS}.",
     check_word=_check_kernel,
   )
   last_tap_kernels: tuple[str, ...] = fields.setting(
     (),
-    f"Kernels for the student's last tap: {_KERNELS}. Without the flag: the value of "
-    "--kernels.",
+    "Kernels for the student's last tap. Without the flag: the value of --kernels. "
+    f"Kernels: {_KERNELS}.",
     check_word=_check_kernel,
   )
   divergence: str = fields.setting(
@@ -159,48 +160,50 @@ class Config(
   )
   learn_from: str = fields.setting(
     "auxiliary",
-    "Teacher of the student: the auxiliary, the teacher itself, or recorded "
-    "outputs of any network of any framework in the folder --teacher_cache.",
+    "Source of the teacher's outputs: auxiliary for the auxiliary teacher; teacher for "
+    "the network of the stage teacher; recorded for outputs in the folder "
+    "--teacher_cache, which a network of any framework can have written.",
     choices=SOURCES,
   )
   layer_map: str = fields.setting(
     "",
-    "Teacher tap for each student tap: pairs a:b,c:d; auto (highest linear "
-    "CKA, order kept); auto_debiased (highest debiased CKA, for few examples or "
-    "unequal widths); kappa (nearest information flow); or a file "
-    "layer_map.json of an earlier run. Without the flag: the tap of the same "
-    "name; if names differ, one to one in order. auto, auto_debiased and kappa "
-    "compare the student of the stage student_labels if that is finished, otherwise an "
-    "untrained student.",
+    "Teacher tap for each student tap: pairs STUDENT_TAP:TEACHER_TAP,...; auto (most "
+    "similar taps by linear CKA, in order); auto_debiased (most similar taps by "
+    "debiased linear CKA, for few examples or unequal widths); kappa (nearest "
+    "information flow); or a file layer_map.json of an earlier run. Without the flag: "
+    "taps with equal names; if names differ, one to one in order. auto, auto_debiased "
+    "and kappa compare the student of the stage student_labels if the stage is "
+    "finished, otherwise an untrained student.",
   )
   last_tap_from: str = fields.setting(
     "tap",
-    "Target of the student's last tap: the teacher's tap, the teacher's "
-    "posterior (class probabilities), or labelled_posterior (mean of "
-    "posterior and labels).",
+    "Target of the student's last tap: tap for the teacher's tap, posterior for the "
+    "teacher's class probabilities, labelled_posterior for the mean of class "
+    "probabilities and one-hot labels.",
     choices=LAST_TAP_FROM,
   )
   teacher_pooling: str | None = fields.setting(
     None,
-    "Pooling of teacher taps that have positions (tokens, feature maps) to "
-    "one row an image. Without the flag, positions are compared one by one.",
+    "Pooling that reduces teacher taps with positions (tokens, feature maps) to one "
+    "vector per image. Without the flag: no pooling.",
     choices=tuple(pooling.POOLINGS),
   )
   authors: bool = fields.setting(
     False,
-    "Compute the loss exactly as the published code: diagonal, mean and epsilons.",
+    "Compute the loss exactly as the published code does, including the diagonal, the "
+    "mean and the epsilons.",
   )
   label_weight: float = fields.setting(
-    0.0, "Weight of a cross-entropy with the labels in the student's loss.", least=0
+    0.0, "Weight of the cross-entropy with the labels in the student's loss.", least=0
   )
   reset_optimizer: bool = fields.setting(
     True,
-    "Forget Adam's moments at every epoch of the student, as the authors' code does.",
+    "Reset Adam's moments at every epoch of the student, as the authors' code does.",
   )
   average: float = fields.setting(
     0.0,
-    "Decay of a moving average of the student's weights, such as 0.999; 0 for"
-    " no average.",
+    "Decay of the exponential moving average of the student's weights, such as 0.999; "
+    "0 for no average.",
     least=0,
     below=1,
   )
@@ -210,7 +213,7 @@ class Config(
 
   @property
   def used_networks(self) -> tuple[str, ...]:
-    """Settings that name the networks of the stages to run."""
+    """Names of the settings that hold the networks of the stages to run."""
     roles = {name.partition("_")[0] for name in self.stages}
     if "student" in self.stages and self.learn_from != RECORDED:
       roles.add(self.learn_from)
@@ -223,7 +226,7 @@ class Config(
     return tuple(name for name in _NETWORKS if name.partition("_")[0] in roles)
 
 
-# What differs from the paper's settings, by data set.
+# Differences from the paper's settings, by data set.
 PRESETS: dict[str, dict[str, Any]] = {
   "digits": {
     "teacher_network": "digits_resnet:32",
@@ -251,7 +254,7 @@ _POSTERIOR: dict[str, Any] = {
   "normalize_flow_weights": True,
   "crop_padding": 0,
 }
-# What differs from the paper's settings, by recipe.
+# Differences from the paper's settings, by recipe.
 RECIPES: dict[str, dict[str, Any]] = {
   "paper": {},
   "posterior": _POSTERIOR,
@@ -260,10 +263,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def configure(**given: Any) -> Config:
-  """The paper's settings, adapted to data set and recipe, then those that are given.
+  """Make a configuration from recipe, data set's preset and the given settings.
 
   Raises:
-    ValueError: If a setting cannot be right; names it, what was expected, what came.
+    ValueError: If a setting is wrong. The message names the setting, the expected
+      values and the value given.
   """
   recipe = RECIPES.get(given.get("recipe", Config.recipe), {})
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
@@ -285,7 +289,7 @@ def configure(**given: Any) -> Config:
 
 
 def _taps(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Taps of the student and of what it learns from."""
+  """Taps of the student and of its teacher."""
   if config.learn_from == RECORDED:
     described = teacher_cache.describe_cache(config.teacher_cache or "")
     source = teacher_cache.recorded_teacher(described).model
@@ -299,13 +303,13 @@ def _taps(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _check_weights(config: Config) -> None:
   if config.learn_from == "teacher":
     raise ValueError(
-      "--learn_from: expected auxiliary with --auxiliary_checkpoint, which stands in "
-      "place of the stage teacher, got teacher"
+      "--learn_from: expected auxiliary with --auxiliary_checkpoint, which replaces "
+      "the stage teacher, got teacher"
     )
   if config.networks_from is not None:
     raise ValueError(
-      "--networks_from: expected without --auxiliary_checkpoint, in whose place "
-      "networks of the earlier run would be taken"
+      "--networks_from: expected without --auxiliary_checkpoint, as both provide the "
+      "auxiliary; got both"
     )
   imported_weights.check(
     "--auxiliary_checkpoint",
@@ -316,9 +320,12 @@ def _check_weights(config: Config) -> None:
 
 
 def _check_unread(config: Config, given: Mapping[str, Any]) -> None:
-  """Refuses flags that the other settings leave without a meaning."""
+  """Raise ValueError for flags that have no effect with the other settings."""
   if config.authors and config.matching == "quadratic":
-    raise ValueError("--authors: the authors' code matches probabilities only")
+    raise ValueError(
+      "--authors: expected with --matching=probabilities, the only matching of the "
+      "authors' code, got it with --matching=quadratic"
+    )
   if config.matching == "quadratic" and "divergence" in given:
     raise ValueError(
       "--divergence: expected with --matching=probabilities, got it with "
@@ -343,8 +350,8 @@ def _check_recorded(config: Config) -> None:
     )
   if config.layer_map in layer_matching.FOUND:
     raise ValueError(
-      f"--layer_map: {config.layer_map} compares networks, and of a recorded teacher "
-      "there are outputs alone; name the pairs"
+      f"--layer_map: expected pairs with --learn_from={RECORDED}, got "
+      f"{config.layer_map}, which needs the teacher network to compare layers"
     )
   try:
     teacher_cache.describe_cache(config.teacher_cache)

@@ -1,33 +1,36 @@
-r"""Hierarchical self-supervised distillation: classes and rotations, stage by stage.
+r"""Hierarchical self-supervised distillation: classes and rotations at each stage.
 
 Yang, An, Cai, Xu, "Hierarchical Self-supervised Augmented Knowledge Distillation",
 IJCAI 2021, https://arxiv.org/abs/2107.13715, and https://arxiv.org/abs/2109.03075.
-Seven stages; the students are one network, trained from the same weights:
+There are seven stages. All students have the same architecture and initial weights:
 
-  student_labels        on labels only
-  teacher               a larger network and its branches, on labels and joint labels
-  student_kd            by the teacher's softened logits, beside the labels
-  student_kd_rotations  the same on all four rotations: as many images as the method
-  student_joint_labels  on labels and joint labels, without a teacher
-  student               the method: by the teacher's logits and its branches
-  online                two such students, without a teacher, teach each other
+  student_labels        student, trained on labels only
+  teacher               a larger network with branches, trained on labels and joint
+                        labels
+  student_kd            student, trained on labels and the teacher's softened logits
+  student_kd_rotations  student_kd on all four rotations, as many images as the method
+                        sees
+  student_joint_labels  student, trained on labels and joint labels, without a teacher
+  student               the method: student, trained on labels and on the teacher's
+                        logits and branches
+  online                two students that teach each other, without a teacher
 
-and, when named in --stages:
+Two further stages run if they are named in --stages:
 
-  teacher_labels        the teacher on labels only
-  teacher_frozen        that network as it is, and branches trained on joint labels;
-                        with --teacher=teacher_frozen students learn from it
+  teacher_labels        teacher, trained on labels only
+  teacher_frozen        the network of teacher_labels, frozen, with branches trained on
+                        joint labels; it teaches with --teacher=teacher_frozen
 
     flowkd train hierarchical_self_supervised --dataset=cifar100 \
         --data_dir=D --workdir=W
 
-The defaults are the authors' for CIFAR-100, which take a GPU. For two cores:
+The defaults are the authors' settings for CIFAR-100, which need a GPU. For two cores:
 
     ... --dataset=cifar10 --image_size=16 --train_split=train[:4000] --crop_padding=2 \
         --teacher_network=resnet8:16 --student_network=resnet8:4 \
         --teacher_epochs=20@0.05,10@0.005 --student_epochs=20@0.05,10@0.005
 
-Digits are a trial run, no more: a 6 turned around is a 9.
+Use the data set digits only as a trial run: a rotated 6 is a 9.
 """
 
 import dataclasses
@@ -62,7 +65,7 @@ STAGES = (
   "online",
 )
 TEACHERS = ("teacher", "teacher_frozen")
-# All of them, as they stand in tables.
+# All stages, in the order of the results table.
 ORDER = (STAGES[0], "teacher_labels", "teacher_frozen", *STAGES[1:])
 _EPOCHS = ("teacher_epochs", "branch_epochs", "student_epochs")
 _NETWORKS = ("teacher_network", "student_network")
@@ -70,7 +73,7 @@ _NETWORKS = ("teacher_network", "student_network")
 
 @dataclasses.dataclass(frozen=True)
 class Config(settings.TeacherSettings, settings.MicroBatchSettings):
-  """Settings; the defaults are the authors'. `configure` adapts them to a data set."""
+  """Settings with the authors' defaults. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
     STAGES,
@@ -90,12 +93,13 @@ class Config(settings.TeacherSettings, settings.MicroBatchSettings):
   )
   teacher: str = fields.setting(
     "teacher",
-    "Stage whose network the students learn from.",
+    "Stage whose network teaches the students.",
     choices=TEACHERS,
   )
   batch_size: int = fields.setting(
     64,
-    "Images of a training step, over all devices; rotations turn each into four.",
+    "Number of images in a training step, over all devices, before rotations turn each "
+    "into four.",
     least=1,
   )
   teacher_epochs: str = fields.setting(
@@ -117,7 +121,7 @@ class Config(settings.TeacherSettings, settings.MicroBatchSettings):
   temperature: float = fields.setting(3.0, "Temperature of all divergences.", above=0)
 
 
-# What differs from the authors' settings for CIFAR-100, by data set.
+# Differences from the authors' settings for CIFAR-100, by data set.
 PRESETS: dict[str, dict[str, Any]] = {
   "digits": {
     "teacher_network": "resnet8:8",
@@ -132,10 +136,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def configure(**given: Any) -> Config:
-  """The authors' settings, adapted to the data set, and then those that are given.
+  """Make a configuration from the data set's preset and the given settings.
 
   Raises:
-    ValueError: If a setting cannot be right; names it, what was expected, what came.
+    ValueError: If a setting is wrong. The message names the setting, the expected
+      values and the value given.
   """
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
   config = fields.configured(Config, preset, given)
@@ -148,7 +153,7 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  """Run the job; all its files are in `config.workdir`."""
   job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
 
 

@@ -1,4 +1,4 @@
-"""Weights of PyTorch networks from a .npz file that a flag names."""
+"""Weights of PyTorch networks, read from a .npz file that a flag names."""
 
 import zipfile
 import zlib
@@ -15,24 +15,24 @@ __all__ = [
   "variables",
 ]
 
-# Classifiers of the networks that can be imported: their rows are the classes.
+# Biases of the classifiers of importable networks; one entry per class.
 _CLASSIFIERS = (
   *("fc2.bias", "linear.bias", "fc.bias", "classifier.bias", "classifier.0.bias"),
 )
 
 
 def read(flag: str, path: str) -> dict[str, np.ndarray]:
-  """Arrays of a .npz file.
+  """Read the arrays of a .npz file.
 
   Args:
     flag: The flag that names the file, with its dashes.
     path: The file.
 
   Raises:
-    ValueError: If it is no whole .npz of numbers.
+    ValueError: If the file is not a complete .npz file of numbers.
   """
   try:
-    # NumPy leaves a file open that turns out to be no .npz.
+    # NumPy would leave the file open if it is not a .npz file.
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
       arrays = {name: np.asarray(file[name]) for name in file.files}
     words = [name for name, array in arrays.items() if array.dtype.kind not in "fiub"]
@@ -40,7 +40,7 @@ def read(flag: str, path: str) -> dict[str, np.ndarray]:
       return arrays
     reason = f"{', '.join(words)}: no numbers"
   except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    # NumPy takes whatever is no .npz for pickled objects, which are not loaded.
+    # NumPy takes any other file for pickled objects, which are never loaded here.
     unknown = "pickle" in str(error) or not str(error)
     reason = "it is of another format" if unknown else str(error)
   except (AttributeError, TypeError, NotImplementedError):
@@ -52,7 +52,7 @@ def read(flag: str, path: str) -> dict[str, np.ndarray]:
 
 
 def variables(flag: str, path: str, network_flag: str, model: Any) -> dict[str, Any]:
-  """Variables of a network from a file.
+  """Read the variables of a network from a file.
 
   Args:
     flag: The flag that names the file, with its dashes.
@@ -61,13 +61,14 @@ def variables(flag: str, path: str, network_flag: str, model: Any) -> dict[str, 
     model: The network.
 
   Raises:
-    ValueError: If the file cannot be read, or is of another network; names the flag.
+    ValueError: If the file cannot be read, or holds another network. The message names
+      the flag.
   """
   return _converted(flag, path, read(flag, path), network_flag, model)
 
 
 def check(flag: str, path: str, network_flag: str, name: str) -> None:
-  """Checks a file of weights, without the data whose number of classes it has.
+  """Check a file of weights before the data set's number of classes is known.
 
   Args:
     flag: The flag that names the file, with its dashes.
@@ -76,7 +77,8 @@ def check(flag: str, path: str, network_flag: str, name: str) -> None:
     name: The network, as in `networks.by_name`.
 
   Raises:
-    ValueError: If the file cannot be read, or is of another network; names the flag.
+    ValueError: If the file cannot be read, or holds another network. The message names
+      the flag.
   """
   arrays = read(flag, path)
   heads = [a for key, a in arrays.items() if key.endswith(_CLASSIFIERS) and a.ndim]

@@ -1,28 +1,31 @@
-"""Information-flow distillation: teacher, auxiliary teacher, student.
+"""Information-flow distillation with teacher, auxiliary teacher and student.
 
 Passalis, Tzelepi, Tefas, "Heterogeneous Knowledge Distillation using Information Flow
-Modeling", CVPR 2020, https://arxiv.org/abs/2005.00727. Five stages:
+Modeling", CVPR 2020, https://arxiv.org/abs/2005.00727. There are five stages:
 
-  teacher           a large network, on labels
-  student_labels    the student on labels only, for comparison
-  auxiliary_labels  the auxiliary teacher, shaped like the student but wider, on labels
-  auxiliary         the same network goes on: its last tap learns from the teacher's
-  student           from scratch, without labels: all taps learn from the auxiliary's,
-                    intermediate ones by the critical-period schedule
+  teacher           a large network, trained on labels
+  student_labels    student, trained on labels only, for comparison
+  auxiliary_labels  auxiliary teacher, a wider network of the student's architecture,
+                    trained on labels
+  auxiliary         auxiliary teacher, trained further: its last tap learns from the
+                    teacher's last tap
+  student           student from scratch, without labels: all taps learn from the
+                    auxiliary teacher's taps; the weights of intermediate taps follow
+                    the critical-period schedule
 
-and, when named in --stages, what else the same student could learn from the auxiliary,
-without labels too:
+Three baselines run if they are named in --stages. They train the same student from the
+auxiliary teacher, without labels:
 
-  student_kd        its softened logits
-  student_hint      its last tap, through a learnt linear map
-  student_pkt       the neighbour probabilities of its last tap (PKT)
+  student_kd        by softened logits student_hint      by the last tap, through a
+  learnt linear map student_pkt       by the neighbour probabilities of the last tap
+  (PKT)
 
     flowkd train information_flow --dataset=digits --workdir=runs/digits
     flowkd train information_flow --dataset=cifar10 --data_dir=D --workdir=W
 
-Run the same command again after any interruption and it goes on where it was. The work
-directory holds config.json, metrics.jsonl, tensorboard/, results.json, results.md,
-pictures/, and for each stage its network.
+To resume an interrupted run, repeat the command. The work directory holds config.json,
+metrics.jsonl, tensorboard/, results.json, results.md, pictures/, and the network of
+each stage.
 """
 
 from collections.abc import Callable
@@ -63,7 +66,7 @@ __all__ = [
 
 
 def run(config: Config) -> None:
-  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  """Run the job; all its files are in `config.workdir`."""
   job_run.run_stages(
     config,
     lambda runner: _Stages(config, runner).selected(),
@@ -74,13 +77,13 @@ def run(config: Config) -> None:
 def trained_teacher(
   config: Config, runner: stages.StageRunner
 ) -> methods.Network | None:
-  """The network that the student learns from, if there is one already.
+  """Teacher of the student, or None if it is not trained yet.
 
-  It is that of a finished stage, or comes from `networks_from` or
-  `auxiliary_checkpoint`. Nothing is computed or written.
+  The teacher comes from a finished stage, `networks_from` or `auxiliary_checkpoint`.
+  Nothing is computed or written.
 
   Raises:
-    ValueError: If the network is that of another model.
+    ValueError: If the stored variables belong to another network.
   """
   name = config.learn_from
   found = _Stages(config, runner)
@@ -97,12 +100,12 @@ def trained_teacher(
 
 
 def uses_logits(config: Config) -> bool:
-  """Returns whether a student learns from the logits of its teacher."""
+  """Returns whether a stage learns from the logits of its teacher."""
   return config.last_tap_from != "tap" or "student_kd" in config.stages
 
 
 def student_stage(config: Config, runner: stages.StageRunner) -> stages.Stage:
-  """The stage of the student, not yet run."""
+  """Stage of the student, before it runs."""
   return _Stages(config, runner).student()
 
 
@@ -160,12 +163,12 @@ class _Stages:
       make,
       self._epochs("auxiliary"),
       teacher="teacher",
-      # The transfer moves the taps away from the classifier, which it does not train.
+      # The transfer changes the taps but does not train the classifier on them.
       classifies=False,
     )
 
   def imported_auxiliary(self) -> stages.Imported:
-    """The auxiliary whose weights are in the file `auxiliary_checkpoint`."""
+    """Auxiliary teacher with the weights of the file `auxiliary_checkpoint`."""
     model = self.model("auxiliary")
     variables = imported_weights.variables(
       "--auxiliary_checkpoint",
@@ -218,13 +221,13 @@ class _Stages:
     )
 
   def _pairs(self, model, teacher) -> layer_matching.LayerMap:
-    """Teacher tap of each student tap; what was found once is found no more."""
+    """Teacher tap of each student tap; a resumed run reads the map that it saved."""
     folder = self.runner.workdir / "student"
     saved = folder / layer_matching.FILE
     if self.config.layer_map not in layer_matching.FOUND or saved.exists():
       text = str(saved) if saved.exists() else self.config.layer_map
       return layer_matching.given_layers(text, model.taps, teacher.model.taps)
-    if self.runner.is_checking:  # The layers are compared when both are trained.
+    if self.runner.is_checking:  # Networks are not trained yet: any pairs will do.
       return {tap: str(teacher.model.taps[-1]) for tap in model.taps}
     probe = self.runner.datasets.probe
     features = [
@@ -242,12 +245,13 @@ class _Stages:
     return pairs
 
   def _compared_student(self, model) -> methods.Network:
-    """The student whose taps are compared: trained on labels, or not at all."""
+    """Student whose taps are compared: trained on labels if possible."""
     if self.runner.is_done("student_labels"):
       return self.runner.network("student_labels", model)
     self.runner.progress.say(
-      "layer map: the student is compared untrained, which paired layers worse than by "
-      "hand; run the stage student_labels before to compare a trained one"
+      "layer map: the student is compared untrained, which in our experiments gave "
+      "worse pairs than a map by hand; run the stage student_labels first to compare "
+      "a trained student"
     )
     images = jnp.zeros((2, *self.training.image_shape))
     model = train.for_evaluation(model)
@@ -299,7 +303,7 @@ class _Stages:
   def _from_scratch(
     self, name, title, make, *, learn_from="auxiliary", classifies=False
   ):
-    """A student from scratch; `make` gets it and the network it learns from."""
+    """Stage of a student from scratch; `make` takes the student and its teacher."""
     model = self.model("student")
     recorded = learn_from == flow_settings.RECORDED
 
@@ -323,7 +327,7 @@ class _Stages:
     )
 
   def _applied(self, name, model) -> methods.Network:
-    """The network of a stage as a frozen teacher."""
+    """Network of a finished stage as a frozen teacher."""
     return settings.applied_teacher(self.config, self.runner.network(name, model))
 
   def _recorded(self) -> methods.Network:

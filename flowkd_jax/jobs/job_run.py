@@ -1,7 +1,7 @@
-"""The run of a job in its work directory.
+"""Run of a job in its work directory.
 
-Data sets are opened, the settings remembered, the stages run, and what they found is
-concluded in a table and in pictures.
+A run opens the data sets, saves the settings, runs the stages, and summarizes their
+results in a table and in pictures.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ __all__ = [
   "stage_runner",
 ]
 
-# Settings that do not change what comes out: they may differ when a run is resumed.
+# Settings that do not change the results; they may differ when a run is resumed.
 RUN_ONLY = (
   "workdir",
   "data_dir",
@@ -65,12 +65,12 @@ def run_stages(
   select: Callable[[stages.StageRunner], Iterable[stages.Stage | stages.Imported]],
   order: Sequence[str],
 ) -> None:
-  """Runs the stages and concludes; everything they leave is in the work directory.
+  """Run the stages of a job and summarize their results in the work directory.
 
   Args:
-    settings: The settings of the experiment, all of them.
-    select: The stages to run, given what runs them.
-    order: Names of all stages that the experiment has, in the order of its table.
+    settings: All settings of the job.
+    select: Function from the stage runner to the stages to run.
+    order: Names of all stages of the job, in the order of its table.
   """
   progress = train.Progress()
   workdir = train.check_folder(settings.workdir, name="--workdir")
@@ -87,11 +87,11 @@ def run_stages(
     runner = stage_runner(settings, datasets, progress, should_stop)
     chosen = [*select(runner)]
     runner.check(chosen)
-    # Nothing was written before; a new work directory is locked only now.
+    # Up to here nothing is written, so that a refused run leaves no work directory.
     with train.lock_workdir(workdir, name="--workdir"):
       if train.is_first_process():
         if not has_begun(workdir):
-          (workdir / CONFIG).unlink(missing_ok=True)  # of a run that was refused
+          (workdir / CONFIG).unlink(missing_ok=True)  # of a run that never started
         remember(settings, workdir / CONFIG)
         normalization.keep(settings, datasets.mean, datasets.std)
       progress.say(_opening(settings, datasets, workdir))
@@ -118,7 +118,7 @@ def stage_runner(
   should_stop: Callable[[], str | None] = lambda: None,
   runner_class: type[stages.StageRunner] = stages.StageRunner,
 ) -> stages.StageRunner:
-  """Runner of the stages of an experiment with these settings."""
+  """Stage runner for a job with these settings."""
   return runner_class(
     Path(settings.workdir).absolute(),
     datasets,
@@ -169,7 +169,7 @@ def _cache_options(settings: Settings) -> stages.CacheOptions | None:
 
 
 def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> None:
-  """Writes results and pictures of all finished stages and shows the table."""
+  """Write results and pictures of all finished stages and print the table."""
   results = [
     result
     for name in order
@@ -184,7 +184,7 @@ def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> N
 
 
 def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datasets:
-  """The batches of the experiment; refuses what cannot work before any decoding."""
+  """Open the data sets of a job; settings are checked before images are decoded."""
   opened = sources.open_sources(settings)
   where = sources.where(settings)
   found = [*opened.values()]
@@ -230,11 +230,11 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
 
 
 def read_config(path: Path) -> dict[str, Any]:
-  """Settings that a run has left.
+  """Read the settings of an earlier run.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    ValueError: If it is damaged.
+    ValueError: If the file is damaged.
   """
   remedy = "restore a copy, or use another --workdir"
   config = _files.read_json(path, remedy)
@@ -244,7 +244,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_config(settings: Settings, path: Path) -> None:
-  """Checks that the configuration of a work directory, if there is one, is this one.
+  """Check that a work directory, if it holds a configuration, holds this one.
 
   Raises:
     ValueError: If the work directory belongs to a run with other settings.
@@ -252,7 +252,7 @@ def check_config(settings: Settings, path: Path) -> None:
   if not path.exists():
     return
   now = _plain(settings)
-  # A setting that came later had what is its default now.
+  # Settings that are missing in an older file had their present defaults.
   defaults = {field.name: field.default for field in dataclasses.fields(settings)}
   before = json.loads(json.dumps(defaults)) | read_config(path)
   different = [
@@ -263,12 +263,12 @@ def check_config(settings: Settings, path: Path) -> None:
   if different:
     raise ValueError(
       f"{path.parent} belongs to a run with other settings ({'; '.join(different)}). "
-      "Use another --workdir, or the settings of before to go on with it"
+      "Use another --workdir, or the earlier settings to resume the run"
     )
 
 
 def has_begun(workdir: Path) -> bool:
-  """Returns whether a run has left metrics, checkpoints or results in the folder."""
+  """Returns whether the folder holds metrics, checkpoints or results of a run."""
   metrics = workdir / "metrics.jsonl"
   if metrics.exists() and metrics.stat().st_size:
     return True
@@ -277,17 +277,17 @@ def has_begun(workdir: Path) -> bool:
 
 
 def remember(settings: Settings, path: Path) -> None:
-  """Writes the resolved configuration, or checks that it is the one written before.
+  """Write the resolved configuration, after checking it against an earlier one.
 
   Raises:
     ValueError: If the work directory belongs to a run with other settings.
   """
   check_config(settings, path)
-  # Without a checksum: every setting that changed is noticed.
+  # No checksum is needed: the comparison notices every changed setting.
   content = json.dumps(_plain(settings), indent=2, allow_nan=False)
   _files.write_text(path, f"{content}\n")
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-  """The settings as JSON gives them back."""
+  """Settings after a round trip through JSON, which turns tuples into lists."""
   return json.loads(json.dumps(settings.resolved()))

@@ -1,10 +1,14 @@
-"""Teacher tap of each student tap: given, read, or found.
+"""Layer map: the teacher tap of each student tap, given by a flag, a file or a search.
 
-`--layer_map` may be empty (the teacher tap of the same name; if names differ, one to
-one, in the order that the networks declare), `auto` (most alike by linear CKA, in
-order), `auto_debiased` (by debiased linear CKA, which does not prefer wide taps where
-examples are few), `kappa` (nearest information flow, the paper's), pairs `a:b,c:d`, or
-a file that an earlier run left.
+Values of `--layer_map`:
+
+* empty: taps with equal names; if names differ, one to one in the declared order
+* `auto`: most similar taps by linear CKA, in order
+* `auto_debiased`: most similar taps by debiased linear CKA, which does not prefer wide
+  taps if examples are few
+* `kappa`: taps with the nearest information flow, as in the paper
+* pairs `a:b,c:d`
+* a file `layer_map.json` of an earlier run
 """
 
 import os
@@ -37,10 +41,10 @@ FILE = "layer_map.json"
 def given_layers(
   text: str, student_taps: Sequence[str], teacher_taps: Sequence[str]
 ) -> LayerMap:
-  """The map that stands in the flag or in the file that it names.
+  """Layer map that the flag, or the file that it names, gives.
 
   Raises:
-    ValueError: If it names a tap that is not there, or taps cannot be paired.
+    ValueError: If the map names an unknown tap, or taps cannot be paired.
   """
   if not text:
     return _same_or_one_to_one(student_taps, teacher_taps)
@@ -63,7 +67,7 @@ def given_layers(
 
 
 def _read(path: str) -> LayerMap:
-  """The map in a file that an earlier run left."""
+  """Read the layer map of an earlier run."""
   remedy = "restore a copy, or delete it to have the layers compared again"
   try:
     found = _files.read_json(path, remedy)
@@ -74,7 +78,7 @@ def _read(path: str) -> LayerMap:
   if not pairs or not all(isinstance(tap, str) for tap in pairs.values()):
     raise ValueError(
       f"--layer_map: expected a {FILE} of an earlier run, with an entry layer_map that "
-      f"maps names of taps to names, got {path}, which is of another form"
+      f"maps tap names to tap names, got {path}, which has none"
     )
   return pairs
 
@@ -82,7 +86,7 @@ def _read(path: str) -> LayerMap:
 def _same_or_one_to_one(
   student_taps: Sequence[str], teacher_taps: Sequence[str]
 ) -> LayerMap:
-  """The teacher tap of the same name; one to one, in order, if no name is shared."""
+  """Pair taps with equal names, or one to one in order if no name is shared."""
   if set(student_taps) <= set(teacher_taps):
     return {tap: tap for tap in student_taps}
   pairs = dict(zip(student_taps, teacher_taps, strict=False))
@@ -90,19 +94,20 @@ def _same_or_one_to_one(
   if len(student_taps) != len(teacher_taps) or crossed:
     raise ValueError(
       f"--layer_map: the student has the taps {', '.join(student_taps)}, its teacher "
-      f"{', '.join(teacher_taps)}; expected the same names or as many others, or a "
-      f"map: {', '.join(FOUND)}, {student_taps[-1]}:{teacher_taps[-1]} or the like"
+      f"{', '.join(teacher_taps)}; expected equal names or equally many taps, or a "
+      f"map: {', '.join(FOUND)}, or pairs such as "
+      f"{student_taps[-1]}:{teacher_taps[-1]}"
     )
   return pairs
 
 
 def _written_pairs(text: str) -> LayerMap:
-  """The pairs of a flag such as `a:b,c:d`."""
+  """Parse pairs such as `a:b,c:d`."""
   parts = [tuple(part.split(":", 1)) for part in text.split(",")]
   pairs = dict(part for part in parts if len(part) == 2 and all(part))
   if len(pairs) != len(parts):
     raise ValueError(
-      "--layer_map: expected pairs student_tap:teacher_tap with commas between, each "
+      "--layer_map: expected pairs student_tap:teacher_tap, separated by commas, each "
       f"student tap once, got {text!r}"
     )
   return pairs
@@ -116,16 +121,17 @@ def found_layers(
   num_classes: int,
   folder: Path | None,
 ) -> LayerMap:
-  """The map that the activations of both networks suggest, saved and drawn.
+  """Find a layer map by comparing activations of both networks; save and plot it.
 
   Args:
-    how: One of `FOUND`.
+    how: Search, one of `FOUND`.
     student: Taps of the student, on some examples.
     teacher: Taps of the teacher, on the same examples.
     num_classes: Number of classes.
-    folder: Where `layer_map.json` and `layer_map.png` are written; None for nowhere.
+    folder: Folder for `layer_map.json` and `layer_map.png`. None writes nothing.
   """
-  # Features keep the order of the network; no compiled function is between.
+  # The order of the taps is the network's: JAX would sort the keys of a dictionary
+  # that passes through a compiled function.
   taps = [*student.taps.items()], [*teacher.taps.items()]
   names = [*student.taps], [*teacher.taps]
   debiased = how == _AUTO_DEBIASED

@@ -1,7 +1,7 @@
-"""Limits of settings: ranges, choices and places that stand beside each field.
+"""Limits of settings: ranges, choices and places of the values of each field.
 
-`fields.setting` takes them, `fields.configured` checks them. A number without a limit
-of its own is still finite and of a size that a device can hold.
+`fields.setting` takes limits, and `fields.configured` checks them. A number without
+limits must still be finite in float32, or fit into 32 bits.
 """
 
 import dataclasses
@@ -23,25 +23,25 @@ __all__ = [
   "check_number",
 ]
 
-LARGEST_INTEGER = 2**31 - 1  # JAX counts in 32 bits
-# Beyond these a device, which computes in 32 bits, has infinity and zero.
+LARGEST_INTEGER = 2**31 - 1  # JAX computes integers in 32 bits
+# Outside these limits, a number is infinity or zero in float32.
 LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38
 
 
 class Limits(NamedTuple):
-  """Values that a setting can have.
+  """Limits of the values of a setting.
 
   Attributes:
-    least: The smallest number.
-    above: A number that every value exceeds.
-    most: The largest number.
-    below: A number that no value reaches.
-    choices: The words to choose from; none allows all.
-    may_be_empty: Whether a text or a list may be empty. Where the default is empty,
-      it always may.
-    place: For a path: one of `places.KINDS`.
-    check_word: `(word, name=flag)`, raises ValueError for a word that is none of its
-      choices; for words with a parameter, such as `rbf:2`.
+    least: Lower limit, included.
+    above: Lower limit, excluded.
+    most: Upper limit, included.
+    below: Upper limit, excluded.
+    choices: Words to choose from; () allows all words.
+    may_be_empty: Whether a text or a list may be empty. If the default is empty, it
+      always may.
+    place: Kind of place that a path names, one of `places.KINDS`.
+    check_word: `(word, name=flag)`, raises ValueError for an invalid word. For words
+      with a parameter, such as `rbf:2`.
   """
 
   least: float | None = None
@@ -55,7 +55,7 @@ class Limits(NamedTuple):
 
 
 def check(config: Any) -> None:
-  """Raises ValueError, naming the flag, if a field is beyond its limits."""
+  """Raise ValueError, naming the flag, if a field is outside its limits."""
   for field in dataclasses.fields(config):
     limits = field.metadata["limits"]
     flag, value = f"--{field.name}", getattr(config, field.name)
@@ -68,7 +68,7 @@ def check(config: Any) -> None:
 
 
 def check_number(flag: str, value: Any, limits: Limits) -> None:
-  """Raises ValueError unless a number is finite and within its limits."""
+  """Raise ValueError unless a number is finite and within its limits."""
   whole = isinstance(value, numbers.Integral)
   largest = LARGEST_INTEGER if whole else LARGEST
   within = (
@@ -78,7 +78,7 @@ def check_number(flag: str, value: Any, limits: Limits) -> None:
     and (limits.above is None or value - limits.above >= SMALLEST)
     and (limits.below is None or value < limits.below)
   )
-  if within:  # NaN is within nothing, as all comparisons with it are false.
+  if within:  # False for NaN, as all comparisons with NaN are false.
     return
   expected = _range(limits)
   if not -largest <= value <= largest:
@@ -103,18 +103,18 @@ def _range(limits: Limits) -> str:
 
 
 def _check_words(flag: str, value: str | tuple[Any, ...], limits: Limits) -> None:
-  """Checks a text or a list: neither empty nor repeated, known, in its place."""
+  """Check the words of a text or list: not empty, not repeated, valid."""
   words = (value,) if isinstance(value, str) else value
   if not words or not all(str(word).strip() for word in words):
     found = value if isinstance(value, str) else ",".join(map(str, value))
     known = f", of {', '.join(limits.choices)}" if limits.choices else ""
     raise ValueError(
-      f"{flag}: expected a value{known}, got {found!r}; without the flag it has its "
+      f"{flag}: expected a value{known}, got {found!r}; leave the flag out to use the "
       "default"
     )
   twice = dict.fromkeys(str(word) for word in words if words.count(word) > 1)
   if twice:
-    raise ValueError(f"{flag}: expected each value once, got {', '.join(twice)} again")
+    raise ValueError(f"{flag}: expected each value once, got {', '.join(twice)} twice")
   for word in words:
     if not isinstance(word, str):
       check_number(flag, word, limits)
@@ -127,6 +127,6 @@ def _check_words(flag: str, value: str | tuple[Any, ...], limits: Limits) -> Non
 
 
 def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
-  """Raises ValueError unless the value is one of the choices."""
+  """Raise ValueError unless the value is one of the choices."""
   if value not in choices:
     raise ValueError(f"{flag}: expected one of {', '.join(choices)}, got {value!r}")

@@ -1,14 +1,14 @@
-"""Losses with weights, options and taps, as a flag or a file gives them.
+"""Parsers of losses with weights, options and taps, from a flag or a file.
 
-A flag has NAME:WEIGHT, separated by commas; options follow the name in parentheses,
-taps in brackets. A weight, or an option that is a number, may be a schedule:
+A flag holds NAME:WEIGHT, separated by commas. Options follow the name in parentheses,
+taps in brackets. A weight or a numeric option may be a schedule:
 
     kd:0.9,pkt:30000
     kd(temperature=2,standardize=true):9
     pkt[pooled]:30000,at[stage_1:stage_1,stage_2:stage_2]:1000
     dkd(beta=8):warmup(1,20)
 
-A file in TOML has a table for each loss:
+A TOML file has one table for each loss:
 
     [[losses]]
     loss = "dkd"
@@ -16,7 +16,7 @@ A file in TOML has a table for each loss:
     options = {beta = 8, temperature = 4}
     taps = "pooled"
 
-Both give a list of such tables, which `config.json` keeps.
+Both are parsed to a list of such tables, which `config.json` stores.
 """
 
 import inspect
@@ -54,14 +54,14 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 
 def of_flag(flag: str, text: str) -> Tables:
-  """Losses that a flag gives.
+  """Parse the losses in the value of a flag.
 
   Args:
     flag: The flag with its dashes, for messages.
-    text: Its value.
+    text: Value of the flag.
 
   Raises:
-    ValueError: If it is of another form, or there is no such loss, option or schedule.
+    ValueError: If the text is malformed, or a loss, option or schedule is unknown.
   """
   reader = _Reader(flag, text)
   tables = [_loss(reader)]
@@ -73,7 +73,7 @@ def of_flag(flag: str, text: str) -> Tables:
 
 
 def of_file(flag: str, path: str) -> Tables:
-  """Losses that a TOML file gives; arguments and errors as in `of_flag`."""
+  """Parse the losses in a TOML file; arguments and errors as in `of_flag`."""
   try:
     content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
   except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -98,11 +98,11 @@ def of_file(flag: str, path: str) -> Tables:
 
 
 def terms(tables: Tables, steps_per_epoch: int) -> list[methods.LossTerm]:
-  """Terms of `methods.combined_losses`.
+  """Make the terms of `methods.combined_losses`.
 
   Args:
-    tables: Losses as `of_flag` and `of_file` give them.
-    steps_per_epoch: Steps of an epoch, in which schedules count.
+    tables: Losses from `of_flag` or `of_file`.
+    steps_per_epoch: Steps per epoch; schedules count epochs.
   """
 
   def scheduled(value: Any) -> Any:
@@ -159,7 +159,7 @@ def _check_weight(value: Any) -> None:
 
 
 def _check_number(value: Any, what: str) -> None:
-  """Raises ValueError unless it is a number or a schedule that can be made."""
+  """Raise ValueError unless a value is a number or a valid schedule."""
   if isinstance(value, Mapping):
     options = dict(value)
     name = options.pop("schedule", None)
@@ -172,7 +172,7 @@ def _check_number(value: Any, what: str) -> None:
         f"{name}: expected {', '.join(known)}, got {', '.join(map(str, options))}"
       )
     by_step = options.get("by_step", False)
-    if not isinstance(by_step, bool):  # a word such as "no" would count as true
+    if not isinstance(by_step, bool):  # a string such as "no" would count as true
       raise ValueError(f"{name}: by_step: expected true or false, got {by_step!r}")
     SCHEDULES[name](**options)
   elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -194,26 +194,26 @@ def _check_taps(taps: Any) -> None:
 
 
 class _Reader:
-  """Text that is read from the left."""
+  """Reader of a text from left to right."""
 
   def __init__(self, flag: str, text: str):
     self.flag, self.text = flag, text
     self.rest = text.lstrip()
 
   def takes(self, mark: str) -> bool:
-    """Returns whether the rest begins with the mark, and then reads it."""
+    """Skip a mark if the rest begins with it; return whether it does."""
     found = self.rest.startswith(mark)
     if found:
       self.rest = self.rest[len(mark) :].lstrip()
     return found
 
   def needs(self, mark: str) -> None:
-    """Reads a mark, which must be there."""
+    """Skip a mark; raise ValueError if the rest does not begin with it."""
     if not self.takes(mark):
       self.refuse()
 
   def word(self, end: str) -> str:
-    """Reads what stands before any of the characters of `end`."""
+    """Read the text before the next character of `end`."""
     word = re.match(f"[^{re.escape(end)}]*", self.rest)
     found = word[0] if word else ""
     self.rest = self.rest[len(found) :].lstrip()
@@ -222,7 +222,7 @@ class _Reader:
     return found.strip()
 
   def refuse(self) -> None:
-    """Raises ValueError with the place that was reached."""
+    """Raise ValueError with the position of the reader."""
     place = len(self.text) - len(self.rest)
     raise ValueError(
       f"{self.flag}: {_FORM}; got {self.text!r}, where character {place + 1} is "
@@ -255,7 +255,7 @@ def _named(reader: _Reader, arguments: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _once(reader: _Reader, arguments: list[tuple[str, Any]]) -> dict[str, Any]:
-  """Arguments by name, none of which may be given twice."""
+  """Arguments by name; ValueError if a name occurs twice."""
   found = dict(arguments)
   names = [name for name, _ in arguments]
   twice = [name for name in found if names.count(name) > 1]
@@ -268,7 +268,7 @@ def _once(reader: _Reader, arguments: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _arguments(reader: _Reader) -> list[tuple[str, Any]]:
-  """Reads `name=value` and `value`, without a name, up to the parenthesis."""
+  """Read arguments, `name=value` or `value`, up to the closing parenthesis."""
   found: list[tuple[str, Any]] = []
   while not reader.takes(")"):
     if found:
@@ -281,7 +281,7 @@ def _arguments(reader: _Reader) -> list[tuple[str, Any]]:
 
 
 def _value(reader: _Reader) -> Any:
-  """Reads a number, a word, a list in brackets or a schedule."""
+  """Read a number, a word, a list in brackets or a schedule."""
   if reader.takes("["):
     values = []
     while not reader.takes("]"):
@@ -335,5 +335,5 @@ def _taps(reader: _Reader) -> str | list[list[str]]:
       pairs[-1].append(reader.word(",:()[]="))
   if pairs and methods.is_tap_role(pairs[0][0]) and len(pairs) == len(pairs[0]) == 1:
     return pairs[0][0]
-  # A tap without a teacher tap has that of the same name.
+  # Without a teacher tap, a student tap is paired with the tap of the same name.
   return [pair if len(pair) == 2 else pair * 2 for pair in pairs]

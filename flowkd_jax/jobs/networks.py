@@ -1,4 +1,4 @@
-"""Networks by the names that flags take: ours, and those of anybody's module."""
+"""Networks by name, as flags take them: of this package or of a module of the user."""
 
 import functools
 import importlib
@@ -22,11 +22,11 @@ __all__ = [
 ]
 
 NAMES = f"one of {', '.join(models.NAMES)}"
-# For help texts: what stands in place of the depths that `NAMES` spells out.
+# For help texts: shorter than `NAMES`, which lists every depth.
 DESCRIPTION = (
-  "NAME or NAME:WIDTH with NAME cnn1, resnet18, vit, resnetDEPTH or "
+  "NAME or NAME:WIDTH, with NAME one of cnn1, resnet18, vit, resnetDEPTH or "
   "strided_resnetDEPTH (DEPTH 8, 14, 20, 32, 44, 56, 110), digits_cnn, digits_resnet, "
-  "digits_vit, latent_cnn, of the CIFAR-100 benchmark resnetDEPTHx1, resnet8x4, "
+  "digits_vit, latent_cnn; of the CIFAR-100 benchmark resnetDEPTHx1, resnet8x4, "
   "resnet32x4, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2, vgg8, vgg11, vgg13, vgg16, "
   "vgg19, mobilenet_v2, shufflenet_v1, shufflenet_v2, resnet50; or MODULE:FUNCTION, a "
   "function of yours that returns the model (it is imported and called)"
@@ -34,16 +34,18 @@ DESCRIPTION = (
 
 
 def by_name(name: str, **options: Any) -> capture.AnyModel:
-  """A network of ours, or what a function of somebody's module makes.
+  """Make a network of this package, or call a function of the user that makes one.
 
   Args:
     name: "NAME" or "NAME:WIDTH", as in `models.by_name`; or "MODULE:FUNCTION". The
-      function takes nothing and returns a Linen module that is called with images and
-      `train`, or what `capture.from_nnx`, `from_equinox` or `with_taps` return.
-    **options: Fields of a network of ours; another's are its own affair.
+      function takes no arguments. It returns a Linen module that is called with images
+      and `train`, or the result of `capture.from_nnx`, `from_equinox` or `with_taps`.
+    **options: Fields of a network of this package; functions of the user do not get
+      them.
 
   Raises:
-    ValueError: If there is no such network or function, or it makes something else.
+    ValueError: If there is no such network or function, or the function does not return
+      a network.
   """
   if name.partition(":")[0] in models.NAMES:
     return models.by_name(name, **options)
@@ -51,16 +53,16 @@ def by_name(name: str, **options: Any) -> capture.AnyModel:
   try:
     capture.adapt(model)
   except TypeError as error:
-    raise ValueError(f"network: {name} made something else; {error}") from None
+    raise ValueError(f"network: {name} did not return a network; {error}") from None
   return model
 
 
 def of_flag(flag: str, name: str) -> capture.AnyModel:
-  """The network that a flag names; ValueError names the flag.
+  """Make the network that a flag names; errors name the flag.
 
   Args:
     flag: The flag, without its dashes.
-    name: Its value, as in `by_name`.
+    name: Value of the flag, as in `by_name`.
   """
   try:
     return by_name(name)
@@ -69,7 +71,7 @@ def of_flag(flag: str, name: str) -> capture.AnyModel:
 
 
 def check_declares_taps(model: capture.AnyModel) -> None:
-  """Raises ValueError unless the network says what is to be distilled."""
+  """Raise ValueError unless the network declares its taps by name."""
   taps = capture.adapt(model).taps
   if not taps or any(set(name) & set("*?[") for name in taps):
     found = "none" if not taps else ", ".join(taps)
@@ -80,15 +82,15 @@ def check_declares_taps(model: capture.AnyModel) -> None:
 
 
 def check_applies(model: capture.AnyModel, image_shape: tuple[int, ...]) -> None:
-  """Raises ValueError unless a network has its taps and returns logits; only traces it.
+  """Trace a network and check that it has its taps and returns logits.
 
   Args:
     model: The network.
-    image_shape: Height, width and channels of its images.
+    image_shape: Height, width and channels of the images.
 
   Raises:
-    ValueError: If it cannot be applied to such images, lacks one of its taps, or
-      returns something else than one array.
+    ValueError: If the network cannot be applied to such images, lacks one of its taps,
+      or does not return a single array.
   """
   name = capture.adapt(model).name
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
@@ -100,7 +102,7 @@ def check_applies(model: capture.AnyModel, image_shape: tuple[int, ...]) -> None
     )
   except ValueError:
     raise
-  except Exception as error:  # Whatever somebody's model raises.
+  except Exception as error:  # A user's model may raise anything.
     raise ValueError(_cannot_be_applied(name, image_shape, error)) from error
   capture.check_logits(model, output)
 
@@ -120,14 +122,14 @@ def _cannot_be_applied(
 
 
 def parameter_bytes(name: str, image_shape: tuple[int, ...]) -> int:
-  """Memory of the variables of a network; only traces it.
+  """Memory of the variables of a network in bytes, found by tracing.
 
   Args:
     name: The network, as in `by_name`.
-    image_shape: Height, width and channels of its images.
+    image_shape: Height, width and channels of the images.
 
   Raises:
-    ValueError: If it cannot be applied to such images, as in `check_applies`.
+    ValueError: If the network cannot be applied to such images; see `check_applies`.
   """
   model = by_name(name)
   if name.partition(":")[0] not in models.NAMES:
@@ -137,12 +139,12 @@ def parameter_bytes(name: str, image_shape: tuple[int, ...]) -> int:
     shapes = jax.tree.leaves(_initialized(model, images))
   except ValueError:
     raise
-  except Exception as error:  # Such as a width that no integer of JAX can hold.
+  except Exception as error:  # Such as a width beyond JAX's integers.
     raise ValueError(_cannot_be_applied(name, image_shape, error)) from error
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
 
 
-@functools.cache  # One module, however often it is asked for.
+@functools.cache  # Always the same model, so that compiled programs are reused.
 def _made(name: str) -> Any:
   module_name, _, function_name = name.partition(":")
   try:

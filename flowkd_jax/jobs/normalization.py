@@ -1,8 +1,9 @@
-"""Means and deviations that a run normalises its images by, kept in its work directory.
+"""Means and standard deviations of image channels, kept in the work directory.
 
-Those of a data set that is not known are measured on a sample of its training images
-when a run starts. A resumed run reads them, so that it needs no second pass over the
-images and gets the same numbers with every version.
+For known data sets they are constants. For other data sets, a run measures them on a
+sample of the training images when it starts. A resumed run reads them from the work
+directory; it needs no second pass over the images, and a new version of the package
+cannot change them.
 """
 
 from pathlib import Path
@@ -28,15 +29,15 @@ def of_run(
     settings: The settings of the run.
     training: The training images.
     progress: Shows how many images have been read.
-    begun: True if the work directory holds a run, which is resumed.
+    begun: Whether the work directory holds a run that is resumed.
 
   Raises:
-    ValueError: If the kept numbers are damaged, or an image cannot be read.
+    ValueError: If the kept file is damaged, or an image cannot be read.
   """
   path = Path(settings.workdir) / FILE
   if begun and path.exists():
     return _read(path, training.image_shape[-1])
-  # Version 0.1 kept nothing and measured all images: a run of it goes on with those.
+  # Version 0.1 kept no file and measured all images; resuming its runs does the same.
   sample = {"examples": None} if begun else {}
   title = f"measuring {settings.dataset}/{settings.train_split}"
   return data.normalization(
@@ -45,7 +46,7 @@ def of_run(
 
 
 def keep(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-  """Writes measured numbers into the work directory; known ones are left out."""
+  """Write measured values to the work directory; known constants are not written."""
   if data.known_normalization(settings.dataset) is None:
     content = {"mean": [*mean], "std": [*std]}
     _files.write_json(Path(settings.workdir) / FILE, content)

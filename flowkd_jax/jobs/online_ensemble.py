@@ -1,25 +1,25 @@
 r"""Online ensemble compression: networks of several widths, trained together.
 
 Walawalkar, Shen, Savvides, "Online Ensemble Model Compression using Knowledge
-Distillation", ECCV 2020, https://arxiv.org/abs/2011.07449. Three stages:
+Distillation", ECCV 2020, https://arxiv.org/abs/2011.07449. There are three stages:
 
-  alone        every student by itself, on labels (alone_2: the second one only)
-  shared_base  all students on one base, on labels: what the base alone gives them
-  ensemble     the method: all students, learning from what they know together and,
-               but for the widest, from the maps of the widest
+  alone        every student by itself, trained on labels (alone_2: only the second)
+  shared_base  control: all students on a shared base, trained on labels only
+  ensemble     the method: all students on a shared base, trained on labels, on the mean
+               of their logits and on the maps of the widest student
 
     flowkd train online_ensemble --dataset=digits --workdir=runs/digits
     flowkd train online_ensemble --dataset=cifar10 --data_dir=D --workdir=W
 
-The defaults are the paper's for CIFAR-10, which take a GPU. For two cores:
+The defaults are the paper's settings for CIFAR-10, which need a GPU. For two cores:
 
     ... --dataset=cifar10 --image_size=16 --train_split=train[:4000] --crop_padding=2 \
         --network=resnet8 --num_students=3 --epochs=10@0.1,5@0.01,5@0.001
 
-Weight decay and batch size, which the paper does not give, are those of the authors'
-code, whose weights for CIFAR-10 are --label_weight=1 --feature_weight=1
---ensemble_weight=1 --temperature=3. A label weight below 1 is a lower learning rate to
-the labels than a student alone has.
+The paper does not give weight decay and batch size; the defaults are those of the
+authors' code. For CIFAR-10 this code uses --label_weight=1 --feature_weight=1
+--ensemble_weight=1 --temperature=3. A label weight below 1 acts like a lower learning
+rate on the labels than in the stage alone.
 """
 
 import dataclasses
@@ -50,11 +50,11 @@ STAGES = ("alone", "shared_base", "ensemble")
 
 @dataclasses.dataclass(frozen=True)
 class Config(settings.MicroBatchSettings):
-  """Settings; the defaults are the paper's. `configure` adapts them to a data set."""
+  """Settings with the paper's defaults. `configure` adapts them to a data set."""
 
   stages: tuple[str, ...] = fields.setting(
     STAGES,
-    "Stages to run: alone (or single students: alone_1, alone_2, ...), "
+    "Stages to run: alone (or alone_1, alone_2, ... for single students), "
     "shared_base, ensemble.",
   )
   network: str = fields.setting(
@@ -63,7 +63,7 @@ class Config(settings.MicroBatchSettings):
     " such as resnet8, resnet20, resnet110.",
   )
   num_students: int = fields.setting(
-    5, "Number of students; their widths fall in equal steps.", least=1
+    5, "Number of students; their widths decrease in equal steps.", least=1
   )
   epochs: str = fields.setting(
     "175@0.1,88@0.01,87@0.001",
@@ -73,13 +73,14 @@ class Config(settings.MicroBatchSettings):
   weight_decay: float = fields.setting(1e-4, "Weight decay of SGD.", least=0)
   label_weight: float = fields.setting(
     0.7,
-    "Weight of the cross-entropy of all students, in the stages shared_base "
-    "and ensemble.",
+    "Weight of the cross-entropy with the labels in the stages shared_base and "
+    "ensemble.",
     above=0,
   )
   feature_weight: float = fields.setting(
     0.15,
-    "Weight of the distance between feature maps of each student and the widest one.",
+    "Weight of the distance between the feature maps of each student and the widest "
+    "student.",
     least=0,
   )
   ensemble_weight: float = fields.setting(
@@ -90,7 +91,7 @@ class Config(settings.MicroBatchSettings):
   )
 
 
-# What differs from the paper's settings for CIFAR-10, by data set.
+# Differences from the paper's settings for CIFAR-10, by data set.
 PRESETS: dict[str, dict[str, Any]] = {
   "digits": {
     "network": "resnet8:8",
@@ -105,10 +106,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def configure(**given: Any) -> Config:
-  """The paper's settings, adapted to the data set, and then those that are given.
+  """Make a configuration from the data set's preset and the given settings.
 
   Raises:
-    ValueError: If a setting cannot be right; names it, what was expected, what came.
+    ValueError: If a setting is wrong. The message names the setting, the expected
+      values and the value given.
   """
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
   config = fields.configured(Config, preset, given)
@@ -130,7 +132,7 @@ def alone(config: Config) -> tuple[str, ...]:
 
 
 def run(config: Config) -> None:
-  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  """Run the job; all its files are in `config.workdir`."""
   order = (*alone(config), *STAGES[1:])
   job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), order)
 

@@ -1,4 +1,4 @@
-"""Optimizers of the jobs, from phases of epochs and learning rates."""
+"""Optimizers of the jobs, made from phases of epochs and learning rates."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +19,10 @@ _EPOCHS, _RATE = limits.Limits(least=1, most=10**6), limits.Limits(above=0)
 
 
 def phases(text: str, flag: str) -> list[tuple[int, float]]:
-  """`"50@1e-3,30@1e-4"` as [(50, 0.001), (30, 0.0001)].
+  """Parse phases: `"50@1e-3,30@1e-4"` becomes `[(50, 0.001), (30, 0.0001)]`.
 
   Raises:
-    ValueError: If the text is of another form.
+    ValueError: If the text is malformed.
   """
   try:
     pairs = [part.split("@") for part in text.split(",")]
@@ -40,7 +40,7 @@ def phases(text: str, flag: str) -> list[tuple[int, float]]:
 
 
 def number_of_epochs(text: str) -> int:
-  """Epochs of all phases."""
+  """Total number of epochs of all phases."""
   return sum(epochs for epochs, _ in phases(text, "epochs"))
 
 
@@ -55,11 +55,12 @@ def adam(
   """Adam with a learning rate per phase.
 
   Args:
-    epochs: Phases as in the flags: "50@1e-3,30@1e-4".
-    steps_per_epoch: Steps in an epoch.
-    decay: Of the learning rate within each phase: "constant", or "cosine" to 0.
+    epochs: Phases as in the flags, such as "50@1e-3,30@1e-4".
+    steps_per_epoch: Number of steps in an epoch.
+    decay: Schedule of the learning rate within each phase: "constant", or "cosine" for
+      a decay to 0.
     beta2: Decay of the mean of squared gradients.
-    reset_each_epoch: Forget the moments at every epoch.
+    reset_each_epoch: Whether the moments are reset at every epoch.
   """
   moments = optax.scale_by_adam(b2=beta2)
   if reset_each_epoch:
@@ -78,19 +79,21 @@ def sgd(
   weight_decay: float = 0.0,
   warmup_epochs: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Stochastic gradient descent with momentum and a rate per phase.
+  """Stochastic gradient descent with momentum and a learning rate per phase.
 
-  As in PyTorch, weight decay is added to the gradient, of every parameter, and the
-  learning rate stands outside the momentum.
+  As in PyTorch, weight decay is added to the gradient of every parameter, and the
+  learning rate multiplies the momentum, not the gradients in it.
 
   Args:
-    epochs: Phases as in the flags: "150@0.1,50@0.01".
-    steps_per_epoch: Steps in an epoch.
-    decay: Of the learning rate within each phase: "constant", or "cosine" to 0.
-    momentum: Weight of the earlier gradients.
-    nesterov: Look ahead by the momentum.
-    weight_decay: Factor of the parameters in the gradient.
-    warmup_epochs: Epochs in which the rate grows linearly, step by step.
+    epochs: Phases as in the flags, such as "150@0.1,50@0.01".
+    steps_per_epoch: Number of steps in an epoch.
+    decay: Schedule of the learning rate within each phase: "constant", or "cosine" for
+      a decay to 0.
+    momentum: Decay of the sum of gradients.
+    nesterov: Whether to use Nesterov's momentum.
+    weight_decay: Weight decay.
+    warmup_epochs: Number of epochs in which the learning rate grows linearly from 0, at
+      every step.
   """
   rates = _learning_rates(epochs, steps_per_epoch, decay)
   if warmup_epochs:
@@ -103,7 +106,7 @@ def sgd(
 
 
 def _warmed_up(rates: optax.Schedule, steps: float) -> optax.Schedule:
-  """The rates, growing from 0 in the first steps; the first step is not lost."""
+  """Learning rates with linear warm-up; the first step has a rate above 0."""
   return lambda count: rates(count) * jnp.minimum((count + 1) / steps, 1)
 
 
@@ -115,7 +118,7 @@ def _learning_rates(epochs, steps_per_epoch, decay):
 
 
 def learning_rate(rate: float, steps: int, decay: str) -> optax.Schedule:
-  """A rate that stays ("constant") or falls to 0 in so many steps ("cosine")."""
+  """Learning rate that is constant, or decays to 0 in `steps` as a cosine."""
   if decay == "cosine":
     return optax.cosine_decay_schedule(rate, steps)
   return optax.constant_schedule(rate)

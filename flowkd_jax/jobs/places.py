@@ -1,4 +1,4 @@
-"""Paths that flags name, looked at before any work: nothing is written here."""
+"""Checks of the paths that flags name, before any work; nothing is written."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ __all__ = [
 
 NEW_FOLDER, NEW_FILE = "folder to write to", "file to write to"
 FOLDER, FILE = "folder to read", "file to read"
-# Where a folder need not exist, as nothing may have to be read from it.
+# For folders that may not be needed, such as --data_dir for a data set without files.
 PERHAPS_FOLDER = "folder to read, if it exists"
 KINDS = (NEW_FOLDER, NEW_FILE, FOLDER, FILE, PERHAPS_FOLDER)
 
@@ -25,7 +25,7 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 3500  # leaves room for the names of files i
 
 
 def check(flag: str, path: str, kind: str) -> None:
-  """Raises ValueError unless a path can be read, or written to, as it will be.
+  """Raise ValueError unless a path can be read or written as its kind demands.
 
   Args:
     flag: The flag that names the path.
@@ -40,11 +40,11 @@ def check(flag: str, path: str, kind: str) -> None:
 
 
 def message(error: BaseException, workdir: str) -> str:
-  """One sentence for an error: of the file system, the file and what is wrong.
+  """Message for an error; for an error of the file system, the file and the reason.
 
   Args:
     error: The error.
-    workdir: Work directory, named where the file system names no file.
+    workdir: Work directory, which the message names if the error names no file.
   """
   if not isinstance(error, OSError) or not error.strerror:
     return str(error)
@@ -53,7 +53,7 @@ def message(error: BaseException, workdir: str) -> str:
 
 
 def _look(path: Path, kind: str) -> None:
-  """Raises OSError as reading or writing would."""
+  """Raise the OSError that reading or writing would raise."""
   is_folder = kind in (NEW_FOLDER, FOLDER, PERHAPS_FOLDER)
   exists = _exists(path)
   if not exists and kind == PERHAPS_FOLDER:
@@ -61,7 +61,7 @@ def _look(path: Path, kind: str) -> None:
   if exists and path.is_dir() != is_folder:
     raise OSError(errno.EISDIR if path.is_dir() else errno.ENOTDIR, "")
   if kind in (NEW_FOLDER, NEW_FILE):
-    # A file is replaced by a new one, for which its folder has to be writable too.
+    # Writing replaces the file by a new one, so its folder must be writable too.
     _check_access(path, os.W_OK) if exists else _check_parents(path)
   else:
     path.stat()
@@ -69,7 +69,7 @@ def _look(path: Path, kind: str) -> None:
 
 
 def _exists(path: Path) -> bool:
-  """Returns whether the path exists; raises OSError if no path can have that name."""
+  """Returns whether the path exists; raises OSError if the name is too long."""
   names = [len(os.fsencode(part)) for part in path.parts]
   if max(names) > _LONGEST_NAME or sum(names) > _LONGEST_PATH:
     raise OSError(errno.ENAMETOOLONG, "")
@@ -77,12 +77,12 @@ def _exists(path: Path) -> bool:
     path.lstat()
   except FileNotFoundError:
     return False
-  path.stat()  # a link into nowhere is refused
+  path.stat()  # raises for a broken link
   return True
 
 
 def _check_parents(path: Path) -> None:
-  """Raises OSError unless folders can be made up to the path."""
+  """Raise OSError unless the missing folders of the path can be made."""
   parent = next(each for each in path.parents if each.exists())
   if not parent.is_dir():
     raise OSError(errno.ENOTDIR, "")

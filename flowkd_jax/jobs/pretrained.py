@@ -1,7 +1,7 @@
-"""Networks of an earlier run, taken in place of training them again.
+"""Networks of an earlier run, used instead of training them again.
 
-A teacher is trained once and many students learn from it, with other seeds or in other
-ways, each in a work directory of its own.
+A teacher is trained once. Many students can then learn from it, with different seeds or
+methods, each in its own work directory.
 """
 
 from pathlib import Path
@@ -17,12 +17,12 @@ __all__ = [
   "imported",
 ]
 
-# What has to be the same for a network to see what it was trained on.
+# Settings that must agree, so that a network sees the data that it was trained on.
 _SAME = ("dataset", "image_size", "image_key", "label_key")
 
 
 def check(workdir: str, config: settings.Settings, names: tuple[str, ...]) -> None:
-  """Raises ValueError unless a run has finished one of those stages, on this data."""
+  """Raise ValueError unless a run has finished one of the stages on the same data."""
   folder = Path(workdir)
   if not any(stages.is_done(folder, name) for name in names):
     raise ValueError(
@@ -34,18 +34,18 @@ def check(workdir: str, config: settings.Settings, names: tuple[str, ...]) -> No
     now = getattr(config, name)
     if before.get(name, now) != now:
       raise ValueError(
-        f"--networks_from: expected networks of --{name}={now}, as this run has it; "
-        f"those of {workdir} are of {before[name]}"
+        f"--networks_from: expected networks trained with --{name}={now}, as in this "
+        f"run, got {workdir}, which has --{name}={before[name]}"
       )
 
 
 def imported(
   workdir: str, name: str, model: capture.AnyModel, image_shape: tuple[int, ...]
 ) -> stages.Imported | None:
-  """The network that a finished stage of the run left; None if that is not finished.
+  """Network of a finished stage of the earlier run; None if it is not finished.
 
   Raises:
-    ValueError: If it is the network of another model.
+    ValueError: If the stored variables belong to another network.
   """
   folder = Path(workdir)
   if not stages.is_done(folder, name):
@@ -55,7 +55,7 @@ def imported(
     network = train.network_in_workdir(folder, name, model, image_shape=image_shape)
   except ValueError as error:
     raise ValueError(f"--networks_from: {name} in {workdir}: {error}") from None
-  # Version 0.1 also recorded accuracy after a transfer, which trains no classifier.
+  # Version 0.1 recorded accuracy even after stages that train no classifier.
   transferred = name == "auxiliary" and result.get("teacher") is not None
   classifies = result.get("accuracy") is not None and not transferred
   title = f"{result['title']}, of an earlier run"

@@ -1,10 +1,10 @@
-"""One HTML page of finished or running jobs, to look at and to compare.
+"""Report: one HTML page that shows and compares finished or running jobs.
 
     flowkd report runs/digits
     flowkd report runs/a runs/b --output=comparison.html
 
-The page is a single file without scripts: tables, settings that differ, and the
-pictures of every run side by side. Of more than six runs it shows means and ranges.
+The page is a single file without scripts. It has tables, the settings that differ, and
+the pictures of all runs side by side. For more than six runs it shows means and ranges.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Config:
 
   workdirs: tuple[str, ...] = fields.setting(
     (),
-    "Work directories of finished or running jobs; also without the flag: "
-    "flowkd report DIR DIR ...",
+    "Work directories of finished or running jobs. They can also be given without the "
+    "flag: flowkd report DIR DIR ...",
     required=True,
     place=places.FOLDER,
   )
@@ -42,7 +42,7 @@ class Config:
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If no work directory is given, or one cannot be read.
@@ -54,7 +54,7 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Writes the page."""
+  """Write the page and print its path."""
   output = Path(config.output or Path(config.workdirs[0]) / "report.html")
   _files.write_text(output, report.report_page(config.workdirs))
   print(output)

@@ -1,6 +1,6 @@
-"""Settings that all jobs share, their checks, and networks as they say.
+"""Settings that all jobs share, their checks, and the networks that they describe.
 
-An experiment adds its own settings to `Settings`; `job_run` runs its stages.
+A job adds its own settings to `Settings`; `job_run` runs its stages.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ PARALLELISMS = ("pmap", "jit", "jit_sharded")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """The settings of every experiment; every one of them is read by each."""
+  """Settings that every job reads."""
 
   dataset: str = fields.setting(
     "digits",
@@ -52,16 +52,16 @@ class Settings:
   )
   train_split: str = fields.setting(
     "train",
-    "Images to train on. To choose settings, train on train[:90%] and test on"
+    "Images to train on. To tune settings, train on train[:90%] and test on"
     " train[90%:].",
   )
   test_split: str = fields.setting(
     "test",
     "Images on which final accuracy and retrieval are measured, such as test,"
-    " or train[90%:] to choose settings.",
+    " or train[90%:] to tune settings.",
   )
   validation_split: str | None = fields.setting(
-    None, "Further images on which accuracy is measured, beside the test images."
+    None, "Further images on which accuracy is measured, in addition to --test_split."
   )
   workdir: str = fields.setting(
     "",
@@ -72,12 +72,12 @@ class Settings:
   )
   data_dir: str | None = fields.setting(
     None,
-    "Folder in which tensorflow-datasets are prepared. Without the flag: the "
-    "folder that tensorflow-datasets uses by itself.",
+    "Folder with prepared data sets of tensorflow-datasets. Without the flag: the "
+    "default folder of tensorflow-datasets.",
     place=places.PERHAPS_FOLDER,
   )
   seed: int = fields.setting(
-    0, "Seed of initial weights, order of examples and augmentation.", least=0
+    0, "Seed of initial weights, order of examples, and augmentation.", least=0
   )
   image_size: int | None = fields.setting(
     None,
@@ -87,20 +87,21 @@ class Settings:
   )
   image_key: str | None = fields.setting(
     None,
-    "Feature of the data set that holds the image. Without the flag it is "
-    "found by its type; needed if there are several.",
+    "Feature of the data set that holds the image. Without the flag: the only image "
+    "feature; required if there are several.",
   )
   label_key: str | None = fields.setting(
     None,
-    "Feature of the data set that holds the class label. Without the flag it "
-    "is found by its type.",
+    "Feature of the data set that holds the class label. Without the flag: the "
+    "feature is found by its type.",
   )
   batch_size: int = fields.setting(
-    128, "Rows (images) of a training step, over all devices.", least=1
+    128, "Number of rows (images) in a training step, over all devices.", least=1
   )
   learning_rate_decay: str = fields.setting(
     "constant",
-    "Learning rate within a phase of training: constant, or falling to 0 as a cosine.",
+    "Schedule of the learning rate within a phase of training: constant, or cosine for "
+    "a cosine decay to 0.",
     choices=LEARNING_RATE_DECAYS,
   )
   flip: bool = fields.setting(True, "Flip training images horizontally at random.")
@@ -110,16 +111,16 @@ class Settings:
     least=0,
   )
   mixed_precision: bool = fields.setting(
-    False, "Compute networks in bfloat16; losses stay in float32."
+    False, "Compute networks in bfloat16. Losses are computed in float32."
   )
   flow_examples: int = fields.setting(
     2000, "Number of training examples on which information flow is measured.", least=1
   )
   measure: tuple[str, ...] = fields.setting(
     MEASURES,
-    "Measurements besides accuracy. flow: information flow, at epochs; "
-    "retrieval: retrieval and nearest-centroid accuracy, at the end. Empty: "
-    "accuracy alone.",
+    "Measurements in addition to accuracy. flow: information flow, at measured epochs; "
+    "retrieval: retrieval and nearest-centroid accuracy, at the end of a stage. Empty: "
+    "accuracy only.",
     choices=MEASURES,
     may_be_empty=True,
   )
@@ -130,8 +131,8 @@ class Settings:
   )
   diagnostics: bool = fields.setting(
     True,
-    "At measured epochs, also record gradient norms of each loss term, "
-    "similarity of student taps to teacher taps, and dead units.",
+    "At measured epochs, also log the gradient norm of each loss term, the similarity "
+    "of student taps to teacher taps, and the share of dead units.",
   )
   checkpoint_seconds: float = fields.setting(
     60.0, "Seconds between checkpoints.", least=0
@@ -144,29 +145,30 @@ class Settings:
   )
   parallelism: str = fields.setting(
     "pmap",
-    "Mapping of training steps over the devices. pmap: a program for one device "
-    "runs on each. jit: one program for the whole batch, in one process. "
-    "jit_sharded: jit, and every device holds a part of the frozen teacher, which may "
-    "then be larger than one of them. Results are equal up to rounding, unless "
-    "dropout is drawn.",
+    "Mapping of training steps over the devices. pmap: the same program runs on each "
+    "device, with a part of the batch. jit: one program for the whole batch; needs a "
+    "single process. jit_sharded: jit with a part of the frozen teacher on each "
+    "device, for teachers that do not fit on one device. Results are equal up to "
+    "rounding, except with dropout.",
     choices=PARALLELISMS,
   )
   memory_gib: float = fields.setting(
     4.0,
-    "Size limit in GiB up to which data sets are kept in device memory; "
-    "larger ones are streamed from disk. Every device holds one copy, which training "
-    "and measuring share; if that is more than half of its memory, it holds a part.",
+    "Size limit in GiB up to which the data sets are kept in device memory; larger "
+    "data sets are streamed from disk. Every device holds one copy, which training "
+    "and measuring share. If the copy takes more than half of the device memory, "
+    "every device holds a part.",
     least=0,
   )
 
   @property
   def mode(self) -> parallel.Mode:
-    """Mode in which steps are mapped over devices."""
+    """Mode of mapping steps over devices."""
     return "pmap" if self.parallelism == "pmap" else "jit"
 
   @property
   def axis_name(self) -> str | None:
-    """Axis that methods and their networks are made with."""
+    """Name of the mapped axis of methods and networks; None in mode "jit"."""
     return parallel.axis_of(self.mode)
 
   @property
@@ -176,23 +178,23 @@ class Settings:
 
   @property
   def shared_by_devices(self) -> tuple[str, int, str]:
-    """Setting that devices share in a step, its value, and a name for its units."""
+    """Name, value and unit of the setting that is split over the devices."""
     return "batch_size", self.batch_size, "rows"
 
   @property
   def used_networks(self) -> tuple[str, ...]:
-    """Settings that name the networks of the stages to run."""
+    """Names of the settings that hold the networks of the stages to run."""
     names = [field.name for field in dataclasses.fields(self)]
     return tuple(name for name in names if name.endswith("network"))
 
   def resolved(self) -> dict[str, Any]:
-    """Settings by name, as `config.json` keeps them."""
+    """Settings by name, as written to `config.json`."""
     return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class AdamSettings(Settings):
-  """Settings of experiments that train by Adam."""
+  """Settings of jobs that train by Adam."""
 
   adam_beta2: float = fields.setting(
     0.999, "Decay of Adam's mean of squared gradients.", least=0, below=1
@@ -201,60 +203,56 @@ class AdamSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class MicroBatchSettings(Settings):
-  """Settings of experiments whose steps may go through a batch by parts."""
+  """Settings of jobs whose steps can split the batch into micro-batches."""
 
   micro_batches: int = fields.setting(
     1,
-    "Number of parts in which a device computes its rows of a batch, one after "
-    "another. Loss and gradient are computed for the whole batch, pairs of rows "
-    "included; memory is needed for the activations of one part, and the forward pass "
-    "is computed twice. BatchNorm reads the statistics of a part.",
+    "Number of parts into which each device splits its rows of a batch, to save "
+    "memory. Loss and gradient are computed for the whole batch, including all pairs "
+    "of rows. Only the activations of one part are in memory; the forward pass is "
+    "computed twice. BatchNorm uses the statistics of a part.",
     least=1,
   )
 
   @property
   def method_options(self) -> dict[str, Any]:
-    """Arguments of all methods: the mapped axis and the number of micro-batches."""
+    """Arguments that all methods take: mapped axis and number of micro-batches."""
     return {"axis_name": self.axis_name, "micro_batches": self.micro_batches}
 
 
 @dataclasses.dataclass(frozen=True)
 class SgdSettings(Settings):
-  """Settings of experiments that train by stochastic gradient descent."""
+  """Settings of jobs that train by stochastic gradient descent."""
 
-  momentum: float = fields.setting(
-    0.9, "Momentum of SGD: weight of the earlier gradients.", least=0, below=1
-  )
+  momentum: float = fields.setting(0.9, "Momentum of SGD.", least=0, below=1)
   nesterov: bool = fields.setting(False, "Use Nesterov's momentum.")
   weight_decay: float = fields.setting(
     5e-4,
-    "Weight decay of SGD, added to the gradient of every parameter, as PyTorch does: "
-    "BatchNorm, biases and what losses learn included.",
+    "Weight decay of SGD. As in PyTorch, it is added to the gradient of every "
+    "parameter, including BatchNorm, biases and parameters that losses learn.",
     least=0,
   )
   warmup_epochs: float = fields.setting(
     0.0,
-    "Epochs in which the learning rate grows linearly from 0 to that of its phase; 0 "
-    "for none.",
+    "Number of epochs of linear warm-up of the learning rate from 0; 0 for no warm-up.",
     least=0,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSettings(Settings):
-  """Settings of experiments with frozen teachers."""
+  """Settings of jobs with frozen teachers."""
 
   teacher_mixed_precision: bool = fields.setting(
     False,
-    "Compute the frozen teacher in bfloat16, whatever the student computes in; "
-    "losses stay in float32.",
+    "Compute the frozen teacher in bfloat16, independently of the student. Losses are "
+    "computed in float32.",
   )
 
   teacher_cache: str | None = fields.setting(
     None,
-    "Folder of cached teacher outputs. They are read again by every run that "
-    "learns from the same teacher on the same data, with the same seed and "
-    "augmentation.",
+    "Folder for the cache of teacher outputs. Runs with equal teacher, data, seed and "
+    "augmentation reuse the outputs instead of applying the teacher.",
     place=places.NEW_FOLDER,
   )
   teacher_cache_dtype: str = fields.setting(
@@ -264,18 +262,18 @@ class TeacherSettings(Settings):
   )
   teacher_cache_gib: float = fields.setting(
     20.0,
-    "Size limit in GiB for the cached outputs of each teacher; later epochs "
-    "are computed and not stored.",
+    "Size limit in GiB for the cached outputs of each teacher. Outputs of epochs "
+    "beyond the limit are computed but not stored.",
     above=0,
   )
 
 
 def check_settings(settings: Settings, flags: Sequence[str]) -> None:
-  """Raises ValueError, naming the flag, if a shared setting cannot be right.
+  """Raise ValueError, naming the flag, if a shared setting is wrong.
 
   Args:
     settings: The settings.
-    flags: Names of the settings that name networks.
+    flags: Names of the settings that hold networks.
   """
   if not settings.workdir:
     raise ValueError("--workdir: expected a folder to write to, got none")
@@ -292,7 +290,7 @@ def check_settings(settings: Settings, flags: Sequence[str]) -> None:
 
 
 def network(settings: Settings, name: str, num_classes: int) -> capture.AnyModel:
-  """The network of that name, for training."""
+  """Network by its name, for training."""
   return networks.by_name(
     name,
     num_classes=num_classes,
@@ -304,10 +302,10 @@ def network(settings: Settings, name: str, num_classes: int) -> capture.AnyModel
 def applied_teacher(
   settings: TeacherSettings, network: methods.Network
 ) -> methods.Network:
-  """The frozen teacher in the precision in which it is applied.
+  """Frozen teacher in the precision that the settings ask for.
 
   Raises:
-    ValueError: If that is bfloat16 and the network is none of this package.
+    ValueError: If that is bfloat16 and the network is not one of this package.
   """
   if not settings.teacher_mixed_precision:
     return network
@@ -316,7 +314,7 @@ def applied_teacher(
     raise ValueError(
       "--teacher_mixed_precision: expected a teacher that is a Linen module with the "
       f"field dtype, as those of this package are, got {type(model).__name__}; "
-      "compute in bfloat16 within your function and leave the flag away"
+      "compute in bfloat16 within your function and leave the flag out"
     )
   return network._replace(model=model.clone(dtype=jnp.bfloat16))
 
@@ -324,10 +322,10 @@ def applied_teacher(
 def staged_network(
   settings: Settings, flag: str, num_classes: int
 ) -> models.CifarResNet:
-  """The network that a flag names, if it can be taken apart at its stages.
+  """Network that a flag names; it must be a network with stages.
 
   Raises:
-    ValueError: If it cannot; names the flag.
+    ValueError: If the network is not a CIFAR ResNet. The message names the flag.
   """
   name = getattr(settings, flag)
   found = network(settings, name, num_classes)

@@ -1,18 +1,19 @@
-"""Similarity-preserving distillation, and what it has to beat.
+"""Similarity-preserving distillation, with its baselines and a control.
 
 Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019,
-https://arxiv.org/abs/1907.09682. Stages, all students from the same weights:
+https://arxiv.org/abs/1907.09682. There are five stages. All students have the same
+initial weights:
 
-  teacher            a large network, on labels
-  student_labels     the student on labels only
-  student_kd         on labels and the teacher's softened logits
-  student            on labels and the similarities of the teacher's taps
-  student_unrelated  the control: the similarities of other images
+  teacher            a large network, trained on labels student_labels     student,
+  trained on labels only student_kd         student, trained on labels and the teacher's
+  softened logits student            student, trained on labels and the similarities of
+  teacher taps student_unrelated  control: student, trained on the similarities of other
+  images
 
     flowkd train similarity_preserving --dataset=digits --workdir=W
     flowkd train similarity_preserving --dataset=cifar10 --data_dir=D ...
 
-Run the same command again after any interruption and it goes on where it was.
+To resume an interrupted run, repeat the command.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ class Config(
   settings.TeacherSettings,
   settings.MicroBatchSettings,
 ):
-  """Settings; the weight is the paper's, networks and epochs fit two cores."""
+  """Settings with the paper's weight. Networks and epochs are sized for two cores."""
 
   stages: tuple[str, ...] = fields.setting(
     STAGES, "Stages to run, in this order.", choices=STAGES
@@ -58,14 +59,14 @@ class Config(
   student_network: str = fields.setting("cnn1:8", f"Student: {networks.DESCRIPTION}.")
   layer_map: str = fields.setting(
     "dense:dense",
-    "Teacher tap for each student tap, pairs a:b,c:d; full maps such as f3 too. Empty: "
-    "all taps, by name.",
+    "Teacher tap for each student tap, as pairs STUDENT_TAP:TEACHER_TAP,... A tap may "
+    "also be a feature map such as f3. Empty: all taps, paired by name.",
     may_be_empty=True,
   )
   optimizer: str = fields.setting(
     "adam",
-    "Optimizer of all stages; sgd has the settings --momentum, --nesterov, "
-    "--weight_decay and --warmup_epochs.",
+    "Optimizer of all stages. Only sgd reads --momentum, --nesterov, --weight_decay "
+    "and --warmup_epochs; only adam reads --adam_beta2.",
     choices=("adam", "sgd"),
   )
   teacher_epochs: str = fields.setting(
@@ -80,9 +81,9 @@ class Config(
   )
   weight: float = fields.setting(
     _PAPER_WEIGHT / _PAPER_BATCH,
-    "Weight of the loss on similarities. The paper's 3000 belongs to a mean "
-    "over all pairs of a batch of 128 images; for the mean over rows used "
-    "here it is 3000 / 128.",
+    "Weight of the loss on similarities, which is a mean over rows. The paper's weight "
+    "3000 is for the mean over all pairs in a batch of 128 images; it corresponds to "
+    "3000 / 128 here.",
     least=0,
   )
   kd_weight: float = fields.setting(
@@ -107,10 +108,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def configure(**given: Any) -> Config:
-  """Settings, adapted to the data set, and then those that are given.
+  """Make a configuration from the data set's preset and the given settings.
 
   Raises:
-    ValueError: If a setting cannot be right; names it, what was expected, what came.
+    ValueError: If a setting is wrong. The message names the setting, the expected
+      values and the value given.
   """
   preset = PRESETS.get(given.get("dataset", Config.dataset), {})
   config = fields.configured(Config, preset, given)
@@ -133,7 +135,7 @@ def configure(**given: Any) -> Config:
 def _layers(
   config: Config, student: capture.AnyModel, teacher: capture.AnyModel
 ) -> layer_matching.LayerMap:
-  """The pairs of --layer_map: taps, or full maps if they are named."""
+  """Pairs of --layer_map: taps, or feature maps if the flag names them."""
   models = (student, teacher)
   if config.layer_map:
     names = [methods.layer_names(model) for model in models]
@@ -143,7 +145,7 @@ def _layers(
 
 
 def run(config: Config) -> None:
-  """Runs the experiment; everything it leaves is in `config.workdir`."""
+  """Run the job; all its files are in `config.workdir`."""
 
   def select(runner):
     arms = _Arms(config, runner)

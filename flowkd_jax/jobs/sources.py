@@ -1,6 +1,6 @@
-"""The data of an experiment, opened and checked against its settings, not yet decoded.
+"""Data of a job, opened and checked against its settings before any decoding.
 
-Every refusal names the flag; nothing is decoded, computed or written here.
+Every error names the flag. Nothing is decoded, computed or written here.
 """
 
 from collections.abc import Mapping
@@ -23,21 +23,22 @@ __all__ = [
   "where",
 ]
 
-# Arguments of `data.open_source` that errors name, and their flags.
+# Arguments of `data.open_source` that its errors name, with their flags.
 _FLAGS = {"name": "dataset", "image_size": "", "image_key": "", "label_key": ""}
 
 
 def open_sources(settings: Settings) -> dict[str, data.Source]:
-  """Opens the splits to train on, to test and, if there is one, to validate.
+  """Open the splits for training, test and, if there is one, validation.
 
   Args:
-    settings: The settings of the experiment.
+    settings: The settings of the job.
 
   Returns:
     Sources by the name of the setting, such as `train_split`.
 
   Raises:
-    ValueError: If data, batches and networks do not fit each other; names the flag.
+    ValueError: If data, batches and networks do not fit together. The message names the
+      flag.
     FileNotFoundError: If the data set is not prepared.
   """
   splits = splits_of(settings)
@@ -51,7 +52,7 @@ def open_sources(settings: Settings) -> dict[str, data.Source]:
       raise ValueError(
         f"--{flag}: split {splits[flag]}: expected an image for each of the "
         f"{jax.local_device_count()} devices, got {source.num_examples}; use a larger "
-        "one"
+        "split"
       )
   _check_images(settings, sources["train_split"])
   check_networks(settings, sources["train_split"].image_shape)
@@ -80,7 +81,7 @@ def where(settings: Settings) -> dict[str, Any]:
 
 
 def splits_of(settings: Settings) -> dict[str, str]:
-  """The splits by the name of their setting."""
+  """Splits by the name of their setting."""
   splits = {
     "train_split": settings.train_split,
     "test_split": settings.test_split,
@@ -97,7 +98,7 @@ def _open(settings: Settings, flag: str, split: str) -> data.Source:
 
 
 def _with_flag(error: ValueError, split_flag: str) -> str:
-  """The message with the flag in place of the argument of a function."""
+  """Replace the argument in a message by the flag."""
   argument, _, rest = str(error).partition(":")
   if argument in _FLAGS:
     return f"--{_FLAGS[argument] or argument}:{rest}"
@@ -105,7 +106,7 @@ def _with_flag(error: ValueError, split_flag: str) -> str:
 
 
 def check_disjoint(settings: Settings, splits: Mapping[str, str]) -> None:
-  """Raises ValueError if images are measured that are trained on, or chosen by."""
+  """Raise ValueError if two splits share images."""
   flags = [*splits]
   for number, flag in enumerate(flags):
     for other in flags[:number]:
@@ -115,7 +116,7 @@ def check_disjoint(settings: Settings, splits: Mapping[str, str]) -> None:
       if shared:
         raise ValueError(
           f"--{flag}: expected other images than those of --{other}={splits[other]}, "
-          f"got {splits[flag]}, which has {shared} of them too"
+          f"got {splits[flag]}, which shares {shared} of them"
         )
 
 
@@ -128,8 +129,8 @@ def _check_images(settings: Settings, training: data.Source) -> None:
   side = min(training.image_shape[:2])
   if settings.crop_padding >= side:
     raise ValueError(
-      f"--crop_padding: expected less than the {side} pixels of the images, or crops "
-      f"could miss the image; got {settings.crop_padding}"
+      f"--crop_padding: expected less than the {side} pixels of the images, as crops "
+      f"could miss the image otherwise, got {settings.crop_padding}"
     )
   channels = training.image_shape[-1]
   if settings.augmentation.needs_color and channels != 3:
@@ -140,15 +141,15 @@ def _check_images(settings: Settings, training: data.Source) -> None:
 
 
 def check_networks(settings: Settings, image_shape: tuple[int, ...]) -> None:
-  """Traces the networks that are used on images of the data set.
+  """Trace the used networks on images of the data set.
 
   Args:
-    settings: The settings; networks are named by `network` and `..._network`.
+    settings: The settings; those with names like `teacher_network` hold networks.
     image_shape: Height, width and channels of the images.
 
   Raises:
     ValueError: If a network cannot be applied, lacks a tap, returns several outputs or
-      is larger than the memory; names the flag.
+      is larger than the memory. The message names the flag.
   """
   limit = environment.device_bytes()
   for flag in settings.used_networks:

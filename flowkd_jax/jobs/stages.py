@@ -1,8 +1,8 @@
-"""Stages of an experiment: train networks, measure them, keep them, remember that.
+"""Stages of a job: training, measuring and saving of networks.
 
-A stage leaves in `WORKDIR/STAGE/` its checkpoints while it runs and, when it is done,
-each network that its method exports and `results.json`; a finished stage is not
-repeated. Metrics of all stages go to `WORKDIR/metrics.jsonl` and
+While a stage runs, its checkpoints are in `WORKDIR/STAGE/`. When it is done, this
+folder holds each network that the method exports, and `results.json`. A finished stage
+is not repeated. Metrics of all stages go to `WORKDIR/metrics.jsonl` and
 `WORKDIR/tensorboard/`.
 """
 
@@ -48,16 +48,17 @@ EVALUATION_BATCH = 512  # images, or fewer if they are too large for the devices
 
 @dataclasses.dataclass(frozen=True)
 class Datasets:
-  """The batches that stages share.
+  """Batches that all stages share.
 
   Attributes:
-    training: Shuffled and augmented.
-    database: The training examples, clean, in order.
-    queries: The test examples.
-    probe: Some training examples, clean, on which information flow is measured.
-    validation: Further examples whose accuracy is measured, if any.
-    mean: Per channel, in units of 0..255: what all batches are normalised by.
-    std: Per channel, in units of 0..255.
+    training: Training examples, shuffled and augmented.
+    database: Training examples in order, without augmentation.
+    queries: Test examples.
+    probe: Some training examples, without augmentation, on which information flow is
+      measured.
+    validation: Further examples on which accuracy is measured, if any.
+    mean: Mean of each channel, in units of 0..255, that normalises all batches.
+    std: Standard deviation of each channel, in units of 0..255.
   """
 
   training: data.Batches
@@ -71,18 +72,19 @@ class Datasets:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """Something to train.
+  """Training stage of a job.
 
   Attributes:
-    name: Its folder, and its name in metrics, tables and pictures.
-    title: What it is, for people.
+    name: Name of the stage and its folder, also in metrics, tables and pictures.
+    title: Description of the stage, for people.
     make_method: `() -> method`; called only if the stage has to run.
-    epochs: Passes over the training data.
-    teacher: Stage whose network it learns from, if any.
-    classifies: Whether its classifier was trained, so that accuracy means something.
-    init_name: Stages of one such name start from the same weights.
-    training: Batches of its own, in place of those that all stages share.
-    summarize: `metrics of its epochs -> further results`, by name.
+    epochs: Number of passes over the training data.
+    teacher: Name of the stage that trains the teacher, if any.
+    classifies: Whether the stage trains a classifier, so that accuracy is meaningful.
+    init_name: Name for the initial weights: stages with equal names start from equal
+      weights.
+    training: Training batches of this stage; None for the shared ones.
+    summarize: Function from the metrics of the epochs to further results, by name.
   """
 
   name: str
@@ -98,13 +100,13 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-  """A network that comes from elsewhere and is only measured.
+  """Network from another source, which is only measured.
 
   Attributes:
-    name: Its folder, and its name in metrics, tables and pictures.
-    title: What it is, for people.
+    name: Name of the stage and its folder, also in metrics, tables and pictures.
+    title: Description of the network, for people.
     network: The network.
-    classifies: Whether its classifier was trained, so that accuracy means something.
+    classifies: Whether its classifier was trained, so that accuracy is meaningful.
   """
 
   name: str
@@ -114,12 +116,12 @@ class Imported:
 
 
 class CacheOptions(NamedTuple):
-  """Place and format in which outputs of frozen teachers are kept.
+  """Place and format of the teacher cache.
 
   Attributes:
-    directory: The folder.
-    stored_as: Type they are stored in.
-    max_gib: What each teacher may take there.
+    directory: Folder of the cache.
+    stored_as: Data type in which outputs are stored.
+    max_gib: Size limit in GiB for each teacher.
   """
 
   directory: Path
@@ -128,10 +130,10 @@ class CacheOptions(NamedTuple):
 
 
 class StageRunner:
-  """Runs stages in a work directory.
+  """Runner of stages in a work directory.
 
   Attributes:
-    writes: Whether what stages find before they run, such as a layer map, is written.
+    writes: Whether stages may write files before they train, such as a layer map.
   """
 
   writes = True
@@ -150,7 +152,7 @@ class StageRunner:
     progress: train.Progress,
     should_stop: Callable[[], str | None],
   ):
-    """Nothing is computed or written before `run`."""
+    """Store the options; nothing is computed or written before `run`."""
     self.workdir = workdir
     self.datasets = datasets
     self.seed = seed
@@ -166,18 +168,18 @@ class StageRunner:
     self._earlier: set[str] | None = None
 
   def is_done(self, name: str) -> bool:
-    """Returns whether the stage has left its results."""
+    """Returns whether the stage is finished."""
     return is_done(self.workdir, name)
 
   def network(
     self, name: str, model: capture.AnyModel, exported: str = "network"
   ) -> methods.Network:
-    """A network that a finished stage left, frozen: not bound to a mapped axis.
+    """Network of a finished stage, for evaluation: not bound to a mapped axis.
 
     Args:
-      name: The stage.
+      name: Name of the stage.
       model: The network without its variables.
-      exported: Its name among those that the method exports.
+      exported: Name of the network among the networks that the method exports.
 
     Raises:
       ValueError: If the stage has not been run.
@@ -199,23 +201,23 @@ class StageRunner:
     )
 
   def is_expected(self, name: str) -> bool:
-    """Returns whether a stage will be done before the one that is checked now."""
+    """Returns whether a stage will run before the stage that is checked now."""
     return name in (self._earlier or ()) and not self.is_done(name)
 
   @property
   def is_checking(self) -> bool:
-    """Tells whether methods are only checked: nothing may be computed or written."""
+    """True if methods are only checked: nothing may be computed or written."""
     return self._earlier is not None
 
   def check(self, chosen: Sequence[Stage | Imported]) -> None:
-    """Checks all stages before anything is written.
+    """Check all stages before anything is written.
 
-    Methods of stages that have to run are made and a step of each is traced, with
-    zeros for the networks of stages that run before it. Finished stages must have been
-    trained with the same data, batches and key.
+    The method of each stage that has to run is made, and one step is traced, with zeros
+    for networks of earlier stages. Finished stages must have been trained with the same
+    data, batches and key.
 
     Raises:
-      ValueError: As the methods raise it; names the stage.
+      ValueError: If a method cannot be made or traced. The message names the stage.
     """
     self._earlier = set()
     try:
@@ -239,14 +241,15 @@ class StageRunner:
       raise ValueError(f"stage {stage.name}: {error}") from error
 
   def metrics(self, name: str) -> list[dict[str, Any]]:
-    """Records of the epochs of a stage, in order; -1 is before the first."""
+    """Metrics of the epochs of a stage, in order. Epoch -1 is before training."""
     entries = report.read_metrics(self.workdir)
     return [entry for entry in entries if entry["stage"] == name]
 
   def run(self, stage: Stage | Imported) -> list[dict[str, Any]]:
-    """Trains and measures the networks unless that is done; returns their results."""
+    """Train and measure the networks unless the stage is finished; return results."""
     folder = self.workdir / stage.name
-    train.wait_for_processes(f"before {stage.name}")  # for what others have written
+    # The first process writes files that all processes read.
+    train.wait_for_processes(f"before {stage.name}")
     if self.is_done(stage.name):
       self.progress.say(f"{stage.title}: done before, in {folder}")
       return read_results(self.workdir, stage.name)
@@ -293,7 +296,7 @@ class StageRunner:
 
     def on_epoch(epoch, method, state):
       measured = measure(epoch, method, state)
-      # What is not measured in this epoch is not looked at either.
+      # Diagnostics are computed only in measured epochs.
       return measured | observe(state) if observe and measured else measured
 
     options = dataclasses.replace(
@@ -316,11 +319,11 @@ class StageRunner:
 
   @property
   def _mapped(self) -> dict[str, Any]:
-    """Arguments that say in which mode steps are mapped over devices."""
+    """Arguments that set how steps are mapped over devices."""
     return {"parallelism": self.options.parallelism, "shard": self.options.shard}
 
   def _with_teacher(self, stage: Stage, method: methods.Method) -> data.Batches:
-    """The stage's batches, with the outputs of the teacher if these are kept."""
+    """Training batches, with outputs of the teacher if there is a cache."""
     training = stage.training or self.datasets.training
     if self.cache_options is None or method.teacher is None:
       if self.cache_options is not None and stage.teacher is not None:
@@ -368,7 +371,7 @@ class StageRunner:
     return "flow" in self.measure
 
   def _placed(self, batches: data.Batches) -> train.PlacedImages:
-    """The data set on the devices, placed once for all stages."""
+    """Data set on the devices; placed once for all stages."""
     if batches not in self._on_devices:
       placed = train.PlacedImages(batches, parallelism=self.options.parallelism)
       self._on_devices[batches] = placed
@@ -385,7 +388,7 @@ class StageRunner:
       self._placed(datasets.database) if retrieves else None,
       self._placed(datasets.queries),
       classifies=classifies,
-      # The program that has measured the epochs.
+      # With all taps, this is the compiled program that measured the epochs.
       all_taps=self._measures_flow,
       progress=self.progress,
       **self._mapped,
@@ -403,7 +406,7 @@ class StageRunner:
 
 
 def is_done(workdir: Path, name: str) -> bool:
-  """Returns whether a stage has left its results in that work directory."""
+  """Returns whether a stage is finished in that work directory."""
   return (workdir / name / RESULTS).exists()
 
 
@@ -411,7 +414,7 @@ def read_results(workdir: Path, name: str) -> list[dict[str, Any]]:
   """Results of the networks of a finished stage.
 
   Raises:
-    ValueError: If the file is damaged, or not that of a stage.
+    ValueError: If the file is damaged, or does not hold results of a stage.
   """
   path = workdir / name / RESULTS
   remedy = f"restore a copy, or delete {path.parent} to train the stage again"
@@ -424,15 +427,15 @@ def read_results(workdir: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _in_words(times: Mapping[str, float]) -> str:
-  """Seconds by what they were spent on, as a line."""
+  """Line with the seconds spent on each part of a stage."""
   parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in times.items())
   return f"{sum(times.values()):.1f} s: {parts}"
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[dict[str, Any]]) -> None:
-  """Writes JSON objects with their checksums; the first process does.
+  """Write JSON with a checksum; only the first process writes.
 
-  JSON has no NaN and no infinity: null stands for them.
+  NaN and infinities, which JSON lacks, become null.
   """
   if train.is_first_process():
     _files.write_json(path, _without_nan(content))

@@ -24,13 +24,13 @@ __all__ = [
   "step_time",
 ]
 
-_RATIO = 1e4  # between two weighted losses, from which one drowns the other
-_GRADIENT_RATIO = 100  # between the gradients of labels and teacher, likewise
+_RATIO = 1e4  # ratio of weighted losses beyond which the smaller has no effect
+_GRADIENT_RATIO = 100  # the same limit for the gradients of labels and teacher
 _TIMED_STEPS, _TIMED_SECONDS = 20, 2.0
 
 
 class Rehearsal:
-  """The first steps of a method, taken on the devices and thrown away."""
+  """First steps of a method on the devices, whose results are discarded."""
 
   def __init__(
     self,
@@ -38,12 +38,12 @@ class Rehearsal:
     training: data.Batches,
     options: train.FitOptions | None = None,
   ):
-    """Makes the initial state; compiles nothing.
+    """Prepare the step and take one batch; nothing is compiled.
 
     Args:
       method: The method.
-      training: Its training batches.
-      options: How steps are mapped over devices.
+      training: Training batches of the method.
+      options: Options that map steps over devices.
     """
     options = options or train.FitOptions()
     self._method, self._training = method, training
@@ -64,20 +64,20 @@ class Rehearsal:
 
   @functools.cached_property
   def _initial(self):
-    """The initial state; its compilation takes longer than everything after it."""
+    """Initial state, cached because its compilation takes longer than the checks."""
     images = jnp.zeros((2, *self._training.image_shape))
     return self._method.init(jax.random.key(0), images)
 
   def _state(self):
-    """A copy of the initial state, which a step may donate."""
+    """Copy of the initial state, because a step donates its argument."""
     return self._step.place_state(self._initial)
 
   def needed_bytes(self) -> int:
-    """Memory of a step on each device."""
+    """Memory of a step on each device, in bytes."""
     return self._step.needed_bytes(self._state(), self._batch)
 
   def networks(self) -> Mapping[str, methods.Network]:
-    """The networks that the method exports, by name, as they are before training."""
+    """Networks that the method exports before training, by name."""
     return self._method.export(self._initial)
 
   def first_metrics(self) -> dict[str, float]:
@@ -86,7 +86,7 @@ class Rehearsal:
     return {name: float(value) for name, value in metrics.items()}
 
   def step_seconds(self) -> float:
-    """Time of a step, without compilation, as a mean over some steps."""
+    """Mean time of a step in seconds, without compilation."""
     state, metrics = self._step(self._state(), self._batch)
     jax.block_until_ready(metrics)
     began, taken = time.monotonic(), 0
@@ -97,57 +97,57 @@ class Rehearsal:
     return (time.monotonic() - began) / taken
 
   def gradient_norms(self) -> dict[str, float]:
-    """Norms of the gradients of each loss term, as the method's diagnostics say."""
+    """Gradient norms of each loss term, from the method's diagnostics."""
     observe = train.Diagnostics(self._method, self._training, **self._mapped)
     return {name: float(norm) for name, norm in observe(self._state()).items()}
 
 
 def memory(needed_bytes: int, limit_bytes: int | None) -> Finding:
-  """Memory of a step against that of the device, if that is known."""
+  """Comparison of the memory of a step with the memory of the device."""
   text = (
     f"A step needs {_size(needed_bytes)} on each device, parameters and data included"
   )
   if limit_bytes is None:
-    return Finding(Level.FINE, f"{text}; this device does not tell what it has.")
+    return Finding(Level.FINE, f"{text}; this device does not report its memory.")
   text = f"{text}; there are {_size(limit_bytes)}."
   if needed_bytes > limit_bytes:
-    hint = "Lower the batch size, or let the data stream: --memory_gib=0."
+    hint = "Lower --batch_size, raise --micro_batches, or stream data: --memory_gib=0."
     return Finding(Level.WRONG, f"{text} {hint}")
   return Finding(Level.FINE, text)
 
 
 def measuring(rows: int, needed_bytes: int, limit_bytes: int | None) -> Finding:
-  """Memory of measuring a network on a batch, chosen by what the network needs."""
+  """Memory of measuring a network, on a batch sized for the network."""
   text = (
     f"Measuring takes {rows} images at a time and needs about {_size(needed_bytes)} on "
     "each device"
   )
   if limit_bytes is not None and needed_bytes > limit_bytes:
-    hint = "Take smaller images: --image_size."
+    hint = "Use smaller images: --image_size."
     return Finding(Level.WRONG, f"{text}; there are {_size(limit_bytes)}. {hint}")
-  return Finding(Level.FINE, f"{text}, data left out.")
+  return Finding(Level.FINE, f"{text}, without the data.")
 
 
 def _size(num_bytes: int) -> str:
-  """A size in GiB, or in MiB where that would be next to nothing."""
+  """Format a size in GiB, or in MiB if it is below 0.1 GiB."""
   if num_bytes < 2**30 / 10:
     return f"{num_bytes / 2**20:.1f} MiB"
   return f"{num_bytes / 2**30:.2f} GiB"
 
 
 def step_time(seconds: float, steps_per_epoch: int, epochs: int) -> Finding:
-  """Time of a step, and of the stage of the student without its measurements."""
+  """Time of a step, an epoch and the student's stage, without measurements."""
   return Finding(
     Level.FINE,
     f"A step of the student takes {_duration(seconds)}, an epoch of {steps_per_epoch} "
     f"steps {_duration(seconds * steps_per_epoch)}, all {epochs} epochs "
-    f"{_duration(seconds * steps_per_epoch * epochs)}; compilation and measurements "
-    "come on top.",
+    f"{_duration(seconds * steps_per_epoch * epochs)}, without compilation and "
+    "measurements.",
   )
 
 
 def _duration(seconds: float) -> str:
-  """A time in a unit that suits it."""
+  """Format a time in a suitable unit."""
   for limit, unit, name in ((1, 1e-3, "ms"), (120, 1, "s"), (7200, 60, "minutes")):
     if seconds < limit:
       return f"{seconds / unit:.3g} {name}"
@@ -155,21 +155,22 @@ def _duration(seconds: float) -> str:
 
 
 def magnitudes(metrics: Mapping[str, float]) -> Finding:
-  """Weighted losses of the first step: finite, and of one order of magnitude."""
+  """Check that the weighted losses of the first step are finite and comparable."""
   names = [name[5:] for name in metrics if name.startswith("loss/")]
   shares = {name: metrics[f"loss/{name}"] * metrics[f"weight/{name}"] for name in names}
   shown = ", ".join(f"{name} {share:.3g}" for name, share in shares.items())
   norm = metrics["gradient_norm"]
   text = f"First step: weighted losses {shown}; norm of the gradient {norm:.3g}."
   if not np.isfinite([norm, *shares.values()]).all():
-    return Finding(Level.WRONG, f"{text} Something is not finite.")
+    return Finding(Level.WRONG, f"{text} Not all values are finite.")
   if max(shares.values()) > _RATIO * max(min(shares.values()), 1e-30):
-    return Finding(Level.WARNING, f"{text} The largest drowns the smallest.")
+    hint = f"The smallest is below 1 / {_RATIO:.0f} of the largest: change weights."
+    return Finding(Level.WARNING, f"{text} {hint}")
   return Finding(Level.FINE, text)
 
 
 def gradients(observed: Mapping[str, float]) -> Finding:
-  """Gradient norms of the loss terms: finite, and none negligible beside another."""
+  """Check that the gradient norms of the loss terms are finite and comparable."""
   norms = {
     name.removeprefix("gradient/"): value
     for name, value in observed.items()
@@ -179,16 +180,19 @@ def gradients(observed: Mapping[str, float]) -> Finding:
   text = f"First step: norms of the gradients of the weighted losses {shown}."
   ratio = observed.get("gradient_ratio")
   if ratio is not None:
-    text = f"{text} The teacher's pull is {ratio:.3g} times that of the labels."
+    text = f"{text} The teacher's gradient is {ratio:.3g} times that of the labels."
   if not np.isfinite([*norms.values()]).all():
-    return Finding(Level.WRONG, f"{text} Something is not finite.")
+    return Finding(Level.WRONG, f"{text} Not all values are finite.")
   if not any(norms.values()):
-    return Finding(Level.WRONG, f"{text} Nothing would be learnt.")
+    return Finding(Level.WRONG, f"{text} All are zero: nothing would be learnt.")
   if ratio is not None and not 1 / _GRADIENT_RATIO <= ratio <= _GRADIENT_RATIO:
-    drowned = "labels" if ratio > 1 else "teacher"
-    hint = f"The {drowned} would hardly be heard: change the weight of the labels."
+    weak = "labels" if ratio > 1 else "teacher"
+    hint = f"The {weak} would have almost no effect: change the weight of the labels."
     return Finding(Level.WARNING, f"{text} {hint}")
-  still = [name for name, norm in norms.items() if norm * _RATIO < max(norms.values())]
-  if still:
-    return Finding(Level.WARNING, f"{text} {', '.join(still)} would hardly be heard.")
+  weakest = [
+    name for name, norm in norms.items() if norm * _RATIO < max(norms.values())
+  ]
+  if weakest:
+    hint = f"{', '.join(weakest)} would have almost no effect: change weights."
+    return Finding(Level.WARNING, f"{text} {hint}")
   return Finding(Level.FINE, text)

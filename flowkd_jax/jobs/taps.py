@@ -1,12 +1,12 @@
-"""Lists the activations of a network that can be distilled, with shapes and costs.
+"""List of the activations of a network that can be distilled, with shapes and costs.
 
     flowkd taps --network=cnn1:16
     flowkd taps --network=resnet18 --format=csv
     flowkd taps --network=mine.models:make_vit --image_size=224
 
-Nothing is computed. A network is one of ours by name, or `MODULE:FUNCTION`, where the
-function makes a Linen module that is called with images and `train`, or returns what
-`capture.from_nnx` or `capture.from_equinox` return.
+No activations are computed, only their shapes. A network is given by its name in this
+package, or as `MODULE:FUNCTION`. The function returns a Linen module that is called
+with images and `train`, or the result of `capture.from_nnx` or `capture.from_equinox`.
 """
 
 import csv
@@ -53,18 +53,17 @@ class Config:
   )
   channels: int = fields.setting(3, "Number of channels of the images.", least=1)
   batch_size: int = fields.setting(
-    128, "Rows (images) of a training step, for the costs.", least=1
+    128, "Number of rows (images) in a training step, for the costs.", least=1
   )
   format: str = fields.setting(
     "table",
-    "Format of the listing: table, for people; csv or json, for programs, with exact "
-    "numbers.",
+    "Output format: table for people; csv or json for programs, with exact numbers.",
     choices=FORMATS,
   )
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a number is below 1.
@@ -73,7 +72,7 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Prints the taps in the format that the settings name."""
+  """Print the taps in the format of the settings."""
   size = config.image_size
   images = jax.ShapeDtypeStruct(
     (config.batch_size, size, size, config.channels), jnp.float32
@@ -99,13 +98,13 @@ def run(config: Config) -> None:
 
 
 def rows(taps: Sequence[capture.Tap], batch_size: int) -> list[dict[str, Any]]:
-  """Taps as plain numbers.
+  """Properties of taps as plain values.
 
   Returns:
-    For each tap "tap" (its name), "kind" ("sown" or "module"), "shape" (of a row),
-    "dtype", and of a step of `batch_size` rows "flops" (operations of the forward pass
-    up to the tap), "bytes" (memory of the tap) and "pair_flops" (operations of its
-    matrix of inner products).
+    For each tap: "tap" (name), "kind" ("sown" or "module"), "shape" (of a row) and
+    "dtype". For a step of `batch_size` rows: "flops" (operations of the forward pass up
+    to the tap), "bytes" (memory of the tap) and "pair_flops" (operations of its matrix
+    of inner products).
   """
   return [
     {
@@ -122,7 +121,7 @@ def rows(taps: Sequence[capture.Tap], batch_size: int) -> list[dict[str, Any]]:
 
 
 def write_csv(taps: Sequence[capture.Tap], batch_size: int) -> None:
-  """Prints `rows` as comma-separated values, a shape as 8x8x16."""
+  """Print `rows` as comma-separated values; a shape is written as 8x8x16."""
   writer = csv.writer(sys.stdout, lineterminator="\n")
   writer.writerow(("tap", "kind", "shape", "dtype", "flops", "bytes", "pair_flops"))
   for row in rows(taps, batch_size):
@@ -132,10 +131,10 @@ def write_csv(taps: Sequence[capture.Tap], batch_size: int) -> None:
 def show_table(
   config: Config, taps: Sequence[capture.Tap], console: rich_console.Console
 ) -> None:
-  """Prints a table; no name is ever cut.
+  """Print a table without truncating names.
 
-  In a file or a pipe every tap is one line, however long. On a terminal that is too
-  narrow for the table, every name has a line of its own, which the terminal wraps.
+  In a file or a pipe every tap is one line of any length. On a terminal that is too
+  narrow for the table, each name has a line of its own, which the terminal wraps.
   """
   table = tap_table(config, taps)
   unlimited = console.options.update(max_width=10**6)
@@ -157,9 +156,9 @@ def show_table(
 
 
 def tap_table(config: Config, taps: Sequence[capture.Tap]) -> rich_table.Table:
-  """One row per tap: name, kind, shape of a row, dtype, memory and operations."""
+  """Table with one row per tap: name, kind, shape of a row, dtype and costs."""
   table = rich_table.Table(
-    # Names of networks and taps are the user's, and no markup.
+    # As text: names come from the user, and brackets in them are not markup.
     title=rich_text.Text(_title(config)),
     caption=_caption(config),
     box=box.SIMPLE_HEAD,
@@ -188,7 +187,7 @@ def _caption(config: Config) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-  """Everything but the name of a tap, for people."""
+  """Formatted properties of a tap, without its name."""
   return (
     row["kind"],
     " x ".join(map(str, row["shape"])),

@@ -1,4 +1,4 @@
-"""Checks of a trained teacher on the data that a student will learn from."""
+"""Checks of a trained teacher on the student's training data, for the doctor."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from flowkd_jax.jobs.finding import Level
 
 __all__ = ["classifier", "evaluation_mode", "taps"]
 
-# Accuracies as shares of the way from chance to 100 %: below the first a network has
-# learnt nothing of this data, below the second it is a weak teacher.
+# Accuracies as fractions of the range from chance to 100 %: below the first, a network
+# has learnt nothing about the data; below the second, it is a weak teacher.
 _NOTHING, _WEAK = 0.2, 0.6
 _LAG = 0.2  # accuracy by which a classifier may be worse than the last tap
-_DEAD = 0.5  # share of units that never move, from which a tap is suspect
-_WIDE = 2**17  # entries of a row, from which comparing rows takes the time
-_GAP = 0.5  # relative change of the last tap, from which statistics are suspect
-_EXAMPLES = 16  # images on which the mode of the teacher is tried
+_DEAD = 0.5  # share of constant units beyond which a tap is suspect
+_WIDE = 2**17  # entries of a row beyond which comparing rows dominates the step
+_GAP = 0.5  # relative change of the last tap beyond which statistics are suspect
+_EXAMPLES = 16  # images on which the evaluation mode of the teacher is tried
 
 
 def classifier(
@@ -33,14 +33,14 @@ def classifier(
 ) -> Iterator[Finding]:
   """Accuracy of the teacher on training images, and the order of its classes.
 
-  Chance is the share of the most frequent class. Accuracy by the nearest centroid of
-  the last tap tells whether the taps are good where the classifier is not: centroids
-  are those of every second image, measured on the others.
+  Chance is the share of the most frequent class. The accuracy of the nearest centroid
+  in the last tap shows whether the taps are good even if the classifier is not.
+  Centroids come from every second image; accuracy is measured on the other images.
 
   Args:
     features: Logits and taps of the teacher on training images.
     num_classes: Number of classes of the data.
-    logits_are_used: Whether a student learns from the logits, too.
+    logits_are_used: Whether a student learns from the logits.
   """
   if features.logits.shape[1] != num_classes:
     yield Finding(
@@ -82,7 +82,7 @@ def classifier(
 def _judged(
   text: str, accuracy: float, centroid: float, chance: float, logits_are_used: bool
 ) -> Finding:
-  """The finding of two accuracies."""
+  """Finding about the accuracies of classifier and centroids."""
   if max(accuracy, centroid) < _between(chance, _NOTHING):
     return Finding(
       Level.WRONG,
@@ -98,27 +98,28 @@ def _judged(
       else "learn from its taps, as these settings do, not from its logits"
     )
     level = Level.WRONG if logits_are_used else Level.WARNING
-    return Finding(level, f"{text} Its classifier lags behind its features: {advice}.")
+    hint = f"Its classifier is much worse than its features: {advice}."
+    return Finding(level, f"{text} {hint}")
   if accuracy < _between(chance, _WEAK):
     return Finding(
       Level.WARNING,
-      f"{text} So weak a teacher has little to teach: train it until it classifies "
-      f"{100 * _between(chance, _WEAK):.0f} % or more, by more epochs, another "
+      f"{text} A weak teacher has little to teach: train it until it classifies "
+      f"{100 * _between(chance, _WEAK):.0f} % or more, with more epochs, another "
       "learning rate or a larger network.",
     )
   return Finding(Level.FINE, text)
 
 
 def _between(chance: float, share: float) -> float:
-  """An accuracy between chance and 1."""
+  """Accuracy at a fraction of the range from chance to 1."""
   return chance + share * (1 - chance)
 
 
 def _centroid_accuracy(embedded: np.ndarray, labels: np.ndarray) -> float:
-  """Accuracy by centroids of every second row, on the other rows."""
+  """Accuracy of centroids of every second row, on the other rows."""
   parts = slice(0, None, 2), slice(1, None, 2)
   if not {*labels[parts[0]]} & {*labels[parts[1]]}:  # a handful of images
-    parts = slice(None), slice(None)
+    parts = slice(None), slice(None)  # no common class: measure on all images
   database, queries = parts
   return evaluation.nearest_centroid_accuracy(
     embedded[database],
@@ -132,7 +133,7 @@ def _centroid_accuracy(embedded: np.ndarray, labels: np.ndarray) -> float:
 def _best_order(
   guesses: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> tuple[str, float]:
-  """The order of classes with the highest accuracy, and that accuracy."""
+  """Order of classes with the highest accuracy, and this accuracy."""
   confusion = np.zeros((num_classes, num_classes), int)
   np.add.at(confusion, (guesses, labels), 1)
   rows, columns = optimize.linear_sum_assignment(-confusion)
@@ -141,7 +142,7 @@ def _best_order(
 
 
 def evaluation_mode(teacher: methods.Network, probe: data.Batches) -> Finding:
-  """Agreement of the teacher's running statistics with this data."""
+  """Agreement of the teacher's running statistics with the data."""
   rows = next(probe.epoch(0))
   images = jax.jit(lambda *data: probe.prepare(*data)["image"])(
     dict(probe.resident), rows
@@ -173,33 +174,34 @@ def evaluation_mode(teacher: methods.Network, probe: data.Batches) -> Finding:
   running, own = last_taps(dict(teacher.variables), dict(probe.resident), rows)
   gap = float(jnp.linalg.norm(running - own) / jnp.linalg.norm(running))
   text = (
-    "Statistics of the batch in place of the running ones would move the teacher's "
-    f"last tap by {100 * gap:.0f} %; it is used in evaluation mode."
+    "Batch statistics instead of running statistics would change the teacher's last "
+    f"tap by {100 * gap:.0f} %; it is used in evaluation mode."
   )
   if gap > _GAP:
-    hint = "So much hints at statistics of other data or another preprocessing."
+    hint = "The statistics may come from other data or another preprocessing."
     return Finding(Level.WARNING, f"{text} {hint}")
   return Finding(Level.FINE, text)
 
 
 def taps(activations: Mapping[str, np.ndarray]) -> Iterator[Finding]:
-  """Shapes of the teacher's taps that do not suit, and units that never move."""
+  """Shapes and constant units of the teacher's taps."""
   for name, activation in activations.items():
     rows = activation.reshape(len(activation), -1)
     dead = evaluation.dead_share(rows)
     shape = " x ".join(map(str, activation.shape[1:]))
     text = (
-      f"Tap {name} of the teacher: {shape}, {100 * dead:.0f} % of its units never move."
+      f"Tap {name} of the teacher: {shape}, {100 * dead:.0f} % of its units are "
+      "constant."
     )
     if not np.isfinite(rows).all():
       yield Finding(Level.WRONG, f"{text} Some of its activations are not finite.")
     elif dead == 1:
       yield Finding(Level.WRONG, f"{text} Nothing can be learnt from it.")
     elif rows.shape[1] == 1:
-      hint = "The cosines of a single unit tell nothing but signs: take another tap."
+      hint = "Cosines of a single unit are only signs: use another tap."
       yield Finding(Level.WARNING, f"{text} {hint}")
     elif rows.shape[1] > _WIDE:
-      hint = "Comparing such long rows is slow: take a pooled tap."
+      hint = "Comparing such long rows is slow: use a pooled tap."
       yield Finding(Level.WARNING, f"{text} {hint}")
     else:
       yield Finding(Level.WARNING if dead > _DEAD else Level.FINE, text)

@@ -161,7 +161,7 @@ def test_signal_at_one_process_ends_all_with_its_status(tmp_path, free_address):
     ),
     (
       ["--coordinator_address=auto"],
-      r"--coordinator_address: the processes did not come together \(auto\)",
+      r"--coordinator_address: the processes could not connect \(auto\)",
     ),
     *(
       (

@@ -46,7 +46,7 @@ def test_errors_of_the_file_system_name_the_file(capsys):
 def test_arguments_without_dashes_are_the_setting_that_takes_them():
   assert launch._by_position(["a", "b,c"], "workdirs", {}) == {"workdirs": ("a", "b,c")}
   assert launch._by_position([], None, {"workdirs": ("a",)}) == {}
-  with pytest.raises(ValueError, match="--workdirs: expected without b, got both"):
+  with pytest.raises(ValueError, match="--workdirs: expected the flag or b, got both"):
     launch._by_position(["b"], "workdirs", {"workdirs": ("a",)})
   with pytest.raises(ValueError, match="expected flags only, got b"):
     launch._by_position(["b"], None, {})

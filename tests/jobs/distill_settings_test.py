@@ -38,7 +38,7 @@ def test_the_resolved_losses_are_tables_wherever_they_were_given(tmp_path):
     ({"student_epochs": "3"}, "--student_epochs: expected EPOCHS@LEARNING_RATE"),
     (
       {"stages": ("student_simkd",), "learn_from": "recorded"},
-      "--stages: student_simkd takes over the classifier of the teacher",
+      "--stages: expected no student_simkd with --learn_from=recorded",
     ),
     ({"learn_from": "recorded"}, "--learn_from=recorded: expected --teacher_cache"),
     (

@@ -59,7 +59,7 @@ def test_doctor_examines_a_work_directory(tmp_path, capsys):
   doctor.run(information_flow.configure(**settings))
   output = " ".join(capsys.readouterr().out.split())
   for sentence in (
-    "are those of the run in",
+    "agree with the run in",
     "A step has 200 rows, 25 on each of 8 devices",
     "Measuring takes 200 images at a time and needs about",
     "layer map, auto: ",
@@ -113,7 +113,7 @@ def test_doctor_finds_absent_and_rare_classes():
   rare = np.flatnonzero(split.labels == 3)[1:]
   for kept, said in (
     (np.flatnonzero(split.labels != 3), "No training image has the class 3"),
-    (np.setdiff1d(np.arange(400), rare), "Classes have from 1 to"),
+    (np.setdiff1d(np.arange(400), rare), "Classes have between 1 and"),
   ):
     part = dataclasses.replace(
       split, images=split.images[kept], labels=split.labels[kept]

@@ -128,10 +128,10 @@ def test_impossible_settings_are_refused(options, match):
     ({"client_minimum": 200}, "--client_minimum: minimum: 8 clients cannot have 200"),
     (
       {"memory_gib": 0.0, "train_split": "train@0"},
-      "--memory_gib: clients read their images in any order",
+      "--memory_gib: expected a limit that all training images fit into",
     ),
     ({"network": "digits_cnn:2", "stages": ("fedavg",)}, "batch_stats"),
-    ({"network": "digits_cnn:2"}, "--network: FedGen needs a network with a latent"),
+    ({"network": "digits_cnn:2"}, "--network: expected latent_cnn, as FedGen needs"),
   ],
 )
 def test_what_cannot_work_is_refused_before_training(options, match, tmp_path):

@@ -76,7 +76,10 @@ def test_flags_that_others_leave_unread_are_refused(options, match):
     ({"last_tap_from": "labels"}, "--last_tap_from: expected one of tap, posterior"),
     ({"seed": -1}, "--seed: expected 0 or above, got -1"),
     ({"flow_weight_gamma": 2.0}, "--flow_weight_gamma: expected a number in"),
-    ({"authors": True, "matching": "quadratic"}, "--authors: the authors' code"),
+    (
+      {"authors": True, "matching": "quadratic"},
+      "--authors: expected with --matching=probabilities",
+    ),
   ],
 )
 def test_impossible_settings_are_refused(options, match):

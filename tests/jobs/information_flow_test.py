@@ -155,7 +155,7 @@ def test_networks_of_an_earlier_run_are_taken(finished, tmp_path):
   ("options", "match"),
   [
     ({"networks_from": "."}, "--networks_from: expected the work directory of"),
-    ({"image_size": 12}, "--networks_from: expected networks of --image_size=12"),
+    ({"image_size": 12}, "--networks_from: .* trained with --image_size=12"),
   ],
 )
 def test_earlier_runs_of_no_use_are_refused(options, match, finished, tmp_path):
@@ -450,7 +450,7 @@ def test_help_ends_well_and_bad_flags_are_messages(tmp_path):
   process = _command(tmp_path, "--help")
   output, _ = process.communicate(timeout=800)
   assert process.returncode == 0
-  assert "Compute the loss exactly as the published code: diagonal, mean" in output
+  assert "Compute the loss exactly as the published code does" in output
   process = _command(tmp_path, "--matching=qmi")
   output, _ = process.communicate(timeout=800)
   assert process.returncode == 2

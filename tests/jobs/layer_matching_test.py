@@ -31,7 +31,7 @@ def test_empty_layer_map_pairs_taps_of_the_same_name():
   assert pairs == {"stem": "stem", "end": "end"}
   in_order = layer_matching.given_layers("", ("stem", "end"), ("first", "end"))
   assert in_order == {"stem": "first", "end": "end"}
-  with pytest.raises(ValueError, match="expected the same names or as many others"):
+  with pytest.raises(ValueError, match="expected equal names or equally many taps"):
     layer_matching.given_layers("", ("stem", "end"), ("end", "last"))
 
 

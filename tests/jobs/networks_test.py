@@ -20,7 +20,7 @@ def test_ours_have_names_and_others_a_function():
     ("vgg", "network: expected one of cnn1, .*MODULE:FUNCTION .* got 'vgg'"),
     ("flowkd_jax.models:AlexNet", "network: .*got 'flowkd_jax.models:AlexNet'"),
     ("cnn1:0", "expected cnn1:WIDTH with a positive integer"),
-    ("builtins:dict", "builtins:dict made something else; model: .* got a dict"),
+    ("builtins:dict", "builtins:dict did not return a network; model: .* got a dict"),
   ],
 )
 def test_networks_that_are_not_there_are_refused(name, match):

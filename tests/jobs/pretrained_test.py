@@ -74,5 +74,5 @@ def test_check_wants_a_finished_stage_of_the_same_data(tmp_path):
   stages.write_json(tmp_path / "config.json", {"dataset": "digits", "seed": 3})
   pretrained.check(str(tmp_path), config, ("teacher", "aux"))
   stages.write_json(tmp_path / "config.json", {"dataset": "mnist"})
-  with pytest.raises(ValueError, match="of --dataset=digits, .* are of mnist"):
+  with pytest.raises(ValueError, match="with --dataset=digits, .* has --dataset=mnist"):
     pretrained.check(str(tmp_path), config, ("teacher", "aux"))

@@ -30,13 +30,13 @@ def test_gradients_that_drown_others_are_a_warning():
   norms = {"gradient/dense": 0.2, "gradient/labels": 0.1}
   fine = step_checks.gradients({**norms, "gradient_ratio": 2.0})
   assert fine.level is FINE
-  assert "dense 0.2, labels 0.1. The teacher's pull is 2 times" in fine.text
+  assert "dense 0.2, labels 0.1. The teacher's gradient is 2 times" in fine.text
   for ratio, drowned in ((1e3, "labels"), (1e-3, "teacher")):
     finding = step_checks.gradients({**norms, "gradient_ratio": ratio})
     assert finding.level is WARNING
-    assert f"The {drowned} would hardly be heard" in finding.text
+    assert f"The {drowned} would have almost no effect" in finding.text
   taps = {"gradient/block_1": 1e-6, "gradient/dense": 0.2}
-  assert "block_1 would hardly be heard" in step_checks.gradients(taps).text
+  assert "block_1 would have almost no effect" in step_checks.gradients(taps).text
   assert step_checks.gradients({"gradient/dense": 0.0}).level is WRONG
   assert step_checks.gradients({"gradient/dense": np.nan}).level is WRONG
 
@@ -47,14 +47,14 @@ def test_too_little_memory_is_wrong():
   assert "needs 1.00 GiB on each device" in fine.text
   assert "there are 2.00 GiB" in fine.text
   assert step_checks.memory(2**31, 2**30).level is WRONG
-  assert "does not tell" in step_checks.memory(2**31, None).text
+  assert "does not report" in step_checks.memory(2**31, None).text
   assert environment.device_bytes() > 2**25
 
 
 def test_sizes_and_times_have_units_that_suit():
   assert "A step needs 5.0 MiB on" in step_checks.memory(5 * 2**20, None).text
   text = step_checks.step_time(0.002, 100, 400).text
-  assert "takes 2 ms, an epoch of 100 steps 200 ms, all 400 epochs 80 s;" in text
+  assert "takes 2 ms, an epoch of 100 steps 200 ms, all 400 epochs 80 s," in text
   assert "all 100 epochs 16.7 minutes" in step_checks.step_time(1.0, 10, 100).text
   assert "all 100 epochs 27.8 hours" in step_checks.step_time(1.0, 1000, 100).text
 
@@ -80,4 +80,4 @@ def test_memory_of_measuring_is_told_and_compared():
   assert "takes 512 images at a time and needs about 0.25 GiB on each" in fine.text
   wrong = step_checks.measuring(1, 2**34, 2**33)
   assert wrong.level is WRONG
-  assert "there are 8.00 GiB. Take smaller images: --image_size." in wrong.text
+  assert "there are 8.00 GiB. Use smaller images: --image_size." in wrong.text
