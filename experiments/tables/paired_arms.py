@@ -17,6 +17,7 @@ from experiments.tables import kept_runs
 from flowkd_jax import report
 
 _DASH = "–"
+_WIDEST = 7  # numbers of a table
 _ACCURACY = "test_accuracy"
 # Results by run, seed and network.
 Found = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
@@ -39,24 +40,47 @@ def networks(study: spec.Study, runs: kept_runs.KeptRuns) -> Found:
 
 
 def table(study: spec.Study, found: Found) -> list[str]:
-  """The lines of the table in Markdown."""
+  """The lines of the table in Markdown, or of several that are not too wide."""
   comparison = study.comparison
   if comparison is None:
     raise ValueError(f"study: expected one with a comparison, got {study.title!r}")
-  headings = []
-  for column in comparison.columns:
-    against = comparison.baselines if column.paired else ()
-    headings += [column.heading, *(f"− {name}" for name in against)]
-  rows = []
-  for arm in comparison.arms:
-    cells = [
-      cell
-      for column in comparison.columns
-      for cell in _cells(column, arm, found, len(comparison.baselines))
-    ]
-    rows.append([arm.title, _seeds(arm, found), *cells])
-  headings = [study.title, "seeds", *headings]
-  return report.markdown_table(headings, rows, left=2).splitlines()
+  lines: list[str] = []
+  for columns in _parts(comparison):
+    rows, headings = [], []
+    for column in columns:
+      against = comparison.baselines if column.paired else ()
+      headings += [column.heading, *(f"− {name}" for name in against)]
+    for arm in comparison.arms:
+      cells = [
+        cell
+        for column in columns
+        for cell in _cells(column, arm, found, len(comparison.baselines))
+      ]
+      rows.append([arm.title, *([] if lines else [_seeds(arm, found)]), *cells])
+    begin = ["The same runs"] if lines else [study.title, "seeds"]
+    text = report.markdown_table([*begin, *headings], rows, left=len(begin))
+    lines += ["", *text.splitlines()] if lines else text.splitlines()
+  return lines
+
+
+def _parts(comparison: spec.Comparison) -> list[list[spec.Column]]:
+  """Columns of each table: all in one if they fit, else first those with differences.
+
+  A page of 1,280 pixels shows `_WIDEST` numbers beside the name of an arm.
+  """
+
+  def width(columns):
+    per_paired = 1 + len(comparison.baselines)
+    return sum(per_paired if column.paired else 1 for column in columns)
+
+  if width(comparison.columns) <= _WIDEST:
+    return [[*comparison.columns]]
+  parts: list[list[spec.Column]] = [[]]
+  for column in sorted(comparison.columns, key=lambda column: not column.paired):
+    if parts[-1] and width([*parts[-1], column]) > _WIDEST:
+      parts.append([])
+    parts[-1].append(column)
+  return parts
 
 
 def _seeds(arm, found):

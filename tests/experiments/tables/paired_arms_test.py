@@ -77,6 +77,33 @@ def test_table_pairs_seeds_and_averages_runs(study):
   assert second == ["second of both", "not run", "–", "", "–", "", "–", "–"]
 
 
+def test_table_that_is_wide_has_columns_with_differences_first(study):
+  single = tuple(spec.Column(f"place {i}", runs=("a",)) for i in range(5))
+  columns = (*single, *_COLUMNS)
+  wide = study._replace(comparison=study.comparison._replace(columns=columns))
+  runs = {"a": {"0": _kept(_network("method", 0.5, 5, 2.0))}}
+  lines = paired_arms.table(wide, paired_arms.networks(wide, runs))
+  first, second = "\n".join(lines).split("\n\n")
+  heads = [text.splitlines()[0].split("|")[1:-1] for text in (first, second)]
+  assert [cell.strip() for cell in heads[0]][1:7] == [
+    "seeds",
+    "accuracy",
+    "− labels",
+    "mean",
+    "− labels",
+    "place 0",
+  ]
+  assert [cell.strip() for cell in heads[1]] == [
+    "The same runs",
+    "place 3",
+    "place 4",
+    "rounds",
+    "time",
+  ]
+  assert "the method" in second
+  assert "50.00" in second
+
+
 def test_table_pairs_only_seeds_that_both_arms_have(study):
   labels, method = _network("labels", 0.7, 1, 1.0), _network("method", 0.6, 1, 1.0)
   seeds = {"0": _kept(_network("labels", 0.5, 1, 1.0)), "10": _kept(labels, method)}
