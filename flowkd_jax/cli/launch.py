@@ -14,6 +14,7 @@ from typing import Any
 from absl import app
 from absl import flags
 from absl import logging as absl_logging
+from absl.logging import converter
 
 from flowkd_jax import train
 from flowkd_jax.cli import compilation
@@ -90,10 +91,7 @@ def launch(
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
   def main(arguments: Sequence[str]) -> None:
-    if flags.FLAGS.verbosity < 0:  # Libraries set the level themselves.
-      absl_logging.get_absl_handler().addFilter(
-        lambda record: record.levelno >= logging.WARNING
-      )
+    _quieten(flags.FLAGS.verbosity)
     train.keep_freed_memory()
     config = None
     try:
@@ -110,6 +108,15 @@ def launch(
 
   argv = [sys.argv[0], *parsing.with_new_names(given, config_class)]
   app.run(main, argv, flags_parser=_parse)
+
+
+def _quieten(verbosity: int) -> None:
+  """Keeps messages below the level of `--verbosity` out of the log.
+
+  Libraries set the level of their loggers themselves, so the handler decides.
+  """
+  least = converter.absl_to_standard(verbosity)
+  absl_logging.get_absl_handler().addFilter(lambda record: record.levelno >= least)
 
 
 def _main_program() -> str:
@@ -153,11 +160,16 @@ def _exit_status(error: BaseException, workdir: str) -> int:
 def _parse(arguments: Sequence[str]) -> list[str]:
   """Parse the command line; print an error and exit if a flag cannot be parsed."""
   try:
-    return flags.FLAGS(arguments)
+    left = flags.FLAGS(arguments)
   except flags.Error as error:
     unknown = isinstance(error, flags.UnrecognizedFlagError)
     _say(f"error: {error}{'; --help lists the flags' if unknown else ''}")
     sys.exit(2)
+  if flags.FLAGS["verbosity"].using_default_value:
+    # Otherwise absl would raise it to INFO, and a log would begin with lines of other
+    # libraries.
+    flags.FLAGS.verbosity = absl_logging.WARNING
+  return left
 
 
 def _say(text: str) -> None:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import logging
 import subprocess
 import sys
 
 import pytest
+from absl import flags
 
 from flowkd_jax.cli import launch
 from tests.cli import launchers
@@ -29,6 +31,35 @@ def test_refusals_are_one_sentence_and_exit_status_2(arguments, said):
   assert done.returncode == 2
   assert done.stderr.startswith(said)
   assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("arguments", "verbosity"),
+  [([], -1), (["--verbosity=0"], 0), (["--verbosity=-2"], -2)],
+)
+def test_messages_of_libraries_are_shown_from_warnings_on(
+  arguments, verbosity, monkeypatch
+):
+  values = flags.FlagValues()
+  flags.DEFINE_integer("verbosity", -1, "", flag_values=values)
+  monkeypatch.setattr(launch.flags, "FLAGS", values)
+  launch._parse(["flowkd", *arguments])
+  assert values.verbosity == verbosity
+  # Otherwise absl raises it to INFO.
+  assert not values["verbosity"].using_default_value
+
+
+@pytest.mark.parametrize(
+  ("verbosity", "least"), [(-1, "WARNING"), (0, "INFO"), (1, "DEBUG"), (-2, "ERROR")]
+)
+def test_messages_below_the_verbosity_are_left_out(verbosity, least, monkeypatch):
+  handler = logging.NullHandler()
+  monkeypatch.setattr(launch.absl_logging, "get_absl_handler", lambda: handler)
+  launch._quieten(verbosity)
+  levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+  records = [logging.makeLogRecord({"levelno": getattr(logging, n)}) for n in levels]
+  shown = [handler.filter(record) for record in records]
+  assert [*map(bool, shown)] == [n in levels[levels.index(least) :] for n in levels]
 
 
 def test_errors_of_the_file_system_name_the_file(capsys):
