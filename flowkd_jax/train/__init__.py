@@ -31,6 +31,7 @@ from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes
 from flowkd_jax.train._progress import Progress
 from flowkd_jax.train._rehearsal import check_method
+from flowkd_jax.train._run_display import length_in_words
 from flowkd_jax.train._times import MEASURING
 from flowkd_jax.train._times import Times
 from flowkd_jax.train._workdir import TrainedNetworks
@@ -67,6 +68,7 @@ __all__ = [
   "for_evaluation",
   "is_first_process",
   "keep_freed_memory",
+  "length_in_words",
   "load_network",
   "lock_workdir",
   "network_in_workdir",

@@ -27,13 +27,13 @@ from flowkd_jax.train import _pace
 from flowkd_jax.train import _position
 from flowkd_jax.train import _prefetch
 from flowkd_jax.train import _processes
+from flowkd_jax.train import _run_display
 from flowkd_jax.train import _times
 
 _LOG = logging.getLogger(__name__)
 
 PyTree = Any
 
-_SHOW_SECONDS = 0.1  # between two movements of the bar
 _STREAMED = 2**16  # bytes of a batch that are worth a thread
 
 
@@ -102,23 +102,24 @@ class _Run:
     self.step, self._exchange_at = 0, 1  # the next exchange of several processes
     self.sums: dict[str, float] = {}
     self.seconds = self.earlier_seconds = 0.0
-    self.began = self.saved_at = self._shown_at = time.monotonic()
-    self._latest: dict[str, float] = {}  # metrics beside the bar
+    self.began = self.saved_at = time.monotonic()
     self._last: tuple[Any, bool] | None = None  # batches to try a state on
     self._pace = _pace.Pace(max(options.most_steps_per_call, options.check_every))
     self._in_flight = _pace.InFlight(self._pace, options.check_every)
     self._compiled: set[bool] = set()
     self.times = options.times or _times.Times()
+    self._display = _run_display.RunDisplay(
+      options.progress, options.title, batches, epochs, self.times
+    )
 
   def run(self, key):
     self._device_step, state = self._start(key)
     per_epoch = self._per_epoch
-    with self._bar(self.epochs * per_epoch):
+    with self._display.shown(self.step):
       if self.step == 0:
         self._measure(-1, state, {})
       for epoch in range(self.step // per_epoch, self.epochs):
         state = self._train_epoch(state, epoch)
-        self._check()
         last = epoch == self.epochs - 1
         self._check_state(state) if last else self._check_arrays(state)
         means = {name: total / per_epoch for name, total in self.sums.items()}
@@ -140,6 +141,9 @@ class _Run:
         with self.times.spent(_times.DATA):
           chunk = list(itertools.islice(batches, steps))
         if not chunk:
+          self._check()
+          # Only now: devices run behind the host.
+          self.seconds = time.monotonic() - began
           return state
         state = self._call(state, chunk, many)
         self.seconds = time.monotonic() - began
@@ -255,7 +259,7 @@ class _Run:
   def _check(self):
     """Waits for all steps; the first that is not finite stops the run."""
     self._collect(self._in_flight.all())
-    self._show(self.step)
+    self._display.step(self.step, now=True)
 
   def _collect(self, read: tuple[int, _pace.HostMetrics] | None):
     """Adds metrics to the sums of the epoch, in the order of the steps."""
@@ -270,16 +274,8 @@ class _Run:
       for value in values:
         total += value
       self.sums[name] = total
-    self._latest = {
-      name: metrics[name][-1] for name in ("loss", "accuracy") if name in metrics
-    }
-    if time.monotonic() - self._shown_at >= _SHOW_SECONDS:
-      self._show(first + offset)
-
-  def _show(self, step):
-    if self.options.progress is not None:
-      self.options.progress.update(step, self._latest)
-      self._shown_at = time.monotonic()
+    latest = {name: values[-1] for name, values in metrics.items()}
+    self._display.step(first + offset, latest)
 
   def _check_state(self, state):
     """Proves that training can go on from a state: one step from it, discarded.
@@ -334,16 +330,4 @@ class _Run:
         measured = self.options.on_epoch(epoch, self.method, copy)
     if self.options.metrics is not None and (means or measured):
       self.options.metrics.write(epoch, self.step, {**means, **measured})
-
-  @contextlib.contextmanager
-  def _bar(self, total):
-    progress = self.options.progress
-    if progress is None:
-      yield
-      return
-    progress.start(self.options.title, total, self.step)
-    try:
-      yield
-      progress.update(self.step)
-    finally:
-      progress.stop()
+    self._display.epoch(epoch, means, measured)

@@ -32,8 +32,9 @@ class FitOptions:
     checkpoints: Place to save and resume; None keeps nothing.
     checkpoint_seconds: Time between checkpoints within a run, 0 or above.
     metrics: Writer of the metrics of each epoch.
-    progress: Bar over the steps.
-    title: Title of the bar.
+    progress: Bar over the steps, on a terminal; elsewhere a line for each epoch with
+      loss, accuracy or information flow, images per second and the time left.
+    title: Name of the run beside the bar and in the lines.
     devices: Devices of this process alone; by default all, of all processes.
     on_epoch: `(epoch, method, state) -> metrics`, measured after every epoch and,
       with epoch -1, before the first; added to the metrics of that epoch. The state

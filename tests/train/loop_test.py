@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from flowkd_jax import data
 from flowkd_jax import methods
 from flowkd_jax import train
+from flowkd_jax.train import _pace
 
 pytestmark = pytest.mark.optimizer
 
@@ -113,6 +115,30 @@ def test_epochs_are_recorded_with_what_is_measured(toy, batches, tmp_path):
   # Mean over the three steps: (x - 1)^2 with x going from 0 to 1 by factors 0.8.
   np.testing.assert_allclose(records[1]["loss"], (1 + 0.8**2 + 0.8**4) / 3, rtol=1e-5)
   assert list(tmp_path.glob("tensorboard/toy/events*"))
+
+
+@pytest.mark.slow
+def test_seconds_of_an_epoch_include_the_wait_for_its_last_steps(
+  toy, batches, tmp_path, monkeypatch
+):
+  read, waited, by_epoch = _pace.read_metrics, [], []
+
+  def slowly(calls):
+    time.sleep(0.1)
+    waited.append(0.1)
+    return read(calls)
+
+  def on_epoch(epoch, method, state):
+    by_epoch.append(sum(waited))
+    waited.clear()
+    return {}
+
+  monkeypatch.setattr(_pace, "read_metrics", slowly)
+  with train.MetricsWriter(tmp_path, "toy") as metrics:
+    _fit(toy(), batches, metrics=metrics, on_epoch=on_epoch)
+  seconds = [record["seconds"] for record in _records(tmp_path)]
+  # Each epoch has read at least once; the last also tries the state, after its end.
+  assert all(s >= w >= 0.1 for s, w in zip(seconds[:-1], by_epoch[1:-1], strict=True))
 
 
 @pytest.mark.slow

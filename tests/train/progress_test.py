@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich import console as rich_console
+from rich import table as rich_table
 
 from flowkd_jax import train
 
@@ -21,6 +22,52 @@ def test_progress_prints_plain_lines_to_a_file():
   progress.stop()
   assert "student: 100 steps, 10 done before" in out.getvalue()
   assert "student: 50 of 100  loss 0.25" in out.getvalue()
+
+
+def test_counter_says_nothing_in_a_file_unless_it_takes_long():
+  out, progress = _progress(terminal=False)
+  progress.quiet_seconds = 100
+  count = progress.counter("decoding")
+  count(1, 2)
+  assert out.getvalue() == ""
+  progress.quiet_seconds = 0
+  count(2, 2)
+  assert out.getvalue() == "decoding: 2 of 2\n"
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("FORCE_COLOR", "1"), ("TERM", "dumb"), ("NO_COLOR", "1"), ("COLUMNS", "40")],
+)
+def test_progress_writes_no_control_codes_to_a_file(name, value, monkeypatch, capsys):
+  monkeypatch.setenv(name, value)
+  progress = train.Progress()
+  progress.start("student", 2)
+  progress.update(1)
+  progress.say("kept in " + 90 * "x")
+  progress.stop()
+  assert capsys.readouterr().out == f"student: 2 steps\nkept in {90 * 'x'}\n"
+
+
+def test_progress_on_a_dumb_terminal_prints_lines(monkeypatch):
+  monkeypatch.setenv("TERM", "dumb")
+  out, progress = _progress(terminal=True)
+  progress.start("student", 2)
+  progress.stop()
+  assert out.getvalue() == "student: 2 steps\n"
+
+
+def test_table_is_as_wide_as_it_needs_in_a_file_only():
+  table = rich_table.Table(box=None)
+  table.add_column("network")
+  table.add_column("accuracy")
+  table.add_row(80 * "n", 40 * "9")
+  out, progress = _progress(terminal=False)
+  progress.print_table(table)
+  assert f"{80 * 'n'} {40 * '9'}" in " ".join(out.getvalue().split())
+  out, progress = _progress(terminal=True)
+  progress.print_table(table)
+  assert 80 * "n" not in out.getvalue()
 
 
 def test_progress_shows_a_bar_on_a_terminal():

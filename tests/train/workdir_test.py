@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -38,7 +39,20 @@ def test_fit_in_workdir_records_resumes_and_keeps(
   first, second = fit(1), fit(2)
   assert second.seconds > first.seconds > 0
   lines = said.getvalue().splitlines()
-  assert {"net: 3 steps", "net: 6 steps, 3 done before"} <= set(lines)
+  headings = [line for line in lines if " steps" in line]
+  assert headings == [
+    "net: 1 epoch of 3 steps",
+    "net: 2 epochs of 3 steps, resumed in epoch 2, after step 3",
+  ]
+  epochs = [line for line in lines if line not in headings]
+  assert len(epochs) == 2
+  number = r"[0-9.,e-]+"
+  for line, epoch in zip(epochs, ("1 of 1", "2 of 2"), strict=True):
+    assert re.fullmatch(
+      rf"net: epoch {epoch}, loss {number}, information flow of dense {number}, "
+      rf"{number} images/s",
+      line,
+    )
   whole = method.export(train.fit(method, batches, epochs=2, key=key).state)["network"]
   model = models.by_name("digits_cnn:2", num_classes=3, axis_name="batch")
   kept = train.network_in_workdir(tmp_path, "net", model, image_shape=(8, 8, 1))
