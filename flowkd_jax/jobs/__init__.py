@@ -36,4 +36,10 @@ def load(name: str) -> ModuleType:
   return importlib.import_module(f"{__name__}.{name}")
 
 
-__all__ = ["JOBS", "load"]
+def name_of(config: object) -> str:
+  """The name of the job whose settings these are; that of their module if none is."""
+  found = (name for name in JOBS if load(name).Config is type(config))
+  return next(found, type(config).__module__)
+
+
+__all__ = ["JOBS", "load", "name_of"]

@@ -12,14 +12,20 @@ from typing import Any
 
 import jax
 
+import flowkd_jax
+from flowkd_jax import _files
 from flowkd_jax import parallel
 
 __all__ = [
   "CPU_INFO",
+  "FILE",
   "commit",
   "device_bytes",
   "environment",
+  "keep",
 ]
+
+FILE = "environment.json"
 
 CPU_INFO = Path("/proc/cpuinfo")  # Linux only
 
@@ -31,12 +37,26 @@ def environment() -> dict[str, Any]:
   return {
     "command": _command(sys.argv),
     "commit": commit(),
+    "flowkd_jax": flowkd_jax.__version__,
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
     "device": f"{jax.device_count()} x {device.device_kind}",
     "processor": _processor(),
     "cores": cores or os.cpu_count(),
   }
+
+
+def keep(workdir: Path, job: str) -> None:
+  """Writes the environment of the latest start of a job into its work directory.
+
+  The results of a stage have the environment that it was finished in; until then
+  this file tells about it.
+
+  Args:
+    workdir: The work directory.
+    job: Name of the job.
+  """
+  _files.write_json(workdir / FILE, {"job": job, **environment()})
 
 
 def device_bytes() -> int | None:

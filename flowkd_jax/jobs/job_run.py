@@ -16,10 +16,13 @@ import jax
 
 from flowkd_jax import _files
 from flowkd_jax import data
+from flowkd_jax import jobs
 from flowkd_jax import parallel
 from flowkd_jax import report
 from flowkd_jax import train
+from flowkd_jax.jobs import environment
 from flowkd_jax.jobs import fields
+from flowkd_jax.jobs import log_lines
 from flowkd_jax.jobs import normalization
 from flowkd_jax.jobs import sources
 from flowkd_jax.jobs import stages
@@ -81,7 +84,8 @@ def run_stages(
     train.lock_workdir(workdir, name="--workdir", only_existing=True),
     train.stop_on_signals() as should_stop,
   ):
-    if has_begun(workdir):
+    resumed = has_begun(workdir)
+    if resumed:
       check_config(settings, workdir / CONFIG)
     datasets = open_datasets(settings, progress)
     runner = stage_runner(settings, datasets, progress, should_stop)
@@ -93,22 +97,16 @@ def run_stages(
         if not has_begun(workdir):
           (workdir / CONFIG).unlink(missing_ok=True)  # of a run that never started
         remember(settings, workdir / CONFIG)
+        environment.keep(workdir, jobs.name_of(settings))
         normalization.keep(settings, datasets.mean, datasets.std)
-      progress.say(_opening(settings, datasets, workdir))
-      for stage in chosen:
-        runner.run(stage)
+      for line in log_lines.opening(settings, runner, chosen, resumed=resumed):
+        progress.say(line)
+      for number, stage in enumerate(chosen, start=1):
+        progress.say(f"stage {number} of {len(chosen)}: {stage.name}")
+        for result in runner.run(stage):
+          progress.say(log_lines.last_figures(result, workdir))
       if train.is_first_process():
         conclude(workdir, order, progress)
-
-
-def _opening(settings: Settings, datasets: stages.Datasets, workdir: Path) -> str:
-  devices = jax.devices()
-  return (
-    f"{settings.dataset}: {datasets.training.num_examples} training and "
-    f"{datasets.queries.num_examples} test images on {len(devices)} "
-    f"{devices[0].platform} device{'s' if len(devices) > 1 else ''}; work directory "
-    f"{workdir}"
-  )
 
 
 def stage_runner(
@@ -179,8 +177,11 @@ def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> N
   stages.write_json(workdir / stages.RESULTS, {"networks": results})
   _files.write_text(workdir / "results.md", report.network_markdown(results))
   pictures = report.save_pictures(workdir)
-  progress.console.print(report.network_table(results))
-  progress.say(f"Pictures: {', '.join(str(path) for path in pictures)}")
+  progress.print_table(report.network_table(results))
+  progress.say(f"results: {workdir / stages.RESULTS}")
+  if pictures:
+    names = ", ".join(path.name for path in pictures)
+    progress.say(f"pictures: {pictures[0].parent} ({names})")
 
 
 def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datasets:

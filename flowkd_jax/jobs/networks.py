@@ -17,6 +17,7 @@ __all__ = [
   "by_name",
   "check_applies",
   "check_declares_taps",
+  "number_of_parameters",
   "of_flag",
   "parameter_bytes",
 ]
@@ -142,6 +143,18 @@ def parameter_bytes(name: str, image_shape: tuple[int, ...]) -> int:
   except Exception as error:  # Such as a width beyond JAX's integers.
     raise ValueError(_cannot_be_applied(name, image_shape, error)) from error
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
+
+
+def number_of_parameters(model: capture.AnyModel, image_shape: tuple[int, ...]) -> int:
+  """Number of the trained parameters of a network; only traces it.
+
+  Args:
+    model: The network.
+    image_shape: Height, width and channels of its images.
+  """
+  images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+  shapes = jax.tree.leaves(_initialized(model, images)["params"])
+  return sum(math.prod(leaf.shape) for leaf in shapes)
 
 
 @functools.cache  # Always the same model, so that compiled programs are reused.

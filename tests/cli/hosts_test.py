@@ -54,9 +54,18 @@ def test_two_processes_run_an_experiment_as_one_does(tmp_path, run_in_processes)
   (alone,) = _launch(run_in_processes, tmp_path / "one", 1, 4)
   first, second = _launch(run_in_processes, tmp_path / "two", 2, 2, many)
   for said in (alone, first):
-    assert "on 4 cpu devices" in said
+    assert "devices: 4 x cpu" in said
     assert "student by information flow" in said
     assert "the student is compared untrained" in " ".join(said.split())
+  # Neither begins with messages of other libraries, nor wraps what is long.
+  begun = [line for line in first.splitlines() if not line.startswith("[Gloo]")]
+  assert begun[0].startswith("job: information_flow of flowkd_jax ")
+  assert f"kept in {tmp_path / 'two' / 'student' / 'network'}" in first
+  epochs = [line for line in begun if ": epoch " in line]
+  assert [line.partition(", ")[0].partition(": ")[2] for line in epochs] == [
+    "epoch 1 of 1",
+    "epoch 1 of 1",
+  ]
   # The second process only says whom it met, in lines that threads may tear apart.
   assert not [word for word in ("device", "teacher", "student") if word in second]
   entries = [

@@ -82,6 +82,13 @@ def test_jobs_are_known_by_name():
     jobs.load("flow")
 
 
+def test_settings_have_the_name_of_their_job():
+  for name in jobs.JOBS:
+    settings = jobs.load(name).Config
+    assert jobs.name_of(settings()) == name
+  assert jobs.name_of(object()) == "builtins"
+
+
 def test_lists_load_nothing_heavy():
   program = (
     "import sys; from flowkd_jax import cli; cli.main(['train']); cli.main([]);"

@@ -1,11 +1,13 @@
 """Versions, machine and commit that are kept with a result."""
 
+import json
 import platform
 import sys
 
 import jax
 import pytest
 
+import flowkd_jax
 from flowkd_jax.jobs import environment
 
 
@@ -15,8 +17,16 @@ def test_environment_says_what_a_number_was_made_with():
   assert made["command"].startswith("python ")
   assert made["python"] == ".".join(map(str, sys.version_info[:3]))
   assert made["jax"] == jax.__version__
+  assert made["flowkd_jax"] == flowkd_jax.__version__
   assert made["device"] == "8 x cpu"
   assert made["cores"] >= 1
+
+
+def test_environment_of_a_start_is_kept_with_the_job(tmp_path):
+  environment.keep(tmp_path / "run", "distill")
+  kept = json.loads((tmp_path / "run" / environment.FILE).read_text())
+  assert kept["job"] == "distill"
+  assert kept["python"] == platform.python_version()
 
 
 def test_processor_is_named_as_it_names_itself(monkeypatch, tmp_path):

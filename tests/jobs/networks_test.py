@@ -1,6 +1,8 @@
 """Networks by the names that flags take."""
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 
 from flowkd_jax import capture
@@ -37,3 +39,11 @@ def test_networks_have_to_name_their_taps():
   ):
     with pytest.raises(ValueError, match=rf"taps: expected .* got {found}; list them"):
       networks.check_declares_taps(model)
+
+
+def test_parameters_are_counted_without_statistics():
+  model = models.by_name("digits_cnn:2", num_classes=10)
+  variables = capture.init(model, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+  expected = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+  assert networks.number_of_parameters(model, (8, 8, 1)) == expected
+  assert expected < sum(leaf.size for leaf in jax.tree.leaves(variables))
