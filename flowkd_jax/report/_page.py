@@ -19,6 +19,7 @@ from typing import Any
 
 from flowkd_jax import _files
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _facts
 from flowkd_jax.report._average import mean_metrics
 from flowkd_jax.report._average import mean_results
 from flowkd_jax.report._diagnostics import diagnostics_picture
@@ -51,7 +52,11 @@ _PICTURES: dict[str, Callable[[MetricLog, Results], "Figure"]] = {
 
 
 def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
-  """The page: results in one table, settings that differ, pictures side by side.
+  """The page: facts and results of all runs, settings, pictures side by side.
+
+  The facts are job, data set, seed, command, commit, versions and machine. The page
+  says "not recorded" for a fact that a work directory, such as one of version 0.1, does
+  not have.
 
   Above six runs the pictures show means over runs, and the range of their values as a
   band: a picture for each group of runs that differ in their seed alone, or one for all
@@ -74,6 +79,13 @@ def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
   configs = {name: _config(path) for name, path in names.items()}
   headings, networks, notes = _table(runs)
   settings_headings, settings = _settings(configs)
+  fact_headings, facts = _facts.rows_of_runs(
+    {
+      name: _facts.run_facts(runs[name][1], configs[name], _facts.read_start(path))
+      for name, path in names.items()
+    },
+    by_row=len(names) > _SIDE_BY_SIDE,
+  )
   environment = jinja2.Environment(
     autoescape=True,
     trim_blocks=True,
@@ -86,11 +98,14 @@ def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
   return page.render(
     title=", ".join(names),
     runs=list(names),
+    fact_headings=fact_headings if len(names) > 1 else [],
+    facts=[_plain(row) for row in facts],
     headings=headings,
     networks=networks,
     notes=notes,
     settings_headings=settings_headings,
     settings=settings,
+    shared_settings=[_plain(row) for row in _shared_settings(configs)],
     pictures=_drawn(_shown(runs, configs)),
   ).lstrip()
 
@@ -135,6 +150,21 @@ def _settings(
     columns[0][0] = "run"
     columns = [list(row) for row in zip(*columns, strict=True)]
   return columns[0], [[(text, False) for text in column] for column in columns[1:]]
+
+
+def _shared_settings(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+  """Names and values of the settings that are equal in all runs."""
+  first, *others = configs.values()
+  return [
+    [key, json.dumps(value)]
+    for key, value in first.items()
+    if all(key in other and other[key] == value for other in others)
+  ]
+
+
+def _plain(row: Sequence[str]) -> list[tuple[str, bool]]:
+  """Cells of a row, none of them the best."""
+  return [(text, False) for text in row]
 
 
 def _config(path: Path) -> dict[str, Any]:

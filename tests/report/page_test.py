@@ -40,6 +40,7 @@ def test_page_shows_every_network_and_picture_in_one_file(workdir):
   page = _Reader(report.report_page([workdir]))
   assert page.open == []
   assert page.headings == [
+    "Run",
     "Networks",
     "Training",
     "Information flow",
@@ -48,8 +49,10 @@ def test_page_shows_every_network_and_picture_in_one_file(workdir):
     "Retrieval",
   ]
   results = report.read_results(workdir)
-  assert [row[0] for row in page.rows[1:]] == [result["title"] for result in results]
-  assert f"{results[-1]['parameters']:,}" in page.rows[-1]
+  networks = page.rows[-len(results) :]
+  assert [row[0] for row in networks] == [result["title"] for result in results]
+  assert f"{results[-1]['parameters']:,}" in networks[-1]
+  assert ["seed", "not recorded"] in page.rows  # as of a run of version 0.1
   assert len(page.sources) == 5
   assert all(source.startswith("data:image/png;base64,") for source in page.sources)
 
@@ -62,9 +65,9 @@ def test_page_compares_runs_side_by_side(workdir, tmp_path):
     (path / "config.json").write_text(json.dumps({"seed": seed, "batch_size": 8}))
   page = _Reader(report.report_page([workdir, other]))
   assert "Settings that differ" in page.headings
-  seeds = next(row for row in page.rows if row[0] == "seed")
-  assert seeds == ["seed", "0", "1"]
-  assert not any(row[0] == "batch_size" for row in page.rows)
+  assert page.rows.count(["seed", "0", "1"]) == 2  # among facts and among settings
+  # Equal in both, it has one column.
+  assert [row for row in page.rows if row[0] == "batch_size"] == [["batch_size", "8"]]
   runs = {row[0] for row in page.rows if len(row) > 3}
   assert any(name.endswith("other <run>") for name in runs)
   assert len(page.sources) == 10
@@ -120,6 +123,28 @@ def test_page_of_a_running_job_leaves_out_what_is_not_there(workdir, tmp_path):
   page = _Reader(report.report_page([running]))
   assert "Retrieval" not in page.headings
   assert "Training" in page.headings
+
+
+def test_page_of_one_run_says_how_it_was_made(tmp_path, monkeypatch):
+  monkeypatch.setattr("flowkd_jax.report._page._PICTURES", {})
+  config = {"dataset": "digits", "seed": 4, "kernels": ["cosine"]}
+  (folder,) = _runs(
+    tmp_path, 1, **{key: lambda run, v=v: v for key, v in config.items()}
+  )
+  made = {"command": "flowkd train distill --losses='<b>'", "jax": "0.10.2"}
+  (folder / "environment.json").write_text(json.dumps({"job": "distill", **made}))
+  page = _Reader(report.report_page([folder]))
+  assert page.headings == ["Run", "Networks"]
+  for row in (
+    ["job", "distill"],
+    ["data set", "digits"],
+    ["seed", "4"],
+    ["command", made["command"]],
+    ["JAX", "0.10.2"],
+    ["Flax", "not recorded"],
+    ["kernels", '["cosine"]'],  # of all settings
+  ):
+    assert row in page.rows
 
 
 def test_page_needs_work_directories(tmp_path):
