@@ -1,29 +1,32 @@
-"""Intermediate activations of any model, by name, without a change to the model.
+"""Capture of intermediate activations (taps) of any model, without changing the model.
 
 A tap is an activation that the model sows (Linen: into `intermediates`; NNX: as
-`nnx.Intermediate`), or the output of one of its modules. Names of nested modules are
-joined by "/": "encoder/block_3/attention". In a pattern "*" and "?" stand for letters
-within one such part, "**" for any number of parts: "encoder/block_*", "**/attention".
+`nnx.Intermediate`), or the output of one of its modules. The names of nested modules
+are joined by "/", as in "encoder/block_3/attention". In patterns, "*" and "?" match
+characters within one part of a name, and "**" matches any number of parts:
+"encoder/block_*", "**/attention".
 
-What comes several times in one call is numbered, "name/0", "name/1": a module that is
-used twice, and so each layer of a scanned one (`nn.scan`, `nnx.scan`, `lax.scan`):
-"blocks/3" is the output of the fourth layer, "blocks/attention/3" that of its
-attention, "blocks/*" those of all. Several arrays in one output are numbered too.
+If a name occurs several times in one call, the taps are numbered: "name/0", "name/1".
+This happens if a module is used twice, and for the layers of a scanned module
+(`nn.scan`, `nnx.scan`, `lax.scan`): "blocks/3" is the output of the fourth layer,
+"blocks/attention/3" the output of its attention, and "blocks/*" matches the outputs of
+all layers. The arrays of an output with several arrays are numbered, too.
 
-Linen modules are taken as they are. `from_nnx` and `from_equinox` turn modules of the
-other two into a model and its variables, for every function that takes a Linen module
-and its variables:
+Linen modules are used directly. `from_nnx` and `from_equinox` convert NNX and Equinox
+modules to a model and its variables. Every function that takes a Linen module and its
+variables takes these, too:
 
     model, variables = capture.from_nnx(vit, taps=["blocks/*"])
     logits, taps = capture.apply_with_taps(model, variables, images)
 
-A model of no framework is any object with the members of `Model`, whose `apply` marks
-activations by `tag`.
+A model of another framework is any object with the members of `Model`, whose `apply`
+marks activations by `tag`.
 
-A model that returns more than its logits is told which output they are:
-`with_logits(model, 0)`, or `with_logits(model, "logits")`.
+If a model returns more than its logits, choose them: `with_logits(model, 0)`, or
+`with_logits(model, "logits")`.
 
-A dictionary that crosses `jax.jit` comes back sorted by name: index it by tap.
+`jax.jit` sorts the keys of dictionaries. Look taps up by name; do not rely on their
+order.
 """
 
 import importlib
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
   from flowkd_jax.capture._equinox import from_equinox
   from flowkd_jax.capture._nnx import from_nnx
 
-# Loaded with the framework that they need, when they are asked for.
+# Imported on first use, because each needs a framework that may not be installed.
 _LAZY = {
   "from_equinox": "flowkd_jax.capture._equinox",
   "from_nnx": "flowkd_jax.capture._nnx",

@@ -1,4 +1,4 @@
-"""Applying a model, of whichever framework, and collecting its activations."""
+"""Application of a model of any framework, with collection of its activations."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -36,29 +36,28 @@ def apply_with_taps(
   rngs: Mapping[str, Array] | None = None,
   mutable: Sequence[str] = (),
 ) -> tuple[Any, Any]:
-  """Applies `model` and returns its output and the activations asked for.
+  """Apply a model and return its output and the requested activations.
 
   Args:
-    model: a Linen module whose `__call__` takes the images and `train`, or what
-      `from_nnx` or `from_equinox` made of another.
-    variables: its variables.
-    images: what it is applied to.
-    taps: names or patterns wanted, in the order wanted: of what the model sows, or
-      of its modules. None means `model.taps` if the model declares them, else
-      everything sown, in the order of sowing.
-    train: whether the model is in training; else it is in evaluation mode.
-    mask: rows that are valid; passed on to a Linen module that takes it.
-    rngs: keys for dropout and the like, as in `model.apply`.
-    mutable: collections that the model may update, such as `batch_stats`.
+    model: Linen module whose `__call__` takes the images and `train`, or a model made
+      by `from_nnx` or `from_equinox`.
+    variables: Variables of the model.
+    images: Batch of images.
+    taps: Names or patterns of taps, in the order of the result. None means `model.taps`
+      if the model declares taps, otherwise all sown activations in the order of sowing.
+    train: Whether the model is in training mode; otherwise it is in evaluation mode.
+    mask: Mask of valid rows; passed on to a Linen module that takes it.
+    rngs: Random keys by name, such as "dropout", as in `model.apply`.
+    mutable: Collections that the model may update, such as `batch_stats`.
 
   Returns:
-    `(output, {tap: activation})`; with `mutable`, as in `model.apply`,
-    `((output, {tap: activation}), updated)`. A dictionary that leaves `jax.jit` has
-    sorted keys: look taps up by name, or state their order again.
+    `(output, {tap: activation})`, or with `mutable`, as in `model.apply`,
+    `((output, {tap: activation}), updated)`. `jax.jit` sorts the keys of a dictionary:
+    look taps up by name, or restore their order.
 
   Raises:
-    TypeError: if the model is none of those, or `taps` is no sequence of names.
-    ValueError: if the model has no tap of such a name; lists those it has.
+    TypeError: If the model has another type, or `taps` is not a sequence of names.
+    ValueError: If the model has no such tap. The message lists its taps.
   """
   if isinstance(mutable, str):
     mutable = (mutable,)
@@ -86,10 +85,10 @@ def apply_with_taps(
 
 
 def adapt(model: AnyModel) -> _model.Model:
-  """The model as a pure function that marks its activations.
+  """Convert a Linen module to a `Model`; a `Model` is returned unchanged.
 
   Raises:
-    TypeError: if it is neither a Linen module nor such a function.
+    TypeError: If the argument is neither a Linen module nor a `Model`.
   """
   if isinstance(model, nn.Module):
     return Linen(model, getattr(model, "taps", None))
@@ -108,14 +107,14 @@ def adapt(model: AnyModel) -> _model.Model:
 
 
 def _collect(adapted, variables, images, patterns, *, mask, rngs, **options):
-  """`(what apply returns, {name: what it sows}, {name: output of a module})`.
+  """Apply a model: `(result of apply, {name: sown tap}, {name: module output})`.
 
-  `patterns` may be None for everything sown, or `...` for everything.
+  `patterns` is None for all sown activations, or `...` for all taps.
   """
 
   def is_wanted(path, sown):
     if patterns is ...:
-      return path != ""  # The model itself is no tap: that is its output.
+      return path != ""  # The output of the whole model is no tap.
     return sown if patterns is None else matches(path)
 
   def apply(variables, images, mask, rngs):
@@ -137,16 +136,16 @@ def _pooled(pool, taps):
 
 
 def with_taps(model: AnyModel, taps: Sequence[str]) -> _model.Model:
-  """The same model, with names or patterns of the taps that it has by default.
+  """Set the default taps of a model, by name or pattern.
 
   Raises:
-    TypeError: as `apply_with_taps`.
+    TypeError: If the model or `taps` has the wrong type; see `apply_with_taps`.
   """
   return _replaced(model, taps=_names.checked(taps))
 
 
 def _replaced(model, **fields) -> _model.Model:
-  """The model with another field."""
+  """Replace fields of a model."""
   adapted: Any = adapt(model)
   try:
     return dataclasses.replace(adapted, **fields)
@@ -158,45 +157,47 @@ def _replaced(model, **fields) -> _model.Model:
 
 
 def with_logits(model: AnyModel, logits: _logits.LogitsChoice) -> _model.Model:
-  """The same model, which returns its logits alone instead of several outputs.
+  """Make a model with several outputs return its logits alone.
 
-      teacher = capture.with_logits(model, 0)         # of (logits, features)
-      teacher = capture.with_logits(model, "logits")  # of a dict or an object
+      teacher = capture.with_logits(model, 0)         # (logits, features)
+      teacher = capture.with_logits(model, "logits")  # a dict or an object
       teacher = capture.with_logits(model, lambda output: output["heads"][1])
 
   Args:
-    model: as in `apply_with_taps`.
-    logits: position or name of the logits among the outputs, or a function of the
-      outputs.
+    model: As in `apply_with_taps`.
+    logits: Position or name of the logits among the outputs, or a function from the
+      outputs to the logits.
 
   Raises:
-    TypeError: as `apply_with_taps`, or if `logits` is none of the three.
+    TypeError: If the model has the wrong type (see `apply_with_taps`), or `logits` is
+      not a position, a name or a function.
   """
   return _replaced(model, logits=_logits.chooser(logits))
 
 
 def check_logits(model: AnyModel, output: Any) -> None:
-  """Raises ValueError unless the output of a model is one array.
+  """Raise ValueError unless the output of a model is a single array.
 
-  The message names the outputs that were found and shows how to choose the logits.
+  The message lists the outputs and shows how to choose the logits.
 
   Args:
-    model: as in `apply_with_taps`.
-    output: what the model returned.
+    model: As in `apply_with_taps`.
+    output: Output of the model.
   """
   _logits.check_logits(adapt(model).name, output)
 
 
 def pooled(model: AnyModel, pool: _model.Pool) -> _model.Model:
-  """The same model, whose taps with positions are pooled.
+  """Make a model pool those of its taps that have positions.
 
   Args:
-    model: as in `apply_with_taps`.
-    pool: such as `pooling.mean`, of tokens `[batch, tokens, dim]`, maps `[batch,
-      height, width, channels]` and the like to rows; what has no positions stays.
+    model: As in `apply_with_taps`.
+    pool: Function such as `pooling.mean` that reduces tokens `[batch, tokens, dim]` or
+      maps `[batch, height, width, channels]` to `[batch, dim]`. Taps without positions
+      are not pooled.
 
   Raises:
-    TypeError: as `apply_with_taps`.
+    TypeError: If the model has the wrong type; see `apply_with_taps`.
   """
   return _replaced(model, pool=pool)
 
@@ -208,22 +209,21 @@ def check_evaluation(
   *,
   taps: Sequence[str] | None = None,
 ) -> None:
-  """Proves on images that the model treats each on its own, as in evaluation mode.
+  """Check that a model is in evaluation mode, so that images do not affect one another.
 
-  Some of them are put in another place among others: BatchNorm that takes the
-  statistics of the batch, or dropout, would change what the model makes of them. The
-  logits and all taps that are asked for are compared.
+  Some images are evaluated twice, at different positions among different images.
+  BatchNorm with batch statistics, or dropout, would change their logits or taps.
 
   Args:
-    model: as in `apply_with_taps`.
-    variables: its variables.
-    images: four images or more, not alike.
-    taps: as in `apply_with_taps`: the taps that a method is to read.
+    model: As in `apply_with_taps`.
+    variables: Variables of the model.
+    images: Four or more different images.
+    taps: Taps that a method reads, as in `apply_with_taps`.
 
   Raises:
-    ValueError: if the model or a tap is in training mode, it lacks one of its declared
-      taps or of those asked for, it returns several outputs, or there are too few
-      images.
+    ValueError: If the logits or a tap are computed in training mode; if the model lacks
+      one of its declared or the requested taps; if it returns several outputs; or if
+      there are fewer than four images.
   """
   half = images.shape[0] // 2
   if half < 2:
@@ -231,7 +231,7 @@ def check_evaluation(
   adapted = adapt(model)
   first, second = images[:half], images[half : 2 * half]
 
-  tap_shapes(model, variables, images)  # Refuses taps that the model does not have.
+  tap_shapes(model, variables, images)  # Raises if a declared tap does not exist.
 
   @jax.jit
   def outputs_of(variables, *parts):
@@ -258,8 +258,8 @@ def check_evaluation(
 
 
 def _same_rows(one, other, half) -> bool:
-  """Returns whether the first rows of one are the last rows of the other."""
-  # Rows of zeros and not of NaN where a tap is not finite in both: that is no mode.
+  """Returns whether the first half of one equals the second half of the other."""
+  # NaN becomes zero: values that are not finite in both say nothing about the mode.
   one, other = jnp.nan_to_num(one[:half]), jnp.nan_to_num(other[half:])
   return bool(jnp.allclose(one, other, rtol=1e-3, atol=1e-3 * jnp.abs(one).max()))
 
@@ -267,15 +267,16 @@ def _same_rows(one, other, half) -> bool:
 def init(
   model: AnyModel, key: Key[Array, ""], images: Float[Array, "batch ..."]
 ) -> dict[str, Any]:
-  """Variables of `model` to start from, without intermediates.
+  """Initial variables of a model, without intermediates.
 
-  Of a Linen module fresh ones; compiled, so that nothing of the forward pass is
-  computed but the shapes. NNX and Equinox modules keep those that they came with.
+  Linen modules get fresh variables. Initialisation is compiled, so that the outputs of
+  the forward pass are not computed. NNX and Equinox modules return the variables that
+  they were converted with.
 
   Args:
-    model: as in `apply_with_taps`.
-    key: randomness of the initialisation.
-    images: an example; only its shape and dtype matter.
+    model: As in `apply_with_taps`.
+    key: Random key of the initialisation.
+    images: Example batch; only its shape and dtype matter.
   """
   return adapt(model).init(key, images)
 
@@ -287,18 +288,18 @@ def tap_shapes(
   *,
   taps: Sequence[str] | None = None,
 ) -> dict[str, tuple[int, ...]]:
-  """Shapes of the activations, batch included, without computing anything.
+  """Shapes of taps, including the batch axis, without computing the taps.
 
   Args:
-    model: as in `apply_with_taps`.
-    variables: its variables, or their shapes.
-    images: an example, or its shape.
-    taps: as in `apply_with_taps`.
+    model: As in `apply_with_taps`.
+    variables: Variables of the model, or their shapes.
+    images: Example batch, or its shape.
+    taps: As in `apply_with_taps`.
 
   Raises:
-    ValueError: if the model has no tap of such a name.
+    ValueError: If the model has no such tap.
   """
-  # A list, because a dictionary would come back in another order.
+  # A list, because `jax.eval_shape` sorts the keys of a dictionary.
   names: list[str] = []
 
   def activations(variables, images):
@@ -315,16 +316,16 @@ def list_taps(
   variables: Variables,
   images: Float[Array, "batch ..."] | jax.ShapeDtypeStruct,
 ) -> list[_names.Tap]:
-  """Every tap of the model, without computing anything.
+  """List all taps of a model, without computing them.
 
-  First what it sows, then the outputs of its modules, each from input to output.
+  Sown taps come first, then outputs of modules, both from input to output.
 
   Args:
-    model: as in `apply_with_taps`.
-    variables: its variables, or their shapes.
-    images: an example, or its shape.
+    model: As in `apply_with_taps`.
+    variables: Variables of the model, or their shapes.
+    images: Example batch, or its shape.
   """
-  found: list[tuple[str, bool]] = []  # a dictionary would come back sorted
+  found: list[tuple[str, bool]] = []  # a list: tracing sorts the keys of a dictionary
   options = {"train": False, "mask": None, "rngs": None, "mutable": ()}
 
   def activations(variables, images):

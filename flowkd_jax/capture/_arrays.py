@@ -1,4 +1,4 @@
-"""Arrays of a model as a flat dictionary, and back."""
+"""Conversion of the arrays of a model to a flat dictionary, and back."""
 
 from typing import Any
 from typing import NamedTuple
@@ -9,24 +9,24 @@ PyTree = Any
 
 
 class Layout(NamedTuple):
-  """Structure of a tree, to put it together again from its arrays by name."""
+  """Structure of a tree, which rebuilds the tree from its arrays by name."""
 
   names: tuple[str, ...]
   structure: Any
 
   def tree(self, arrays: dict[str, jax.Array]) -> PyTree:
-    """The tree that holds these arrays."""
+    """Rebuild the tree from its arrays."""
     return self.structure.unflatten([arrays[name] for name in self.names])
 
 
 def by_path(tree: PyTree) -> tuple[dict[str, jax.Array], Layout]:
-  """The arrays of a tree by their path, and the layout of the rest."""
+  """Arrays of a tree by path, and the layout that rebuilds the tree."""
   leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
   names = [
     jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
     for path, _ in leaves
   ]
-  if len(set(names)) < len(names):  # a key has a slash in it
+  if len(set(names)) < len(names):  # ambiguous: a key contains a slash
     names = [jax.tree_util.keystr(path) for path, _ in leaves]
   arrays = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
   return arrays, Layout(tuple(names), structure)

@@ -11,13 +11,14 @@ from flowkd_jax.capture import _tags
 
 
 def flops_of_outputs(program: core.Jaxpr) -> list[int]:
-  """Operations that each output needs, of convolutions and matrix products.
+  """Number of operations (FLOPs) that each output needs.
 
-  A multiply-add counts as two. A loop counts whole, as often as it runs, or once if
-  that is not known; of branches the most expensive counts.
+  Only convolutions and matrix products count. A multiply-add counts as two operations.
+  A loop counts as often as it runs, or once if the number is unknown, even if an output
+  needs only part of it. Of several branches, the most expensive counts.
   """
   costs = []
-  needed = {}  # The equations behind a variable, as the bits of a number.
+  needed = {}  # For each variable, a bit set of the equations that it depends on.
   for number, equation in enumerate(program.eqns):
     costs.append(_flops(equation))
     behind = 1 << number
@@ -53,14 +54,15 @@ def _flops(equation: Any) -> int:
 
 
 def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
-  """Estimate of the memory that a function needs beside its arguments, in bytes.
+  """Estimate of the memory of a function besides its arguments, in bytes.
 
-  Every value is kept from where it is computed to its last use, and results to the end.
-  A compiler fuses operations, which needs less, and pads arrays, which needs more.
+  The estimate keeps every value from its computation to its last use, and results to
+  the end. The real need is smaller if the compiler fuses operations, and larger if it
+  pads arrays.
 
   Args:
     function: A function that can be traced.
-    *arguments: Its arguments, or their shapes.
+    *arguments: Arguments of the function, or their shapes.
   """
   return _peak_bytes(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -78,7 +80,7 @@ def _peak_bytes(program: core.Jaxpr) -> int:
 
 
 def _bytes(equation: Any, atom: Any) -> int:
-  """Size of a result; a broadcast is computed where it is read."""
+  """Size of a result in bytes; 0 for a broadcast, which is never stored."""
   if equation.primitive.name == "broadcast_in_dim":
     return 0
   shape, dtype = atom.aval.shape, atom.aval.dtype

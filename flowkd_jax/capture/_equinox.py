@@ -1,4 +1,4 @@
-"""Equinox modules, of one example each."""
+"""Adapter of Equinox modules, which process one example at a time."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from flowkd_jax.capture._model import Variables
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EquinoxModel:
-  """An Equinox module without its arrays, as a pure function of them."""
+  """Equinox module as a pure function of its arrays; a `Model`."""
 
   name: str
   taps: tuple[str, ...] | None
@@ -34,16 +34,16 @@ class EquinoxModel:
   paths: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
-    if self.taps and self.paths is not None:  # Such modules sow nothing.
+    if self.taps and self.paths is not None:  # Equinox modules cannot sow.
       _names.check_paths(self.name, self.taps, self.paths)
 
   def init(self, key, images):
-    """The variables that the module came with."""
+    """Variables that the module was converted with."""
     del key, images
     return dict(self.initial)
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
-    """See `Model`; Equinox modules do not get the mask."""
+    """Apply the module, as in `Model`; the mask is not passed on."""
     del mask, mutable
     trees = {
       name: layout.tree(variables[name]) for name, layout in self.layouts.items()
@@ -57,8 +57,8 @@ class EquinoxModel:
       return jax.vmap(functools.partial(self.call, module))(images, key), {}
     if train:
       raise ValueError(
-        f"train: {self.name} has a state, and such Equinox modules are used in "
-        "evaluation mode only; expected False, got True"
+        f"train: expected False, as {self.name} has a state, and Equinox modules with "
+        "a state are supported in evaluation mode only; got True"
       )
     output, _ = jax.vmap(
       functools.partial(self.call, module), in_axes=(0, None, None), out_axes=(0, None)
@@ -73,25 +73,28 @@ def from_equinox(
   call: Callable[..., Any] | None = None,
   taps: Sequence[str] | None = None,
 ) -> tuple[EquinoxModel, Variables]:
-  """An Equinox module as a model and its variables, for all that takes a Linen module.
+  """Convert an Equinox module to a model and its variables.
 
-  Evaluation and training mode are set by `equinox.nn.inference_mode`.
+  Every function that takes a Linen module and its variables takes the result.
+  `equinox.nn.inference_mode` sets evaluation and training mode.
 
   Args:
     model: The module, with its weights.
-    state: Its state, of BatchNorm for instance; such a module is never trained here.
-    call: `(module, image, key) -> logits` of one image `[height, width, channels]`,
-      with a state `(module, image, state, key) -> (logits, state)`; `key` is None in
-      evaluation. By default `module(image, key=key)`, or with the state before the
-      key. A module that wants channels first gets them here.
-    taps: Names or patterns of its taps, such as "blocks/*".
+    state: State of the module, for example of BatchNorm. Modules with a state can be
+      teachers but cannot be trained here.
+    call: Function `(module, image, key) -> logits` of one image `[height, width,
+      channels]`; with a state, `(module, image, state, key) -> (logits, state)`. In
+      evaluation `key` is None. By default the module is called as `module(image,
+      key=key)` or `module(image, state, key=key)`. Use `call` to transpose images for a
+      module that expects channels first.
+    taps: Names or patterns of default taps, such as "blocks/*".
 
   Returns:
-    `(model, variables)`, variables as `{"params": {"blocks/0/weight": ...}, ...}`.
+    `(model, variables)`, with variables such as `{"params": {"blocks/0/weight": ...}}`.
 
   Raises:
-    TypeError: If `model` is no Equinox module.
-    ValueError: If it has no such taps, or a weight is NaN or infinite.
+    TypeError: If `model` is not an Equinox module.
+    ValueError: If the module has no such taps, or a weight is NaN or infinite.
   """
   if not isinstance(model, eqx.Module):
     raise TypeError(
@@ -117,7 +120,7 @@ def from_equinox(
 
 
 def _paths(model: eqx.Module) -> list[str]:
-  """Paths of the modules inside a model that can be called."""
+  """Paths of all callable modules inside a model."""
   paths: list[str] = []
 
   def record(path: str, sown: bool) -> bool:
@@ -138,7 +141,7 @@ def _call_with_state(module, image, state, key):
 
 
 def _marked(module: Any, path: tuple[str, ...], is_wanted) -> Any:
-  """The module with its submodules, and theirs, of classes that mark their output."""
+  """Give a module and its submodules classes that mark their outputs."""
 
   def is_inner(leaf):
     return isinstance(leaf, eqx.Module) and leaf is not module
@@ -167,10 +170,11 @@ def _of_class(module: Any, kind: type[eqx.Module]) -> eqx.Module:
   return new
 
 
-# Cached: the class is part of the structure by which transformations know a module.
+# Cached: the class is part of the tree structure, so a new class each time would make
+# `jit` compile again and `scan` see different structures.
 @functools.cache
 def _marking(kind: type[eqx.Module], name: str) -> type[eqx.Module]:
-  """The class, at one place of a model, with what it returns marked."""
+  """Subclass of a module's class that marks the output at one place of a model."""
 
   def __call__(self, *arguments, **options):  # noqa: N807
     output = kind.__call__(self, *arguments, **options)

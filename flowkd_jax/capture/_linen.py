@@ -1,4 +1,4 @@
-"""Flax Linen modules."""
+"""Adapter of Flax Linen modules."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from flowkd_jax.capture._model import Pool
 
 @dataclasses.dataclass(frozen=True)
 class Linen:
-  """A Linen module whose `__call__` takes the images and `train`."""
+  """Linen module whose `__call__` takes the images and `train`; a `Model`."""
 
   module: nn.Module
   taps: tuple[str, ...] | None
@@ -29,23 +29,23 @@ class Linen:
 
   @property
   def name(self) -> str:
-    """Its class."""
+    """Class name of the module."""
     return type(self.module).__name__
 
   def init(self, key, images):
-    """Fresh variables; compiled, so that only shapes are computed of the outputs."""
-    # In a function that is compiled no value is known, not even this one.
+    """Fresh variables. Compiled, so that the outputs are not computed."""
+    # Under an outer `jit`, even a constant is a tracer.
     traced = isinstance(jnp.zeros(()), Tracer)
     try:
       hash(self.module)
-    except TypeError:  # A field such as a list or an array: compiled every time.
+    except TypeError:  # A field such as a list or an array: no cache, compile again.
       return jax.jit(lambda *arguments: _initialize(self.module, *arguments))(
         key, images
       )
     return _initializer(alone=not traced)(self.module, key, images)
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
-    """See `Model`."""
+    """Apply the module, as in `Model`."""
     options: dict[str, Any] = {"train": train, "rngs": rngs}
     if mask is not None and self._takes("mask"):
       options["mask"] = mask
@@ -56,7 +56,7 @@ class Linen:
       output, updated = self.module.apply(
         without_intermediates(variables),
         images,
-        # Some modules compute what they sow only if somebody asks.
+        # Some modules compute what they sow only if the collection is mutable.
         mutable=[*mutable, "intermediates"],
         **options,
       )
@@ -69,7 +69,7 @@ class Linen:
 
 
 def without_intermediates(variables) -> dict[str, Any]:
-  """The collections but what was sown."""
+  """Variables without the collection of sown values."""
   return {k: v for k, v in variables.items() if k != "intermediates"}
 
 
@@ -82,24 +82,25 @@ def _initializer(alone: bool) -> Callable[..., dict[str, Any]]:
   """`_initialize`, compiled once for equal modules.
 
   Args:
-    alone: Whether it is no part of another compiled function, which JAX refuses to
-      compile with options of their own.
+    alone: Whether the call is outside any other compiled function. Inside one, JAX does
+      not allow compiler options.
   """
   options = {}
   fast = jax.config.read("jax_disable_most_optimizations")
   if alone and not fast and jax.default_backend() == "cpu":
-    # It runs once. XLA for CPUs takes eight times as long with all optimizations, more
-    # than for a training step; the variables are the same.
+    # Initialisation runs only once. With all optimizations, XLA for CPUs takes eight
+    # times as long to compile it, longer than a training step; the variables are equal.
     options = {"xla_backend_optimization_level": 1}
   return jax.jit(_initialize, static_argnums=0, compiler_options=options)
 
 
 class _Marking:
-  """Marks outputs of modules, and what they sow.
+  """Interceptor that marks outputs of modules and sown values.
 
-  A lifted transformation (`nn.scan`, `nn.remat`) calls a copy of the module at the same
-  path, whose output is that of a layer; a module that calls the method of its base
-  class is one module, whose output is the last.
+  Two kinds of nested calls at the same path need care. A lifted transformation
+  (`nn.scan`, `nn.remat`) calls a copy of the module; the copy's output is marked, as it
+  is the output of a layer. A module that calls the method of its base class is a single
+  module; only the outer output is marked.
   """
 
   def __init__(self, is_wanted: IsWanted):

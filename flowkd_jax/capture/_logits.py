@@ -1,4 +1,4 @@
-"""Choice of the logits among the outputs of a model, and errors where it is missing."""
+"""Choice of the logits among the outputs of a model, and its errors."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-# The logits among the outputs: a position, a name, or a function of the outputs.
+# Choice of the logits: a position, a name, or a function of the outputs.
 LogitsChoice = int | str | Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """The entry of a tuple, a mapping or an object with attributes."""
+  """Getter of an entry of a tuple, a mapping or an object with attributes."""
 
   key: int | str
 
@@ -26,10 +26,10 @@ class Entry:
 
 
 def chooser(choice: LogitsChoice) -> Callable[[Any], Any]:
-  """The choice as a function of the outputs.
+  """Convert a choice of the logits to a function of the outputs.
 
   Raises:
-    TypeError: if it is none of the three.
+    TypeError: If the choice is not a position, a name or a function.
   """
   if callable(choice):
     return choice
@@ -41,10 +41,10 @@ def chooser(choice: LogitsChoice) -> Callable[[Any], Any]:
 
 
 def chosen(model: Any, output: Any) -> Any:
-  """The output, or the part of it that the model was told to return.
+  """Chosen part of the output, or the whole output if nothing was chosen.
 
   Raises:
-    ValueError: if there is no such part.
+    ValueError: If the output has no such part.
   """
   choose = getattr(model, "logits", None)
   if choose is None:
@@ -59,11 +59,11 @@ def chosen(model: Any, output: Any) -> Any:
 
 
 def check_logits(name: str, output: Any) -> None:
-  """Raises ValueError unless a model returns one array.
+  """Raise ValueError unless a model returns a single array.
 
   Args:
-    name: of the model, for the message.
-    output: what it returns.
+    name: Name of the model, for the message.
+    output: Output of the model.
   """
   if _is_array(output):
     return
@@ -79,7 +79,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _entries(output: Any) -> list[tuple[Any, Any]]:
-  """Entries of an output by position or name; nested ones stay together."""
+  """Entries of an output by position or name; nested outputs are one entry."""
   if isinstance(output, Mapping):
     return [*output.items()]
   fields = getattr(output, "_fields", None)
@@ -111,7 +111,7 @@ def _form(leaf: Any) -> str:
 
 
 def _suggested(output: Any) -> int | str:
-  """A name that says logits, or the first entry that has their rank."""
+  """Key of an entry named "logits", or of the first entry with the rank of logits."""
   entries = _entries(output)
   keys = [key for key, _ in entries if isinstance(key, str) and "logit" in key]
   keys += [key for key, value in entries if getattr(value, "ndim", 0) == 2]

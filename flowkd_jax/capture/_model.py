@@ -1,4 +1,4 @@
-"""Interface of a model of any framework for the rest of the package."""
+"""Interface between models of any framework and the rest of the package."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -10,24 +10,24 @@ from jaxtyping import Array
 from jaxtyping import Key
 
 Variables = Mapping[str, Any]
-# Whether something is to be marked: its path, and whether it is sown.
+# Function `(path, sown) -> bool`: whether an activation is to be marked.
 IsWanted = Callable[[str, bool], bool]
 
 Pool = Callable[[Array], Array]
 
 
 class Model(Protocol):
-  """A model as a pure function that marks what is wanted of it.
+  """Model as a pure function that marks the requested activations.
 
   Attributes:
-    name: Name in messages.
-    taps: Names or patterns of its taps, by default; None for all that it sows.
-    pool: What becomes of taps with positions, `[batch, positions, ..., dim]`; None
-      leaves them as they are.
+    name: Name of the model in messages.
+    taps: Names or patterns of default taps; None for all sown activations.
+    pool: Pooling of taps with positions, `[batch, positions, ..., dim]`; None for no
+      pooling.
 
-  A model may also have `logits`, a function that chooses the logits among what `apply`
-  returns. `with_taps`, `pooled` and `with_logits` set `taps`, `pool` and `logits`: they
-  take a model that is a dataclass with that field.
+  A model may also have `logits`, a function that chooses the logits from the outputs of
+  `apply`. `with_taps`, `pooled` and `with_logits` set the fields `taps`, `pool` and
+  `logits` of a model that is a dataclass.
   """
 
   @property
@@ -40,7 +40,7 @@ class Model(Protocol):
   def pool(self) -> Pool | None: ...
 
   def init(self, key: Key[Array, ""], images: Array) -> dict[str, Any]:
-    """Variables to start from; a module that has its weights keeps them."""
+    """Initial variables; a module with weights of its own returns these."""
     ...
 
   def apply(
@@ -54,23 +54,23 @@ class Model(Protocol):
     rngs: Mapping[str, Array] | None,
     mutable: Sequence[str],
   ) -> tuple[Any, dict[str, Any]]:
-    """Returns `(output, {collection: its new values})` of those in `mutable`.
+    """Returns `(output, {collection: new values})` for the collections in `mutable`.
 
     Args:
-      variables: The variables by collection; "params" is what is trained.
-      images: The batch.
-      is_wanted: `(path, sown) -> bool`. If it is true, `apply` passes the activation
-        through `tag` with the same two. `sown` says whether the model sows it, as
-        opposed to the output of one of its modules.
-      train: True if the model is in training.
-      mask: Rows that are valid, or None.
-      rngs: Keys by name, "dropout" in training, or None.
-      mutable: Collections that may be updated: all but "params" in training.
+      variables: Variables by collection; "params" is trained.
+      images: Batch of images.
+      is_wanted: `(path, sown) -> bool`. If true, `apply` passes the activation through
+        `tag` with the same `path` and `sown`. `sown` is true for a sown activation and
+        false for the output of a module.
+      train: Whether the model is in training mode.
+      mask: Mask of valid rows, or None.
+      rngs: Random keys by name, "dropout" in training, or None.
+      mutable: Collections that may be updated: in training, all but "params".
     """
     ...
 
 
 def nothing_wanted(path: str, sown: bool) -> bool:
-  """For `is_wanted`: only the output is of interest."""
+  """Argument for `is_wanted` if no tap is needed."""
   del path, sown
   return False

@@ -1,4 +1,4 @@
-"""Names of taps: patterns, numbers, and messages about wrong ones."""
+"""Names of taps: patterns, numbering, and messages about unknown names."""
 
 import difflib
 import fnmatch
@@ -18,15 +18,15 @@ Taps = dict[str, jax.Array]
 
 
 class Tap(NamedTuple):
-  """An activation that a model offers.
+  """Activation of a model that can be captured.
 
   Attributes:
-    name: Name to ask for.
-    sown: True if the model sows it; otherwise it is the output of a module.
-    shape: Shape of the activation, batch included.
-    dtype: Type of the activation.
-    row_flops: Operations (two a multiply-add) of the convolutions and matrix products
-      that a row of it needs, from the input on. Of a loop over layers all count.
+    name: Name of the tap.
+    sown: True if the model sows it; False if it is the output of a module.
+    shape: Shape of the activation, including the batch axis.
+    dtype: Data type of the activation.
+    row_flops: Operations per row from the input to the tap, in convolutions and matrix
+      products. A multiply-add counts as two. A loop over layers counts whole.
   """
 
   name: str
@@ -37,22 +37,22 @@ class Tap(NamedTuple):
 
   @property
   def width(self) -> int:
-    """Entries of a row."""
+    """Number of entries of a row."""
     return math.prod(self.shape[1:])
 
   @property
   def row_bytes(self) -> int:
-    """Memory that a row takes."""
+    """Memory of a row in bytes."""
     return self.width * self.dtype.itemsize
 
   @property
   def pair_flops(self) -> int:
-    """Operations that a pairwise loss spends on the inner product of two rows."""
+    """Operations of the inner product of two rows in a pairwise loss."""
     return 2 * self.width
 
 
 def named(found: Iterable[_tags.Tagged]) -> tuple[Taps, Taps]:
-  """Activations by name: what is sown, and outputs of modules of other names."""
+  """Activations by name: sown ones, and outputs of modules with other names."""
   calls: dict[_tags.Label, list[jax.Array]] = {}
   for tagged in found:
     value = tagged.value
@@ -76,9 +76,9 @@ def named(found: Iterable[_tags.Tagged]) -> tuple[Taps, Taps]:
 
 
 def any_matches(patterns: Sequence[str]) -> Callable[[str], bool]:
-  """Returns whether a pattern may match a tap at or below a path."""
+  """Make a predicate: may any pattern match a tap at or below a path?"""
   split = [pattern.split("/") for pattern in patterns]
-  # A pattern may end in the numbers of a call and of an array.
+  # The last one or two parts may be the numbers of a call and of an array.
   split += [
     parts[:-last]
     for parts in split
@@ -97,10 +97,10 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def checked(taps: Any) -> tuple[str, ...] | None:
-  """Names or patterns as a tuple; None stays None.
+  """Convert names or patterns to a tuple; None stays None.
 
   Raises:
-    TypeError: If `taps` is not a sequence of strings in a stated order.
+    TypeError: If `taps` is not an ordered sequence of strings.
   """
   if taps is None:
     return None
@@ -119,7 +119,7 @@ def checked(taps: Any) -> tuple[str, ...] | None:
 
 
 def expand(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
-  """Names in place of patterns; what matches nothing stays as it is."""
+  """Replace patterns by the matching names; a pattern without a match stays."""
   names: dict[str, None] = {}
   for pattern in wanted:
     parts = pattern.split("/")
@@ -130,7 +130,7 @@ def expand(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def no_such_taps(model: str, missing: Sequence[str], offered: Sequence[Tap]) -> str:
-  """The message about taps that a model does not have."""
+  """Error message for taps that a model does not have."""
   sown, modules = (
     [tap.name for tap in offered if tap.sown is x] for x in (True, False)
   )
@@ -142,15 +142,15 @@ def no_such_taps(model: str, missing: Sequence[str], offered: Sequence[Tap]) -> 
 
 
 def check_paths(model: str, taps: Sequence[str], paths: Sequence[str]) -> None:
-  """Raises ValueError if a name or pattern matches no module of a model.
+  """Raise ValueError if a name or pattern matches no module of a model.
 
   Args:
-    model: Its name, for the message.
+    model: Name of the model, for the message.
     taps: Names or patterns of taps.
-    paths: Paths of its modules, of a model that sows nothing.
+    paths: Paths of the modules of a model that sows nothing.
 
   Raises:
-    ValueError: If one of them matches none.
+    ValueError: If a name or pattern has no match.
   """
   unknown = [tap for tap in taps if not any(map(any_matches((tap,)), paths))]
   if unknown:

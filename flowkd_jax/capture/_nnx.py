@@ -1,4 +1,4 @@
-"""Flax NNX modules."""
+"""Adapter of Flax NNX modules."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ _COLLECTIONS = {"params": nnx.Param, "batch_stats": nnx.BatchStat, "other": ...}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NNXModel:
-  """An NNX module without its arrays, as a pure function of them."""
+  """NNX module as a pure function of its arrays; a `Model`."""
 
   name: str
   taps: tuple[str, ...] | None
@@ -38,7 +38,7 @@ class NNXModel:
   initial: Variables
   pool: Pool | None = None
   logits: Callable[[Any], Any] | None = None
-  # Paths of its modules, if it sows nothing: then other names are known to be wrong.
+  # Paths of the modules if the model sows nothing, so that all other names are wrong.
   paths: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
@@ -46,12 +46,12 @@ class NNXModel:
       _names.check_paths(self.name, self.taps, self.paths)
 
   def init(self, key, images):
-    """The variables that the module came with."""
+    """Variables that the module was converted with."""
     del key, images
     return dict(self.initial)
 
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
-    """See `Model`; NNX modules do not get the mask."""
+    """Apply the module, as in `Model`; the mask is not passed on."""
     del mask
     states = [
       layout.tree(variables[collection]) for collection, layout in self.layouts.items()
@@ -66,13 +66,13 @@ class NNXModel:
     }
 
   def _rngs(self, train, rngs):
-    """Random state of this call, made anew: variables belong to one trace."""
+    """Random state of this call. Made anew, as NNX variables belong to one trace."""
     leaves, structure = jax.tree.flatten(self.rng_state)
     if train and leaves:
       if not rngs:
         raise ValueError(
-          f"rngs: {self.name} draws random numbers in training; expected a key, such "
-          "as {'dropout': jax.random.key(0)}, got none"
+          f"rngs: expected a key such as {{'dropout': jax.random.key(0)}}, as "
+          f"{self.name} draws random numbers in training; got none"
         )
       (key,) = rngs.values()
       leaves = [
@@ -90,25 +90,26 @@ def from_nnx(
   call: Callable[[nnx.Module, Array], Any] | None = None,
   taps: Sequence[str] | None = None,
 ) -> tuple[NNXModel, Variables]:
-  """An NNX module as a model and its variables, for all that takes a Linen module.
+  """Convert an NNX module to a model and its variables.
 
-  Evaluation and training mode are set by the module's own `eval()` and `train()`. The
-  module itself is not touched, now or later.
+  Every function that takes a Linen module and its variables takes the result. The
+  module's own `eval()` and `train()` set evaluation and training mode, on a copy: the
+  module itself never changes.
 
   Args:
     model: The module, with its weights.
-    call: `(module, images) -> logits`; by default `module(images)`. What a module
-      gets as an argument, such as `deterministic`, has to be given here.
-    taps: Names or patterns of its taps, by default all that it sows.
+    call: Function `(module, images) -> logits`; by default `module(images)`. Use it to
+      pass further arguments to the module, such as `deterministic`.
+    taps: Names or patterns of default taps; None for all sown activations.
 
   Returns:
-    `(model, variables)`, variables as `{"params": {"blocks/0/kernel": ...}, ...}`.
+    `(model, variables)`, with variables such as `{"params": {"blocks/0/kernel": ...}}`.
 
   Raises:
-    TypeError: If `model` is no NNX module.
-    ValueError: If a weight is NaN or infinite, or it has no such taps. What a module
-      sows is known only when it is applied: of a model that sows, `check_evaluation`
-      finds wrong names.
+    TypeError: If `model` is not an NNX module.
+    ValueError: If a weight is NaN or infinite, or the module has no such taps. Sown
+      activations are known only when the module is applied; if a module sows,
+      `check_evaluation` finds wrong names.
   """
   if not isinstance(model, nnx.Module):
     raise TypeError(
@@ -138,7 +139,7 @@ def from_nnx(
 
 
 def _paths(model: nnx.Module, call: Callable | None) -> tuple[str, ...] | None:
-  """Paths of the modules inside a model; None if it may sow further taps."""
+  """Paths of the modules inside a model; None if the model may sow taps."""
   modules = list(nnx.iter_modules(model))
   functions = () if call is None else (call,)
   if _sowing.may_sow((type(module) for _, module in modules), nnx.Module, functions):
@@ -155,10 +156,11 @@ def _mark(model: nnx.Module, is_wanted) -> None:
     object.__setattr__(module, "__class__", _marking(type(module), name, wanted))
 
 
-# Cached: the class is part of the graph by which transformations know a module.
+# Cached: the class is part of the graph definition, so a new class each time would make
+# `jit` compile again and `scan` see different structures.
 @functools.cache
 def _marking(kind: type[nnx.Module], name: str, wanted: bool) -> type[nnx.Module]:
-  """The class, at one place of a model, with what it sows and returns marked."""
+  """Subclass that marks sown values and the output at one place of a model."""
 
   def __call__(self, *arguments, **options):  # noqa: N807
     if isinstance(self, nnx.BatchNorm) and not _statistics.running_averages(

@@ -1,4 +1,4 @@
-"""Shapes of what a model makes of images, before anything is computed."""
+"""Shapes of the outputs of a model, found without computing them."""
 
 from collections.abc import Sequence
 
@@ -22,17 +22,20 @@ def row_shapes(
   *,
   taps: Sequence[str] = (),
 ) -> dict[str, tuple[int, ...]]:
-  """Shapes of a row of the logits, as "logits", and of the taps.
+  """Shapes of a row of the logits and of the taps, by name.
+
+  The logits have the name "logits". Two batch sizes are compared to find outputs whose
+  first axis is not the batch.
 
   Args:
-    model: as in `apply_with_taps`.
-    variables: its variables, or their shapes.
-    images: an example, or its shape.
-    taps: as in `apply_with_taps`.
+    model: As in `apply_with_taps`.
+    variables: Variables of the model, or their shapes.
+    images: Example batch, or its shape.
+    taps: As in `apply_with_taps`.
 
   Raises:
-    ValueError: if the model has no tap of such a name, or the first axis of an output
-      is not the batch: found by comparing two batch sizes.
+    ValueError: If the model has no such tap, or the first axis of an output is not the
+      batch.
   """
   batch = images.shape[0]
   one, other = (

@@ -1,4 +1,4 @@
-"""Search of the code of a module for calls that sow."""
+"""Search of the code of a module for calls of `sow`."""
 
 import inspect
 import types
@@ -11,15 +11,15 @@ _LIBRARIES = ("jax", "flax", "numpy")
 
 
 def may_sow(kinds: Iterable[type], base: type, functions: Iterable[Callable]) -> bool:
-  """Returns whether methods of the classes, or functions they call, name `sow`.
+  """Returns whether methods of classes, or functions that they call, mention `sow`.
 
-  Functions are followed as far as they are known by name; a call that is reached in
-  another way is not found.
+  The search follows functions that are called by a global or captured name. Other
+  calls are not followed.
 
   Args:
-    kinds: classes of the modules of a model.
-    base: class whose own methods are left out, as it defines `sow`.
-    functions: further functions that use the modules.
+    kinds: Classes of the modules of a model.
+    base: Class whose own methods are skipped, because it defines `sow`.
+    functions: Further functions that use the modules.
   """
   seen: set[types.CodeType] = set()
   members = (
@@ -46,7 +46,7 @@ def _names_sow(member: Any, seen: set[types.CodeType]) -> bool:
 
 
 def _function(member: Any) -> types.FunctionType | None:
-  """The Python function behind decorators, unless a library defines it."""
+  """Python function behind decorators; None if a library defines it."""
   if isinstance(member, staticmethod | classmethod):
     member = member.__func__
   if not callable(member) or isinstance(member, type):
@@ -58,14 +58,14 @@ def _function(member: Any) -> types.FunctionType | None:
   if not isinstance(member, types.FunctionType):
     return None
   library = (member.__module__ or "").partition(".")[0]
-  # Methods of Flax's modules are looked at, as some sow; its functions never do.
+  # Methods of Flax's modules are searched, as some sow; Flax's functions never do.
   if library in _LIBRARIES and "." not in member.__qualname__:
     return None
   return member
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-  """Names that the code uses, those of functions within it too."""
+  """Names that the code uses, including the code of inner functions."""
   yield from code.co_names
   for constant in code.co_consts:
     if isinstance(constant, types.CodeType):

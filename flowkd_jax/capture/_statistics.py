@@ -1,4 +1,4 @@
-"""Search for BatchNorm layers whose statistics are those of one device."""
+"""Check for BatchNorm layers that use the statistics of a single device."""
 
 import contextlib
 import contextvars
@@ -7,7 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
-_UNCHECKED = ""  # no axis has this name
+_UNCHECKED = ""  # means no check; no axis has this name
 _AXIS: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "axis of the batch", default=_UNCHECKED
 )
@@ -15,15 +15,15 @@ _AXIS: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def statistics_over(axis_name: str | None) -> Iterator[None]:
-  """Refuses layers that would not take the statistics of all rows.
+  """Context that refuses BatchNorm layers without statistics of the whole batch.
 
-  While a step for several devices is traced in this context, applying a Linen or NNX
-  model in training raises ValueError if a BatchNorm layer normalises by the batch and
-  does not bear the name of the axis that the batch is split over.
+  In this context, a training step for several devices is traced. Applying a Linen or
+  NNX model in training mode then raises ValueError if a BatchNorm layer normalises by
+  the batch and its `axis_name` is not the axis over which the batch is split.
 
   Args:
-    axis_name: Mapped axis over which the batch is split; None if the step gets the
-      whole batch, so that no layer may name an axis.
+    axis_name: Name of the mapped axis over which the batch is split. None if the step
+      gets the whole batch; then no layer may have an `axis_name`.
   """
   token = _AXIS.set(axis_name)
   try:
@@ -33,12 +33,12 @@ def statistics_over(axis_name: str | None) -> Iterator[None]:
 
 
 def check_axis(layer: Any, path: str, axis_name: str | None) -> None:
-  """Raises ValueError if a layer in training mode does not span the devices.
+  """Raise ValueError if a layer's statistics do not span all devices.
 
   Args:
-    layer: The layer, which normalises by the batch.
-    path: Place in the model.
-    axis_name: The axis that it averages over.
+    layer: A layer that normalises by the batch.
+    path: Path of the layer in the model.
+    axis_name: Axis over which the layer averages.
   """
   expected = _AXIS.get()
   if expected == _UNCHECKED or axis_name == expected:
@@ -58,7 +58,7 @@ def check_axis(layer: Any, path: str, axis_name: str | None) -> None:
 
 
 def check_linen(call, arguments, options, context):
-  """Interceptor for `nn.intercept_methods` that checks every layer called."""
+  """Check each called layer; an interceptor for `nn.intercept_methods`."""
   module = context.module
   if context.method_name == "__call__" and _uses_batch(module, arguments, options):
     check_axis(module, "/".join(module.path), module.axis_name)
@@ -68,13 +68,13 @@ def check_linen(call, arguments, options, context):
 def _uses_batch(module, arguments, options) -> bool:
   if isinstance(module, nn.BatchNorm):
     return not running_averages(module, arguments, options)
-  # Layers like it, such as `models.BatchNorm`, have statistics of their own.
+  # Other classes of BatchNorm, such as `models.BatchNorm`, are found by their state.
   own = module.variables.get("batch_stats", {}) if hasattr(module, "axis_name") else {}
   of_layer = any(not hasattr(value, "keys") for value in own.values())
   return of_layer and bool(options.get("train"))
 
 
 def running_averages(module: Any, arguments: Any, options: Any) -> bool:
-  """Returns whether a BatchNorm of Flax, called like this, uses running averages."""
+  """Returns whether a call of Flax's BatchNorm uses running averages."""
   given = options.get("use_running_average", next(iter(arguments[1:]), None))
   return bool(module.use_running_average if given is None else given)

@@ -1,8 +1,10 @@
-"""Values marked inside a function, collected outside of it.
+"""Tags: values that are marked inside a function and collected outside of it.
 
-A mark is an identity with a label. It stands in the traced program (the jaxpr) of the
-function, where `harvest` finds it: also within `scan`, `checkpoint`, `jit` and `vmap`,
-whose values no Python variable can carry outside.
+A mark is an identity operation with a label. It becomes an equation of the traced
+program (the jaxpr) of the function. `harvest` evaluates this program equation by
+equation and collects marked values. Thus it finds marks within `scan`, `checkpoint`,
+`jit` and `vmap`, too; a Python variable could not carry values out of these, because
+they would be leaked tracers.
 """
 
 from collections.abc import Callable
@@ -23,12 +25,12 @@ PyTree = Any
 
 
 class Label(NamedTuple):
-  """Name of a marked value.
+  """Label of a marked value.
 
   Attributes:
-    name: The path of the module, or of what it sows.
-    sown: True if the model sows it; otherwise it is the output of a module.
-    part: Number of the array among those marked together, if they are several.
+    name: Path of the module or of the sown value.
+    sown: True if the model sows it; False if it is the output of a module.
+    part: Number of the array, if several arrays are marked together.
   """
 
   name: str
@@ -37,12 +39,13 @@ class Label(NamedTuple):
 
 
 class Tagged(NamedTuple):
-  """A value found.
+  """Marked value with its label.
 
   Attributes:
-    label: Its name.
-    value: The value; what was marked in a loop is stacked.
-    loops: Loops around the mark: so many axes come before the value's own.
+    label: Label of the value.
+    value: The value. Values marked in a loop are stacked.
+    loops: Number of loops around the mark, which is the number of stacked axes in front
+      of the value's own axes.
   """
 
   label: Label
@@ -50,6 +53,7 @@ class Tagged(NamedTuple):
   loops: int = 0
 
 
+# An identity for evaluation, shapes, lowering and gradients; only `harvest` sees it.
 _mark_p = core.Primitive("flowkd_mark")
 _mark_p.def_impl(lambda x, *, label: x)
 _mark_p.def_abstract_eval(lambda x, *, label: x)
@@ -58,7 +62,7 @@ ad.deflinear2(_mark_p, lambda cotangent, x, *, label: [cotangent])
 
 
 def _batch(arguments, axes, *, label):
-  """Moves the axis that `vmap` adds to the front."""
+  """Move the axis that `vmap` adds to the front, where taps have their rows."""
   first = jnp.moveaxis(arguments[0], axes[0], 0)
   return _mark_p.bind(first, label=label), 0
 
@@ -67,14 +71,15 @@ batching.primitive_batchers[_mark_p] = _batch
 
 
 def tag(value: PyTree, name: str, *, sown: bool = False) -> PyTree:
-  """The same value, its arrays marked for those who ask for them by name.
+  """Mark the arrays of a value, so that they can be captured by name.
 
-  An identity of value and gradient, for the `apply` of a `Model`: use what it returns.
+  Value and gradient do not change. Functions `apply` of a `Model` call it; use the
+  returned value, as only that is marked.
 
   Args:
-    value: An array, or a pytree whose arrays are numbered if they are several.
+    value: An array or a pytree. Several arrays are numbered.
     name: Path of the activation.
-    sown: True if the model sows it; otherwise it is the output of a module.
+    sown: True if the model sows it; False if it is the output of a module.
   """
   leaves, structure = jax.tree.flatten(value)
   several = sum(isinstance(leaf, jax.Array) for leaf in leaves) > 1
@@ -88,14 +93,14 @@ def tag(value: PyTree, name: str, *, sown: bool = False) -> PyTree:
 def harvest(
   function: Callable[..., PyTree], *arguments: PyTree
 ) -> tuple[PyTree, list[Tagged]]:
-  """Returns the results of the function and the values it marked, in order.
+  """Call a function: `(results, marked values in order)`.
 
-  What is marked in a `cond`, a `while_loop` or a function with a derivative of its own
-  is not found.
+  Marks inside a `cond`, a `while_loop` or a function with a custom derivative are not
+  found.
 
   Args:
-    function: Takes and returns pytrees of arrays.
-    *arguments: What it is called with.
+    function: A function from pytrees of arrays to pytrees of arrays.
+    *arguments: Arguments of the function.
   """
   program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
   outputs, found = _evaluate(program, jax.tree.leaves(arguments))
@@ -103,9 +108,11 @@ def harvest(
 
 
 def _evaluate(program, arguments) -> tuple[list[jax.Array], list[Tagged]]:
-  """Outputs and marked values; each other value is dropped after its last use.
+  """Evaluate a program: `(outputs, marked values)`.
 
-  `arguments` is emptied, so that the caller does not keep them alive.
+  Each value is dropped after its last use: without a compiler around it, the evaluation
+  would otherwise keep all activations in memory. For the same reason `arguments` is
+  emptied, so that the caller does not keep them alive.
   """
   jaxpr, constants = program.jaxpr, program.consts
   values = dict(zip(jaxpr.constvars, constants, strict=True))
@@ -125,13 +132,14 @@ def _evaluate(program, arguments) -> tuple[list[jax.Array], list[Tagged]]:
     for variable in ended:
       values.pop(variable, None)
     found += marked
-    # The next equation may be a long program.
+    # Local names would keep the values alive during the next equation, which may be a
+    # long program.
     del inputs, outputs, marked
   return [read(atom) for atom in jaxpr.outvars], found
 
 
 def last_uses(jaxpr) -> list[set]:
-  """For each equation, its variables that are not read after it."""
+  """Variables of each equation that no later equation reads."""
   read_later = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
   found = []
   for equation in reversed(jaxpr.eqns):
@@ -192,7 +200,7 @@ def _scan(equation, inputs):
 
 
 def _carry(params, inputs) -> tuple[int, int]:
-  """Positions of the carry among the inputs of a loop: first, and one past the last."""
+  """Range of the carry among the inputs of a loop: first position and end."""
   if "num_carry" in params:
     start = params["num_consts"]
     return start, start + params["num_carry"]
@@ -202,7 +210,11 @@ def _carry(params, inputs) -> tuple[int, int]:
 
 
 class _Labels:
-  """Labels of values that cross a transformation, which lets only arrays through."""
+  """Store for labels while their values leave a transformation.
+
+  A transformation such as `scan` returns only arrays. The labels are taken off inside
+  and put back on outside, in the same order.
+  """
 
   def __init__(self):
     self._found: list[Tagged] = []
@@ -230,14 +242,14 @@ _RULES: Mapping[str, Callable] = {
 
 
 class Program(NamedTuple):
-  """A program and its constants, whatever JAX calls the two together."""
+  """Program and its constants, for all versions of JAX."""
 
   jaxpr: core.Jaxpr
   consts: Sequence[Any]
 
 
 def programs(params: Mapping[str, Any]) -> list[Program]:
-  """The programs within an equation."""
+  """Programs inside an equation, such as the body of a loop."""
   found = []
   for value in params.values():
     for entry in value if isinstance(value, tuple | list) else (value,):

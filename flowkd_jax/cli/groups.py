@@ -18,7 +18,8 @@ GROUPS = {
   ),
   "Data": (
     *("train_split", "test_split", "validation_split", "image_size", "image_key"),
-    *("label_key", "flip", "crop_padding", "held_out", "rotations", "domain_images"),
+    *("label_key", "flip", "crop_padding", "min_crop_area", "color_jitter"),
+    *("grayscale", "held_out", "rotations", "domain_images"),
     *("clients", "alpha", "client_minimum", "memory_gib"),
   ),
   "Networks": (
