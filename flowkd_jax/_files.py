@@ -62,7 +62,7 @@ def read_json(path: str | os.PathLike[str], remedy: str) -> Any:
     found = json.loads(content.decode("utf-8"))
     return [*map(unseal, found)] if isinstance(found, list) else unseal(found)
   except (ValueError, RecursionError) as error:
-    reason = str(error) if isinstance(error, SealError) else "it is no whole JSON"
+    reason = str(error) if isinstance(error, SealError) else "it is not complete JSON"
     raise ValueError(f"{path} is damaged: {reason}; {remedy}") from None
 
 

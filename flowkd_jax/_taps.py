@@ -148,7 +148,7 @@ def check_vector_type(argument: str, vector: Any) -> None:
     in_order = False
   if not in_order and not hasattr(vector, "shape"):
     raise TypeError(
-      f"{argument}: expected a vector with one number a tap, got a "
+      f"{argument}: expected a vector with one number per tap, got a "
       f"{type(vector).__name__}"
     )
 
@@ -196,7 +196,7 @@ def _sequence_items(argument: str, taps: Any) -> list[tuple[str, Any]]:
     )
   twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
   if twice:
-    raise ValueError(f"{argument}: expected one tap of each name, got more of {twice}")
+    raise ValueError(f"{argument}: expected each name once, got {twice} more than once")
   return [tuple(tap) for tap in taps]
 
 
@@ -281,9 +281,9 @@ def _pair_by_position(student, teacher):
   students, teachers = tap_items("student", student), tap_items("teacher", teacher)
   if len(students) != len(teachers):
     raise ValueError(
-      "expected as many teacher taps as student taps, but the student has "
+      "student, teacher: expected the same number of taps, but the student has "
       f"{len(students)} and the teacher {len(teachers)}; pass layer_map with the "
-      "teacher index of each student tap, or give the taps names"
+      "index of the teacher tap for each student tap, or give the taps names"
     )
   return [
     TapPair(name, tap, other)
@@ -294,8 +294,8 @@ def _pair_by_position(student, teacher):
 def _pair_by_index(student, teacher, pairs, layer_map):
   if pairs is not None:
     raise ValueError(
-      "pairs, layer_map: expected one of them, got both; pairs is for taps with names, "
-      "layer_map for sequences"
+      "pairs, layer_map: expected one of them, got both; use pairs for taps with names "
+      "and layer_map for sequences"
     )
   for argument, taps in (("student", student), ("teacher", teacher)):
     if isinstance(taps, Mapping):

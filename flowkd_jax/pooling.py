@@ -123,7 +123,7 @@ def class_token(
   if len(shape) != 3 or 0 in shape:
     raise ValueError(
       "tokens: expected a non-empty array of shape [batch, tokens, dim], got shape "
-      f"{shape}; a map has no class token, take its mean"
+      f"{shape}; a map has no class token: use pooling.mean"
     )
   if not -shape[1] <= index < shape[1]:
     raise ValueError(f"index: expected one of {shape[1]} tokens, got {index}")
@@ -183,5 +183,5 @@ def _check_tap(tap) -> None:
   if len(shape) < 3 or 0 in shape:
     raise ValueError(
       "tap: expected a non-empty array of shape [batch, positions, ..., dim], got "
-      f"shape {shape}; what has no positions needs no pooling"
+      f"shape {shape}; an array without positions needs no pooling"
     )

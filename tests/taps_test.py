@@ -294,7 +294,7 @@ REFUSED = {
   ),
   "a name twice": (
     (ITEMS, [*ITEMS, ITEMS[0]], {}),
-    r"teacher: expected one tap of each name, got .*stem",
+    r"teacher: expected each name once, got .*stem",
   ),
   "a pair alone": ((ITEMS[0], ITEMS, {}), "student: expected an array for tap 'tap 0'"),
   "nested": (

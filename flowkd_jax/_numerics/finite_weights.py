@@ -32,8 +32,8 @@ def check_finite(name: str, arrays: Mapping[str, Any]) -> None:
     others = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     raise ValueError(
       f"{name}: expected finite weights, got NaN or infinity in "
-      f"{', '.join(wrong[:3])}{others}; the network diverged or its file is damaged, "
-      "take the weights of an earlier step"
+      f"{', '.join(wrong[:3])}{others}; training diverged or the file is damaged: use "
+      "weights of an earlier step"
     )
 
 

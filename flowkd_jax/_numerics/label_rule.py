@@ -137,7 +137,7 @@ def _as_array(name, labels):
     return np.asarray(labels)
   except ValueError as error:  # rows of unlike lengths
     raise ValueError(
-      f"{name}: expected one integer a row, got a list of lists ({error})"
+      f"{name}: expected one integer per row, got a list of lists ({error})"
     ) from None
 
 
@@ -150,5 +150,5 @@ def _check_range(name, labels, num_classes, mask):
     raise ValueError(
       f"{name}: expected classes from 0 to {num_classes - 1}, or a negative number for "
       f"a row without a label, got {labels.reshape(-1)[row]} in row {row}; renumber "
-      f"the classes or use a model of more than {num_classes}"
+      f"the classes or use a model with more than {num_classes} classes"
     )

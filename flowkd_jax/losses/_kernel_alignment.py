@@ -42,7 +42,7 @@ def check_debiased_rows(rows: int) -> None:
   if rows < LEAST_ROWS:
     raise ValueError(
       f"debiased: expected at least {LEAST_ROWS} rows in the global batch (or patches "
-      f"in an image), got {rows}; take more, or debiased=False"
+      f"in an image), got {rows}; use more rows, or debiased=False"
     )
 
 
@@ -264,6 +264,6 @@ def _(primals, tangents):
 def _(primals, tangents):
   del primals, tangents
   raise TypeError(
-    "this alignment has first derivatives only: second ones would miss how its means "
-    "and norms change"
+    "linear_cka, rbf_cka: expected first derivatives only, got a second derivative; it "
+    "would be wrong, because means and norms are constants to the first"
   )

@@ -107,7 +107,7 @@ def check_logits(name: str, logits: Any) -> None:
   checks.check_features(**{name: logits})
   if logits.shape[-1] == 1:
     raise ValueError(
-      f"{name}: expected logits of two classes or more, got shape {logits.shape}, "
+      f"{name}: expected logits of two or more classes, got shape {logits.shape}, "
       "whose softmax is 1 in every row; for a binary problem use two logits"
     )
 

@@ -117,8 +117,8 @@ def mgd(
   _check_share(hidden_share)
   if (key is None) == (kept is None):
     raise ValueError(
-      "key: expected either a random key or the mask that it would draw, as kept, got "
-      f"{'neither' if key is None else 'both'}"
+      "key, kept: expected one of them, the random key of a mask or the mask itself, "
+      f"got {'neither' if key is None else 'both'}"
     )
   ours, theirs = _spatial.paired_maps(student, teacher, mask)
   ours = _projection.projected(ours, theirs, params.get("projection"), "mgd_init")

@@ -181,7 +181,7 @@ def _as_tokens(student, teacher, mask) -> _token_relations.Tokens:
   if len(sizes) > 1:
     if mask is not None and mask.ndim > 1:
       raise ValueError(
-        "mask: expected one entry an image where maps differ in size, got shape "
+        "mask: expected one entry per image if maps differ in size, got shape "
         f"{mask.shape} with a student of shape {student.shape} and a teacher of shape "
         f"{teacher.shape}; pool them to one size first"
       )

@@ -100,7 +100,7 @@ def projected(
     return linear(student, params, mask=mask, axis_name=axis_name)
   if student.shape[-1] != teacher.shape[-1]:
     raise ValueError(
-      "expected as many channels in the student as in the teacher, but student has "
+      "expected the same number of channels on both sides, but student has "
       f"{student.shape[-1]} channels and teacher {teacher.shape[-1]}: pass params, "
       f"from {init}(key, student.shape, teacher.shape)"
     )
@@ -187,7 +187,7 @@ def resizing_shape(
     raise ValueError(
       "student: expected maps of the size of the teacher's, larger, or half as large, "
       f"got shape {tuple(student_shape)}, and the teacher has {tuple(teacher_shape)}; "
-      "use the linear map, which pools the larger"
+      "use the linear map, before which the larger map is pooled"
     )
   return (*sides, *channels)
 

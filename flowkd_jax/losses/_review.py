@@ -276,7 +276,7 @@ def _as_maps(name, tap):
 def _check_channels(student, teacher):
   if student.shape[3] != teacher.shape[3]:
     raise ValueError(
-      "expected as many channels in the student as in the teacher, got "
+      "student, teacher: expected the same number of channels, got "
       f"{student.shape[3]} and {teacher.shape[3]}; make params with the shapes of "
       "these taps, or project one side"
     )
@@ -289,5 +289,5 @@ def _check_taps(student, teacher, levels=None):
   if len(set(counts.values())) > 1 or not len(student):
     found = ", ".join(f"{count} in {name}" for name, count in counts.items())
     raise ValueError(
-      f"expected as many taps, one or more, in student and teacher, got {found}"
+      f"student, teacher: expected the same number of taps, one or more, got {found}"
     )

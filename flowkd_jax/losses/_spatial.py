@@ -202,9 +202,8 @@ def fsp(
   channels = [(side[0].shape[3], side[1].shape[3]) for side in sides]
   if channels[0] != channels[1]:
     raise ValueError(
-      "expected as many channels in the teacher's layers as in the student's, but the "
-      f"student has {channels[0]} and the teacher {channels[1]}; project one of them "
-      "first"
+      "student, teacher: expected the same numbers of channels, but the student has "
+      f"{channels[0]} and the teacher {channels[1]}; project one of them first"
     )
   terms = _squared_flow_differences(*sides)
   return reduced(terms, reduction, mask, axis_name, *student, *teacher)
@@ -307,7 +306,7 @@ def _check_pairs(**pairs):
   for name, pair in pairs.items():
     if not isinstance(pair, tuple | list) or len(pair) != 2:
       raise ValueError(
-        f"{name}: expected a pair of maps, of an earlier and a later layer, got "
+        f"{name}: expected a pair of maps, of an earlier and a later layer, got a "
         f"{type(pair).__name__}"
       )
   checks.check_maps(

@@ -104,8 +104,8 @@ def kdsvd(
 def _check_layers(student, teacher, mask):
   if len(student) != len(teacher) or len(student) < 2:
     raise ValueError(
-      "expected maps of two layers or more, as many of the teacher as of the student, "
-      f"got {len(student)} of the student and {len(teacher)} of the teacher"
+      "student, teacher: expected maps of two or more layers, the same number on both "
+      f"sides, got {len(student)} of the student and {len(teacher)} of the teacher"
     )
   checks.check_maps(
     **{f"student[{index}]": maps for index, maps in enumerate(student)},
@@ -118,7 +118,7 @@ def _check_rank(index, rank, vectors, ours, theirs):
   sizes = ours.shape[2], theirs.shape[2]
   if sizes[0] != sizes[1]:
     raise ValueError(
-      f"expected as many {vectors} in the student's map {index} as in the teacher's, "
+      f"expected the same number of {vectors} in map {index} of student and teacher, "
       f"got {sizes[0]} and {sizes[1]}; project one side first"
     )
   least = min(*ours.shape[1:], *theirs.shape[1:])

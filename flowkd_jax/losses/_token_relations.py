@@ -181,7 +181,7 @@ def check_tokens(**arrays: Float[Array, "batch tokens dim"]) -> None:
   counts = {name: jnp.shape(array)[1] for name, array in arrays.items()}
   if len({*counts.values()}) > 1:
     found = " and ".join(f"{name} has {count}" for name, count in counts.items())
-    raise ValueError(f"expected as many tokens on both sides, but {found}")
+    raise ValueError(f"expected the same number of tokens on both sides, but {found}")
 
 
 def _check_heads(heads, **arrays):

@@ -164,5 +164,5 @@ def test_labels_that_are_no_integers_are_refused(labels):
 
 @pytest.mark.slow
 def test_labels_in_a_list_of_lists_are_refused():
-  with pytest.raises(ValueError, match="labels: expected one integer a row"):
+  with pytest.raises(ValueError, match="labels: expected one integer per row"):
     losses.cross_entropy(jnp.zeros((2, 3)), [[0], [1, 2]])

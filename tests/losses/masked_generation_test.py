@@ -88,7 +88,7 @@ def test_share_is_the_probability_to_be_hidden():
 
 def test_wrong_options_are_refused():
   key = jax.random.key(0)
-  with pytest.raises(ValueError, match="key: expected either .* got neither"):
+  with pytest.raises(ValueError, match="key, kept: expected one of them.* got neither"):
     _loss()
   with pytest.raises(ValueError, match="key: expected either .* got both"):
     _loss(key=key, kept=np.ones((3, 5, 4), bool))

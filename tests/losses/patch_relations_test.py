@@ -92,13 +92,15 @@ def test_maps_are_tokens_row_by_row_and_are_pooled_to_one_size():
   )
   large = np.repeat(np.repeat(teacher, 2, 1), 2, 2)
   np.testing.assert_allclose(losses.patch_relations(student, large), value, rtol=1e-5)
-  with pytest.raises(ValueError, match="mask: expected one entry an image"):
+  with pytest.raises(ValueError, match="mask: expected one entry per image"):
     losses.patch_relations(student, large, mask=mask.reshape(2, 2, 3))
 
 
 def test_patches_that_do_not_fit_are_refused():
   tokens, maps = _features((2, 5, 4), (2, 2, 3, 4))
-  with pytest.raises(ValueError, match="as many tokens .* student has 5 .* has 6"):
+  with pytest.raises(
+    ValueError, match="same number of tokens .* student has 5 .* has 6"
+  ):
     losses.patch_relations(tokens, maps)
   with pytest.raises(ValueError, match="relation: expected one of 'gram'.*'cka'"):
     losses.patch_relations(tokens, tokens, relation="cka")

@@ -203,7 +203,7 @@ def test_logits_of_a_single_class_are_refused():
     lambda: losses.dist(one, one),
     lambda: losses.cross_entropy(one, labels),
   ):
-    with pytest.raises(ValueError, match="two classes or more, .* use two logits"):
+    with pytest.raises(ValueError, match="two or more classes, .* use two logits"):
       call()
 
 

@@ -117,9 +117,9 @@ def test_derivative_of_eigenvectors_is_that_of_differences(x64):
 
 
 def test_wrong_layers_are_refused():
-  with pytest.raises(ValueError, match="two layers or more, .* got 1 of the student"):
+  with pytest.raises(ValueError, match="two or more layers, .* got 1 of the student"):
     losses.kdsvd(STUDENT[:1], TEACHER[:1])
-  with pytest.raises(ValueError, match="channels in .* map 0 .* got 4 and 3"):
+  with pytest.raises(ValueError, match="number of channels in map 0 .* got 4 and 3"):
     losses.kdsvd(STUDENT[::-1], TEACHER)
   with pytest.raises(ValueError, match="rank: expected at most 3, .* got 4"):
     losses.kdsvd(STUDENT, TEACHER, rank=4)

@@ -101,7 +101,9 @@ def test_huge_tokens_have_finite_values_and_gradients():
 
 def test_tokens_that_do_not_fit_are_refused():
   student, teacher = map(jnp.asarray, _tokens())
-  with pytest.raises(ValueError, match="as many tokens .* student has 5 and .* 4"):
+  with pytest.raises(
+    ValueError, match="same number of tokens .* student has 5 and .* 4"
+  ):
     losses.token_relations(student, teacher[:, :4])
   with pytest.raises(ValueError, match="relation_heads: .* width of the student.* 3"):
     losses.token_relations(student, teacher, relation_heads=3)

@@ -62,7 +62,7 @@ def test_labels_beyond_the_classes_are_refused_on_the_host_unless_masked():
 @pytest.mark.parametrize(
   ("labels", "error", "match"),
   [
-    ([[0], [1, 2], [0], [0]], ValueError, "labels: expected one integer a row"),
+    ([[0], [1, 2], [0], [0]], ValueError, "labels: expected one integer per row"),
     (np.zeros(4), TypeError, "labels: expected integer"),
     ("0123", TypeError, "labels"),
     ([0, 1], ValueError, "labels"),

@@ -99,7 +99,9 @@ def test_folders_of_other_things_are_refused(tmp_path):
   with pytest.raises(ValueError, match="expected a teacher cache or an empty folder"):
     _cache(tmp_path)
   (folder / "cache.json").write_text("{")
-  with pytest.raises(ValueError, match="cache.json is damaged: it is no whole JSON"):
+  with pytest.raises(
+    ValueError, match="cache.json is damaged: it is not complete JSON"
+  ):
     _cache(tmp_path)
   (folder / "cache.json").unlink()
   with pytest.raises(FileNotFoundError, match="expected a teacher cache, found no"):
