@@ -77,7 +77,7 @@ def _assert_never_nan(name, cases, seed, dtype=jnp.float32):
     ]
     sides = [jnp.asarray(np.stack(side)).astype(dtype) for side in (students, teachers)]
     masks = np.stack([problems.mask(case[2]) for case in group])
-    many = _many_recomputed if dtype == jnp.float32 else _many
+    many = problems.many_recomputed if dtype == jnp.float32 else problems.many
     results = many(name)(*sides, ids, masks)
     _assert_finite(results, (str(dtype), group))
     assert all(g.dtype == dtype for g in results[1])
