@@ -1,12 +1,13 @@
 """Checkpoints with Orbax: checked when they are read, the older one if one is damaged.
 
 Arrays are saved as host copies: independent of the number of devices, of donation and
-of the process they came from. Random keys are saved as their data. All arrays of one
-dtype are one array in the file; format 2 stored them one by one, and is still read. A
-checksum over all arrays is saved with them; version 0.1 saved none, and what it left is
-read with a warning.
+of the process they came from. Orbax writes them while training goes on. Random keys are
+saved as their data. All arrays of one dtype are one array in the file; format 2 stored
+them one by one, and is still read. A checksum over all arrays is saved with them;
+version 0.1 saved none, and what it left is read with a warning.
 """
 
+import copy
 import logging
 import re
 from collections.abc import Mapping
@@ -28,10 +29,16 @@ PyTree = Any
 FORMAT = "flowkd_jax checkpoint 2"
 PACKED = "flowkd_jax checkpoint 3"  # all arrays of one dtype are stored as one
 
-# Orbax reports every save and restore at INFO.
-logging.getLogger("absl").addFilter(
-  lambda record: "orbax" not in record.pathname or record.levelno > logging.INFO
-)
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+  """False for Orbax's reports of each save, and of each wait for the one before."""
+  if "orbax" not in record.pathname:
+    return True
+  waits = str(record.msg).startswith("Waiting for previous save")
+  return record.levelno > logging.INFO and not waits
+
+
+logging.getLogger("absl").addFilter(_is_worth_reading)
 
 # Orbax expands the first three as patterns, its storage refuses the fourth.
 _UNUSABLE = re.compile(r"[\[*?\\]|:/|:$")
@@ -85,23 +92,36 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy, enable_async_checkpointing=False
+        preservation_policy=policy, enable_async_checkpointing=True
       ),
       item_names=("state", "progress"),
     )
     self.problems: list[str] = []
 
   def save(self, step: int, state: PyTree, progress: Mapping[str, Any]) -> None:
-    """Saves a state; `progress` is anything that JSON can hold.
+    """Copies a state to the host and writes it to the folder in the background.
 
-    A checkpoint of the same step is replaced.
+    Training can go on, and the arrays may be donated, once this returns. One
+    checkpoint is written at a time: the next call waits for the one before. A
+    checkpoint of the same step is replaced.
+
+    Args:
+      step: Number of the checkpoint.
+      state: The state.
+      progress: Anything that JSON can hold.
+
+    Raises:
+      Exception: What went wrong when the checkpoint before this one was written, such
+        as OSError for a full disk.
     """
+    self._manager.wait_until_finished()
     if step in self._manager.all_steps():
       self._manager.delete(step)
     readable = jax.device_get(key_data(state))
     packed = _packed.pack(readable)  # the one copy on the host
     host = _packed.unpack(packed, readable)
-    description = sealed(host, PACKED, progress=dict(progress))
+    # Written later, when the caller's mapping may have changed.
+    description = sealed(host, PACKED, progress=copy.deepcopy(dict(progress)))
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -125,6 +145,7 @@ class Checkpoints:
         holds another kind of state, with names, shapes and dtypes of the arrays that
         differ. Nothing is deleted then.
     """
+    self._manager.wait_until_finished()
     damaged = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
@@ -153,11 +174,19 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """Step of the newest checkpoint, None if there is none."""
+    """Step of the newest checkpoint, None if there is none.
+
+    Waits until it is written.
+    """
+    self._manager.wait_until_finished()
     return self._manager.latest_step()
 
   def close(self) -> None:
-    """Waits for what is being written."""
+    """Waits until the last checkpoint is written.
+
+    Raises:
+      Exception: What went wrong when it was written.
+    """
     self._manager.close()
 
   def __enter__(self):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from flowkd_jax import train
@@ -41,6 +42,49 @@ def test_state_comes_back_bit_for_bit(state, tmp_path):
   np.testing.assert_array_equal(
     jax.random.key_data(restored.key), jax.random.key_data(state.key)
   )
+
+
+def test_what_changes_after_saving_is_not_saved(tmp_path):
+  """The file is written in the background, while the caller goes on."""
+  state = {"x": np.arange(1_000_000.0), "y": jnp.ones(1_000_000)}
+  progress = {"step": 1, "sums": {"loss": 0.1}}
+  donating = jax.jit(lambda x: x + 1, donate_argnums=0)
+  with train.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state, progress)
+    state["x"] += 1
+    donating(state["y"]).block_until_ready()
+    progress["sums"]["loss"] = 0.2
+  template = {"x": np.zeros(1_000_000), "y": jnp.zeros(1_000_000)}
+  with train.Checkpoints(tmp_path) as checkpoints:
+    restored, found = checkpoints.restore(template)
+    assert not checkpoints.problems
+  np.testing.assert_array_equal(restored["x"], np.arange(1_000_000.0))
+  np.testing.assert_array_equal(restored["y"], 1)
+  assert found == {"step": 1, "sums": {"loss": 0.1}}
+
+
+@pytest.mark.parametrize("call", ["save", "latest", "restore", "close"])
+def test_failed_write_is_raised_by_the_next_call(call, state, tmp_path, monkeypatch):
+  checkpoints = train.Checkpoints(tmp_path)
+  checkpoints.save(1, state, {"step": 1})
+  assert checkpoints.latest == 1
+
+  async def full(*arguments, **options):
+    raise OSError("No space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.type_handlers.NumpyHandler, "serialize", full)
+    with pytest.raises(OSError, match="No space left"):  # noqa: PT012
+      checkpoints.save(2, state, {"step": 2})
+      {
+        "save": lambda: checkpoints.save(3, state, {"step": 3}),
+        "latest": lambda: checkpoints.latest,
+        "restore": lambda: checkpoints.restore(state),
+        "close": checkpoints.close,
+      }[call]()
+  with train.Checkpoints(tmp_path) as checkpoints:
+    restored, progress = checkpoints.restore(state)
+  assert progress == {"step": 1}
 
 
 def test_only_the_newest_are_kept_and_a_step_can_be_replaced(state, tmp_path):

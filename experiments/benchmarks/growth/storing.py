@@ -17,11 +17,16 @@ _CLASSES, _WIDTH = 10, 64
 
 
 def _checkpoint(count: int) -> Work:
-  """A checkpoint of a state of so many arrays."""
+  """A checkpoint of a state of so many arrays, until it is written."""
   rng = np.random.default_rng(0)
   state = {f"array_{i}": rng.standard_normal(_NUMBERS) for i in range(count)}
   checkpoints = train.Checkpoints(tempfile.mkdtemp())
-  return lambda: checkpoints.save(1, state, {})
+
+  def save_and_wait():
+    checkpoints.save(1, state, {})
+    return checkpoints.latest
+
+  return save_and_wait
 
 
 def _retrieval(count: int) -> Work:
