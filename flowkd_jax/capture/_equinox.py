@@ -45,15 +45,12 @@ class EquinoxModel:
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
     """Apply the module, as in `Model`; the mask is not passed on."""
     del mask, mutable
-    trees = {
-      name: layout.tree(variables[name]) for name, layout in self.layouts.items()
-    }
-    module = eqx.combine(trees["params"], self.static)
-    module = _marked(eqx.nn.inference_mode(module, value=not train), (), is_wanted)
+    module = eqx.nn.inference_mode(self.module(variables), value=not train)
+    module = _marked(module, (), is_wanted)
     key = None
     if train and rngs:
       (key,) = (jax.random.split(each, images.shape[0]) for each in rngs.values())
-    if "state" not in trees:
+    if "state" not in self.layouts:
       return jax.vmap(functools.partial(self.call, module))(images, key), {}
     if train:
       raise ValueError(
@@ -62,8 +59,12 @@ class EquinoxModel:
       )
     output, _ = jax.vmap(
       functools.partial(self.call, module), in_axes=(0, None, None), out_axes=(0, None)
-    )(images, trees["state"], key)
+    )(images, self.layouts["state"].tree(variables["state"]), key)
     return output, {}
+
+  def module(self, variables: Variables) -> eqx.Module:
+    """A new Equinox module with these variables, without its state."""
+    return eqx.combine(self.layouts["params"].tree(variables["params"]), self.static)
 
 
 def from_equinox(

@@ -53,10 +53,7 @@ class NNXModel:
   def apply(self, variables, images, *, is_wanted, train, mask, rngs, mutable):
     """Apply the module, as in `Model`; the mask is not passed on."""
     del mask
-    states = [
-      layout.tree(variables[collection]) for collection, layout in self.layouts.items()
-    ]
-    module = nnx.merge(self.graph, *states, self._rngs(train, rngs))
+    module = self._merged(variables, self._rngs(train, rngs))
     _mark(module, is_wanted)
     module.train() if train else module.eval()
     output = self.call(module, images)
@@ -64,6 +61,16 @@ class NNXModel:
       collection: _arrays.by_path(nnx.state(module, _COLLECTIONS[collection]))[0]
       for collection in mutable
     }
+
+  def module(self, variables: Variables) -> nnx.Module:
+    """A new NNX module with these variables, in the mode that the first one had."""
+    return self._merged(variables, self.rng_state)
+
+  def _merged(self, variables, rng_state):
+    states = [
+      layout.tree(variables[collection]) for collection, layout in self.layouts.items()
+    ]
+    return nnx.merge(self.graph, *states, rng_state)
 
   def _rngs(self, train, rngs):
     """Random state of this call. Made anew, as NNX variables belong to one trace."""

@@ -127,6 +127,16 @@ def test_evaluation_is_the_default_and_training_takes_keys(stranger):
 
 
 @pytest.mark.slow
+def test_module_is_new_and_has_the_variables(stranger):
+  model, variables = capture.from_equinox(stranger)
+  variables["params"]["head/bias"] = stranger.head.bias + 1
+  module = model.module(variables)
+  np.testing.assert_array_equal(module.head.bias, stranger.head.bias + 1)
+  logits, _ = capture.apply_with_taps(model, variables, IMAGES)
+  module = eqx.nn.inference_mode(module)
+  np.testing.assert_allclose(jax.vmap(module)(jnp.asarray(IMAGES)), logits, rtol=1e-6)
+
+
 def test_gradients_flow_through_scanned_layers(stranger):
   model, variables = capture.from_equinox(stranger)
 

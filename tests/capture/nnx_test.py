@@ -160,6 +160,19 @@ def test_module_itself_stays_as_it_was(stranger):
   assert not nnx.to_pure_dict(nnx.state(stranger, nnx.Intermediate))
 
 
+def test_module_is_new_and_has_the_variables(stranger):
+  model, variables = capture.from_nnx(stranger)
+  head = stranger.head.bias[...]
+  variables["params"]["head/bias"] = head + 1
+  module = model.module(variables)
+  np.testing.assert_array_equal(module.head.bias[...], head + 1)
+  np.testing.assert_array_equal(stranger.head.bias[...], head)
+  again, its_variables = capture.from_nnx(module)
+  logits, _ = capture.apply_with_taps(model, variables, IMAGES)
+  same, _ = capture.apply_with_taps(again, its_variables, IMAGES)
+  np.testing.assert_array_equal(same, logits)
+
+
 def test_gradients_flow_through_scanned_layers(stranger):
   model, variables = capture.from_nnx(stranger)
 

@@ -6,7 +6,6 @@ import re
 import shlex
 import tomllib
 
-import numpy as np
 import pytest
 from absl import flags
 
@@ -104,22 +103,6 @@ def test_a_work_directory_is_read_back(tmp_path, capsys):
   page = (ROOT / "docs" / "work_directory.md").read_text()
   left = {path.name for path in (tmp_path / "W").iterdir()} - {"student"}
   assert all(name in page for name in left), left
-
-
-@pytest.mark.slow
-def test_outputs_of_a_pytorch_teacher_are_recorded(tmp_path):
-  foreign, recording, *_ = _blocks("docs/from_pytorch.md", "python")
-  compile(foreign, "from_pytorch.md", "exec")
-  assert "no_grad" in foreign
-
-  def teacher_outputs(images):
-    pooled = images.reshape(len(images), -1)[:, :5].astype(np.float32)
-    return {"logits": pooled[:, :3], "taps/pooled": pooled}
-
-  # In the place of the first block, which needs PyTorch and pretrained weights.
-  exec(recording, {"teacher_outputs": teacher_outputs, "folder": tmp_path})
-  assert (tmp_path / "cache.json").exists()
-  assert (tmp_path / "taps" / "pooled" / "00000.rows.npy").exists()
 
 
 def test_every_loss_is_in_the_table_by_kind():
