@@ -25,6 +25,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
   try:
     with temporary.open("w", encoding="utf-8") as file:
       file.write(text)
+      # Without a flush the rename may reach the disk before the content does.
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -72,6 +73,8 @@ class SealError(ValueError):
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
   """A copy of the object with its checksum. All values must be valid in JSON."""
+  # Converted by JSON first: the checksum is that of the values that a reader gets, with
+  # lists in place of tuples and text in place of numbers as keys.
   plain = json.loads(json.dumps(dict(content), allow_nan=False))
   return {**plain, SEAL: _digest(plain)}
 

@@ -57,7 +57,7 @@ def pair_taps(
     teacher: Teacher taps. They must have names if the student taps have names.
     pairs: Name of the teacher tap for each name of a student tap. Only the student taps
       among its keys are compared.
-    layer_map: For sequences, the index of the teacher tap for each student tap.
+    layer_map: Index of the teacher tap for each student tap, for sequences.
 
   Returns:
     The pairs, in the order of `pairs` or of the student taps.
@@ -229,6 +229,7 @@ def _pair_by_name(student, teacher, pairs):
   students = dict(tap_items("student", student))
   teachers = dict(tap_items("teacher", teacher))
   if pairs is None:
+    # Every student tap needs a partner. Further taps of the teacher do no harm.
     missing = [name for name in students if name not in teachers]
     if missing:
       _refuse_names(missing, students, teachers)
@@ -316,6 +317,7 @@ def _as_indices(layer_map):
   if isinstance(layer_map, Mapping | Set | str):
     return None
   try:
+    # Python counts booleans as integers, but a mask is not a map.
     if any(isinstance(index, bool) for index in layer_map):
       return None
     return tuple(operator.index(index) for index in layer_map)

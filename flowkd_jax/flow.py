@@ -182,6 +182,7 @@ def nearest_of_distances(
     distances: Distance between the flows of each student tap and each teacher tap, such
       as `evaluation.flow_distance_matrix` returns.
   """
+  # The last taps are the outputs of both networks, which belong together.
   nearest = jnp.argmin(distances, axis=1).astype(jnp.int32)
   return nearest.at[-1].set(distances.shape[1] - 1)
 

@@ -249,6 +249,8 @@ def reset_every(
     return ResetState(jnp.zeros((), jnp.int32), optimizer.init(params))
 
   def update(updates, state, params=None):
+    # `where` on each array of the state keeps the update free of control flow, so it
+    # works inside `scan` and `vmap`.
     fresh = optimizer.init(updates if params is None else params)
     at_start = state.updates_so_far % period == 0
     inner = jax.tree.map(

@@ -115,7 +115,7 @@ def pair_points(rows: Float[Array, "n dim"], columns: Float[Array, "m dim"]) -> 
   """Prepares rows for `pair_geometry`.
 
   Args:
-    rows: Some rows of a batch.
+    rows: Rows of a batch, all or some.
     columns: All rows of the batch. They set the unit, the centre and the scale of zero
       rows, so all calls for one batch must get the same columns.
   """
@@ -221,7 +221,7 @@ def pair_geometry(
   """Geometry of some rows of a batch against the whole batch.
 
   Args:
-    rows: Some rows of the batch.
+    rows: Rows of the batch, all or some.
     columns: All rows of the batch. If `rows` are all of them, pass the same object,
       which halves the matrix products of the backward pass.
     positions: Index of each row within `columns`.

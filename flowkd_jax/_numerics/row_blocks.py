@@ -130,7 +130,7 @@ def one_block(
   Args:
     batch: Number of rows.
     block_size: Number of rows in a block, chosen automatically if None.
-    row_entries: As in `sum_over_rows`.
+    row_entries: Number of entries that a function makes per row, by default `batch`.
 
   Raises:
     ValueError: If `block_size` is below 1.

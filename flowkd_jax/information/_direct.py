@@ -62,7 +62,7 @@ class _Terms(NamedTuple):
   Attributes:
     values: `D`.
     slopes: `s D_s` for the student and `t D_t` for the teacher.
-    means: For each side a matrix whose mean over a row is the mean of its slopes, and
+    means: A matrix for each side whose mean over a row is the mean of its slopes, and
       which may be cheaper or more accurate to sum. None if the mean is 0.
   """
 

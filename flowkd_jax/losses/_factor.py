@@ -97,6 +97,8 @@ def factor_transfer(
   if params is None:
     factors = [_spatial.attention_maps(side, exponent) for side in maps]
   else:
+    # The paraphraser belongs to the teacher. If this loss could change it, both
+    # networks might agree on constant factors.
     paraphraser = lax.stop_gradient(params["paraphraser"]["encoder"])
     factors = [
       _unit_factors(_convolve("translator", maps[0], params["translator"])),
@@ -104,7 +106,7 @@ def factor_transfer(
     ]
   gaps = factors[0] - factors[1]
   if not isinstance(power, jax.Array) and power == 1:
-    terms = jnp.abs(gaps)
+    terms = jnp.abs(gaps)  # faster than the root of a square
   else:
     terms = pairwise.safe_power(gaps**2, power / 2)
   return _spatial.reduced(terms, reduction, mask, axis_name, student, teacher)

@@ -182,7 +182,7 @@ def vid_init(
     initializer(layer_key, widths[layer : layer + 2], jnp.float32)
     for layer, layer_key in enumerate(jax.random.split(key, 3))
   ]
-  # The inverse of softplus.
+  # The inverse of softplus, log(exp(x) - 1), in a form that does not overflow.
   raw_variance = variance - epsilon + np.log(-np.expm1(epsilon - variance))
   return {"kernels": kernels, "variance": jnp.full(widths[-1], raw_variance, "float32")}
 

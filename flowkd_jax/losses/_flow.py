@@ -126,7 +126,7 @@ def information_flow(  # noqa: PLR0913 (a sequence has layer_map, a mapping pair
       mapping of taps, and a sequence for a sequence.
     pairs: Name of the teacher tap for each name of a student tap, if the names differ.
       Only the student taps among its keys are compared.
-    layer_map: For sequences, the index of the teacher tap for each student tap.
+    layer_map: Index of the teacher tap for each student tap, for sequences.
     kernels: Kernels or their names, such as `[kernels.von_mises_fisher(8.0), "cosine"]`
       or `["von_mises_fisher:8"]`. The divergences under all kernels are summed.
     divergence: A divergence of `flowkd_jax.information`, a function of your own with

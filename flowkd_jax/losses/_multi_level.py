@@ -91,6 +91,7 @@ def multi_level_distillation(
     batch_weight=batch_weight,
     class_weight=class_weight,
   )
+  # The code of logit standardisation standardises the instances alone.
   plain = rows.at_least_float32()
   scores = [_logits.standardized(side) for side in plain] if standardize else plain
   possible = _possible_classes(rows, axis_name)
@@ -104,6 +105,7 @@ def multi_level_distillation(
     )
     return jnp.stack(weights) * jnp.stack(terms)
 
+  # `vmap` compiles the loss once for all temperatures.
   return jax.vmap(at)(_read_temperatures(rows, temperatures)).sum()
 
 
@@ -164,6 +166,8 @@ def _pairs_of_classes(rows, sides, axis_name):
 
 
 def _without_padding(rows, sides):
+  """Probabilities with masked rows set to 0."""
   if rows.mask is None:
     return sides
+  # The logits of masked rows are 0, so their probabilities are uniform and not 0.
   return [jnp.where(rows.mask[:, None], side, 0) for side in sides]

@@ -217,6 +217,8 @@ def resizing_convolution(
   kernel = jnp.asarray(params["kernel"]).astype(maps.dtype)
   checks.check_shape("params kernel", kernel, resizing_shape(maps.shape, target_shape))
   ratio = _ratio(maps.shape[1:3], tuple(target_shape[1:3]))
+  # As in PyTorch: padding 1 with stride 2. A transposed 4 x 4 convolution with stride 2
+  # and padding 1 equals a convolution of the dilated map with padding 4 - 1 - 1 = 2.
   padding = {2: 1, 0.5: 2}.get(ratio, 0)
   product = lax.conv_general_dilated(
     maps,
@@ -251,6 +253,7 @@ def batch_normalized(features: Features, mask: Mask, axis_name: str | None) -> F
   shape = features.shape[-1:]
   real = _real_positions(features, mask)
   count = parallel.global_sum(real.sum(), axis_name)
+  # A mask of rows has one entry for all positions of a row.
   count = count * (features.size // shape[0] // real.size)
   count = jnp.maximum(count, 1)
   largest = jnp.abs(lax.stop_gradient(jnp.where(real, features, 0))).max(axes)
@@ -267,6 +270,8 @@ def batch_normalized(features: Features, mask: Mask, axis_name: str | None) -> F
   scaled = features / _per_channel(unit, features)
   centred = scaled - mean(scaled)
   epsilon = epsilon_in(unit, EPSILON)
+  # The variance is computed around the mean: a difference of mean squares would lose
+  # its digits for channels with a large mean.
   return centred * lax.rsqrt(mean(centred**2) + _per_channel(epsilon, features))
 
 

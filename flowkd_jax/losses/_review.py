@@ -194,10 +194,12 @@ def review_kd(
   )
   checks.check_mask(mask, ours[0])
   theirs = [_spatial.zero_masked(tap, mask) for tap in theirs]
+  # From the deepest tap to the shallowest: each fusion contains the one before.
   fused = None
   total = jnp.zeros(theirs[0].shape[0], theirs[0].dtype)
   for index in reversed(range(len(ours))):
     layers = params["levels"][index]
+    # A masked row may hold NaN, and a product of NaN and 0 in a statistic is NaN.
     tap = _spatial.zero_masked(ours[index], mask)
     fused = _fused(tap, fused, theirs[index], layers, mask, axis_name)
     output = _projection.convolution(

@@ -159,6 +159,8 @@ def rkd_angle(
   size = batch.real.shape[0]
   everyone = jnp.arange(size, dtype=batch.positions.dtype)
   sides = [pairwise.pair_points(side, side) for side in batch.columns]
+  # Every device computes all N^2 squared distances at once. They are small beside the
+  # N^2 cosines of each vertex, which are computed in blocks of vertices.
   squared = [
     pairwise.pair_geometry(side, side, everyone).squared_distances for side in sides
   ]
@@ -238,6 +240,8 @@ def _angle_terms_jvp(primals, tangents):
     # A cosine that rounding has pushed beyond 1 was clipped and has no gradient.
     slopes_inside = jnp.where(jnp.abs(cosine) < 1, slopes, 0)
     weighted = slopes_inside * inverses[:, None, :]
+    # cos = (a_j + a_k - d_jk) / (2 sqrt(a_j a_k)) with squared lengths a of the arms:
+    # the derivative with respect to a_j, twice for the two arms, and to d_jk.
     arm_slopes = inverses * weighted.sum(2)
     arm_slopes -= (slopes_inside * cosine).sum(2) * inverses**2
     opposite = (weighted * inverses[:, :, None] * squared_change[None]).sum((1, 2))

@@ -211,6 +211,7 @@ def _embeddings(student, teacher, params, mask):
   ours, theirs = _contrastive.embeddings(
     student, teacher, params, mask, init="rrd_init"
   )
+  # The teacher's head stays as drawn, so only the student's side has a gradient.
   return ours, lax.stop_gradient(theirs)
 
 

@@ -66,6 +66,7 @@ def term_sums(
     options_of_rows = [each[:, None] for each in known["options"]]
     return terms(logs, options_of_rows, columns, fixed[1])
 
+  # The terms are a level of their own, after the levels whose results they read.
   levels = [*_normalizers(standardize), class_blocks.Level("terms", entries)]
   results = _reduced(
     rows, levels, temperatures, options, constants, block_size=block_size
@@ -181,6 +182,7 @@ def _with_normalizers(scores, standardize):
   """Levels of the largest score and of the mass, for given scores."""
 
   def masses(blocks, columns, known, fixed):
+    # In a row without a class, -inf less -inf would be NaN.
     return tuple(
       jnp.exp(each - _finite(largest)[:, None])
       for each, largest in zip(

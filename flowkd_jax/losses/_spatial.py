@@ -136,6 +136,7 @@ def nst(
   checks.check_choice("kernel", kernel, NST_KERNELS)
   channels = [_channel_vectors(maps) for maps in paired_maps(student, teacher, mask)]
   if kernel == "linear":
+    # The discrepancy under this kernel is the distance between the means: no pairs.
     rows = ((channels[0].mean(1) - channels[1].mean(1)) ** 2).sum(1)
   else:
     similarity = _polynomial if kernel == "polynomial" else _gaussian(*channels)
@@ -238,6 +239,7 @@ def attention_maps(
   maps = rescaled(maps.reshape(maps.shape[0], -1)).reshape(maps.shape)
   energy = maps**2
   if isinstance(exponent, jax.Array) or exponent != 2:
+    # From the square, so that the power is that of a number of 0 or above.
     energy = pairwise.safe_power(energy, exponent / 2)
   return kernels.unit_rows(energy.mean(3).reshape(maps.shape[0], -1))
 
@@ -299,6 +301,7 @@ def _gaussian(student, teacher):
 def _squared_distances(left, right):
   squares = [(side**2).sum(2) for side in (left, right)]
   sums = squares[0][:, :, None] + squares[1][:, None, :]
+  # Rounding may make the distance of near vectors negative.
   return jax.nn.relu(sums - 2 * _products(left, right))
 
 

@@ -114,6 +114,7 @@ def token_relations(
   def row_terms(shared, block):
     del shared
     *sides, real = block
+    # Masked keys have the log-probability 0 on both sides, so their terms are 0.
     logs = [_log_relations(side, real, relation_heads) for side in sides]
     terms = information.kullback_leibler(*logs)
     terms = terms.reshape(real.shape[0], relation_heads, number, number)
@@ -124,6 +125,8 @@ def token_relations(
   weights = parallel.mean_weights(
     tokens.rows, axis_name, tokens.student, tokens.teacher
   )
+  # `mean_weights` divides by the number of examples. The mean over tokens has to divide
+  # by the number of all real tokens, and "rows" also by that of each example.
   if reduction == "tokens":
     rows, real = (
       parallel.global_sum(each.sum(), axis_name)
@@ -211,5 +214,6 @@ def _bounded(tokens):
   The factor is a constant to the gradient. It is 1 for all but huge entries.
   """
   largest = float32.largest_entries(tokens)
+  # A sum of up to 2^15 squares of this bound is finite.
   bound = 2.0 ** (jnp.finfo(tokens.dtype).maxexp // 2 - 8)
   return tokens / jnp.maximum(largest / bound, 1)[:, None, None]

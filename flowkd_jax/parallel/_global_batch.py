@@ -45,7 +45,7 @@ def global_sum(
   """Sum over devices of per-device sums."""
   if axis_name is None:
     return value
-  _check_axis(axis_name)
+  _check_axis(axis_name)  # the error of `psum` would not name the argument
   return lax.psum(value, axis_name)
 
 

@@ -51,10 +51,10 @@ def map_step(
       with the rows of this device, and its collectives use the axis `AXIS`. In mode
       "jit" it is called once with the rows of all devices, and it must not name an
       axis.
-    in_axes: For each argument, the axis that is split over the devices. Its length is
-      the number of devices, and the next axis has the rows of a device. None gives
-      every device the whole argument. In mode "pmap" an entry may be a pytree with an
-      axis for each array.
+    in_axes: Axis of each argument that is split over the devices. Its length is the
+      number of devices, and the next axis has the rows of a device. None gives every
+      device the whole argument. In mode "pmap" an entry may be a pytree with an axis
+      for each array.
     out_axes: Axis along which the results of the devices are stacked. In mode "jit" it
       is the axis of the rows in the result of `function`. With None the result of one
       device is returned, so results must be equal on all devices.
@@ -114,6 +114,8 @@ def _jitted(function, in_axes, out_axes, donate, mesh):
       "devices of one process; use 'pmap', or start one process"
     )
 
+  # Arguments and results have an axis of devices, as in `pmap`. It is merged with the
+  # rows and split again inside the program, where this moves no data between devices.
   @functools.wraps(function)
   def with_device_axis(*arguments):
     whole = [

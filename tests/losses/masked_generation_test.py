@@ -90,7 +90,7 @@ def test_wrong_options_are_refused():
   key = jax.random.key(0)
   with pytest.raises(ValueError, match="key, kept: expected one of them.* got neither"):
     _loss()
-  with pytest.raises(ValueError, match="key: expected either .* got both"):
+  with pytest.raises(ValueError, match="key, kept: expected one of them.* got both"):
     _loss(key=key, kept=np.ones((3, 5, 4), bool))
   with pytest.raises(ValueError, match=r"kept: expected shape \(3, 5, 4\), got \(3, 6"):
     _loss(kept=np.ones((3, 6), bool))
