@@ -17,7 +17,7 @@ CORE_TESTS := tests/losses tests/information tests/kernels \
 WHEEL := build/wheel
 
 .PHONY: demo test test-fast wheel-test check format bench docs docs-browser docs-check \
-  clean help
+  colab clean help
 
 help:
 	@echo "make demo        run the whole method on handwritten digits, into $(WORKDIR)"
@@ -29,6 +29,7 @@ help:
 	@echo "make check       linters, types and layers only"
 	@echo "make format      format the code"
 	@echo "make bench       one training step against PyTorch (installs PyTorch); DEVICE=gpu on a GPU"
+	@echo "make colab       what pip would install on Colab and Kaggle today (needs network)"
 	@echo "make clean       remove $(VENV), build and caches"
 
 demo: $(INSTALLED)
@@ -99,6 +100,12 @@ $(INSTALLED): pyproject.toml | $(RUN)
 $(INSTALLED)-dev: $(INSTALLED)
 	$(RUN) -m pip install --quiet --group dev
 	touch $@
+
+# Writes tests/colab/colab.json again; needs python3.12 and python3.13 beside each other.
+colab: $(INSTALLED)-dev
+	rm -rf build/colab
+	git clone --quiet https://github.com/googlecolab/backend-info build/colab
+	$(RUN) -m tests.colab.record build/colab
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
