@@ -193,7 +193,7 @@ def _check_earlier(call: Call, folder: Path, wanted: set[str]) -> None:
 
 
 def _read_report(path: Path) -> dict[str, Any]:
-  """What an earlier call has reported; nothing if the file is missing or damaged."""
+  """Report of an earlier call; empty if the file is missing or damaged."""
   try:
     found = json.loads(path.read_text())
   except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""Outputs of frozen teachers, computed once and kept on disk.
+"""On-disk cache of teacher outputs, one row per example; any framework can fill it.
 
-`open_cache` wraps the training batches; the first run that asks for an example fills
-the cache, and every later one reads it. A network of another framework can fill one
-too; `recorded_teacher` then stands for it.
+`open_cache` wraps the training batches. The first run that needs an example fills the
+cache, and later runs read it. If a network of another framework has filled the cache,
+`recorded_teacher` is the placeholder for it.
 """
 
 from flowkd_jax import _extra

@@ -1,6 +1,6 @@
-"""Batches that bring along what a frozen teacher makes of them, from a cache.
+"""Batches with the outputs of a frozen teacher, read from a cache.
 
-A network of any framework can fill one, and a student learn from that alone:
+A network of any framework can fill a cache, from which a student then learns:
 
     cache = teacher_cache.TeacherCache(
       directory,
@@ -14,9 +14,10 @@ A network of any framework can fill one, and a student learn from that alone:
         images = np.asarray(prepare(batches.resident, rows)["image"])
         cache.write(epoch, rows["index"], {"logits": ..., "taps/pooled": ...})
 
-with `batches` those of the training (of a job, `jobs.job_run.open_datasets`): same
-data, normalisation, augmentation and seed. `recorded_teacher` then stands for
-the network, and `flowkd train information_flow --learn_from=recorded` trains from it.
+`batches` must be the training batches, with equal data, normalisation, augmentation and
+seed; for a job, `jobs.job_run.open_datasets` makes them. `recorded_teacher` is the
+placeholder for the network. `flowkd train information_flow --learn_from=recorded` and
+`flowkd train distill --learn_from=recorded` train from the recorded outputs.
 """
 
 import functools
@@ -51,17 +52,17 @@ from flowkd_jax.teacher_cache._teacher import teacher_outputs
 CacheableBatches = data.MemoryBatches | data.StreamBatches
 
 _GIB = 2**30
-_RESERVE = _GIB  # of the disk, left for checkpoints and others
-_SAMPLED = 1024  # examples by which a data set that is not in memory is known
+_RESERVE = _GIB  # disk space that is left free, for checkpoints and other files
+_SAMPLED = 1024  # number of examples that identify a data set that is streamed
 
 
 class CachedBatches:
-  """`Batches` with the outputs of a method's teacher, computed once and kept.
+  """`Batches` with teacher outputs, which are computed once and kept on disk.
 
-  A method that finds them in its batch does not apply the teacher. Rows that the
-  cache lacks are computed, in the batch in which they are asked for, and kept: the
-  first run fills the cache and later ones, of other methods too, read it. An output
-  depends on teacher, example and augmentation, not on the order of the examples.
+  A method that finds the outputs in its batch does not apply the teacher. Rows that the
+  cache lacks are computed together with their batch, and stored: the first run fills
+  the cache, and later runs read it, also with other methods. An output depends on the
+  teacher, the example and the augmentation, not on the order of the examples.
   """
 
   def __init__(
@@ -76,17 +77,19 @@ class CachedBatches:
     parallelism: parallel.Mode = "pmap",
     shard: parallel.ShardRule | None = None,
   ):
-    """Reads and computes nothing yet.
+    """Store the arguments; nothing is read or computed yet.
 
     Args:
-      batches: The training batches.
-      teacher: Teacher of the method: `method.teacher`.
-      cache: Opened with `cache_key` of both and the `output_shapes` of the teacher.
-      max_epochs: Epochs that are kept; those after them are computed.
-      say: Gets a sentence if the disk is full.
-      devices: This process's devices, all by default.
-      parallelism: Mapping of batches over devices: "pmap" or "jit".
-      shard: Rule by which the teacher's variables are sharded, for "jit"; their names
+      batches: Training batches.
+      teacher: Teacher of the method, `method.teacher`.
+      cache: Cache with the `cache_key` of batches and teacher, and the `output_shapes`
+        of the teacher.
+      max_epochs: Number of epochs whose outputs are stored; None for all. Outputs of
+        later epochs are computed each time.
+      say: Function that gets a warning if the disk is full.
+      devices: Devices of this process; by default all.
+      parallelism: Mapping of batches over devices, "pmap" or "jit".
+      shard: Rule that shards the teacher's variables, for "jit". The names that it gets
         begin with "constants", as in a training step.
     """
     parallel.check_mode(parallelism, shard, name="parallelism")
@@ -116,22 +119,22 @@ class CachedBatches:
 
   @property
   def batch_size(self) -> int:
-    """Rows of a batch."""
+    """Number of rows of a batch."""
     return self._batches.batch_size
 
   @property
   def steps_per_epoch(self) -> int:
-    """Steps of an epoch of the batches."""
+    """Number of steps in an epoch."""
     return self._batches.steps_per_epoch
 
   @property
   def resident(self) -> Mapping[str, np.ndarray]:
-    """Resident arrays of the batches; teacher and student share them on the devices."""
+    """Resident arrays of the batches, shared by teacher and student on the devices."""
     return self._batches.resident
 
   @property
   def row_arrays(self) -> tuple[str, ...]:
-    """Arrays of the batches with one row per example."""
+    """Names of resident arrays with one row per example."""
     return getattr(self._batches, "row_arrays", ())
 
   @functools.cached_property
@@ -144,7 +147,7 @@ class CachedBatches:
     )
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of the batches, with the teacher's outputs beside them."""
+    """Yield the rows of each batch, with the teacher's outputs."""
     shared = epoch if is_augmented(self._batches) else 0
     for rows in self._batches.epoch(epoch, start_step):
       outputs = self._cache.read(shared, rows["index"])
@@ -155,13 +158,13 @@ class CachedBatches:
       yield {**rows, **named}
 
   def is_complete(self, epoch: int) -> bool:
-    """Returns whether the cache has the outputs for all examples of this epoch."""
+    """Returns whether the cache holds the outputs of all examples of an epoch."""
     return self._cache.is_complete(epoch if is_augmented(self._batches) else 0)
 
   def prepare(
     self, resident: Mapping[str, Array], batch: Mapping[str, Array]
   ) -> dict[str, Array]:
-    """Prepares the batches, with the teacher's outputs in the type they had."""
+    """Prepare a batch; the teacher's outputs get back their original dtype."""
     outputs = {
       f"{TEACHER}{name}": jnp.asarray(batch[f"{TEACHER}{name}"]).astype(dtype)
       for name, dtype in self._dtypes.items()
@@ -177,7 +180,7 @@ class CachedBatches:
       self._max_epochs = 0
       self._say(
         f"warning: the teacher cache {self._cache.directory} cannot grow ({error}); "
-        "what it lacks is computed"
+        "missing outputs are computed but not stored"
       )
 
   @functools.cached_property
@@ -203,11 +206,12 @@ class CachedBatches:
       raise ValueError(
         f"{self._cache.directory} lacks outputs for some examples of epoch "
         f"{int(rows['epoch'][0])}, and there is no network to compute them; record "
-        "more epochs, or train for fewer"
+        "more epochs, or train for fewer epochs"
       )
     split = parallel.split_rows(rows, len(self._devices))
     outputs = jax.device_get(self._apply(self._variables, self._resident.arrays, split))
-    # As they will be read: the run that fills the cache is like those that read it.
+    # Rounded as on disk, so that the run that fills the cache gives the same results
+    # as the runs that read it.
     stored_as = CACHE_DTYPES[self._cache.stored_as]
     return {
       name: array.reshape(-1, *array.shape[2:]).astype(stored_as)
@@ -216,7 +220,7 @@ class CachedBatches:
 
 
 def without_cache(batches: data.Batches) -> data.Batches:
-  """The batches that a cache of teacher outputs wraps, or the batches themselves."""
+  """Batches inside `CachedBatches`; other batches are returned unchanged."""
   return batches._batches if isinstance(batches, CachedBatches) else batches
 
 
@@ -232,32 +236,32 @@ def open_cache(
   parallelism: parallel.Mode = "pmap",
   shard: parallel.ShardRule | None = None,
 ) -> CachedBatches:
-  """The batches with the teacher's outputs, and a word on the disk they take.
+  """Add cached teacher outputs to training batches.
 
-  Every teacher, data set, augmentation and type has a folder of its own, named after
-  their hash; that of a recorded teacher is `directory` itself.
+  Each combination of teacher, data set, augmentation and dtype has a folder of its own
+  in `directory`, named by a hash. The folder of a recorded teacher is `directory`.
 
   Args:
-    directory: The folder of caches.
-    batches: The training batches.
-    teacher: `method.teacher`.
-    epochs: Epochs of the training.
-    stored_as: float32, float16 or bfloat16.
-    max_gib: Limit of the folder of this teacher, in GiB.
-    say: Gets what to expect before it begins, and warnings.
-    parallelism: As for `CachedBatches`.
-    shard: As for `CachedBatches`.
+    directory: Folder of all caches.
+    batches: Training batches.
+    teacher: Teacher of the method, `method.teacher`.
+    epochs: Number of epochs of the training.
+    stored_as: Data type on disk: "float32", "float16" or "bfloat16".
+    max_gib: Size limit in GiB for the outputs of this teacher.
+    say: Function that gets the expected disk space, and warnings.
+    parallelism: As in `CachedBatches`.
+    shard: As in `CachedBatches`.
 
   Raises:
-    ValueError: If there is no teacher, not even one epoch fits, or the folder holds
-      something else.
-    TypeError: If the batches are not rows of images.
+    ValueError: If there is no teacher, if not even one epoch fits into the limit or on
+      the disk, or if the folder holds other outputs.
+    TypeError: If the batches are not batches of images.
   """
   checks.check_positive("max_gib", max_gib)
   if teacher is None:
     raise ValueError(
-      "teacher: expected a method that reads a frozen teacher's outputs on the images "
-      "of its batch, got one that does not"
+      "teacher: expected a method that reads the outputs of a frozen teacher on the "
+      "images of its batch, got a method without such a teacher"
     )
   if not isinstance(batches, CacheableBatches):
     raise TypeError(
@@ -304,7 +308,7 @@ def cache_key(batches: CacheableBatches, teacher: Teacher | str) -> dict[str, An
 
   Args:
     batches: The training batches.
-    teacher: The network, or what to call one of another framework.
+    teacher: The teacher, or a name for a network of another framework.
   """
   augmentation = None
   if is_augmented(batches):
@@ -319,12 +323,12 @@ def cache_key(batches: CacheableBatches, teacher: Teacher | str) -> dict[str, An
 
 
 def is_augmented(batches: CacheableBatches) -> bool:
-  """Returns whether an example looks different in every epoch."""
+  """Returns whether images are augmented, so that they differ in every epoch."""
   return batches.augmentation != data.Augmentation()
 
 
 def data_hash(batches: CacheableBatches) -> str:
-  """Hash of images, labels and normalisation; of some examples if they are streamed."""
+  """Hash of images, labels and normalisation; of a sample if data is streamed."""
   source = batches.source
   count = source.num_examples
   whole = isinstance(source, data.Split)
@@ -341,7 +345,7 @@ def data_hash(batches: CacheableBatches) -> str:
 
 
 def _network_hash(network: Network) -> str:
-  """Hash of the weights and of the model's description."""
+  """Hash of weights, description and functions of a network."""
   description = re.sub(r" at 0x[0-9a-f]+", "", repr(network.model))
   digest = hashlib.sha256(description.encode())
   digest.update(_function_hash.hash_functions(network.model).encode())
@@ -361,7 +365,7 @@ def output_shapes(
   shapes = jax.eval_shape(
     lambda v, x: teacher_outputs(teacher, v, x), variables, images
   )
-  # A dictionary that was traced is sorted: taps from input to output again.
+  # Tracing sorts the keys of a dictionary: restore the order of the taps.
   return {
     name: shapes[name] for name in ("logits", *(f"taps/{t}" for t in teacher.taps))
   }

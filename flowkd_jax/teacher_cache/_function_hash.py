@@ -1,8 +1,8 @@
-"""Hash of the functions that a model was made with.
+"""Hash of the functions that a model holds.
 
-The representation of a lambda, or of a function inside a function, says neither what it
-computes nor which values it captured: two models that differ in it alone would share a
-cache of outputs.
+`repr` of a lambda, or of a function inside a function, contains neither its code nor
+its captured values. Two models that differ only in such a function would wrongly share
+a cache of outputs.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ import numpy as np
 
 # Deeper nesting of captured functions is not followed.
 _DEPTH = 5
-# Where a representation says at which place in memory a value is.
+# Memory address in the representation of a value.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def hash_functions(model: Any) -> str:
-  """Hex digest over code and captured values of functions in the fields of a model.
+  """Hash of code and captured values of the functions in the fields of a model.
 
-  Functions of a module are known by their name, which the representation of the model
-  holds, and add nothing. The result is "" if there are no other functions. Captured are
-  variables of functions around, defaults, and globals that are read.
+  Captured values are variables of enclosing functions, defaults, and globals that the
+  code reads. Top-level functions of a module are skipped, because the representation of
+  the model already contains their names. The result is "" if no other functions exist.
 
   Args:
-    model: a Linen module, or a model that `capture` made.
+    model: Linen module, or a model made by `capture`.
   """
   parts: list[bytes] = []
   for each in (model, getattr(model, "module", None)):
@@ -43,7 +43,7 @@ def hash_functions(model: Any) -> str:
 
 
 def _parts(value: Any, depth: int) -> Iterator[bytes]:
-  """Bytes that tell the functions within a value apart."""
+  """Yield bytes that identify the functions inside a value."""
   if depth == 0:
     return
   if isinstance(value, tuple | list):
@@ -71,7 +71,7 @@ def _function(function: types.FunctionType, depth: int) -> Iterator[bytes]:
     *(function.__defaults__ or ()),
     *(function.__kwdefaults__ or {}).values(),
   ]
-  # In a notebook, what a lambda reads is global.
+  # Globals count too: in a notebook, variables that a lambda reads are globals.
   names = dict.fromkeys(_names(function.__code__))
   captured += [function.__globals__[x] for x in names if x in function.__globals__]
   for each in captured:
@@ -79,7 +79,7 @@ def _function(function: types.FunctionType, depth: int) -> Iterator[bytes]:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-  """Names of globals and attributes, also those of functions within."""
+  """Names of globals and attributes in the code, including inner functions."""
   yield from code.co_names
   for constant in code.co_consts:
     if isinstance(constant, types.CodeType):
@@ -97,7 +97,7 @@ def _code(code: types.CodeType, depth: int) -> Iterator[bytes]:
 
 
 def _captured(value: Any, depth: int) -> Iterator[bytes]:
-  """Bytes that tell values apart, the same in every process."""
+  """Yield bytes that identify a value, equal in every process."""
   if isinstance(value, jax.Array | np.ndarray):
     is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     array = np.asarray(jax.random.key_data(value) if is_key else value)
@@ -136,7 +136,7 @@ def _object(value: Any, depth: int) -> Iterator[bytes]:
 
 
 def _is_local(value: Any) -> bool:
-  """Returns whether a function is a lambda or inside another function."""
+  """Returns whether a function is a lambda or defined inside another function."""
   is_type = isinstance(value, type)
   return not is_type and "<" in getattr(value, "__qualname__", "")
 

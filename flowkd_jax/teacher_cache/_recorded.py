@@ -1,4 +1,4 @@
-"""A teacher of which only its recorded outputs are known, from any framework."""
+"""Placeholder for a teacher of any framework whose outputs were recorded."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,14 @@ _TAP = "taps/"
 
 
 class RecordedTeacher(nn.Module):
-  """Placeholder for a teacher whose outputs were recorded: zeros of the right shapes.
+  """Placeholder for a teacher whose outputs were recorded.
 
-  A method takes the outputs that its batch brings; without them it refuses to train.
+  It returns zeros of the right shapes. A method uses the recorded outputs in its batch,
+  and raises an error if there are none.
 
   Attributes:
     num_classes: Number of logits.
-    tap_shapes: `(name, shape of a row)` of every tap, from input to output.
+    tap_shapes: `(name, shape of a row)` of each tap, from input to output.
   """
 
   num_classes: int
@@ -31,7 +32,7 @@ class RecordedTeacher(nn.Module):
 
   @nn.compact
   def __call__(self, images, *, train: bool = False, mask=None):
-    """Zeros, in place of logits and taps."""
+    """Return zeros as logits, and sow zeros as taps."""
     del train, mask
     for name, shape in self.tap_shapes:
       self.sow("intermediates", name, jnp.zeros((len(images), *shape)))
@@ -39,7 +40,7 @@ class RecordedTeacher(nn.Module):
 
 
 def recorded_teacher(description: Mapping[str, Any]) -> Network:
-  """The teacher of a cache, from its description by `describe_cache`.
+  """Make the placeholder from the description of a cache by `describe_cache`.
 
   Raises:
     ValueError: If the logits were not recorded.
@@ -48,7 +49,7 @@ def recorded_teacher(description: Mapping[str, Any]) -> Network:
     raise ValueError(
       'recorded outputs: expected "logits" among them, got '
       f"{', '.join(description['row_shapes']) or 'none'}; record the logits of the "
-      "teacher too, also if only its taps are matched"
+      "teacher too, even if only its taps are matched"
     )
   shapes = {name: tuple(shape) for name, shape in description["row_shapes"].items()}
   taps = tuple(

@@ -1,17 +1,20 @@
-"""Storage of a teacher's outputs on every example; any framework can fill it.
+"""Files of a teacher cache; any framework can write them.
 
 Layout of the folder, N examples, augmentation of epoch E:
 
-    cache.json             what it is: {"format", "key", "num_examples", "stored_as",
+    cache.json             description: {"format", "key", "num_examples", "stored_as",
                            "row_shapes": {NAME: [...]}}
     NAME/0000E.npy         [N, ...]: row i is the output for example i of the split
-    NAME/0000E.rows.npy    uint32 [N]: CRC-32 of the bytes of that row (1 if that is 0);
-                           0 if the row is not there
+    NAME/0000E.rows.npy    uint32 [N]: CRC-32 of the bytes of each row (1 if it is 0);
+                           0 if the row has not been written
 
-NAME is "logits" or "taps/TAP". Examples without random augmentation look the same in
-every epoch: there is only epoch 0. Values are float32, float16, or bfloat16 as the
-uint16 of its bits. `key` says of what the outputs are: the teacher, the data set and
-the augmentation.
+NAME is "logits" or "taps/TAP". Without random augmentation, examples are equal in all
+epochs, and there is only epoch 0. Values are float32 or float16, or the bits of
+bfloat16 as uint16. `key` identifies the outputs: teacher, data set and augmentation.
+
+The checksum of a row is written after its values. A process that is killed in between
+therefore leaves a row that counts as missing or, if it existed before, as damaged, but
+never a wrong row.
 """
 
 import json
@@ -35,21 +38,21 @@ CACHE_DTYPES = {
 }
 DESCRIPTION = "cache.json"
 _FORMAT = "flowkd_jax teacher cache 1"
-_HEADER = 128  # bytes of a .npy before its values
+_HEADER = 128  # bytes of the header of a .npy file
 
 
 class TeacherCache:
-  """A folder of a teacher's outputs, by epoch and example.
+  """Folder with the outputs of a teacher, by epoch and example.
 
-  Processes of one machine may share a folder; those of several machines may only read
-  it together.
+  Processes of one machine may share a folder. Processes of several machines may share
+  it only for reading.
 
   Attributes:
     directory: The folder.
     key: Teacher, data and augmentation of the outputs.
-    row_shapes: Shape of a row of every output, by name.
-    num_examples: Examples of the split.
-    stored_as: Type of the values on disk.
+    row_shapes: Shape of a row of each output, by name.
+    num_examples: Number of examples of the split.
+    stored_as: Data type of the values on disk.
   """
 
   def __init__(
@@ -61,18 +64,18 @@ class TeacherCache:
     num_examples: int,
     stored_as: str = "float32",
   ):
-    """Opens the folder, or makes it.
+    """Open or create the folder.
 
     Args:
       directory: The folder.
-      key: Anything that JSON can hold; a folder with another key is refused.
-      row_shapes: The outputs that are read and written: "logits", "taps/TAP". Those
-        that the folder has beside them stay.
-      num_examples: Examples of the split.
-      stored_as: One of `CACHE_DTYPES`.
+      key: Values that JSON can hold. A folder with another key is an error.
+      row_shapes: Shapes of the outputs to read and write, by name: "logits",
+        "taps/TAP". Other outputs in the folder are kept.
+      num_examples: Number of examples of the split.
+      stored_as: Data type on disk, one of `CACHE_DTYPES`.
 
     Raises:
-      ValueError: If the folder holds other outputs than these, or is damaged.
+      ValueError: If the folder holds outputs with another description, or is damaged.
     """
     checks.check_choice("stored_as", stored_as, tuple(CACHE_DTYPES))
     checks.check_count("num_examples", num_examples)
@@ -94,7 +97,7 @@ class TeacherCache:
 
   @property
   def epoch_bytes(self) -> int:
-    """Size on disk of the outputs of one epoch."""
+    """Size on disk of the outputs of one epoch, in bytes."""
     item = CACHE_DTYPES[self.stored_as].itemsize
     return sum(
       self.num_examples * (item * int(np.prod(shape)) + 4) + 2 * _HEADER
@@ -103,15 +106,15 @@ class TeacherCache:
 
   @property
   def used_bytes(self) -> int:
-    """Size on disk of what the folder holds."""
+    """Size on disk of all outputs in the folder, in bytes."""
     return sum(path.stat().st_size for path in self.directory.rglob("*.npy"))
 
   def has_epoch(self, epoch: int) -> bool:
-    """Returns whether there is a place for the rows of this epoch, filled or not."""
+    """Returns whether the files of an epoch exist, filled or not."""
     return all(self._path(name, epoch).exists() for name in self.row_shapes)
 
   def is_complete(self, epoch: int) -> bool:
-    """Returns whether all rows of this epoch have been written."""
+    """Returns whether all rows of an epoch have been written."""
     return self.has_epoch(epoch) and all(
       self._open(name, epoch)[1].all() for name in self.row_shapes
     )
@@ -119,7 +122,7 @@ class TeacherCache:
   def read(
     self, epoch: int, index: Int[np.ndarray, " rows"]
   ) -> dict[str, np.ndarray] | None:
-    """The outputs for these examples, by name; None if one of them is not there.
+    """Read outputs of examples, by name; None if one of them is missing.
 
     Raises:
       ValueError: If a file is damaged.
@@ -134,8 +137,8 @@ class TeacherCache:
         return None
       if not np.array_equal(_checksums(rows), expected):
         raise ValueError(
-          f"{self._path(name, epoch)} is damaged: what is there is not what was "
-          "written; delete that file and it is filled again"
+          f"{self._path(name, epoch)} is damaged: rows do not match their checksums; "
+          "delete the file, and it is filled again"
         )
       outputs[name] = rows.view(CACHE_DTYPES[self.stored_as])
     return outputs
@@ -146,12 +149,12 @@ class TeacherCache:
     index: Int[np.ndarray, " rows"],
     outputs: Mapping[str, np.ndarray],
   ) -> None:
-    """Keeps the outputs for these examples, by name.
+    """Write outputs of examples, by name.
 
     Raises:
-      ValueError: If an output is missing, of another shape, or not finite in the
-        type that is stored.
-      OSError: If the disk is full; what was written before stays good.
+      ValueError: If an output is missing, has another shape, or is not finite in the
+        data type on disk.
+      OSError: If the disk is full. Earlier rows stay valid.
     """
     stored = {}
     for name, shape in self.row_shapes.items():
@@ -178,10 +181,10 @@ class TeacherCache:
 
   def _open(self, name: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     if (name, epoch) not in self._files:
-      # Files of the epoch before are not needed any more.
+      # Close files of other epochs: each open file maps its memory.
       self._files = {k: v for k, v in self._files.items() if k[1] == epoch}
       path = self._path(name, epoch)
-      if not path.exists():  # deleted, as damaged: nothing is there
+      if not path.exists():  # deleted by the user as damaged: no row is valid
         path.with_suffix(".rows.npy").unlink(missing_ok=True)
       shape = self.num_examples, *self.row_shapes[name]
       self._files[name, epoch] = (
@@ -201,7 +204,7 @@ class TeacherCache:
     _files.write_json(self.directory / DESCRIPTION, content)
 
   def _check(self, found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the folder holds, if these are the outputs that are wanted."""
+    """Shapes of the outputs in the folder; ValueError if the description differs."""
     different = [
       f"{name}: {found['key'].get(name)} there, {self.key.get(name)} here"
       for name in {**found["key"], **self.key}
@@ -218,8 +221,8 @@ class TeacherCache:
     ]
     if different:
       raise ValueError(
-        f"{self.directory} holds the outputs of something else ({'; '.join(different)})"
-        "; choose another folder, or delete this one"
+        f"{self.directory} holds other outputs ({'; '.join(different)}); choose "
+        "another folder, or delete this one"
       )
     return held
 
@@ -228,8 +231,8 @@ def describe_cache(directory: str | os.PathLike[str]) -> dict[str, Any]:
   """Contents of `cache.json` of a teacher cache.
 
   Raises:
-    FileNotFoundError: If there is none.
-    ValueError: If it is damaged, or not that of a teacher cache.
+    FileNotFoundError: If there is no such file.
+    ValueError: If the file is damaged, or does not describe a teacher cache.
   """
   path = Path(directory) / DESCRIPTION
   if not path.exists():
@@ -248,7 +251,7 @@ def describe_cache(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _on_disk(stored_as: str) -> np.dtype:
-  """NumPy's files know no bfloat16: its bits are stored."""
+  """Data type in the file; .npy files lack bfloat16, so its bits are stored."""
   return np.dtype(np.uint16) if stored_as == "bfloat16" else CACHE_DTYPES[stored_as]
 
 
@@ -259,11 +262,11 @@ def _checksums(rows: np.ndarray) -> np.ndarray:
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-  """The array in a file, made of zeros if there is none."""
+  """Map the array of a file into memory; a missing file is made of zeros."""
   if not path.exists():
     _allocate(path, shape, dtype)
   try:
-    np.load(path, mmap_mode="r")  # "r+" would make a file that is cut off longer
+    np.load(path, mmap_mode="r")  # raises for a truncated file; "r+" would extend it
     array = np.load(path, mmap_mode="r+")
   except OSError:
     raise
@@ -278,7 +281,10 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _allocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-  """Makes the file whole, so that a full disk is met here and not in the middle."""
+  """Create a file at its full size, so that a full disk raises an error here.
+
+  Otherwise, writing to the mapped memory of a full disk would kill the process.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.{os.getpid()}")
   try:
@@ -286,7 +292,7 @@ def _allocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if hasattr(os, "posix_fallocate"):
       with temporary.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-    # Another process may have made it meanwhile, and filled some.
+    # Another process may have created it meanwhile and written rows.
     if not path.exists():
       temporary.rename(path)
   finally:

@@ -1,4 +1,4 @@
-"""A frozen network that others learn from, and what it makes of a batch."""
+"""Frozen teachers and their outputs on a batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from jaxtyping import Float
 
 from flowkd_jax import capture
 
-# Before the names of a teacher's outputs in a batch that brings them.
+# Prefix of the names of teacher outputs in a batch.
 TEACHER = "teacher/"
 
 
 class Network(NamedTuple):
-  """A network to evaluate or keep: a model and its variables.
+  """Network to evaluate or to keep: a model with its variables.
 
-  The model is a Linen module, or what `capture.from_nnx`, `capture.from_equinox` or
-  `capture.pooled` make of another.
+  The model is a Linen module, or a model made by `capture.from_nnx`,
+  `capture.from_equinox` or `capture.pooled`.
   """
 
   model: capture.AnyModel
@@ -26,7 +26,7 @@ class Network(NamedTuple):
 
 
 class Teacher(NamedTuple):
-  """A frozen network that a method learns from, and the taps that it reads of it."""
+  """Frozen teacher of a method, with the taps that the method reads."""
 
   network: Network
   taps: tuple[str, ...]
@@ -38,10 +38,10 @@ def teacher_outputs(
   images: Float[Array, "batch ..."],
   mask: Bool[Array, " batch"] | None = None,
 ) -> dict[str, Array]:
-  """Outputs of a teacher that a batch may bring: "logits" and each "taps/TAP".
+  """Outputs of a teacher: "logits" and "taps/TAP" for each tap.
 
-  With the mask that the student gets too, both read the same array, and what a first
-  layer makes of it before its weights is computed once for networks alike.
+  Pass the mask that the student gets. Both networks then read the same array, and XLA
+  computes shared preprocessing of similar first layers only once.
   """
   logits, activations = capture.apply_with_taps(
     teacher.network.model, variables, images, taps=teacher.taps, mask=mask

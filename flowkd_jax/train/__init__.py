@@ -1,4 +1,4 @@
-"""Training: the one loop, mapped over devices, with checkpoints that can be resumed."""
+"""Training loop for all methods, with checkpoints, metrics, measuring and saving."""
 
 from flowkd_jax import _extra
 

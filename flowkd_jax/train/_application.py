@@ -1,4 +1,4 @@
-"""A network applied to prepared images: one compiled program for every data set."""
+"""Application of a network to prepared images, compiled once for all data sets."""
 
 import functools
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from flowkd_jax import parallel
 
 
 class Application:
-  """A network in evaluation mode, mapped over devices.
+  """Network in evaluation mode, mapped over devices.
 
   Attributes:
-    names: Taps in the order of the network, once it was applied: a dictionary that
-      leaves a compiled function is sorted.
+    names: Names of the taps in the order of the network, set at the first call. Kept
+      because `jax.jit` sorts the keys of the returned dictionary.
   """
 
   def __init__(
@@ -26,7 +26,7 @@ class Application:
     devices: Sequence[Any],
     parallelism: parallel.Mode,
   ):
-    """Compiles on first call, and again for images of another shape."""
+    """Prepare the application; it compiles at the first call for each image shape."""
     self.names: tuple[str, ...] = ()
 
     def apply(variables, images):
@@ -42,7 +42,7 @@ class Application:
   def __call__(
     self, variables: methods.Variables, images: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Logits and taps by name, on the devices; does not wait for them."""
+    """Logits and taps by name, on the devices, without waiting for them."""
     return self._mapped(variables, images)
 
 
@@ -52,18 +52,18 @@ def application(
   devices: Sequence[Any],
   parallelism: parallel.Mode,
 ) -> Application:
-  """The application of a network: the same object for equal arguments.
+  """Application of a network; the same object for equal arguments.
 
-  So it is compiled once for all stages and data sets that have networks of one kind.
+  Stages and data sets with equal networks thus share one compiled program.
   """
   names = None if taps is None else tuple(taps)
   arguments = (model, names, tuple(devices), parallelism)
   try:
     hash(arguments)
-  except TypeError:  # A module with a field such as a list or an array.
+  except TypeError:  # A field of the module, such as a list, is not hashable.
     return Application(*arguments)
   return _kept(*arguments)
 
 
-# Bounded: a model of another framework may hold its first variables.
+# Bounded, because a converted model may hold its initial variables in memory.
 _kept = functools.lru_cache(maxsize=16)(Application)

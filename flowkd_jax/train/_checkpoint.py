@@ -1,10 +1,11 @@
-"""Checkpoints with Orbax: checked when they are read, the older one if one is damaged.
+"""Checkpoints with checksums, stored by Orbax.
 
-Arrays are saved as host copies: independent of the number of devices, of donation and
-of the process they came from. Orbax writes them while training goes on. Random keys are
-saved as their data. All arrays of one dtype are one array in the file; format 2 stored
-them one by one, and is still read. A checksum over all arrays is saved with them;
-version 0.1 saved none, and what it left is read with a warning.
+A checkpoint is verified when it is read; if it is damaged, the next older one is used.
+Arrays are saved as host copies, so a checkpoint does not depend on the number of
+devices or processes, and Orbax writes it while training continues. Random keys are
+saved as their data. All arrays of one dtype are stored as one array, because Orbax
+spends over a millisecond on each array; format 2, which stored them one by one, can
+still be read. Checkpoints of version 0.1 have no checksum and are read with a warning.
 """
 
 import copy
@@ -31,7 +32,7 @@ PACKED = "flowkd_jax checkpoint 3"  # all arrays of one dtype are stored as one
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:
-  """False for Orbax's reports of each save, and of each wait for the one before."""
+  """False for Orbax's logs of each save, and of each wait for the previous one."""
   if "orbax" not in record.pathname:
     return True
   waits = str(record.msg).startswith("Waiting for previous save")
@@ -40,49 +41,48 @@ def _is_worth_reading(record: logging.LogRecord) -> bool:
 
 logging.getLogger("absl").addFilter(_is_worth_reading)
 
-# Orbax expands the first three as patterns, its storage refuses the fourth.
+# Orbax expands [, * and ? as patterns; its storage refuses the other cases.
 _UNUSABLE = re.compile(r"[\[*?\\]|:/|:$")
 
 
 class OtherStateError(ValueError):
-  """A checkpoint is whole, but of another state than the one to be filled."""
+  """Error for an intact checkpoint that holds a state of another structure."""
 
 
 def check_folder(path: str | Path, *, name: str) -> Path:
-  """The absolute path of a folder that Orbax can write to and read from.
+  """Absolute path of a folder that Orbax can use.
 
   Args:
     path: The folder.
     name: Name of the argument, for the message.
 
   Raises:
-    ValueError: If the path has characters that Orbax takes for a pattern.
+    ValueError: If the path has characters that Orbax cannot handle.
   """
   absolute = Path(path).absolute()
   if _UNUSABLE.search(str(absolute)):
     raise ValueError(
       f"{name}: expected a path without [, *, ?, \\ and without parts that end in a "
-      f"colon, which Orbax does not take for parts of a name, got {str(absolute)!r}; "
-      "rename the folder or use another one"
+      f"colon, as Orbax cannot handle them in names, got {str(absolute)!r}; rename the "
+      "folder or use another one"
     )
   return absolute
 
 
 class Checkpoints:
-  """The newest checkpoints of a run, in a folder.
+  """Newest checkpoints of a run, in a folder.
 
   Attributes:
     directory: The folder.
-    problems: A sentence on each checkpoint that was found damaged, or that has no
-      checksums.
+    problems: A sentence about each checkpoint that is damaged or has no checksum.
   """
 
   def __init__(self, directory: str | Path, *, keep: int = 2):
-    """Opens or creates the folder.
+    """Open or create the folder.
 
     Args:
       directory: The folder.
-      keep: Number of checkpoints that are kept; older ones are deleted.
+      keep: Number of checkpoints to keep; older ones are deleted.
 
     Raises:
       ValueError: If Orbax cannot use a folder of that name.
@@ -99,28 +99,28 @@ class Checkpoints:
     self.problems: list[str] = []
 
   def save(self, step: int, state: PyTree, progress: Mapping[str, Any]) -> None:
-    """Copies a state to the host and writes it to the folder in the background.
+    """Copy a state to the host and write it to the folder in the background.
 
-    Training can go on, and the arrays may be donated, once this returns. One
-    checkpoint is written at a time: the next call waits for the one before. A
+    When this returns, training can continue and the arrays may be donated. Only one
+    checkpoint is written at a time: the next call waits for the previous one. A
     checkpoint of the same step is replaced.
 
     Args:
-      step: Number of the checkpoint.
-      state: The state.
-      progress: Anything that JSON can hold.
+      step: Number of updates done.
+      state: State of the method.
+      progress: Position of the run, as values that JSON can hold.
 
     Raises:
-      Exception: What went wrong when the checkpoint before this one was written, such
-        as OSError for a full disk.
+      Exception: If the previous checkpoint could not be written; for example, OSError
+        for a full disk.
     """
     self._manager.wait_until_finished()
     if step in self._manager.all_steps():
       self._manager.delete(step)
     readable = jax.device_get(key_data(state))
-    packed = _packed.pack(readable)  # the one copy on the host
-    host = _packed.unpack(packed, readable)
-    # Written later, when the caller's mapping may have changed.
+    packed = _packed.pack(readable)  # the only copy: donation may free the state
+    host = _packed.unpack(packed, readable)  # views of the copy
+    # A copy, because it is written later, when the caller's mapping may have changed.
     description = sealed(host, PACKED, progress=copy.deepcopy(dict(progress)))
     self._manager.save(
       step,
@@ -132,18 +132,18 @@ class Checkpoints:
     )
 
   def restore(self, template: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-    """The newest checkpoint that can be read: `(state, progress)`, or None.
+    """Read the newest intact checkpoint: `(state, progress)`; None without one.
 
-    Damaged checkpoints are described in `problems`, and deleted once an older one
-    has been read, so that the run can save under their number again.
+    Damaged checkpoints are described in `problems`. They are deleted only after an
+    older one has been read, so that the run can save under their numbers again.
 
     Args:
       template: A state of the same structure, shapes and dtypes.
 
     Raises:
-      ValueError: If there are checkpoints but none can be read, or the newest one
-        holds another kind of state, with names, shapes and dtypes of the arrays that
-        differ. Nothing is deleted then.
+      ValueError: If there are checkpoints but none can be read, or the newest one holds
+        a state of another structure. The message lists arrays that differ. Nothing is
+        deleted.
     """
     self._manager.wait_until_finished()
     damaged = {}
@@ -174,18 +174,18 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """Step of the newest checkpoint, None if there is none.
+    """Step of the newest checkpoint; None if there is none.
 
-    Waits until it is written.
+    Waits until the checkpoint is written.
     """
     self._manager.wait_until_finished()
     return self._manager.latest_step()
 
   def close(self) -> None:
-    """Waits until the last checkpoint is written.
+    """Wait until the last checkpoint is written, and close the folder.
 
     Raises:
-      Exception: What went wrong when it was written.
+      Exception: If the checkpoint could not be written.
     """
     self._manager.close()
 
@@ -209,19 +209,20 @@ class Checkpoints:
     if difference is not None:
       raise OtherStateError(
         f"{place} holds another state: {difference}. The network, the optimizer or "
-        "the method changed: use those of before, or another work directory"
+        "the method changed: use the earlier ones, or another work directory"
       )
     state = self._stored_state(step, host, description.get("format") == PACKED)
     if old:
       self.problems.append(
-        f"{place} was saved by version 0.1, without checksums: damage is not noticed"
+        f"{place} was saved by version 0.1, without checksums: damage cannot be "
+        "detected"
       )
     else:
       check_values(description, state)
     return from_host(state, template), dict(description["progress"])
 
   def _stored_state(self, step: int, template: PyTree, packed: bool) -> PyTree:
-    """The arrays, as NumPy arrays."""
+    """Stored state, as NumPy arrays."""
     expected = _packed.blank(template) if packed else to_host(template)
     args = ocp.args.StandardRestore(expected)
     found = self._restore(step, state=args)["state"]
@@ -232,7 +233,7 @@ class Checkpoints:
 
 
 def sealed(host: PyTree, form: str = FORMAT, **others: Any) -> dict[str, Any]:
-  """Description of host arrays and other entries, with a checksum over all of it."""
+  """Description of host arrays and further entries, with a checksum over everything."""
   return _files.seal(
     {
       "format": form,
@@ -244,14 +245,14 @@ def sealed(host: PyTree, form: str = FORMAT, **others: Any) -> dict[str, Any]:
 
 
 def opened(record: Mapping[str, Any], others: Set[str] = frozenset()) -> dict[str, Any]:
-  """The entries of what `sealed` returned.
+  """Verify a result of `sealed` and return its entries.
 
   Raises:
     ValueError: If an entry is missing or changed.
-    OtherStateError: If the format is a later one.
+    OtherStateError: If a later version wrote the format.
   """
   if record.keys() != {"format", "leaves", "values", _files.SEAL} | others:
-    raise ValueError("its description is not whole")
+    raise ValueError("its description is incomplete")
   description = _files.unseal(record)
   if description["format"] not in (FORMAT, PACKED):
     raise OtherStateError(
@@ -262,25 +263,25 @@ def opened(record: Mapping[str, Any], others: Set[str] = frozenset()) -> dict[st
 
 
 def stored_structure(path: Path) -> _structure.Structure:
-  """Structure of the arrays in a folder, as Orbax describes them."""
+  """Structure of the arrays in a folder, from Orbax's metadata."""
   with ocp.StandardCheckpointer() as checkpointer:
     return _structure.structure(checkpointer.metadata(path).item_metadata.tree)
 
 
 def check_values(description: Mapping[str, Any], host: PyTree) -> None:
-  """Raises ValueError unless the arrays are those that were described."""
+  """Raise ValueError unless the arrays match their checksum."""
   if _structure.checksum(host) != description["values"]:
     raise ValueError("its arrays do not match their checksum")
 
 
 def to_host(tree: PyTree) -> PyTree:
-  """The tree with NumPy copies of its arrays, and the data of its random keys."""
-  # A copy: on CPU the array itself would be a view of a buffer soon donated.
+  """Copy a tree to NumPy arrays; random keys become their data."""
+  # A copy, because on CPU a NumPy view would share a buffer that is donated later.
   return jax.tree.map(np.array, key_data(tree))
 
 
 def key_data(tree: PyTree) -> PyTree:
-  """The tree with the data of its random keys, and with numbers as NumPy arrays."""
+  """Replace random keys by their data, and Python numbers by NumPy arrays."""
 
   def readable(leaf):
     leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
@@ -290,7 +291,7 @@ def key_data(tree: PyTree) -> PyTree:
 
 
 def from_host(tree: PyTree, template: PyTree) -> PyTree:
-  """The tree with random keys where the template has them."""
+  """Restore random keys where the template has them."""
 
   def wrap(leaf, like):
     if not _is_key(like):

@@ -1,12 +1,12 @@
-"""One training step on all devices, with state that has no device axis.
+"""Training step on all devices, with a state that has no device axis.
 
-With "pmap" the step is written for one device with collectives over `parallel.AXIS`.
-State, constants and resident data are handed to every device as they are
-(`in_axes=None`). Only the batch is split, and what comes back is the same on all
-devices (`out_axes=None`), so a checkpoint does not know how many devices there were. Of
-several processes each has its devices and its rows of the batch; collectives span them
-all. With "jit" the step is written for the whole batch, and state and constants may be
-sharded.
+In mode "pmap" the step is written for one device, with collectives over
+`parallel.AXIS`. Every device gets the same state, constants and resident data
+(`in_axes=None`); only the batch is split. The results are equal on all devices
+(`out_axes=None`), so a checkpoint does not depend on the number of devices. With
+several processes, each process has its own devices and rows of the batch, and
+collectives span all processes. In mode "jit" the step is written for the whole batch;
+state and constants may be sharded.
 """
 
 import functools
@@ -27,21 +27,21 @@ from flowkd_jax.train import _parallelism
 PyTree = Any
 HostBatch = Mapping[str, np.ndarray]
 
-_MOST_BYTES = 2**27  # of the batches of one call
-_MOST_OF_BLOCK = 32  # steps; with more the wait between blocks hardly matters
+_MOST_BYTES = 2**27  # limit for the batches of one call
+_MOST_OF_BLOCK = 32  # steps; larger blocks would hardly reduce the waits between them
 
 
 class DeviceStep:
-  """A method's update, mapped over devices, for one step or several in one call.
+  """Update of a method, mapped over devices, with one or several steps per call.
 
-  Call it with a state of `place_state` and a batch of host arrays. The state is
-  donated: its arrays are deleted, so use the state that the call returns. `place_state`
-  copies, so nothing that the state was made from is deleted.
+  Call it with a state from `place_state` and a batch of host arrays. The state is
+  donated: its arrays are deleted, so continue with the returned state. `place_state`
+  makes a copy, so the arrays that it was given are not deleted.
 
   `run` takes several steps in one call of a second program, a loop around the same
-  step. It takes whole blocks of steps: within a block the number of steps is known when
-  the program is compiled. A GPU waits for its host before each round of a loop whose
-  number of rounds is not known: 0.09 ms a step on an H100, 13 % of a small network's.
+  step. It takes whole blocks of steps. The reason: a GPU waits for its host in each
+  iteration of a loop whose length is unknown at compile time, which costs 0.09 ms per
+  step on an H100, 13 % of a small network's step. Within a block the length is known.
   """
 
   def __init__(
@@ -57,26 +57,28 @@ class DeviceStep:
     shard: parallel.ShardRule | None = None,
     row_arrays: Sequence[str] = (),
   ):
-    """Puts constants and resident data on every device and compiles on first call.
+    """Place constants and resident data on the devices; compile at the first call.
 
     Args:
-      method: Made with `axis_name="batch"` for "pmap", with None for "jit".
-      prepare: `(resident, batch) -> batch`, from rows of the host's batch to what
-        the update reads; runs on the device.
-      resident: Arrays that every device keeps, shared with others who keep them.
-      devices: Devices of this process alone; by default all, of all processes.
+      method: Method, made with `axis_name="batch"` for "pmap" or None for "jit".
+      prepare: Function `(resident, batch) -> batch` that turns rows of the host's batch
+        into the arrays that the update reads. It runs on the device.
+      resident: Arrays that stay on the devices. Equal arrays are placed only once.
+      devices: Devices of this process, if it trains alone. By default all devices of
+        all processes.
       steps_per_call: Maximum number of steps in one `run`.
-      steps_per_epoch: Number of steps of an epoch, which is made of whole blocks.
-      parallelism: Mapping of the step: "pmap" or "jit".
-      shard: Rule by which state and constants are sharded, for "jit": see
-        `parallel.fully_sharded`. Their names begin with "state" and "constants". None
-        puts them on every device as a whole.
-      row_arrays: Resident arrays that `prepare` reads by `parallel.take_rows` alone,
-        so that they may be split over the devices if one cannot hold them.
+      steps_per_epoch: Number of steps in an epoch. An epoch is a multiple of a block.
+      parallelism: Mapping of the step, "pmap" or "jit".
+      shard: Rule that shards state and constants, for "jit"; see
+        `parallel.fully_sharded`. The names that it gets begin with "state" and
+        "constants". None puts whole copies on every device.
+      row_arrays: Names of resident arrays that `prepare` reads only by
+        `parallel.take_rows`. They may be split over the devices if they do not fit on
+        one device.
 
     Raises:
-      ValueError: If the method was made for another way to map it, or the devices
-        cannot share an array as the rule says.
+      ValueError: If the method was made for another parallelism, or an array cannot be
+        sharded as the rule demands.
     """
     self.devices = list(devices or jax.local_devices())
     self._steps_per_call, self._steps_per_epoch = steps_per_call, steps_per_epoch
@@ -91,8 +93,8 @@ class DeviceStep:
     )
 
     def step(state, constants, resident, batch):
-      # Otherwise XLA for GPUs computes augmentation anew for every pixel of the
-      # overlapping windows of the first convolution, in student and teacher.
+      # Without the barrier, XLA for GPUs fuses augmentation into the first convolution
+      # and computes it again for every overlapping window, in student and teacher.
       opened = self._resident.opened(resident)
       prepared = lax.optimization_barrier(prepare(opened, batch))
       with _parallelism.statistics_of_all_rows(parallelism, num_devices):
@@ -123,7 +125,7 @@ class DeviceStep:
     )
 
   def place_state(self, state: PyTree) -> PyTree:
-    """A copy of a state on the devices, sharded if there is a rule, to be donated.
+    """Copy a state to the devices, sharded if there is a rule; it may be donated.
 
     Args:
       state: Arrays, random keys or numbers, on the host or on any devices.
@@ -171,13 +173,13 @@ class DeviceStep:
     )
 
   def block_size(self, batch: HostBatch) -> int:
-    """Number of steps of which a `run` takes a multiple; an epoch is one, too."""
+    """Number of steps in a block; `run` and an epoch take a multiple of it."""
     largest = min(_MOST_OF_BLOCK, self._fitting(batch))
     sizes = range(1, largest + 1)
     return max(size for size in sizes if self._steps_per_epoch % size == 0)
 
   def most_steps(self, batch: HostBatch) -> int:
-    """Maximum number of steps in one `run`: its batches are bounded in bytes."""
+    """Maximum number of steps in one `run`, given the size of its batches."""
     block = self.block_size(batch)
     return self._fitting(batch) // block * block
 
@@ -186,15 +188,15 @@ class DeviceStep:
     return max(1, min(self._steps_per_call, fitting))
 
   def needed_bytes(self, state: PyTree, batch: HostBatch) -> int:
-    """Memory of a call on every device, its arguments and results included.
+    """Memory of a call on each device in bytes, including arguments and results.
 
-    Compiles a single step and does not run it. The program of many steps needs about
-    the same; the batches that `run` stacks are added. Errors as in a call.
+    A single step is compiled but not run. The program of many steps needs about the
+    same memory; the stacked batches of `run` are added. Errors as in a call.
     """
     rows = parallel.split_rows(batch, len(self.devices))
     lowered = self._step.lower(state, self.constants, self._resident.arrays, rows)
     sizes = lowered.compile().memory_analysis()
-    # What is donated is counted among the arguments already.
+    # Donated results share the memory of arguments, which are counted already.
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     single = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + results
     further = (self.most_steps(batch) - 1) * batch_bytes(batch)
@@ -202,15 +204,15 @@ class DeviceStep:
 
 
 def batch_bytes(batch: HostBatch) -> int:
-  """Size of the arrays of a host batch."""
+  """Size of the arrays of a host batch in bytes."""
   return sum(array.nbytes for array in batch.values())
 
 
 def _repeated(
   step: Callable[..., tuple[PyTree, PyTree]], block: int
 ) -> Callable[..., Any]:
-  """The step, repeated: `(state, constants, resident, batches, blocks)`."""
-  # Traced once, although it is called twice below.
+  """Repeat a step: `(state, constants, resident, batches, blocks)`."""
+  # Jitted so that tracing happens once, although the step is called twice below.
   traced_step = jax.jit(step, inline=True)
 
   def steps(state, constants, resident, batches, blocks):
@@ -236,8 +238,8 @@ def _repeated(
     _, shapes = jax.eval_shape(one, state, jax.tree.map(lambda rows: rows[0], batches))
     most = jax.tree.leaves(batches)[0].shape[0]
     collected = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
-    # The number of rounds is known only when the program runs: fewer steps do not
-    # compile another program.
+    # The number of blocks is an argument of the program, so that another number of
+    # steps does not compile another program.
     zero = jnp.zeros((), jnp.int32)
     return lax.fori_loop(zero, blocks, one_block, (state, collected))
 
@@ -247,7 +249,7 @@ def _repeated(
 def _stacked(
   batches: Sequence[HostBatch], most: int, num_devices: int
 ) -> dict[str, np.ndarray]:
-  """Stacks `[rows, ...]` to `[most, devices, rows / devices, ...]`, padded by zeros."""
+  """Stack batches to `[most, devices, rows / devices, ...]`, padded by zeros."""
   stacked = {}
   for name, array in parallel.split_rows(batches[0], num_devices).items():
     stacked[name] = np.zeros((most, *array.shape), array.dtype)
@@ -264,20 +266,20 @@ def replicate(
   shard: parallel.ShardRule | None = None,
   name: str = "",
 ) -> PyTree:
-  """Copies arrays to every device of this process, without a device axis.
+  """Copy arrays to every device of this process, without a device axis.
 
-  The result may be donated: it shares no memory with `tree`, and no two arrays of it
-  share memory, even if `tree` holds one array twice (tied weights, an optimizer that
-  keeps the first parameters).
+  The result may be donated: it shares no memory with `tree`, and no two of its arrays
+  share memory, even if `tree` holds an array twice (tied weights, or an optimizer that
+  keeps the initial parameters).
 
   Args:
     tree: Arrays, random keys or numbers, on the host or on any devices.
     devices: Devices of this process; by default all.
-    shard: Rule by which arrays are sharded, in place of a copy on every device.
-    name: Name of the tree, which begins the names that the rule gets.
+    shard: Rule that shards arrays instead of copying them to every device.
+    name: Prefix of the names that the rule gets.
   """
-  # `device_put(may_alias=False)` still shares the buffer of the device that the array
-  # is on; donating it would delete the caller's array.
+  # `device_put(may_alias=False)` still shares the buffer on the device where the array
+  # already is; donation would then delete the caller's array.
   return parallel.place(
     jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree),
     devices,

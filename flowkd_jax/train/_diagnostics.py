@@ -1,4 +1,4 @@
-"""A look at a method while it trains, beside the steps."""
+"""Diagnostics of a method on a fixed batch, computed between training steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from flowkd_jax.train import _parallelism
 
 
 class Diagnostics:
-  """Diagnostics of a method on one fixed batch: see `methods.diagnostics`.
+  """Diagnostics of a method on one fixed batch, as `Method.observe` defines them.
 
-  A program of its own beside the training step, which stays what it is, to the bit.
+  They are a separate program, so the training step stays bit-identical.
   """
 
   def __init__(
@@ -27,14 +27,14 @@ class Diagnostics:
     parallelism: parallel.Mode = "pmap",
     shard: parallel.ShardRule | None = None,
   ):
-    """Prepares the batch; compiles on first call.
+    """Prepare the batch; compile at the first call.
 
     Args:
-      method: As for `DeviceStep`.
-      batches: Those of the training; the first of the first epoch is looked at.
-      devices: This process's devices, all by default.
-      parallelism: As for `DeviceStep`.
-      shard: As for `DeviceStep`.
+      method: As in `DeviceStep`.
+      batches: Training batches. Diagnostics use the first batch of the first epoch.
+      devices: Devices of this process; by default all.
+      parallelism: As in `DeviceStep`.
+      shard: As in `DeviceStep`.
 
     Raises:
       ValueError: If the devices cannot share a batch, or the method was made for
@@ -61,7 +61,7 @@ class Diagnostics:
 
     def step(state, resident, rows, constants):
       batch = batches.prepare(self._resident.opened(resident), rows)
-      # With several processes `pmap` fails if there is no output at all.
+      # The zero is there because `pmap` over several processes fails without outputs.
       return observe(state, batch, constants), jnp.zeros(())
 
     self._observe = parallel.map_step(
@@ -73,9 +73,9 @@ class Diagnostics:
     )
 
   def __call__(self, state: Any) -> dict[str, jax.Array]:
-    """The metrics of a state on the devices; none if the method has none.
+    """Diagnostics of a state on the devices; {} if the method has none.
 
-    They are numbers on a device, and nothing waits for them: `float` does.
+    The values stay on a device, so that training does not wait for them. `float` waits.
     """
     if self._observe is None:
       return {}

@@ -28,23 +28,23 @@ def evaluate_network(
   parallelism: parallel.Mode = "pmap",
   shard: parallel.ShardRule | None = None,
 ) -> dict[str, Any]:
-  """Size, accuracy, nearest centroid and retrieval of a network, as JSON has it.
+  """Size, accuracy, nearest-centroid accuracy and retrieval of a network.
 
-  With a "name" added it is what `report.network_table` takes. Retrieval and centroids
-  are those of the last tap.
+  The result holds values that JSON can hold. With an entry "name" added, it can be
+  passed to `report.network_table`. Centroids and retrieval use the last tap.
 
   Args:
-    network: The network; its model declares `taps` if there is a database.
-    database: Examples to find, usually the training examples, clean and in order. None
-      to leave out centroids and retrieval.
+    network: The network. Its model must declare `taps` if there is a database.
+    database: Examples to retrieve, usually the training examples without augmentation.
+      None skips centroids and retrieval.
     queries: Examples to classify and to look up, usually the test examples.
-    classifies: True if the classifier was trained, so that accuracy has a meaning.
-      Accuracy is None without, and without a labelled example.
-    all_taps: Whether the network is applied with all its taps, although one at most is
-      read: by the program that `EpochMeasures` with a probe has compiled already.
-    progress: Shows bars.
-    parallelism: As for `FeatureExtractor`.
-    shard: As for `FeatureExtractor`.
+    classifies: Whether the classifier was trained, so that accuracy is meaningful. If
+      not, or if no example has a label, accuracy is None.
+    all_taps: Whether to compute all taps, although at most one is used. This reuses the
+      program that `EpochMeasures` with a probe has compiled.
+    progress: Progress display, or None.
+    parallelism: As in `FeatureExtractor`.
+    shard: As in `FeatureExtractor`.
   """
   model = _features.for_evaluation(network.model)
   taps = () if database is None else (model.taps[-1],)
@@ -74,7 +74,7 @@ def evaluate_network(
 
 
 def _retrieval(database, queries, tap, *, progress):
-  """Centroids and retrieval by both distances."""
+  """Nearest-centroid accuracy and retrieval for each metric."""
   arguments = (
     _rows(database.taps[tap]),
     database.labels,

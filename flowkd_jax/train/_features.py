@@ -22,19 +22,19 @@ from flowkd_jax import methods
 from flowkd_jax import parallel
 from flowkd_jax.train import _application
 
-_MOST_BYTES = 2**30  # of a batch on each device
-_MOST_SHARE = 8  # and the part of its memory
-_SMALL = 2**23  # bytes of a batch of images for which no network needs too much
-_UNSEEN = 2  # between an estimate of memory and what compilers take
+_MOST_BYTES = 2**30  # memory limit of a batch on each device
+_MOST_SHARE = 8  # a batch takes at most this fraction (1 / 8) of device memory
+_SMALL = 2**23  # bytes of a batch of images below which no estimate is needed
+_UNSEEN = 2  # safety factor: compilers need more memory than the estimate
 
 
 class Features(NamedTuple):
   """Outputs of a network on a data set, in the order of the examples.
 
   Attributes:
-    logits: `[examples, classes]`.
+    logits: Logits, `[examples, classes]`.
     taps: Activations by name, `[examples, ...]`.
-    labels: `[examples]`.
+    labels: Labels, `[examples]`.
   """
 
   logits: np.ndarray
@@ -44,7 +44,7 @@ class Features(NamedTuple):
   @property
   def accuracy(self) -> float:
     """Share of labelled examples whose label has the largest logit."""
-    # On the host, where labels that are no class are refused.
+    # Labels as a NumPy array, so that invalid labels raise an error.
     labels: Any = self.labels
     return float(evaluation.accuracy(jnp.asarray(self.logits), labels))
 
@@ -53,9 +53,9 @@ class Outputs(NamedTuple):
   """Outputs of a network for a data set, on the devices.
 
   Attributes:
-    logits: `[rows, classes]` of each batch.
-    taps: Activations by name, `[rows, ...]`, of each batch.
-    real: Positions, in all rows one after another, of those that are examples.
+    logits: Logits of each batch, `[rows, classes]`.
+    taps: Activations of each batch by name, `[rows, ...]`.
+    real: Positions of the examples among all rows, which include padding.
   """
 
   logits: tuple[jax.Array, ...]
@@ -64,12 +64,12 @@ class Outputs(NamedTuple):
 
 
 class PlacedImages:
-  """A data set on devices, and the program that prepares its batches.
+  """Data set on devices, with the program that prepares its batches.
 
   Attributes:
     batches: The batches.
     devices: The devices.
-    resident: The data on the devices, shared with others who read it.
+    resident: The data on the devices, shared by all objects that read it.
   """
 
   def __init__(
@@ -79,7 +79,7 @@ class PlacedImages:
     devices: Sequence[Any] | None = None,
     parallelism: parallel.Mode = "pmap",
   ):
-    """Puts the data on the devices; arguments and errors as of `FeatureExtractor`."""
+    """Place the data; arguments and errors are those of `FeatureExtractor`."""
     self.devices = list(devices or jax.local_devices()[: batches.batch_size])
     parallel.check_batch_size(batches.batch_size, len(self.devices))
     self.batches = batches
@@ -100,10 +100,10 @@ class PlacedImages:
   def epoch(
     self, batches: data.Batches | None = None
   ) -> Iterator[tuple[np.ndarray, Mapping[str, jax.Array]]]:
-    """The mask of each batch, and what `prepare` makes of it, on the devices.
+    """Yield the mask of each batch and the prepared batch on the devices.
 
     Args:
-      batches: The same batches with another number of rows; by default as given.
+      batches: The same data with another batch size; None for the given batches.
     """
     parts = []
     for batch in (batches or self.batches).epoch(0):
@@ -117,17 +117,17 @@ class PlacedImages:
 
   @property
   def labels(self) -> np.ndarray:
-    """Labels of all examples, on the host; found in the first epoch."""
+    """Labels of all examples, on the host; read in the first epoch."""
     if self._labels is None:
       collections.deque(self.epoch(), maxlen=0)
     return typing.cast("np.ndarray", self._labels)
 
 
 class FeatureExtractor:
-  """Applies a model in evaluation mode to every example of a data set.
+  """Extractor of logits and taps of a model for all examples of a data set.
 
-  Compiled once, for use with changing variables; extractors of equal models share
-  their program if their batches are of one shape and their `taps` are equal.
+  The model runs in evaluation mode. It is compiled once, for changing variables.
+  Extractors of equal models with equal batch shapes and `taps` share their program.
 
   Attributes:
     images: The data set on the devices.
@@ -144,23 +144,24 @@ class FeatureExtractor:
     parallelism: parallel.Mode = "pmap",
     shard: parallel.ShardRule | None = None,
   ):
-    """Puts the data on the devices, or shares what others have put there.
+    """Place the data on the devices, unless they are there already.
 
     Args:
-      model: A Linen module, or what `capture` made of another.
-      batches: Unshuffled batches, padded ones masked: `data.evaluation_batches`; or
-        what `PlacedImages` made of them.
-      taps: Names or patterns of the taps wanted, as in `capture.apply_with_taps`;
-        `()` for logits alone.
-      keep: Names of the taps that are returned, by default all that are wanted; `()`
-        for logits alone. The others are computed, by the shared program, and dropped.
-      devices: This process's devices; by default all, or as many as a batch has rows.
-      parallelism: Mapping of batches over devices: "pmap" or "jit".
-      shard: Rule by which the variables are sharded, for "jit"; their names begin with
-        "variables".
+      model: Linen module, or a model made by `capture`.
+      batches: Batches in order, with masked padding, as from `data.evaluation_batches`;
+        or `PlacedImages` of such batches.
+      taps: Names or patterns of taps, as in `capture.apply_with_taps`; `()` for logits
+        alone.
+      keep: Names of the taps to return; None for all of `taps`, `()` for logits alone.
+        Other taps are computed by the shared program and dropped.
+      devices: Devices of this process. By default all, but at most one per row of a
+        batch.
+      parallelism: Mapping of batches over devices, "pmap" or "jit".
+      shard: Rule that shards the variables, for "jit". The names that it gets begin
+        with "variables".
 
     Raises:
-      ValueError: If the devices cannot share a batch.
+      ValueError: If a batch cannot be split over the devices.
     """
     parallel.check_mode(parallelism, shard, name="parallelism")
     if not isinstance(batches, PlacedImages):
@@ -168,7 +169,7 @@ class FeatureExtractor:
     self.images = batches
     self._shard, self._keep = shard, keep
     self._model, self._taps = model, taps
-    self._chosen: data.Batches | None = None  # on the first call
+    self._chosen: data.Batches | None = None  # set on the first call
     self._apply = _application.application(model, taps, batches.devices, parallelism)
 
   def __call__(
@@ -176,13 +177,17 @@ class FeatureExtractor:
     variables: methods.Variables,
     progress: Callable[[int, int], None] | None = None,
   ) -> Features:
-    """Features of all examples; `progress` is called with (steps done, in all).
+    """Features of all examples.
 
-    A batch has fewer rows than asked for if it would need more than 1 GiB of a device,
-    or an eighth of its memory.
+    The batch size is reduced if a batch would need more than 1 GiB, or more than an
+    eighth of the memory of a device.
+
+    Args:
+      variables: Variables of the model.
+      progress: Function that is called with the steps done and the total of steps.
 
     Raises:
-      ValueError: If the model does not sow one of the taps.
+      ValueError: If the model lacks one of the taps.
     """
     parts = []
     total = self._fitting(variables).steps_per_epoch
@@ -194,10 +199,10 @@ class FeatureExtractor:
     return Features(logits, self._ordered(taps), self.images.labels)
 
   def on_devices(self, variables: methods.Variables) -> Outputs:
-    """Outputs for all examples, left on the devices and not waited for.
+    """Outputs for all examples, left on the devices, without waiting for them.
 
     Raises:
-      ValueError: If the model does not sow one of the taps.
+      ValueError: If the model lacks one of the taps.
     """
     parts = [*self._batch_outputs(variables)]
     masks, outputs = zip(*parts, strict=True)
@@ -207,7 +212,7 @@ class FeatureExtractor:
     return Outputs(logits, self._ordered(by_name), real)
 
   def _ahead(self, variables):
-    """Outputs on the host; the next batch is computed while one is copied."""
+    """Yield outputs on the host; the next batch is computed during each copy."""
     waiting = None
     for output in self._batch_outputs(variables):
       if waiting is not None:
@@ -228,16 +233,16 @@ class FeatureExtractor:
       yield mask, (logits, taps)
 
   def _ordered(self, taps: Mapping[str, Any]) -> dict[str, Any]:
-    """The taps in the order of the network."""
+    """Taps in the order of the network."""
     return {name: taps[name] for name in self._apply.names if name in taps}
 
   def planned(self, variables: methods.Variables) -> tuple[int, int]:
-    """Rows of a batch, and an estimate of what it needs on each device."""
+    """Rows of a batch, and its estimated memory on each device in bytes."""
     rows, devices = self._fitting(variables).batch_size, len(self.images.devices)
     return rows, self._row_bytes(variables) * (rows // devices)
 
   def _fitting(self, variables: methods.Variables) -> data.Batches:
-    """The batches, with fewer rows if so many would need too much memory."""
+    """Batches, with fewer rows if a batch would need too much memory."""
     if self._chosen is None:
       self._chosen = self._choose(variables)
     return self._chosen
@@ -256,7 +261,7 @@ class FeatureExtractor:
     return dataclasses.replace(batches, batch_size=rows)
 
   def _row_bytes(self, variables: methods.Variables) -> int:
-    """Estimate of the memory that an image needs in the network."""
+    """Estimate of the memory in bytes that the network needs per image."""
     image = jax.ShapeDtypeStruct((1, *self.images.batches.image_shape), jnp.float32)
 
     def apply(variables, images):
@@ -267,10 +272,10 @@ class FeatureExtractor:
 
 
 def for_evaluation(model: capture.AnyModel) -> capture.AnyModel:
-  """The model, bound to no mapped axis; as it is if it knows of none."""
+  """Remove the mapped axis from a model, if the model has one."""
   if isinstance(model, nn.Module) and hasattr(model, "axis_name"):
     return model.clone(axis_name=None)
-  module = getattr(model, "module", None)  # of `capture.pooled` and the like
+  module = getattr(model, "module", None)  # wrapped by `capture.pooled` and similar
   if isinstance(module, nn.Module) and hasattr(module, "axis_name"):
     return dataclasses.replace(model, module=module.clone(axis_name=None))  # pyright: ignore
   return model

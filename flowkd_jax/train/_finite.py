@@ -13,18 +13,18 @@ PyTree = Any
 
 
 class NonFiniteError(FloatingPointError):
-  """Error: metrics or parameters are not finite. Such a state is never saved."""
+  """Error for metrics or parameters that are not finite; such states are not saved."""
 
 
 def first_non_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, list[str]]:
-  """First step with a metric that is NaN or infinite, and the names of its bad metrics.
+  """First step with a NaN or infinite metric, and the names of these metrics.
 
   Args:
-    metrics: The values of each metric, a number for each step.
+    metrics: Values of each metric, one for each step.
 
   Returns:
-    The position of the step and the names; the number of steps and no names if all are
-    finite.
+    Position of the step and the names. If all values are finite: the number of steps
+    and no names.
   """
   steps = max(map(len, metrics.values()), default=0)
   if all(all(map(math.isfinite, values)) for values in metrics.values()):
@@ -38,12 +38,12 @@ def first_non_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, list[
 
 
 def describe(bad: Sequence[str], when: str, kept: str | None) -> str:
-  """Sentence on metrics or arrays that are not finite.
+  """Error message for metrics or arrays that are not finite.
 
   Args:
-    bad: Their names.
-    when: The step.
-    kept: The last good checkpoint, None if there is none.
+    bad: Names of the metrics or arrays.
+    when: Step at which they were found, in words.
+    kept: Last good checkpoint, in words; None if there is none.
   """
   taps = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
   where = f" at tap {', '.join(taps)}" if taps else ""
@@ -52,15 +52,15 @@ def describe(bad: Sequence[str], when: str, kept: str | None) -> str:
     saved = f"last good checkpoint: {kept}"
   return (
     f"{', '.join(bad)} not finite {when}{where}; {saved}. Lower the learning rate or "
-    "the weights, or look at the input of that step"
+    "the weights, or check the input of that step"
   )
 
 
 def non_finite_arrays(state: PyTree) -> list[str]:
-  """Paths of the arrays that hold NaN or infinities, the optimizer's left out.
+  """Paths of the arrays with NaN or infinities, except the optimizer's arrays.
 
-  An optimizer may start from an infinity, such as the best loss so far. Waits for the
-  devices.
+  An optimizer may hold an infinity legitimately, such as the initial best loss. The
+  function waits for the devices.
 
   Args:
     state: State of a method.
@@ -80,7 +80,7 @@ def non_finite_arrays(state: PyTree) -> list[str]:
 def _are_finite(leaves: Sequence[jax.Array]) -> Sequence[Any]:
   """Returns whether each array is finite; waits for the devices."""
   if all(leaf.is_fully_addressable for leaf in leaves) and _is_on_cpu(leaves[0]):
-    # NumPy reads the memory of such a device and has nothing to compile.
+    # On CPU, NumPy reads the array without a copy, and nothing has to be compiled.
     return [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
   return jax.device_get(_finite(leaves))
 

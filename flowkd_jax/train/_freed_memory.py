@@ -1,26 +1,26 @@
-"""Handling of freed memory between two steps, on CPUs."""
+"""Reuse of freed memory between training steps on CPUs."""
 
 import ctypes
 
-# Of mallopt, in glibc's malloc.h.
+# Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-  """Lets the process keep what it frees, to use it again in the next step.
+  """Make the process keep freed memory and reuse it in the next step.
 
-  On CPUs a training step takes its intermediate results from the C library, in one
-  block. glibc fetches blocks of more than 32 MiB from the operating system every time
-  and gives them back when they are freed, and each of their pages is cleared in every
-  step: in JAX 0.12 that was a quarter of the time of the paper's step. The process gets
-  no larger than it was at its largest; it no longer shrinks between.
+  On CPUs, a training step allocates its intermediate results as one block of the C
+  library. By default, glibc gets blocks above 32 MiB from the operating system and
+  returns them when they are freed. The operating system then clears every page in every
+  step; with JAX 0.12 this took a quarter of the time of the paper's step. The peak
+  memory of the process does not change, but its memory no longer shrinks between steps.
 
-  To be called once, before the first step; a matter of the whole process, so the
-  launchers do, and no import does. Accelerators manage memory of their own.
+  Call it once, before the first step. As it changes the whole process, launchers call
+  it, and importing the package does not. Accelerators are not affected.
 
   Returns:
-    Whether the C library has such settings, as glibc does.
+    Whether the C library has these settings, as glibc does.
   """
   try:
     mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM and Ctrl-C let the step finish, then save."""
+"""Interruption of a run: after SIGTERM or Ctrl-C, finish the step and save."""
 
 import contextlib
 import signal
@@ -6,22 +6,22 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 
-# Stands for what `should_stop` of a user returned, if that is no signal.
+# Number that stands for a reason of a user's `should_stop` that is not a signal.
 _OTHER = 1000
 
 
 class Interrupted(Exception):  # noqa: N818 (no error: the run can go on later)
-  """The run was asked to stop, has saved its state, and can be resumed."""
+  """Exception for a run that was asked to stop, saved its state and can be resumed."""
 
   def __init__(self, signal_name: str, step: int):
-    """`signal_name` is what stopped it, `step` the updates that are saved."""
+    """Make the exception from the name of the signal and the updates saved."""
     super().__init__(f"stopped by {signal_name} after step {step}; state saved")
     self.signal_name = signal_name
     self.step = step
 
 
 def signal_number(name: str | None) -> int:
-  """Number of a signal; 0 for None, so that processes can compare what came."""
+  """Number of a signal, which processes can compare; 0 for None."""
   if name is None:
     return 0
   try:
@@ -31,16 +31,18 @@ def signal_number(name: str | None) -> int:
 
 
 def signal_name(number: int) -> str:
-  """Name of the signal with that number."""
+  """Name of a signal from its number."""
   return "another reason" if number == _OTHER else signal.Signals(number).name
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], str | None]]:
-  """While inside, SIGTERM and SIGINT only set a flag; a second one acts at once.
+  """Context in which the first SIGTERM or SIGINT only sets a flag.
+
+  A second signal has its usual effect.
 
   Yields:
-    A function that returns the name of the signal that came, or None.
+    A function that returns the name of the received signal, or None.
   """
   received: list[str] = []
   if threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,7 @@
-"""Lock of a work directory: one run at a time writes there.
+"""Lock of a work directory, so that only one run at a time writes there.
 
-The lock is the operating system's, on the file `.lock`: it is gone with the process
-that held it, however that ended. The file says who holds it.
+It is a lock of the operating system on the file `.lock`, which ends with the process
+that holds it, even after a crash. The file names the holder.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from flowkd_jax.train import _processes
 
 LOCK_FILE = ".lock"
 
-# Errors of file systems that have no locks, as some network file systems.
+# Errors of file systems without locks, such as some network file systems.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 _LOG = logging.getLogger(__name__)
@@ -31,19 +31,19 @@ _LOG = logging.getLogger(__name__)
 def lock_workdir(
   workdir: str | Path, *, name: str = "workdir", only_existing: bool = False
 ) -> Iterator[None]:
-  """Keeps other runs out of a work directory while inside.
+  """Context that keeps other runs from writing to a work directory.
 
-  Reading needs no lock. A process can lock the same folder several times; of several
-  processes of a run the first locks, and all must call this. On a file system without
-  locks there is a warning in the log.
+  Reading needs no lock. A process can lock the same folder several times. If a run has
+  several processes, the first one locks, but all must call this function. On a file
+  system without locks, a warning is logged.
 
   Args:
     workdir: The folder; created if it does not exist.
     name: Name of the argument or flag, for messages.
-    only_existing: If the folder does not exist, neither create nor lock it.
+    only_existing: Whether to do nothing if the folder does not exist.
 
   Raises:
-    ValueError: If another run holds the folder; names its host and process.
+    ValueError: If another run holds the lock. The message names its host and process.
   """
   folder = Path(workdir).absolute()
   if only_existing and not any(_processes.any_process(folder.is_dir())):
@@ -68,13 +68,13 @@ def lock_workdir(
 def _acquired(
   folder: Path, name: str
 ) -> tuple[filelock.BaseFileLock | None, str | None]:
-  """The lock, or a message why another run has it; neither without locks."""
+  """Lock, or a message about its holder; neither on file systems without locks."""
   lock = filelock.FileLock(
     folder / LOCK_FILE,
     blocking=False,
     thread_local=False,
     is_singleton=True,
-    fallback_to_soft=False,  # A soft lock would outlive a process that is killed.
+    fallback_to_soft=False,  # A soft lock would remain after a process is killed.
     preserve_lock_file=True,
     on_acquired=_sign,
   )
@@ -89,14 +89,14 @@ def _acquired(
     if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
       raise
     _LOG.warning(
-      "%s has no file locks (%s): nothing stops a second run there", folder, error
+      "%s has no file locks (%s): nothing prevents a second run there", folder, error
     )
     return None, None
   return lock, None
 
 
 def _sign(descriptor: int) -> None:
-  """Writes who holds the lock into its file."""
+  """Write the holder of the lock to its file."""
   started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
   holder = {
     "host": socket.gethostname(),
@@ -109,7 +109,7 @@ def _sign(descriptor: int) -> None:
 
 
 def _holder(folder: Path) -> str:
-  """Description of the process that holds the lock, as far as its file tells."""
+  """Description of the process that holds the lock, from the lock file."""
   try:
     holder = json.loads((folder / LOCK_FILE).read_text(encoding="utf-8"))
     return (

@@ -1,8 +1,9 @@
-"""The training loop. There is one, for every method.
+"""Training loop of all methods.
 
-It knows a method by `init`, `update` and `export`, data by `Batches`, and nothing of
-either. A run is determined by its key, its batches and the number of epochs: stopped
-anywhere and resumed from a checkpoint, it ends with the same parameters.
+The loop uses `init`, `update` and `export` of a method and the interface `Batches` of
+data, and nothing else of them. Random key, batches and number of epochs determine a
+run: if it is interrupted at any point and resumed from a checkpoint, it ends with the
+same parameters.
 """
 
 import contextlib
@@ -34,15 +35,15 @@ _LOG = logging.getLogger(__name__)
 
 PyTree = Any
 
-_STREAMED = 2**16  # bytes of a batch that are worth a thread
+_STREAMED = 2**16  # bytes of a batch from which a thread for reading pays off
 
 
 class Trained(NamedTuple):
   """Result of `fit`.
 
   Attributes:
-    state: The last state of the method.
-    seconds: Time spent in all, in earlier calls too if the run was resumed.
+    state: Final state of the method.
+    seconds: Total time in seconds, including earlier calls if the run was resumed.
   """
 
   state: PyTree
@@ -57,28 +58,28 @@ def fit(
   key: jax.Array,
   options: _options.FitOptions | None = None,
 ) -> Trained:
-  """Trains for a number of epochs.
+  """Train a method for a number of epochs.
 
   Args:
     method: Method to train, made with `axis_name="batch"`, or with None for the
       parallelism "jit".
-    batches: The data.
-    epochs: Passes over the data in all, those before a resume included; 0 returns
-      the initial state.
-    key: Randomness of the run.
-    options: Checkpoints, metrics and bars of the run.
+    batches: Training batches.
+    epochs: Total number of passes over the data, including those before a resume. 0
+      returns the initial state.
+    key: Random key of the run.
+    options: Checkpoints, metrics and progress display of the run.
 
   Raises:
-    ValueError: If the devices cannot share a batch, a checkpoint does not fit, more
-      epochs than these have been trained, a network does not fit the data (another
-      number of classes, a tap whose first axis is not the batch), the method was made
-      for another parallelism, or a BatchNorm layer would take the statistics of one of
-      several devices.
-    NonFiniteError: If a metric or a parameter is not finite; names the step, the
-      metric and the last good checkpoint. A state is good, and is saved and returned,
-      if its arrays are finite and so are the metrics of a step from it, which is
-      computed for that purpose and discarded.
-    Interrupted: If asked to stop; the state is saved.
+    ValueError: If a batch cannot be split over the devices; if a checkpoint does not
+      fit or has more epochs; if a network does not fit the data (another number of
+      classes, or a tap whose first axis is not the batch); if the method was made for
+      another parallelism; or if a BatchNorm layer would use the statistics of only one
+      of several devices.
+    NonFiniteError: If a metric or a parameter is not finite. The message names the
+      step, the metric and the last good checkpoint. Before a state is saved or
+      returned, its arrays must be finite, and so must the metrics of one further step,
+      whose result is discarded.
+    Interrupted: If asked to stop; the state is saved before.
   """
   checks.check_whole("epochs", epochs)
   if epochs < 0:
@@ -89,7 +90,7 @@ def fit(
 
 
 class _Run:
-  """One call of `fit`: position, steps in flight, sums of the epoch."""
+  """State of one call of `fit`: position, steps in flight, sums of the epoch."""
 
   def __init__(self, method, batches, epochs, options):
     self.method, self.batches = method, batches
@@ -152,11 +153,13 @@ class _Run:
 
   @contextlib.contextmanager
   def _batches_of(self, epoch):
-    """The batches of an epoch that are left, and steps of a block and of a call."""
+    """Context: remaining batches of an epoch, steps per block, steps per call."""
     batches = iter(self.batches.epoch(epoch, self.step - epoch * self._per_epoch))
     cached = isinstance(self.batches, teacher_cache.CachedBatches)
     with contextlib.ExitStack() as stack:
       first = next(batches, None)
+      # While a teacher cache fills, each batch waits for the teacher on the devices. A
+      # call of several steps would have to wait for all of its batches first.
       if first is None or (cached and not self.batches.is_complete(epoch)):
         block = most = 1
       else:
@@ -168,10 +171,10 @@ class _Run:
       yield itertools.chain([] if first is None else [first], batches), block, most
 
   def _call(self, state, chunk, many):
-    """The state after the steps of some batches, dispatched."""
+    """Dispatch the steps of some batches; return the new state."""
     began = time.monotonic()
     state, metrics = self._dispatch(state, chunk, many)
-    if many not in self._compiled:  # Dispatching has compiled a program.
+    if many not in self._compiled:  # The time of compiling is not the time of steps.
       began = time.monotonic()
     self._compiled.add(many)
     self._in_flight.add(self.step, len(chunk), metrics, began)
@@ -190,7 +193,7 @@ class _Run:
     return self.earlier_seconds + time.monotonic() - self.began
 
   def _start(self, key):
-    """The step, and the state on the devices."""
+    """Make the step, and place the state on the devices."""
     state, options = self._initial_state(key), self.options
     step = _devices.DeviceStep(
       self.method,
@@ -225,7 +228,7 @@ class _Run:
     return state
 
   def _warn(self, problems):
-    """Shows the problems that checkpoints had; in the log if there is no bar."""
+    """Show problems of checkpoints, or log them if there is no display."""
     for problem in problems:
       if self.options.progress is None:
         _LOG.warning("%s", problem)
@@ -238,7 +241,8 @@ class _Run:
     if several and self.step < self._exchange_at and self.step % self._per_epoch:
       return
     name = options.should_stop()
-    # The signal itself, so that all processes end with the same exit status.
+    # All processes must save and stop at the same step, and exchange the signal so that
+    # they end with the same exit status.
     due, number, microseconds = _processes.largest_of_processes(
       int(time.monotonic() - self.saved_at >= options.checkpoint_seconds),
       _interruption.signal_number(name),
@@ -257,19 +261,19 @@ class _Run:
       raise _interruption.Interrupted(name, self.step)
 
   def _check(self):
-    """Waits for all steps; the first that is not finite stops the run."""
+    """Wait for all steps; raise for the first one that is not finite."""
     self._collect(self._in_flight.all())
     self._display.step(self.step, now=True)
 
   def _collect(self, read: tuple[int, _pace.HostMetrics] | None):
-    """Adds metrics to the sums of the epoch, in the order of the steps."""
+    """Add metrics to the sums of the epoch, in the order of the steps."""
     if read is None:
       return
     first, metrics = read
     offset, bad = _finite.first_non_finite(metrics)
     self._raise_if_bad(bad, f"in step {first + offset}", first + offset)
     for name, values in metrics.items():
-      # One by one, so that the sum does not depend on the steps of a call.
+      # One by one: the rounding of the sum must not depend on the steps per call.
       total = self.sums.get(name, 0.0)
       for value in values:
         total += value
@@ -278,10 +282,10 @@ class _Run:
     self._display.step(first + offset, latest)
 
   def _check_state(self, state):
-    """Proves that training can go on from a state: one step from it, discarded.
+    """Check that training can continue from a state, by one discarded step.
 
-    The metrics of a step are those of the parameters before its update, so they say
-    nothing of the state that the step returns.
+    The metrics of a step belong to the parameters before its update, so they say
+    nothing about the state that the step returns.
     """
     self._check_arrays(state)
     if self._last is not None:
@@ -315,7 +319,8 @@ class _Run:
       "times": self.times.seconds(),
     }
     with self.times.spent(_times.OTHER):
-      # A run that is killed after this resumes behind these epochs.
+      # Metrics first: a run that is killed after the save resumes after these epochs
+      # and never writes their metrics again.
       if self.options.metrics is not None:
         self.options.metrics.flush()
       self.options.checkpoints.save(self.step, state, position)

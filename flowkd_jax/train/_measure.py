@@ -1,4 +1,4 @@
-"""Measurements of networks while they learn."""
+"""Measurements of networks during training."""
 
 import functools
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ _Extractor = _features.FeatureExtractor
 
 
 class EpochMeasures:
-  """Information flow, dead units and accuracy of the networks, every few epochs.
+  """Measurement of information flow, dead units and accuracy every few epochs.
 
-  For `FitOptions.on_epoch`. Its metrics are `qmi/KERNEL/TAP`, the quadratic mutual
-  information of a tap with the labels, `dead/TAP`, the share of its units that never
-  move, and those of `accuracies`; a method of several networks has them as
-  `NETWORK/...`.
+  Use it as `FitOptions.on_epoch`. The metrics are `qmi/KERNEL/TAP`, the quadratic
+  mutual information of a tap with the labels; `dead/TAP`, the share of units that are
+  constant; and the names in `accuracies`. If a method exports several networks, the
+  names begin with `NETWORK/`.
   """
 
   def __init__(
@@ -42,19 +42,19 @@ class EpochMeasures:
     parallelism: parallel.Mode = "pmap",
     shard: parallel.ShardRule | None = None,
   ):
-    """Computes nothing yet.
+    """Store the options; nothing is computed yet.
 
     Args:
-      probe: Examples on which information flow is measured, some 2,000 training
-        examples for instance: `data.evaluation_batches`, or what `PlacedImages` made
-        of them. None to measure none.
+      probe: Examples on which information flow is measured, such as 2,000 training
+        examples from `data.evaluation_batches`, or `PlacedImages` of them. None for no
+        information flow.
       accuracies: Examples on which accuracy is measured, by the name of the metric,
         such as "test_accuracy".
-      dead_units: True to look for units that never change, on the probe.
-      every: Epochs between measurements; 0 for none at all.
-      last: An epoch that is measured in any case.
-      parallelism: As for `FeatureExtractor`.
-      shard: As for `FeatureExtractor`.
+      dead_units: Whether to measure the share of constant units on the probe.
+      every: Number of epochs between measurements; 0 for no measurements.
+      last: Epoch that is always measured, usually the last one.
+      parallelism: As in `FeatureExtractor`.
+      shard: As in `FeatureExtractor`.
 
     Raises:
       ValueError: If `every` is negative.
@@ -72,16 +72,16 @@ class EpochMeasures:
   def __call__(
     self, epoch: int, method: methods.Method, state: Any
   ) -> dict[str, jax.Array]:
-    """Metrics of the networks that the method exports; none between measurements.
+    """Metrics of the networks that the method exports; {} between measurements.
 
-    They are numbers on a device, and nothing waits for them: `float` does.
+    The values stay on a device, so that training does not wait for them. `float` waits.
     """
     if not self._every or (epoch != self._last and (epoch + 1) % self._every):
       return {}
     return self._of(method.export(state))
 
   def of(self, networks: Mapping[str, methods.Network]) -> dict[str, float]:
-    """Metrics of these networks, at any time."""
+    """Metrics of given networks, as Python numbers."""
     measured = jax.device_get(self._of(networks))
     return {name: float(value) for name, value in measured.items()}
 
@@ -110,7 +110,7 @@ class EpochMeasures:
   def _extractors_of(self, model):
     probe, taps = None, ()
     if self._probe is not None:
-      # Accuracy takes the program of the probe, which gives logits too.
+      # With the same taps, accuracy reuses the compiled program of the probe.
       probe, taps = self._extractor(model, self._probe), None
     accuracies = {
       metric: self._extractor(model, batches, taps=taps, keep=())
@@ -142,20 +142,20 @@ def _accuracy_of(outputs, extractor):
 
 
 def _checked_labels(extractor, num_classes):
-  """Labels on the host, where those that are no class are refused."""
+  """Labels on the host; invalid labels raise an error there."""
   labels = extractor.images.labels
   return checked_labels(labels, num_classes, shape=labels.shape)
 
 
 def _on_one_device(arrays, extractor):
-  """The arrays on the first device, so that sums do not depend on the number."""
+  """Arrays on the first device, so that sums do not depend on the number of devices."""
   devices = extractor.images.devices
   return (jax.device_put(arrays, devices[0]) if len(devices) > 1 else arrays,)
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "dead_units"))
 def _probe_values(taps, real, labels, *, num_classes, dead_units):
-  """Metrics of all taps: by kernel the information flow, then the dead units."""
+  """Metrics of all taps: information flow for each kernel, then dead units."""
   rows = [_examples(batches, real) for batches in taps]
   values = []
   for kernel in _FLOW_KERNELS:
@@ -178,6 +178,6 @@ def _accuracy(logits, real, labels):
 
 
 def _examples(batches, real):
-  """Rows of batches `[devices, rows, ...]` that are examples, one after another."""
+  """Concatenate batches `[devices, rows, ...]` and take the rows that are examples."""
   rows = [batch.reshape(-1, *batch.shape[2:]) for batch in batches]
   return jnp.concatenate(rows)[real]

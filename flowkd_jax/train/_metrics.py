@@ -1,4 +1,4 @@
-"""Metrics of a run: a JSON object per line, and TensorBoard event files."""
+"""Writer of metrics: one JSON object per line, and TensorBoard event files."""
 
 import collections
 import json
@@ -16,22 +16,22 @@ from flowkd_jax.train import _processes
 
 _LOG = logging.getLogger(__name__)
 
-_MOST_WAITING = 8  # epochs; a disk that is too slow stops the training in the end
+_MOST_WAITING = 8  # epochs; beyond, training waits for a disk that is too slow
 
 
 class MetricsWriter:
-  """Appends to `metrics.jsonl` and writes TensorBoard files for one stage.
+  """Writer that appends to `metrics.jsonl` and to TensorBoard files of one stage.
 
-  A resumed run may write an epoch again; of equal (stage, epoch) the later counts. Of
-  several processes only the first writes.
+  A resumed run may write an epoch again. Readers must use the last record of each stage
+  and epoch. If there are several processes, only the first writes.
 
-  A thread writes, in the order of the calls, so that nothing waits for files or for
-  numbers that a device has not computed yet. `flush` waits until all is written. An
-  error of the thread is raised by the next call.
+  A thread writes in the order of the calls, so that training waits neither for files
+  nor for values that a device has not computed yet. `flush` waits until everything is
+  written. An error of the thread is raised by the next call.
   """
 
   def __init__(self, workdir: str | Path, stage: str):
-    """Opens the files for appending."""
+    """Open the files for appending."""
     self.stage = stage
     self._lines = self._events = None
     self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
@@ -41,7 +41,7 @@ class MetricsWriter:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "metrics.jsonl"
-    # A line that a kill cut short must not swallow the next one.
+    # A killed process may have left an incomplete line: end it before the next record.
     cut = path.exists() and path.stat().st_size and not _ends_with_newline(path)
     self._lines = path.open("a", encoding="utf-8")
     if cut:
@@ -51,15 +51,15 @@ class MetricsWriter:
     )
 
   def write(self, epoch: int, step: int, metrics: Mapping[str, ArrayLike]) -> None:
-    """Has the metrics of an epoch written that ended with `step` updates done.
+    """Queue the metrics of an epoch for writing.
 
     Args:
-      epoch: The epoch; -1 before the first.
-      step: Number of updates done.
+      epoch: Number of the epoch; -1 before the first.
+      step: Number of updates done at the end of the epoch.
       metrics: Numbers, on the host or on a device.
 
     Raises:
-      OSError: If what was to be written before could not be.
+      OSError: If earlier metrics could not be written.
     """
     if self._lines is None:
       return
@@ -71,10 +71,10 @@ class MetricsWriter:
     self._waiting.append(written)
 
   def flush(self) -> None:
-    """Waits until everything is written.
+    """Wait until everything is written.
 
     Raises:
-      OSError: If something could not be written.
+      OSError: If metrics could not be written.
     """
     while self._waiting:
       self._waiting.popleft().result()
@@ -91,7 +91,7 @@ class MetricsWriter:
       self._events.add_scalar(name, value, step)
 
   def close(self) -> None:
-    """Writes what waits and closes the files; errors as of `flush`."""
+    """Flush and close the files; errors are those of `flush`."""
     try:
       self.flush()
     finally:
@@ -109,7 +109,7 @@ class MetricsWriter:
     except Exception as error:
       if kind is None:
         raise
-      # The exception that ended the run says more.
+      # Not raised: it would hide the exception that ended the run.
       _LOG.warning("metrics of stage %s were not written: %s", self.stage, error)
 
 

@@ -1,4 +1,4 @@
-"""Saved networks: variables with Orbax, checked when they are read."""
+"""Files of trained networks, stored by Orbax and verified when they are read."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from flowkd_jax.train import _structure
 
 PyTree = Any
 
-# The file in which Orbax keeps the metadata of a user, and its entry and ours in it.
+# Orbax's file of custom metadata, its entry for custom metadata, and our entry in it.
 _METADATA_FILE = "_CHECKPOINT_METADATA"
 _USERS = "custom_metadata"
 _OURS = "flowkd_jax"
@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def save_network(directory: str | Path, network: methods.Network) -> None:
-  """Saves the variables of a network with a checksum, replacing what is there.
+  """Save the variables of a network with a checksum; existing files are replaced.
 
   Args:
     directory: The folder to write.
@@ -40,18 +40,18 @@ def save_network(directory: str | Path, network: methods.Network) -> None:
 
 
 def load_network(directory: str | Path, template: methods.Network) -> methods.Network:
-  """The network with the variables that `save_network` wrote.
+  """Load the network that `save_network` wrote.
 
-  A network that version 0.1 saved has no checksum: it is read with a warning in the
-  log.
+  A network of version 0.1 has no checksum; reading it logs a warning.
 
   Args:
-    directory: Folder in which they were written.
-    template: The same model with variables of the right shapes.
+    directory: Folder of the network.
+    template: The same model, with variables of the right shapes.
 
   Raises:
-    FileNotFoundError: If nothing was saved there.
-    ValueError: If the variables are those of another model, damaged, NaN or infinite.
+    FileNotFoundError: If there is no network in the folder.
+    ValueError: If the variables belong to another model, are damaged, or are not
+      finite.
   """
   path = Path(directory).absolute()
   if not path.is_dir():
@@ -62,7 +62,8 @@ def load_network(directory: str | Path, template: methods.Network) -> methods.Ne
     raise
   except Exception as error:
     reason = str(error).strip().splitlines() or [type(error).__name__]
-    _checkpoint.check_folder(path, name="directory")  # Orbax reads not all of those.
+    # A path that Orbax cannot read looks damaged: the name is the better message.
+    _checkpoint.check_folder(path, name="directory")
     raise ValueError(
       f"the network saved in {path} is damaged ({reason[0][:200]}); delete the folder "
       "of its stage and train it again, or restore a copy"
@@ -77,7 +78,8 @@ def _read(path: Path, template: methods.Network) -> PyTree:
     description = _description(path)
     if description is None:
       _LOG.warning(
-        "%s was saved by version 0.1, without checksums: damage is not noticed", path
+        "%s was saved by version 0.1, without checksums: damage cannot be detected",
+        path,
       )
       found = _checkpoint.stored_structure(path)
     else:
@@ -92,9 +94,9 @@ def _read(path: Path, template: methods.Network) -> PyTree:
 
 
 def _description(path: Path) -> dict[str, Any] | None:
-  """Structure and checksum that were saved with the variables; None by version 0.1.
+  """Structure and checksum saved with the variables; None for version 0.1.
 
-  Orbax reads a damaged file of metadata as an empty one, hence not by Orbax.
+  The file is not read by Orbax, which returns a damaged metadata file as an empty one.
   """
   metadata = json.loads((path / _METADATA_FILE).read_text(encoding="utf-8"))
   if metadata[_USERS] == {}:

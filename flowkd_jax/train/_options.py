@@ -21,7 +21,7 @@ from flowkd_jax.train import _times
 PyTree = Any
 EpochHook = Callable[[int, methods.Method, PyTree], Mapping[str, ArrayLike]]
 
-_STEPS_PER_CALL = 100  # on accelerators
+_STEPS_PER_CALL = 100  # default on accelerators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,35 +29,38 @@ class FitOptions:
   """Options that change how a run is executed, never its result.
 
   Attributes:
-    checkpoints: Place to save and resume; None keeps nothing.
-    checkpoint_seconds: Time between checkpoints within a run, 0 or above.
+    checkpoints: Checkpoints to save and to resume from; None for no checkpoints.
+    checkpoint_seconds: Seconds between checkpoints, 0 or above.
     metrics: Writer of the metrics of each epoch.
     progress: Bar over the steps, on a terminal; elsewhere a line for each epoch with
       loss, accuracy or information flow, images per second and the time left.
     title: Name of the run beside the bar and in the lines.
-    devices: Devices of this process alone; by default all, of all processes.
-    on_epoch: `(epoch, method, state) -> metrics`, measured after every epoch and,
-      with epoch -1, before the first; added to the metrics of that epoch. The state
-      is a copy, which it may keep. Metrics may be numbers on a device: training does
-      not wait for them.
-    check_every: Maximum number of steps that the host runs ahead of the step whose
-      metrics it has checked, and between two exchanges of several processes on
-      whether to save or to stop. It is fewer steps if these would take longer than
-      half a second. A call is not cut: if `steps_per_call` is larger, it counts.
-    should_stop: Returns the name of the signal that asks to stop, or None.
-    steps_per_call: Maximum number of steps in one call of the compiled program. A
-      call also ends where an epoch does, is limited to about half a second, and to
-      128 MiB of batches. None: 100 on accelerators, where the host would limit the
-      speed otherwise; 1 on CPU, where XLA runs convolutions within loops on one
-      thread. Steps whose teacher outputs are computed for a cache are single calls.
-    parallelism: Mapping of steps over devices. "pmap": a program for one device,
-      with collectives, on each; the method is made with `axis_name="batch"`. "jit": one
-      program for the whole batch; the method is made with `axis_name=None`, in one
-      process. Results are equal up to rounding, unless dropout is drawn.
-    shard: Rule by which state and constants are sharded over the devices, for "jit":
-      see `parallel.fully_sharded`. None keeps them whole on every device.
-    times: Where it is added up what the time was spent on, with that of the runs before
-      a resume.
+    devices: Devices of this process, if it trains alone. By default all devices of all
+      processes.
+    on_epoch: Function `(epoch, method, state) -> metrics` that is called after every
+      epoch, and with epoch -1 before the first. Its metrics are added to those of the
+      epoch. The state is a copy, which the function may keep. Metrics may be numbers on
+      a device; training does not wait for them.
+    check_every: Maximum number of steps between checks. The host runs at most so many
+      steps ahead of the last step with checked metrics, and several processes exchange
+      at least so often whether to save or to stop. The number is reduced if the steps
+      would take longer than half a second. A call is not split, so a larger
+      `steps_per_call` wins.
+    should_stop: Function that returns the name of the signal that asks to stop, or
+      None.
+    steps_per_call: Maximum number of steps in one call of the compiled program. A call
+      never spans two epochs, and takes at most about half a second and 128 MiB of
+      batches. None means 100 on accelerators, where dispatching single steps would
+      limit the speed, and 1 on CPU, where XLA runs convolutions inside loops on a
+      single thread. Steps that compute teacher outputs for a cache are single calls.
+    parallelism: Mapping of steps over devices. "pmap": a program for one device, with
+      collectives, runs on each; the method needs `axis_name="batch"`. "jit": one
+      program for the whole batch, in one process; the method needs `axis_name=None`.
+      Results are equal up to rounding, except with dropout.
+    shard: Rule that shards state and constants over the devices, for "jit"; see
+      `parallel.fully_sharded`. None keeps whole copies on every device.
+    times: Record of the time spent on each part of the run, including the time before a
+      resume.
   """
 
   checkpoints: _checkpoint.Checkpoints | None = None
@@ -75,7 +78,7 @@ class FitOptions:
   shard: parallel.ShardRule | None = None
 
   def __post_init__(self):
-    # NaN would pass as a bound that no time reaches: a run without checkpoints.
+    # NaN would pass the comparison below, and no checkpoint would ever be due.
     checks.check_number("checkpoint_seconds", self.checkpoint_seconds)
     if self.checkpoint_seconds < 0:
       raise ValueError(
@@ -88,7 +91,7 @@ class FitOptions:
 
   @property
   def most_steps_per_call(self) -> int:
-    """`steps_per_call`, or its default for these devices."""
+    """Value of `steps_per_call`, or its default for these devices."""
     if self.steps_per_call is not None:
       return self.steps_per_call
     devices = self.devices or jax.local_devices()

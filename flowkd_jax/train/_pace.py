@@ -1,8 +1,9 @@
-"""Steps in flight: how many the host dispatches before it waits for the devices.
+"""Pace of dispatching: the number of steps that the host runs ahead of the devices.
 
-Dispatching is asynchronous. A host that runs far ahead of its devices saves late, stops
-late and keeps many batches in memory; one that waits for every step leaves the devices
-idle. Both bounds here are times, turned into steps by the measured time of a step.
+Dispatching is asynchronous. If the host runs far ahead of the devices, it saves late,
+stops late and keeps many batches in memory. If it waits for every step, the devices are
+idle. Both limits are therefore set as a time, which is converted to steps by the
+measured time of a step.
 """
 
 import collections
@@ -16,7 +17,7 @@ import numpy as np
 
 from flowkd_jax import methods
 
-_SECONDS = 0.5  # of a call, and of the steps that the host runs ahead
+_SECONDS = 0.5  # target for a call, and for the steps that the host runs ahead
 
 HostMetrics = Mapping[str, list[float]]
 
@@ -24,32 +25,33 @@ HostMetrics = Mapping[str, list[float]]
 class Pace:
   """Number of steps that take about half a second, from measured times.
 
-  It starts at 1 and at most doubles with each measurement. The number decides when the
-  processes of a run exchange something, so it has to be the same in all of them:
-  `agree` sets it, from the slowest process.
+  The number starts at 1 and at most doubles with each measurement. It decides when the
+  processes of a run communicate, so it must be equal in all of them: `agree` sets it
+  from the slowest process.
   """
 
   def __init__(self, most: int):
-    """`most` is the largest number of steps."""
+    """Start with one step; `most` is the maximum."""
     self.steps = 1
     self._most = most
     self._agreed = 0
     self._seconds: collections.deque[float] = collections.deque(maxlen=2)
 
   def measured(self, steps: int, seconds: float) -> None:
-    """Records the time that steps took."""
+    """Record the time in seconds that a number of steps took."""
     self._seconds.append(seconds / steps)
 
   @property
   def microseconds(self) -> int:
-    """Time of a step, 0 if there is no measurement.
+    """Time of a step in microseconds; 0 without a measurement.
 
-    It is the shorter of the last two, so that one pause of the machine says nothing.
+    The shorter of the last two measurements, so that a single pause of the machine has
+    no effect.
     """
     return min(round(1e6 * min(self._seconds, default=0.0)), 2**31 - 1)
 
   def agree(self, microseconds: int) -> None:
-    """Adapts the number of steps to the time of a step; 0 keeps it."""
+    """Set the number of steps from the time of a step; 0 keeps the number."""
     self._agreed = microseconds
     if microseconds:
       fitting = int(1e6 * _SECONDS / microseconds)
@@ -58,11 +60,11 @@ class Pace:
   def next_call(self, left: int, block: int, most: int) -> tuple[int, bool]:
     """Number of steps of the next call, and whether it takes blocks of steps.
 
-    It depends only on what several processes have agreed on.
+    The result depends only on values that all processes have agreed on.
 
     Args:
-      left: Steps that are left of the epoch.
-      block: Steps of a block.
+      left: Number of remaining steps of the epoch.
+      block: Number of steps in a block.
       most: Maximum number of steps.
     """
     steps = min(most, max(self.steps, block), left) // block * block
@@ -70,13 +72,13 @@ class Pace:
     return (steps, True) if most > 1 and steps and not slow else (1, False)
 
   def is_slow(self, steps: int) -> bool:
-    """Returns whether so many steps would take more than twice the target time."""
+    """Returns whether a number of steps would take over twice the target time."""
     return self._agreed * steps > 2e6 * _SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-  """Steps dispatched in one call, `first` to `first + steps - 1`."""
+  """Dispatched call of the steps `first` to `first + steps - 1`."""
 
   first: int
   steps: int
@@ -85,40 +87,42 @@ class _Call:
 
 
 class InFlight:
-  """Dispatched calls whose metrics have not been read, oldest first."""
+  """Queue of dispatched calls whose metrics have not been read, oldest first."""
 
   def __init__(self, pace: Pace, check_every: int):
-    """The host runs ahead by the steps of the pace, at most `check_every`."""
+    """Limit the steps that the host runs ahead to the pace and `check_every`."""
     self._pace, self._check_every = pace, check_every
     self._calls: collections.deque[_Call] = collections.deque()
     self._steps = 0
     self._ready_at = 0.0
 
   def add(self, first: int, steps: int, metrics: methods.Metrics, began: float) -> None:
-    """Adds a call.
+    """Add a call.
 
     Args:
-      first: Number of its first step.
-      steps: Number of its steps.
-      metrics: Metrics on the devices, a number each, or an array of `steps` or more.
-      began: Time just before the dispatch; after it, if it compiled a program.
+      first: Number of the call's first step.
+      steps: Number of steps of the call.
+      metrics: Metrics on the devices, each a number or an array of at least `steps`.
+      began: Time just before the dispatch; if the call compiled a program, the time
+        after it.
     """
     self._calls.append(_Call(first, steps, metrics, began))
     self._steps += steps
 
   def overdue(self) -> tuple[int, HostMetrics] | None:
-    """Reads the oldest calls if the host is too far ahead; waits for the devices.
+    """Read the oldest calls if the host is too far ahead; this waits for the devices.
 
-    The newest call stays, so that devices are busy while the host prepares the next.
+    The newest call stays in flight, so that devices are busy while the host prepares
+    the next one.
 
     Returns:
-      The number of the first step that was read, and the metrics, a number for each
-      step; None if there is nothing to be read.
+      The number of the first step that was read, and its metrics, one value for each
+      step; None if nothing is read.
     """
     allowed = min(self._pace.steps, self._check_every)
     if self._steps <= allowed:
       return None
-    # Half of them at once: reading call by call takes longer.
+    # Reads half of the calls at once, as each read has a fixed cost.
     read, left = [], self._steps
     while len(self._calls) > 1 and left > allowed // 2:
       read.append(self._calls.popleft())
@@ -126,7 +130,7 @@ class InFlight:
     return self._read(read)
 
   def all(self) -> tuple[int, HostMetrics] | None:
-    """Reads all calls; waits for the devices. Returns as `overdue` does."""
+    """Read all calls; this waits for the devices. The result is that of `overdue`."""
     read = [*self._calls]
     self._calls.clear()
     return self._read(read)
@@ -144,10 +148,10 @@ class InFlight:
 
 
 def read_metrics(calls: Sequence[tuple[methods.Metrics, int]]) -> HostMetrics:
-  """Metrics of calls one after another, a number for each step; waits for the devices.
+  """Read metrics of several calls, one value for each step; waits for the devices.
 
   Args:
-    calls: The metrics of each call, as in `InFlight.add`, and the number of its steps.
+    calls: Metrics of each call, as in `InFlight.add`, with its number of steps.
   """
   read: dict[str, list[float]] = {}
   on_host = jax.device_get([metrics for metrics, _ in calls])

@@ -1,7 +1,7 @@
-"""Arrays of a tree as one flat buffer for each dtype.
+"""Packing of the arrays of a tree into one flat buffer for each dtype.
 
-Storing an array costs more than a millisecond of processor time whatever its size, and
-the state of a deep network has hundreds of small ones.
+Orbax spends more than a millisecond of processor time to store an array of any size,
+and the state of a deep network has hundreds of small arrays.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,17 @@ Packed = dict[str, np.ndarray]
 
 
 def pack(tree: PyTree) -> Packed:
-  """The arrays of a tree one after another, in one buffer for each dtype.
+  """Copy the arrays of a tree into one buffer for each dtype.
 
-  They are sorted by their paths, so that the order of the fields of a class does not
+  The arrays are sorted by path, so that the order of the fields of a class does not
   matter.
 
   Args:
-    tree: NumPy arrays, or arrays that NumPy can read; they are copied.
+    tree: Arrays that NumPy can read.
 
   Returns:
-    Arrays `[elements]` by the name of their dtype; none for a dtype without elements.
+    Arrays `[elements]` by the name of their dtype; dtypes without elements are left
+    out.
   """
   packed = blank(tree)
   views = _views(packed, tree)
@@ -34,17 +35,17 @@ def pack(tree: PyTree) -> Packed:
 
 
 def unpack(packed: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
-  """The tree whose arrays were packed; they are views of the buffers.
+  """Restore a packed tree; its arrays are views of the buffers.
 
   Args:
     packed: Buffers that `pack` made of a tree like the template.
-    template: A tree of the same structure, shapes and dtypes.
+    template: Tree of the same structure, shapes and dtypes.
   """
   return ocp.tree.from_flat_dict(_views(packed, template), target=template)
 
 
 def blank(tree: PyTree) -> Packed:
-  """Buffers of zeros for the arrays of a tree."""
+  """Make buffers of zeros for the arrays of a tree."""
   dtypes, sizes = {}, {}
   for leaf in ocp.tree.to_flat_dict(tree).values():
     dtype = np.dtype(leaf.dtype)
@@ -58,7 +59,7 @@ def blank(tree: PyTree) -> Packed:
 def _views(
   packed: Mapping[str, np.ndarray], tree: PyTree
 ) -> dict[tuple[Any, ...], np.ndarray]:
-  """The part of the buffers that holds each array of the tree, by its path."""
+  """Views of the buffers that hold the arrays of the tree, by path."""
   ends = dict.fromkeys(packed, 0)
   flat = ocp.tree.to_flat_dict(tree)
   views = {}

@@ -1,4 +1,4 @@
-"""Ways to spread a method's step over devices, and whether the method fits them."""
+"""Checks that a method fits the way in which its step is mapped over devices."""
 
 import contextlib
 from typing import Any
@@ -17,13 +17,13 @@ def check_method_fits(
   *,
   shard: parallel.ShardRule | None = None,
 ) -> None:
-  """Checks that a method was made for the way in which its step is mapped.
+  """Check that a method was made for a mapping of its step.
 
   Args:
     method: The method.
     parallelism: Mapping of the steps.
-    num_devices: Devices of all processes.
-    shard: Rule by which arrays are sharded.
+    num_devices: Number of devices of all processes.
+    shard: Rule that shards arrays, or None.
 
   Raises:
     ValueError: If the method uses another axis, or there is a rule in mode "pmap".
@@ -50,7 +50,7 @@ def check_method_fits(
 def check_parallelism(
   parallelism: parallel.Mode, shard: parallel.ShardRule | None
 ) -> None:
-  """Raises ValueError for a mode that is unknown, or cannot be used here."""
+  """Raise ValueError for a mode that is unknown, or not possible in this process."""
   parallel.check_mode(parallelism, shard, name="parallelism")
   if parallelism == "jit" and jax.process_count() > 1:
     raise ValueError(
@@ -62,7 +62,7 @@ def check_parallelism(
 def statistics_of_all_rows(
   parallelism: parallel.Mode, num_devices: int
 ) -> contextlib.AbstractContextManager[Any]:
-  """Context that refuses BatchNorm over other rows than those of the whole batch."""
+  """Context that refuses BatchNorm layers without statistics of the whole batch."""
   if parallelism == "pmap" and num_devices == 1:
     return contextlib.nullcontext()
   return capture.statistics_over(parallel.axis_of(parallelism))

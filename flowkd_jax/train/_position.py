@@ -1,4 +1,4 @@
-"""Position of a run, as its checkpoints record it."""
+"""Position of a run, as checkpoints record it."""
 
 import math
 from collections.abc import Mapping
@@ -8,26 +8,27 @@ from typing import Any
 def check_position(
   position: Mapping[str, Any], *, steps_per_epoch: int, epochs: int
 ) -> None:
-  """Checks that a run can go on from the position of a checkpoint.
+  """Check that a run can resume from the position of a checkpoint.
 
   Args:
     position: "step" and "steps_per_epoch" of the checkpoint.
-    steps_per_epoch: Steps of an epoch of this run.
-    epochs: Epochs of this run, those before the checkpoint included.
+    steps_per_epoch: Number of steps in an epoch of this run.
+    epochs: Total number of epochs of this run, including those before the checkpoint.
 
   Raises:
-    ValueError: If epochs have another number of steps, or more were trained.
+    ValueError: If the number of steps per epoch differs, or the checkpoint has more
+      steps than the run.
   """
   if position["steps_per_epoch"] != steps_per_epoch:
     raise ValueError(
       f"the checkpoint was made with {position['steps_per_epoch']} steps an epoch, "
-      f"this run has {steps_per_epoch}: data set or batch size changed; use another "
-      "workdir"
+      f"this run has {steps_per_epoch}: the data set or the batch size changed; use "
+      "another workdir"
     )
   done = int(position["step"])
   if done > epochs * steps_per_epoch:
     raise ValueError(
       f"epochs: expected {math.ceil(done / steps_per_epoch)} or more, as the "
-      f"checkpoint is of {done} steps, {steps_per_epoch} an epoch, got {epochs}; use "
+      f"checkpoint has {done} steps, {steps_per_epoch} an epoch, got {epochs}; use "
       "another workdir to train for fewer"
     )

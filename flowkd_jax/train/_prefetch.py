@@ -1,4 +1,4 @@
-"""Reading ahead in a thread."""
+"""Prefetching of items by a thread."""
 
 import contextlib
 import queue
@@ -7,19 +7,19 @@ from collections.abc import Generator
 from collections.abc import Iterator
 from typing import Any
 
-_PATIENCE = 0.1  # seconds between two looks whether the reader has left
+_PATIENCE = 0.1  # seconds between checks whether the context has ended
 
 
 @contextlib.contextmanager
 def reading_ahead(items: Iterator[Any], most: int) -> Iterator[Iterator[Any]]:
-  """Context in which a thread reads up to `most` items before they are asked for.
+  """Context in which a thread reads up to `most` items of an iterator in advance.
 
-  An error of the iterator is raised where its item is asked for. When the context ends,
-  the thread ends after the item that it reads, and a generator is closed.
+  An error of the iterator is raised when its item is requested. When the context ends,
+  the thread ends after the current item and closes the iterator if it is a generator.
 
   Args:
     items: The iterator; only the thread uses it.
-    most: Maximum number of items that wait to be asked for.
+    most: Maximum number of items in the queue.
   """
   waiting: queue.Queue = queue.Queue(most)
   left = threading.Event()
@@ -48,7 +48,7 @@ def _read(items: Iterator[Any], waiting: queue.Queue, left: threading.Event) -> 
 
 
 def _put(waiting: queue.Queue, entry: Any, left: threading.Event) -> bool:
-  """Returns whether there was a place before the reader left."""
+  """Put an entry into the queue; return False if the context ends first."""
   while not left.is_set():
     with contextlib.suppress(queue.Full):
       waiting.put(entry, timeout=_PATIENCE)

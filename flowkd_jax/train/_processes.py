@@ -1,7 +1,8 @@
-"""Several processes, one on each host, that train together.
+"""Communication between processes that train together, one on each host.
 
-All run the same program and take the same steps, each on its share of every batch. What
-is written is written by the first of them. With one process nothing here does anything.
+All processes run the same program and take the same steps, each on its share of every
+batch. Only the first process writes files. With a single process, these functions do
+nothing.
 """
 
 import importlib.metadata
@@ -19,12 +20,12 @@ _COMPARED_VERSIONS = ("jax", "jaxlib")
 
 
 def is_first_process() -> bool:
-  """Returns whether this is the process that writes and speaks."""
+  """Returns whether this is the process that writes files and prints."""
   return jax.process_index() == 0
 
 
 def wait_for_processes(what: str) -> None:
-  """Returns when all processes have come here; `what` is the same in all."""
+  """Wait until all processes call this function; `what` must be equal in all."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(what)
 
@@ -43,10 +44,10 @@ def largest_of_processes(*numbers: int) -> list[int]:
 
 
 def of_all_processes(value: Any) -> list[Any]:
-  """The value of every process, in order. Collective: all must call it.
+  """Gather the values of all processes, in order. Collective: all must call it.
 
   Args:
-    value: Anything that JSON can hold.
+    value: Value that JSON can hold.
   """
   text = json.dumps(value).encode()
   if jax.process_count() == 1:
@@ -58,19 +59,19 @@ def of_all_processes(value: Any) -> list[Any]:
 
 
 def check_same_settings(settings: Mapping[str, Any], *, prefix: str = "") -> None:
-  """Checks that all processes have the same settings and versions.
+  """Check that all processes have the same settings and versions.
 
-  Collective: all processes must call it, and all raise.
+  Collective: all processes must call it, and all raise an error.
 
   Args:
-    settings: By name, anything that JSON can hold.
-    prefix: Text before the names in the message, such as "--".
+    settings: Values that JSON can hold, by name.
+    prefix: Prefix of the names in the message, such as "--".
 
   Raises:
-    ValueError: If settings differ; names each with the value of two processes.
+    ValueError: If settings differ. The message gives the values of two processes.
   """
   mine = {f"{prefix}{name}": value for name, value in settings.items()}
-  # Of the files themselves: a copy that was not installed has no metadata.
+  # Read from the package, because a copy that was not installed has no metadata.
   mine["version of flowkd_jax"] = flowkd_jax.__version__
   mine |= {
     f"version of {name}": importlib.metadata.version(name)

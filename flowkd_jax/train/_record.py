@@ -1,4 +1,4 @@
-"""Record of the data, the batches and the key that a run in a work directory had."""
+"""Record of data, batches and random key of a run in a work directory."""
 
 import hashlib
 from collections.abc import Iterable
@@ -22,16 +22,16 @@ Record = dict[str, Any]
 _SHAPE = ("num_examples", "num_classes", "image_shape", "batch_size", "steps_per_epoch")
 _PLAN = ("seed", "shuffle", "drop_last")
 _ROUNDS = ("local_steps", "minibatch_size", "rounds_per_epoch")
-_SAMPLED = 256  # examples that are compared if not all can be
+_SAMPLED = 256  # number of examples that are compared if not all can be
 _CHUNK = 1024
-_WHOLE = 2**30  # bytes up to which all examples are compared
+_WHOLE = 2**30  # size in bytes up to which all examples are compared
 
 
 def describe_run(batches: data.Batches, key: jax.Array) -> Record:
-  """The record of a run: sizes, order, augmentation, hashes of examples and key.
+  """Record of a run: sizes, order, augmentation, and hashes of examples and key.
 
-  It does not depend on the number of processes, nor on whether images are kept in
-  memory, streamed, or accompanied by a teacher cache.
+  It does not depend on the number of processes, on whether images are in memory or
+  streamed, or on a teacher cache.
 
   Args:
     batches: The training batches.
@@ -48,7 +48,7 @@ def describe_run(batches: data.Batches, key: jax.Array) -> Record:
   if isinstance(batches, data.MemoryBatches | data.StreamBatches):
     return record | _describe_planned(batches)
   record["resident"] = _structure.checksum(_checkpoint.to_host(dict(batches.resident)))
-  if jax.process_count() == 1:  # Each process has rows of its own.
+  if jax.process_count() == 1:  # With several processes, each has its own rows.
     record["first batch"] = _structure.checksum(
       _checkpoint.to_host(dict(next(iter(batches.epoch(0)))))
     )
@@ -56,18 +56,19 @@ def describe_run(batches: data.Batches, key: jax.Array) -> Record:
 
 
 def check_record(folder: Path, now: Record) -> None:
-  """Checks that the run that left its record in the folder was the same.
+  """Check a run against the record in a folder.
 
-  Nothing is checked if there is no record, as version 0.1 left none.
+  Without a record, as in version 0.1, nothing is checked.
 
   Raises:
-    ValueError: If the file is damaged, or the record differs; with both values.
+    ValueError: If the file is damaged, or the record differs. The message gives both
+      values.
   """
   path = folder / FILE
   if not path.exists():
     return
   before = _files.read_json(
-    path, f"restore a copy, or delete the file if {folder} is of this run"
+    path, f"restore a copy, or delete the file if {folder} belongs to this run"
   )
   different = [
     f"{name}: {before[name]} before, {value} now"
@@ -78,13 +79,13 @@ def check_record(folder: Path, now: Record) -> None:
   if different:
     raise ValueError(
       f"{folder} belongs to a run with other data, batches or key "
-      f"({'; '.join(different)}). Use another work directory, or those of before to go "
-      "on with it"
+      f"({'; '.join(different)}). Use another work directory, or the earlier ones to "
+      "resume the run"
     )
 
 
 def write_record(folder: Path, now: Record) -> None:
-  """Writes the record; the first process does."""
+  """Write the record; only the first process writes."""
   if _processes.is_first_process():
     _files.write_json(folder / FILE, now)
 

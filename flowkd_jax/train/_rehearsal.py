@@ -1,4 +1,4 @@
-"""Traces a method's first step: errors before anything is computed or written."""
+"""Trace of a method's first step, which finds errors before training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,18 +22,18 @@ def check_method(
   *,
   parallelism: parallel.Mode = "pmap",
 ) -> None:
-  """Traces the initialization and a step of a method, without running them.
+  """Trace initialisation and one step of a method, without running them.
 
   Args:
-    method: The method. Values of its constants do not matter, so that they may be those
-      of `blank_network`.
-    batches: The training batches; the first is read.
-    parallelism: Mapping of its step.
+    method: The method. The values of its constants do not matter, so the teacher may be
+      a `blank_network`.
+    batches: Training batches; the first one is read.
+    parallelism: Mapping of the step.
 
   Raises:
-    ValueError: As the method's functions raise it when they are traced, or if the
-      devices cannot share a batch, or the method was made for another parallelism.
-    TypeError: As the method's functions raise it when they are traced.
+    ValueError: If tracing fails, a batch cannot be split over the devices, or the
+      method was made for another parallelism.
+    TypeError: If tracing fails.
   """
   devices = jax.local_devices()
   num_devices = len(devices) * jax.process_count()

@@ -1,4 +1,4 @@
-"""Names, shapes, dtypes and checksum of the arrays of a state."""
+"""Structure of a state: names, shapes, dtypes and checksum of its arrays."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _SHOWN = 3
 
 
 def structure(tree: PyTree) -> Structure:
-  """`{name: [dtype, shape]}` of every array; of Orbax metadata as of arrays."""
+  """Structure `{name: [dtype, shape]}` of a tree of arrays or of Orbax metadata."""
   return {
     name: [str(np.dtype(leaf.dtype)), [int(size) for size in leaf.shape]]
     for name, leaf in _named(tree).items()
@@ -31,12 +31,12 @@ def checksum(tree: PyTree) -> str:
 
 
 def difference(found: Mapping[str, Any], template: PyTree, *, here: str) -> str | None:
-  """A sentence on the first arrays that differ, or None if the structures agree.
+  """Sentence about the first arrays that differ; None if the structures agree.
 
   Args:
-    found: Structure of what was stored.
-    template: The arrays to be filled.
-    here: Name of what is to be filled, for the sentence.
+    found: Stored structure.
+    template: Tree of the expected arrays.
+    here: Name of the expected tree, for the sentence.
   """
   expected = structure(template)
   different = [
@@ -56,6 +56,6 @@ def _shown(array: list[Any] | None) -> str:
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-  """Leaves by the names that Orbax gives them, whatever classes the tree is of."""
+  """Leaves by Orbax's names, which do not depend on the classes of the tree."""
   flat = ocp.tree.to_flat_dict(tree)
   return {".".join(map(str, path)): leaf for path, leaf in flat.items()}

@@ -1,4 +1,4 @@
-"""Time of a run by part: steps, compiling, measuring, waiting for data."""
+"""Time of a run by part: steps, compiling, measuring, waiting for data, other."""
 
 import collections
 import contextlib
@@ -21,23 +21,23 @@ STEPS, COMPILING, MEASURING, DATA, OTHER = (
 )
 NAMES: tuple[str, ...] = (STEPS, COMPILING, MEASURING, DATA, OTHER)
 
-_COMPILING = "/jax/core/compile/"  # how names of such events of JAX begin
+_COMPILING = "/jax/core/compile/"  # prefix of JAX's events about compilation
 
 
 class Times:
-  """Seconds by what they were spent on; each second counts once.
+  """Record of the seconds spent on each part of a run; each second counts once.
 
-  What is not inside `spent` counts as `OTHER`: checkpoints, files. Tracing and
-  compiling count as `COMPILING`, wherever they happen; what other threads compile does
-  not count. Devices run behind the host: waiting for the results of steps counts as
-  steps, even if a measurement is among what the devices do.
+  Time outside `spent`, such as for checkpoints and files, counts as `OTHER`. Tracing
+  and compiling count as `COMPILING` wherever they happen, but only in this thread. As
+  devices run behind the host, waiting for the results of steps counts as `STEPS`, even
+  if the devices are still busy with a measurement.
   """
 
   def __init__(self, earlier: Mapping[str, float] | None = None):
-    """Starts the clock.
+    """Start the clock.
 
     Args:
-      earlier: Seconds of earlier runs of the same work, to be added.
+      earlier: Seconds of earlier calls of the same run, which are added.
     """
     self._seconds: dict[str, float] = dict.fromkeys(NAMES, 0.0)
     self.add(earlier or {})
@@ -47,13 +47,13 @@ class Times:
     self._compiled = _compiled.seconds
 
   def add(self, earlier: Mapping[str, float]) -> None:
-    """Adds seconds of earlier runs; those by unknown names count as `OTHER`."""
+    """Add seconds of earlier calls; unknown names count as `OTHER`."""
     for name, seconds in earlier.items():
       self._seconds[name if name in self._seconds else OTHER] += seconds
 
   @contextlib.contextmanager
   def spent(self, name: str) -> Iterator[None]:
-    """Counts the time within the context as spent on `name`, one of `NAMES`."""
+    """Context whose time counts as spent on `name`, one of `NAMES`."""
     outer = self._switch(name)
     try:
       yield
@@ -61,7 +61,7 @@ class Times:
       self._switch(outer)
 
   def seconds(self) -> dict[str, float]:
-    """Seconds so far, by name."""
+    """Seconds spent so far, by name."""
     self._switch(self._name)
     return dict(self._seconds)
 
@@ -77,14 +77,14 @@ class Times:
 
 
 class _Compiled(threading.local):
-  """Seconds that JAX has traced and compiled in this thread."""
+  """Record of the seconds of tracing and compiling in this thread."""
 
   def __init__(self):
     self.seconds = 0.0
     self._spans: collections.deque[tuple[float, float]] = collections.deque(maxlen=256)
 
   def add(self, seconds: float) -> None:
-    """Adds an event that has just ended; events before it may be parts of it."""
+    """Add an event that has just ended; events inside it count only once."""
     begin = time.monotonic() - seconds
     whole = seconds
     while self._spans and self._spans[-1][0] >= begin:
@@ -96,7 +96,7 @@ class _Compiled(threading.local):
 _compiled = _Compiled()
 
 
-@functools.cache  # JAX keeps every listener that it is given.
+@functools.cache  # Registered only once: JAX never removes listeners.
 def _listen() -> None:
   def on_event(event: str, duration_secs: float, **_: Any) -> None:
     if event.startswith(_COMPILING):

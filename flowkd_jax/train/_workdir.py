@@ -1,11 +1,10 @@
-"""Networks under a name in a work directory: trained there, read from there.
+"""Training of networks in a work directory, and reading them back.
 
 WORKDIR/metrics.jsonl         metrics of every epoch of all networks
-WORKDIR/tensorboard/NAME/     the same, for TensorBoard
-WORKDIR/NAME/checkpoints/     to go on with
-WORKDIR/NAME/run.json         data, batches and key that it was trained with
-WORKDIR/NAME/network/         what has been trained; a method may export several
-WORKDIR/.lock                 held by the run that writes there
+WORKDIR/tensorboard/NAME/     metrics for TensorBoard WORKDIR/NAME/checkpoints/
+checkpoints to resume from WORKDIR/NAME/run.json         record of data, batches and
+random key WORKDIR/NAME/network/         trained network; a method may export several
+WORKDIR/.lock                 lock of the run that writes to the work directory
 """
 
 import dataclasses
@@ -35,7 +34,7 @@ class TrainedNetworks(NamedTuple):
 
   Attributes:
     networks: Exported networks of the method, by name.
-    seconds: Time spent in all, in earlier calls too if the run was resumed.
+    seconds: Total time in seconds, including earlier calls if the run was resumed.
   """
 
   networks: Mapping[str, methods.Network]
@@ -52,27 +51,27 @@ def fit_in_workdir(
   key: jax.Array,
   options: _options.FitOptions | None = None,
 ) -> TrainedNetworks:
-  """`fit`, with checkpoints, metrics and the networks kept in a work directory.
+  """Train like `fit`, with checkpoints, metrics and networks in a work directory.
 
-  Call it again after any interruption, and it goes on where it was; after the last
-  epoch it only reads what it has kept. More epochs than before continue the training,
-  with whatever schedules the method has now. The functions of `flowkd_jax.report` read
-  the metrics, `network_in_workdir` a network.
+  To resume an interrupted run, call the function again. If the last epoch is done, it
+  only reads the results. With more epochs than before, it continues the training, with
+  the schedules of the given method. `flowkd_jax.report` reads the metrics, and
+  `network_in_workdir` reads a network.
 
   Args:
-    workdir: The work directory; made if it does not exist.
-    name: Name of the method's networks there.
+    workdir: The work directory; created if it does not exist.
+    name: Name of the method's networks in the work directory.
     method: As in `fit`.
     batches: As in `fit`.
     epochs: As in `fit`.
     key: As in `fit`.
-    options: As in `fit`, but for checkpoints and metrics, which are the work
-      directory's; the bar is called `name` unless they have a title.
+    options: As in `fit`, except checkpoints and metrics, which are those of the work
+      directory. The default title is `name`.
 
   Raises:
-    ValueError: As in `fit`; or another run writes there, data, batches or key are not
-      those that the networks of that name were trained with so far, what is stored is
-      damaged, or Orbax cannot use a folder of that name.
+    ValueError: As in `fit`; if another run writes to the work directory; if data,
+      batches or key differ from those of the earlier calls; if stored files are
+      damaged; or if Orbax cannot use a folder of that name.
     NonFiniteError: As in `fit`.
     Interrupted: As in `fit`.
   """
@@ -86,7 +85,7 @@ def fit_in_workdir(
     _checkpoint.Checkpoints(folder / "checkpoints") as checkpoints,
     _metrics.MetricsWriter(workdir, name) as metrics,
   ):
-    # Without a checkpoint nothing was trained: the record is that of a refused run.
+    # Without a checkpoint nothing was trained: an older record is of a refused run.
     if checkpoints.latest is None:
       _record.write_record(folder, record)
     _record.check_record(folder, record)
@@ -106,19 +105,19 @@ def fit_in_workdir(
 def check_same_run(
   workdir: str | Path, name: str, batches: data.Batches, key: jax.Array
 ) -> None:
-  """Checks that the networks of a name were trained with these data, batches and key.
+  """Check that networks were trained with given data, batches and random key.
 
-  Nothing is checked if version 0.1 trained them, which kept no record of that.
+  Networks of version 0.1 have no record; for them nothing is checked.
 
   Args:
     workdir: The work directory.
-    name: Name of the networks there.
-    batches: The training batches.
+    name: Name of the networks in the work directory.
+    batches: Training batches.
     key: Random key of the run.
 
   Raises:
-    ValueError: If they were trained with others, with both values; or if the record is
-      damaged.
+    ValueError: If the networks were trained with other data, batches or key (the
+      message gives both values), or if the record is damaged.
   """
   record = _record.describe_run(batches, key)
   _record.check_record(Path(workdir) / name, record)
@@ -132,18 +131,18 @@ def network_in_workdir(
   image_shape: tuple[int, ...],
   exported: str = "network",
 ) -> methods.Network:
-  """A network that was trained in a work directory, frozen: bound to no mapped axis.
+  """Load a network from a work directory, for evaluation: bound to no mapped axis.
 
   Args:
     workdir: The work directory.
-    name: Name of its method there.
+    name: Name that `fit_in_workdir` got.
     model: The network without its variables.
-    image_shape: Height, width and channels of its images.
-    exported: Its name among those that the method exports.
+    image_shape: Height, width and channels of the images.
+    exported: Name of the network among the networks that the method exports.
 
   Raises:
     FileNotFoundError: If there is no such network.
-    ValueError: If it is another model's.
+    ValueError: If the stored variables belong to another network.
   """
   template = blank_network(model, image_shape=image_shape)
   return _network_files.load_network(Path(workdir) / name / exported, template)
@@ -152,11 +151,11 @@ def network_in_workdir(
 def blank_network(
   model: capture.AnyModel, *, image_shape: tuple[int, ...]
 ) -> methods.Network:
-  """A frozen network of zeros, of the shapes that the trained one will have.
+  """Network with variables of zeros, in the shapes of the trained variables.
 
   Args:
     model: The network without its variables.
-    image_shape: Height, width and channels of its images.
+    image_shape: Height, width and channels of the images.
   """
   images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
   shapes = jax.eval_shape(

@@ -259,7 +259,9 @@ def test_teacher_of_another_framework_is_recorded_and_taught_from(batches, tmp_p
 def test_batches_of_clients_and_methods_without_teacher_are_refused(
   method, batches, tmp_path
 ):
-  with pytest.raises(ValueError, match="teacher: expected a method that reads a froz"):
+  with pytest.raises(
+    ValueError, match="teacher: expected a method that reads the outputs of a froz"
+  ):
     _opened(tmp_path, batches, method)
   with pytest.raises(TypeError, match="expected batches of images, got object"):
     _opened(tmp_path, object(), _flow(_teacher()))

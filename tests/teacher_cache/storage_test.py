@@ -78,7 +78,7 @@ def test_outputs_can_be_added_to_a_cache(tmp_path):
 @pytest.mark.parametrize(
   ("options", "match"),
   [
-    ({"key": {**KEY, "teacher": "z"}}, "something else .teacher: a there, z here"),
+    ({"key": {**KEY, "teacher": "z"}}, "holds other outputs .teacher: a there, z here"),
     ({"key": {**KEY, "augmentation": None}}, "augmentation: .0, True, 4. there, None"),
     ({"num_examples": 7}, "num_examples: 6 there, 7 here"),
     ({"stored_as": "float16"}, "stored_as: float32 there, float16 here"),
@@ -124,7 +124,7 @@ def test_damaged_files_are_refused(tmp_path):
   content[128 + 5 * 12] ^= 1  # one bit of example 5
   path.write_bytes(content)
   assert _cache(tmp_path).read(0, np.array([3])) is not None
-  with pytest.raises(ValueError, match=r"logits/00000.npy is damaged: what is there"):
+  with pytest.raises(ValueError, match=r"00000.npy is damaged: rows do not match"):
     _cache(tmp_path).read(0, ROWS)
   path.write_bytes(content[:150])
   with pytest.raises(ValueError, match=r"00000.npy is damaged .*delete it"):

@@ -14,8 +14,12 @@ def test_check_position_takes_any_step_of_the_run():
 @pytest.mark.parametrize(
   ("steps_per_epoch", "epochs", "match"),
   [
-    (5, 3, "made with 4 steps an epoch, this run has 5: data set or batch size"),
-    (4, 2, "epochs: expected 3 or more, as the checkpoint is of 9 steps, 4 an epoch"),
+    (
+      5,
+      3,
+      "made with 4 steps an epoch, this run has 5: the data set or the batch size",
+    ),
+    (4, 2, "epochs: expected 3 or more, as the checkpoint has 9 steps, 4 an epoch"),
   ],
 )
 def test_check_position_refuses_another_run(steps_per_epoch, epochs, match):
