@@ -1,4 +1,4 @@
-"""Check that given weights, such as those of a checkpoint, are finite."""
+"""Check for NaN and infinity in weights, such as those of a checkpoint."""
 
 import collections
 from collections.abc import Mapping

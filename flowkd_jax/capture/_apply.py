@@ -45,7 +45,7 @@ def apply_with_taps(
     images: Batch of images.
     taps: Names or patterns of taps, in the order of the result. None means `model.taps`
       if the model declares taps, otherwise all sown activations in the order of sowing.
-    train: Whether the model is in training mode; otherwise it is in evaluation mode.
+    train: True if the model is in training mode; otherwise it is in evaluation mode.
     mask: Mask of valid rows; passed on to a Linen module that takes it.
     rngs: Random keys by name, such as "dropout", as in `model.apply`.
     mutable: Collections that the model may update, such as `batch_stats`.
@@ -164,7 +164,7 @@ def with_logits(model: AnyModel, logits: _logits.LogitsChoice) -> _model.Model:
       teacher = capture.with_logits(model, lambda output: output["heads"][1])
 
   Args:
-    model: As in `apply_with_taps`.
+    model: See `apply_with_taps`.
     logits: Position or name of the logits among the outputs, or a function from the
       outputs to the logits.
 
@@ -181,7 +181,7 @@ def check_logits(model: AnyModel, output: Any) -> None:
   The message lists the outputs and shows how to choose the logits.
 
   Args:
-    model: As in `apply_with_taps`.
+    model: See `apply_with_taps`.
     output: Output of the model.
   """
   _logits.check_logits(adapt(model).name, output)
@@ -191,7 +191,7 @@ def pooled(model: AnyModel, pool: _model.Pool) -> _model.Model:
   """Make a model pool those of its taps that have positions.
 
   Args:
-    model: As in `apply_with_taps`.
+    model: See `apply_with_taps`.
     pool: Function such as `pooling.mean` that reduces tokens `[batch, tokens, dim]` or
       maps `[batch, height, width, channels]` to `[batch, dim]`. Taps without positions
       are not pooled.
@@ -215,7 +215,7 @@ def check_evaluation(
   BatchNorm with batch statistics, or dropout, would change their logits or taps.
 
   Args:
-    model: As in `apply_with_taps`.
+    model: See `apply_with_taps`.
     variables: Variables of the model.
     images: Four or more different images.
     taps: Taps that a method reads, as in `apply_with_taps`.
@@ -274,7 +274,7 @@ def init(
   they were converted with.
 
   Args:
-    model: As in `apply_with_taps`.
+    model: See `apply_with_taps`.
     key: Random key of the initialisation.
     images: Example batch; only its shape and dtype matter.
   """
@@ -291,10 +291,10 @@ def tap_shapes(
   """Shapes of taps, including the batch axis, without computing the taps.
 
   Args:
-    model: As in `apply_with_taps`.
+    model: See `apply_with_taps`.
     variables: Variables of the model, or their shapes.
     images: Example batch, or its shape.
-    taps: As in `apply_with_taps`.
+    taps: See `apply_with_taps`.
 
   Raises:
     ValueError: If the model has no such tap.
@@ -321,7 +321,7 @@ def list_taps(
   Sown taps come first, then outputs of modules, both from input to output.
 
   Args:
-    model: As in `apply_with_taps`.
+    model: See `apply_with_taps`.
     variables: Variables of the model, or their shapes.
     images: Example batch, or its shape.
   """

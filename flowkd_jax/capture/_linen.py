@@ -82,7 +82,7 @@ def _initializer(alone: bool) -> Callable[..., dict[str, Any]]:
   """`_initialize`, compiled once for equal modules.
 
   Args:
-    alone: Whether the call is outside any other compiled function. Inside one, JAX does
+    alone: True if the call is outside any other compiled function. Inside one, JAX does
       not allow compiler options.
   """
   options = {}

@@ -62,7 +62,7 @@ class Model(Protocol):
       is_wanted: `(path, sown) -> bool`. If true, `apply` passes the activation through
         `tag` with the same `path` and `sown`. `sown` is true for a sown activation and
         false for the output of a module.
-      train: Whether the model is in training mode.
+      train: True if the model is in training mode.
       mask: Mask of valid rows, or None.
       rngs: Random keys by name, "dropout" in training, or None.
       mutable: Collections that may be updated: in training, all but "params".

@@ -76,7 +76,7 @@ def named(found: Iterable[_tags.Tagged]) -> tuple[Taps, Taps]:
 
 
 def any_matches(patterns: Sequence[str]) -> Callable[[str], bool]:
-  """Make a predicate: may any pattern match a tap at or below a path?"""
+  """Make a predicate that is True if a pattern may match a tap at or below a path."""
   split = [pattern.split("/") for pattern in patterns]
   # The last one or two parts may be the numbers of a call and of an array.
   split += [

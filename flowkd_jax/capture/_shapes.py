@@ -28,10 +28,10 @@ def row_shapes(
   first axis is not the batch.
 
   Args:
-    model: As in `apply_with_taps`.
+    model: See `apply_with_taps`.
     variables: Variables of the model, or their shapes.
     images: Example batch, or its shape.
-    taps: As in `apply_with_taps`.
+    taps: See `apply_with_taps`.
 
   Raises:
     ValueError: If the model has no such tap, or the first axis of an output is not the

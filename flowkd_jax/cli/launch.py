@@ -65,9 +65,9 @@ def launch(
       module.
     presets: Settings that a flag such as "--dataset=digits" changes, for `--help`.
     positional: The setting, a tuple, that takes arguments without dashes.
-    several_hosts: Whether several processes can train together. If so, the command has
+    several_hosts: True if several processes can train together. If so, the command has
       flags for that.
-    compiles: Whether the command compiles programs that are worth keeping. If so, the
+    compiles: True if the command compiles programs that are worth keeping. If so, the
       command has a flag that names their folder.
     arguments: The arguments; by default those of the command line.
   """

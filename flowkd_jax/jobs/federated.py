@@ -244,10 +244,11 @@ def summarize(metrics: report.MetricLog, config: Config) -> dict[str, Any]:
   """Mean test accuracy of the final rounds of an arm, and rounds to the target.
 
   Returns:
-    "averaged_accuracy", the mean over the measured rounds among the last
-    `averaged_rounds` rounds, or None if no round was measured; "averaged_over", the
-    number of measured rounds; "rounds_to_target", the number of rounds until the target
-    was reached, 0 if the untrained network reaches it, or None if it was not reached.
+    A dictionary with three entries. "averaged_accuracy" is the mean over the measured
+    rounds among the last `averaged_rounds` rounds, or None if no round was measured.
+    "averaged_over" is the number of measured rounds. "rounds_to_target" is the number
+    of rounds until the target was reached. It is 0 if the untrained network reaches the
+    target, and None if the target was not reached.
   """
   accuracies = {
     entry["epoch"] + 1: entry["test_accuracy"]

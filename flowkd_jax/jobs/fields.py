@@ -41,7 +41,7 @@ def setting(
     help_text: Text that `--help` shows. It must be understandable alone, because flags
       are shown in another order than they are written. `--help` adds choices and
       default.
-    required: Whether `--help` marks the flag as required. The function `configure` of
+    required: True if `--help` marks the flag as required. The function `configure` of
       the job checks that it is given.
     **kwargs: Fields of `limits.Limits`.
   """

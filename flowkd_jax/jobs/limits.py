@@ -37,7 +37,7 @@ class Limits(NamedTuple):
     most: Upper limit, included.
     below: Upper limit, excluded.
     choices: Words to choose from; () allows all words.
-    may_be_empty: Whether a text or a list may be empty. If the default is empty, it
+    may_be_empty: True if a text or a list may be empty. If the default is empty, it
       always may.
     place: Kind of place that a path names, one of `places.KINDS`.
     check_word: `(word, name=flag)`, raises ValueError for an invalid word. For words

@@ -53,7 +53,7 @@ def last_figures(result: Mapping[str, Any], workdir: Path) -> str:
   """The last figures of a network, and the folder in which it is kept.
 
   Args:
-    result: Its entry in the results.
+    result: Entry of the network in the results.
     workdir: The work directory.
   """
   stage, _, exported = result["name"].partition("/")

@@ -29,7 +29,7 @@ def of_run(
     settings: The settings of the run.
     training: The training images.
     progress: Shows how many images have been read.
-    begun: Whether the work directory holds a run that is resumed.
+    begun: True if the work directory holds a run that is resumed.
 
   Raises:
     ValueError: If the kept file is damaged, or an image cannot be read.

@@ -60,7 +60,7 @@ def adam(
     decay: Schedule of the learning rate within each phase: "constant", or "cosine" for
       a decay to 0.
     beta2: Decay of the mean of squared gradients.
-    reset_each_epoch: Whether the moments are reset at every epoch.
+    reset_each_epoch: True if the moments are reset at every epoch.
   """
   moments = optax.scale_by_adam(b2=beta2)
   if reset_each_epoch:
@@ -90,7 +90,7 @@ def sgd(
     decay: Schedule of the learning rate within each phase: "constant", or "cosine" for
       a decay to 0.
     momentum: Decay of the sum of gradients.
-    nesterov: Whether to use Nesterov's momentum.
+    nesterov: True to use Nesterov's momentum.
     weight_decay: Weight decay.
     warmup_epochs: Number of epochs in which the learning rate grows linearly from 0, at
       every step.

@@ -80,7 +80,7 @@ class Stage:
     make_method: `() -> method`; called only if the stage has to run.
     epochs: Number of passes over the training data.
     teacher: Name of the stage that trains the teacher, if any.
-    classifies: Whether the stage trains a classifier, so that accuracy is meaningful.
+    classifies: True if the stage trains a classifier, so that accuracy is meaningful.
     init_name: Name for the initial weights: stages with equal names start from equal
       weights.
     training: Training batches of this stage; None for the shared ones.
@@ -106,7 +106,7 @@ class Imported:
     name: Name of the stage and its folder, also in metrics, tables and pictures.
     title: Description of the network, for people.
     network: The network.
-    classifies: Whether its classifier was trained, so that accuracy is meaningful.
+    classifies: True if its classifier was trained, so that accuracy is meaningful.
   """
 
   name: str
@@ -133,7 +133,7 @@ class StageRunner:
   """Runner of stages in a work directory.
 
   Attributes:
-    writes: Whether stages may write files before they train, such as a layer map.
+    writes: True if stages may write files before they train, such as a layer map.
   """
 
   writes = True

@@ -40,7 +40,7 @@ def classifier(
   Args:
     features: Logits and taps of the teacher on training images.
     num_classes: Number of classes of the data.
-    logits_are_used: Whether a student learns from the logits.
+    logits_are_used: True if a student learns from the logits.
   """
   if features.logits.shape[1] != num_classes:
     yield Finding(

@@ -29,7 +29,7 @@ def authors_kernel(name: str, epsilon: float | Scalar = 1e-6) -> Kernel:
 
   Args:
     name: One of `AUTHORS_KERNELS`.
-    epsilon: Constant under the square root and beside the norms. The code of the main
+    epsilon: Constant added to squared distances and to norms. The code of the main
       method has 1e-6, the code of PKT 1e-7.
 
   Raises:

@@ -69,7 +69,7 @@ one row. Memory does not include the arguments.
 | `rkd_angle` | N^2 D + n N^2 | N (D + N b) |
 | `information_flow`, D of all taps, T taps | n N D | N D + T N b |
 | `quadratic_flow`, cosine kernel, D of all taps | (n + C) D | (n + C) D |
-| `quadratic_flow`, other kernels, likewise | n N D + C | N D + T N b + C |
+| `quadratic_flow`, other kernels, D of all taps | n N D + C | N D + T N b + C |
 | `attention_transfer`, `factor_transfer` without networks | n P C | n P C |
 | `hierarchical_context`, `channel_wise_distillation` | n P C | n P C |
 | `channel_wise_distillation` with a projection | n P C^2 | n P C + C^2 |

@@ -57,7 +57,7 @@ def rkd_distance(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batch sizes disagree, an array is empty or has no feature axis,
-      or `reduction` is another word.
+      or `reduction` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -143,7 +143,7 @@ def rkd_angle(
   Raises:
     TypeError: If an input is not floating point.
     ValueError: If batch sizes disagree, an array is empty or has no feature axis,
-      or `reduction` is another word.
+      or `reduction` is unknown.
 
   Example:
     >>> import jax.numpy as jnp

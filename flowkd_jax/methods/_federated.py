@@ -79,10 +79,10 @@ def federated_averaging(
 ) -> _method.Method:
   """FedAvg; FedProx if `proximal_weight` is above 0; FedGen if `generator` is given.
 
-  Differs from the code published with FedGen: networks have no batch statistics (in the
-  published code they stay with the clients and are never averaged); the latent term is
-  a mean over latents, so that it does not grow with their number; and clients draw the
-  labels of latents from all classes.
+  Differs from the code published with FedGen in three ways. Networks have no batch
+  statistics. In the published code these stay with the clients and are never averaged.
+  The latent term is a mean over latents, so it does not grow with their number. Clients
+  draw the labels of latents from all classes.
 
   The random numbers of a client depend on the run's key, the round and the client's
   number, not on the device.

@@ -53,8 +53,8 @@ def num_logits(
   Args:
     name: Name of the network in the method, for messages.
     model: The network.
-    variables: As in `row_shapes`.
-    images: As in `row_shapes`.
+    variables: See `row_shapes`.
+    images: See `row_shapes`.
 
   Raises:
     ValueError: If the logits of an image are not a vector.
@@ -91,7 +91,7 @@ def check_labels(
     name: Name of the network or option, for the message.
     classes: Number of classes of the network or option.
     num_classes: Number of classes of the data.
-    exactly: Whether more classes than the data has are an error too.
+    exactly: True if more classes than the data has are an error too.
   """
   if classes < num_classes or (exactly and classes != num_classes):
     more = "" if exactly else " or more"
@@ -113,7 +113,7 @@ def classifier_fits(
   Args:
     name: Name of the network, for messages.
     model: The network.
-    variables: As in `num_logits`.
+    variables: See `num_logits`.
   """
 
   def check(images, num_classes):

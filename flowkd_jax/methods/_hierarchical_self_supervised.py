@@ -66,7 +66,7 @@ def hierarchical_teacher(
     optimizer: Optimizer of the backbone. It sees the backbone's own parameters.
     backbone: Variables of a trained backbone. The backbone then stays frozen in
       evaluation mode, and only the branches are trained. None trains both from scratch.
-    keep_branches: Whether the exported network has its branches, which a teacher needs.
+    keep_branches: True if the exported network has its branches, which a teacher needs.
       Without them, the method is a control experiment: joint labels without a teacher.
     params_optimizer: Optimizer of the branches. By default the same transformation as
       for the backbone, with a state of its own.
@@ -141,7 +141,7 @@ def hierarchical_student(
       many branches as the student has stages.
     optimizer: Optimizer of the student. It sees the student's own parameters.
     temperature: Temperature `T` of the softmax.
-    branches: Whether the student has branches that learn from the teacher's branches.
+    branches: True if the student has branches that learn from the teacher's branches.
       False is the control experiment: knowledge distillation on the same images; the
       teacher needs no branches then.
     params_optimizer: Optimizer of the branches. By default the same transformation as

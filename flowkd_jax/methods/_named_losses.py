@@ -43,7 +43,7 @@ class NamedLoss(NamedTuple):
     init: Function that makes the learnt parameters of a pair of taps: `(key, shape of
       the student tap, shape of the teacher tap, **options)`. None if the loss learns
       nothing.
-    init_takes_lists: Whether `init` makes one tree for all pairs, from lists of shapes.
+    init_takes_lists: True if `init` makes one tree for all pairs, from lists of shapes.
     state: Function that makes the initial state of a pair: `(key, rows of the data
       set, **options)`. None if the loss has no state.
     further: Constant weight of each further term that `apply` returns.

@@ -38,9 +38,9 @@ class ReusedClassifier:
       map.
     channels: Number of inputs of the classifier.
     num_classes: Number of logits.
-    taps: As in `capture.Model`.
-    pool: As in `capture.Model`.
-    logits: As in `capture.Model`.
+    taps: See `capture.Model`.
+    pool: See `capture.Model`.
+    logits: See `capture.Model`.
   """
 
   student: capture.AnyModel

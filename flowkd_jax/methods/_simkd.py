@@ -70,7 +70,7 @@ class Projector(nn.Module):
     Args:
       x: the student's maps.
       size: height and width of the teacher's maps; larger maps are pooled to them.
-      train: whether BatchNorm uses (and records) the statistics of the batch.
+      train: True if BatchNorm uses (and records) the statistics of the batch.
       mask: rows that are valid; none means all.
     """
     height, width = (min(pair) for pair in zip(x.shape[1:3], size, strict=True))

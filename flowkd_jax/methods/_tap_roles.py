@@ -63,7 +63,7 @@ def layout(
 
   Args:
     model: The network.
-    variables: As in `_heads.row_shapes`.
+    variables: See `_heads.row_shapes`.
     images: An example, or its shape.
   """
   taps = tuple(capture.adapt(model).taps)
