@@ -4,6 +4,7 @@
 the data in their folder. Networks that earlier stages would leave have random weights.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -72,7 +73,7 @@ class Step:
   training: data.Batches
 
   def take(self, compiled: Any, number: int) -> Outcome:
-    """Takes steps from the initial state on batches of the first epoch.
+    """Takes steps from the initial state on the first batches of the run.
 
     Args:
       compiled: The compiled program.
@@ -80,7 +81,8 @@ class Step:
     """
     state, finite, seconds, taken = self.initial(), True, 0.0, 0
     resident = self.training.resident
-    for rows in itertools.islice(self.training.epoch(0), number):
+    epochs = map(self.training.epoch, range(self.cost.epochs))
+    for rows in itertools.islice(itertools.chain.from_iterable(epochs), number):
       began = time.perf_counter()
       state, metrics = compiled(state, self.constants, resident, rows)
       numbers = [x for x in jax.tree.leaves((state, metrics)) if _is_float(x)]
@@ -149,10 +151,18 @@ def _stages(
       for stage in select(runner)
       if isinstance(stage, stages.Stage)
     )
+    raise _SelectedError
 
-  with mock.patch.object(job_run, "run_stages", select_only):
+  with (
+    mock.patch.object(job_run, "run_stages", select_only),
+    contextlib.suppress(_SelectedError),
+  ):
     job.run(options)
   return found
+
+
+class _SelectedError(Exception):
+  """The stages of a job are known; some jobs read the results of a run after it."""
 
 
 _LOAD = data.load

@@ -225,7 +225,19 @@ class Queue:
       self._pace.measured(running, speed)
     self._measured_at, self._done_then, self._then = now, done, running
     for name in self.running:
-      self.say(f"at work: {name}, {self._in_words(self._rows[name])} to go")
+      row = self._rows[name]
+      trained = self._trained(row)
+      self.say(f"at work: {name}, {trained}{self._in_words(row)} to go")
+
+  def _trained(self, row: queue_rows.Row) -> str:
+    """The newest stage of a run and its epochs; "" before the first epoch."""
+    found = step_costs.epochs(row.job.folder)
+    if not found:
+      return ""
+    (*_, stage) = found
+    whole = {cost.stage: cost.epochs for cost in self.costs.get(row.launch, ())}
+    of = f" of {whole[stage]}" if stage in whole else ""
+    return f"{stage} {len(found[stage])}{of} epochs, "
 
   def _halt(self) -> None:
     """Has all runs save their state and end."""

@@ -159,7 +159,11 @@ def _measured(
 
 
 def _is_same(one: step_costs.StageCost, other: step_costs.StageCost) -> bool:
-  return bool(one.program) and one.program == other.program
+  """True if the numbers of one step hold for the other.
+
+  A step that diverged may do so by its rate, which is a constant of the program.
+  """
+  return bool(one.program) and one.program == other.program and one.finite is not False
 
 
 def _line(launch_name: str, cost: step_costs.StageCost, problem: str) -> str:

@@ -39,3 +39,13 @@ def test_programs_that_differ_in_constants_alone_have_one_hash():
   one = rehearsal.program_hash(text.format("1.0", 2))
   assert one == rehearsal.program_hash(text.format("[1.0, 2.0]", 2))
   assert one != rehearsal.program_hash(text.format("1.0", 3))
+
+
+@pytest.mark.slow
+def test_steps_of_a_federated_round_are_those_of_its_clients():
+  command = ("federated", "--dataset=digits", "--rounds=4", "--stages=fedavg")
+  command += ("--clients_per_round=8",)
+  (step,) = rehearsal.steps(command)
+  assert step.cost.stage == "fedavg"
+  taken, finite, _ = step.take(step.lowered.compile(), 1)
+  assert (taken, finite) == (1, True)

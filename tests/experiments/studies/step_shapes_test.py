@@ -97,6 +97,16 @@ def test_equal_programs_are_compiled_and_taken_once(study, monkeypatch):
   assert found["small/second"][0].program == "b"
 
 
+def test_a_step_that_diverged_is_taken_again_by_a_launch_of_another_rate(
+  study, monkeypatch
+):
+  compiled = _rehearse(monkeypatch, "nan", "nan")
+  options = {"studies": ("small",), "steps": 1}
+  with pytest.raises(ValueError, match="2 stages: "):
+    step_shapes.run(step_shapes.configure(**options))
+  assert compiled == ["nan", "nan"]
+
+
 def test_memory_of_another_program_is_not_kept(study, monkeypatch):
   old = _cost(program="old", gib=9.0, taken=5, finite=True, cpu_seconds=1.0)
   content = {"small/first": [old._asdict()]}
