@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,13 @@ from flowkd_jax.jobs import stages
 MEMORY = 0.9
 # Names that JAX reads it by; it refuses both together. The second is deprecated.
 _FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+# Asks the kernel to send SIGTERM when the driver ends, however that happens, so that no
+# run is left alone with the accelerator; then becomes the launch.
+_TIED = (
+  "import ctypes, os, signal, sys\n"
+  "ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))\n"  # PR_SET_PDEATHSIG
+  "if os.getppid() == int(sys.argv[1]): os.execvp(sys.argv[2], sys.argv[2:])\n"
+)
 _TAIL = 4096  # bytes of a log in which the last line is looked for
 
 
@@ -73,13 +82,14 @@ class Running(NamedTuple):
 def start(job: Job, slot: int, processes: int) -> Running:
   """Starts a launch on its share of the cores, so that none waits for another's.
 
-  A session of its own keeps Ctrl-C from it: it is stopped by `stop` alone.
+  A session of its own keeps Ctrl-C from it: it is stopped by `stop` alone. On Linux it
+  saves its state and ends if the driver is killed.
   """
   job.folder.parent.mkdir(parents=True, exist_ok=True)
   with job.log.open("a") as log:
     before = log.tell()
     process = subprocess.Popen(
-      job.command,
+      _tied(job.command),
       stdout=log,
       stderr=subprocess.STDOUT,
       start_new_session=True,
@@ -89,6 +99,13 @@ def start(job: Job, slot: int, processes: int) -> Running:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(process.pid, cores[slot % len(cores) :: processes])
   return Running(job, process, slot, before)
+
+
+def _tied(command: Sequence[str]) -> list[str]:
+  """The command of a launch that ends with this process, where the system can do it."""
+  if sys.platform != "linux":
+    return [*command]
+  return [sys.executable, "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
 def memory_share(processes: int) -> dict[str, str]:

@@ -1,6 +1,9 @@
 """Launches that share a machine."""
 
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -65,3 +68,30 @@ def test_a_launch_that_does_not_stop_in_time_is_killed_and_has_not_failed(tmp_pa
     assert started.process.poll() is None
   assert launches.stop([started], seconds=0.1) == []
   assert started.process.returncode == -9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot do it")
+def test_a_launch_ends_when_its_driver_is_killed(tmp_path):
+  wait = f"""
+import pathlib, signal, sys, time
+folder = pathlib.Path({str(tmp_path)!r})
+signal.signal(signal.SIGTERM, lambda *_: ((folder / "saved").touch(), sys.exit(0)))
+(folder / "began").touch()
+time.sleep(60)
+"""
+  driver = f"""
+import os, pathlib, signal, sys, time
+from experiments.studies import launches
+folder = pathlib.Path({str(tmp_path)!r})
+launches.start(launches.Job(folder / "run", [sys.executable, "-c", {wait!r}]), 0, 1)
+while not (folder / "began").exists():
+  time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+  process = subprocess.run([sys.executable, "-c", driver], timeout=60)
+  assert process.returncode == -signal.SIGKILL
+  end = time.monotonic() + 20
+  while not (tmp_path / "saved").exists():
+    assert time.monotonic() < end, "the launch goes on without its driver"
+    time.sleep(0.05)
