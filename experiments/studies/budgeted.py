@@ -17,12 +17,14 @@ from typing import Any
 from typing import NamedTuple
 
 from experiments.studies import bundles
+from experiments.studies import catalogue
 from experiments.studies import data_pieces
 from experiments.studies import estimates
 from experiments.studies import launches
 from experiments.studies import queue_rows
 from experiments.studies import run_queue
 from experiments.studies import saved_state
+from experiments.studies import spec
 from experiments.studies import step_costs
 from flowkd_jax import train
 from flowkd_jax.jobs import environment
@@ -91,7 +93,7 @@ def run(
     call.processes,
     about={"study": call.study, "commit": environment.commit()},
     carried=[name for state in states for name in state],
-    blocked=without_data(left, data_dir),
+    blocked=waiting(left) | without_data(left, data_dir),
   )
   with train.stop_on_signals() as should_stop:
     queue.run(left, should_stop)
@@ -118,6 +120,20 @@ def print_rows(
       time_left = estimates.in_words(cost.seconds)
       print(f"# about {time_left} on an H100, an estimate from the size of a step")
     print(shlex.join(row.job.command))
+
+
+def waiting(rows: Sequence[queue_rows.Row]) -> dict[str, str]:
+  """Runs whose study waits for something, and the reason.
+
+  Args:
+    rows: Runs.
+  """
+  reasons = {row.name: _study(row).waits for row in rows}
+  return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _study(row: queue_rows.Row) -> spec.Study:
+  return catalogue.STUDIES[row.name.partition("/")[0]]
 
 
 def without_data(rows: Sequence[queue_rows.Row], data_dir: Path) -> dict[str, str]:

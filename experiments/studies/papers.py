@@ -5,6 +5,7 @@ test images. `step_shapes` compiles the step of every launch; `--study=papers` r
 in the order of `QUEUE` within a number of minutes.
 """
 
+from experiments.studies import papers_federated
 from experiments.studies import related_methods
 from experiments.studies.spec import Arm
 from experiments.studies.spec import Column
@@ -312,104 +313,6 @@ def _domains(student):
   )
 
 
-# Rates that were tuned for MNIST at 14 pixels; `fedgen_rates` tunes them at this size.
-_RATES = related_methods.TUNED
-_GRID = (0.02, 0.05, 0.1, 0.2, 0.4)
-_ALPHAS = ("0.05", "0.1", "1")
-_FEDERATED_SETS = {
-  "mnist": ("--dataset=mnist", "--image_size=28", "--train_split=train[:50%]"),
-  "cifar10": ("--dataset=cifar10",),
-}
-
-
-def _federated(name, title, *flags, rates):
-  chosen = [f"--{arm}_learning_rate={rate}" for arm, rate in rates.items()]
-  return Run(
-    name,
-    title,
-    (
-      "--data_dir={data_dir}",
-      "--measure=",
-      "--nodiagnostics",
-      "--rounds=200",
-      *flags,
-      f"--stages={','.join(rates)}",
-      *chosen,
-    ),
-    job="federated",
-  )
-
-
-def _federated_comparison(columns):
-  titles = {
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx, mu 0.01",
-    "fedgen": "FedGen, the paper's loss",
-    "fedgen_kl": "FedGen, with the code's KL term",
-    "fedgen_untrained": "control: generator untrained",
-  }
-  return Comparison(
-    tuple(Arm(name, title, ("fedavg",)) for name, title in titles.items()),
-    columns,
-    ("FedAvg",),
-    epochs="rounds",
-  )
-
-
-def _accuracy(title, run):
-  return Column(title, "averaged_accuracy", (run,), paired=True)
-
-
-_FEDERATED = Study(
-  "FedGen at full size, 200 rounds, 20 clients",
-  tuple(
-    _federated(
-      f"{dataset}_{alpha}",
-      f"{dataset}, alpha {alpha}",
-      *flags,
-      "--test_split=test",
-      "--measure_every=2",
-      f"--alpha={alpha}",
-      rates=_RATES,
-    )
-    for dataset, flags in _FEDERATED_SETS.items()
-    for alpha in _ALPHAS
-  ),
-  comparison=_federated_comparison(
-    tuple(
-      _accuracy(f"{dataset}, {alpha}", f"{dataset}_{alpha}")
-      for dataset in _FEDERATED_SETS
-      for alpha in _ALPHAS
-    )
-  ),
-)
-# On images that no table tests on, with a seed that no table has.
-_FEDERATED_RATES = Study(
-  "FedGen, rates to choose from: last tenth of the training images, seed 9",
-  tuple(
-    _federated(
-      f"{dataset}_{rate}",
-      f"{dataset}, rate {rate}",
-      f"--dataset={dataset}",
-      *(("--image_size=28",) if dataset == "mnist" else ()),
-      f"--train_split=train[:{'45' if dataset == 'mnist' else '90'}%]",
-      "--test_split=train[90%:]",
-      "--measure_every=2",
-      "--alpha=0.1",
-      rates=dict.fromkeys(_RATES, rate),
-    )
-    for dataset in _FEDERATED_SETS
-    for rate in _GRID
-  ),
-  comparison=_federated_comparison(
-    tuple(
-      Column(f"{dataset}, {rate}", "averaged_accuracy", (f"{dataset}_{rate}",))
-      for dataset in _FEDERATED_SETS
-      for rate in _GRID
-    )
-  ),
-)
-
 STUDIES = {
   "papers_information_flow": _FLOW,
   "papers_hsakd_r32x4_r8x4": _hierarchical_study(
@@ -428,8 +331,7 @@ STUDIES = {
   ),
   "papers_kddg_resnet18": _domains("resnet18"),
   "papers_kddg_resnet20": _domains("resnet20"),
-  "papers_fedgen_rates": _FEDERATED_RATES,
-  "papers_fedgen": _FEDERATED,
+  **papers_federated.STUDIES,
 }
 
 # The chain of seed 0 was run before, and its networks are not kept.
@@ -449,6 +351,7 @@ QUEUE = (
   Part("papers_ensemble_110"),
   Part("papers_kddg_resnet20", (), ("0", "1", "2", "3", "4")),
   Part("papers_kddg_resnet18", (), ("0", "1", "2", "3", "4")),
-  Part("papers_fedgen_rates", (), ("9",)),
-  Part("papers_fedgen"),
+  Part(papers_federated.SEARCH, (), ("9",)),
+  Part("papers_fedgen_mnist"),
+  Part("papers_fedgen_cifar10"),
 )

@@ -127,6 +127,7 @@ class Study(NamedTuple):
     baseline: The run that the other rows are compared with, seed by seed; "" for none.
     compared: The column whose difference from the baseline is shown.
     pictured: Runs whose information flow is drawn; none means all.
+    waits: Reason why a queue does not start its runs yet; "" for none.
   """
 
   title: str
@@ -137,6 +138,7 @@ class Study(NamedTuple):
   baseline: str = ""
   compared: str = "mAP c"
   pictured: tuple[str, ...] = ()
+  waits: str = ""
 
   @property
   def launches(self) -> tuple[Run, ...]:

@@ -24,7 +24,7 @@ FILE = Path(__file__).parents[1] / "results" / "papers" / "steps.json"
 # CNN1-A, whose convolutions are products, 0.285 ms with 14 and 0.567 ms with 75.
 _OPERATIONS_A_SECOND = 7.6e13
 _OF_CONVOLUTION, _OF_PRODUCT = 4.4e-5, 1e-5  # seconds
-_SECONDS_OF_STAGE = 25.0  # compiling, and measuring at the end
+SECONDS_OF_STAGE = 25.0  # compiling, and measuring at the end
 
 
 class StageCost(NamedTuple):
@@ -136,7 +136,7 @@ def left(folder: Path, costs: Sequence[StageCost], factor: float = 1.0) -> Left:
     each = _typical(timed.get(cost.stage, {}))
     if each is None:
       each = cost.epoch_seconds * (own or factor)
-    seconds += each * (cost.epochs - len(timed.get(cost.stage, {}))) + _SECONDS_OF_STAGE
+    seconds += each * (cost.epochs - len(timed.get(cost.stage, {}))) + SECONDS_OF_STAGE
   return Left(seconds, own is not None)
 
 

@@ -6,7 +6,8 @@
 
 The runs of a study are kept in `experiments/results/STUDY/runs.json` (`kept_runs`).
 In the page, RESULTS.md, whatever stands between `<!-- table: STUDY -->` and
-`<!-- end -->` is replaced; `<!-- table: systems -->` has all methods.
+`<!-- end -->` is replaced; `<!-- table: systems -->` has all methods, and
+`<!-- table: papers_steps -->` the sizes of steps that `step_shapes` keeps.
 Beside the runs of a study, `flow.png` shows the information flow of its rows over the
 epochs, or `curves.png` the accuracy of the arms of a
 comparison, and README.md lists every run with its command.
@@ -26,12 +27,14 @@ from PIL import Image
 from experiments.studies import bundles
 from experiments.studies import catalogue
 from experiments.studies import spec
+from experiments.studies import step_costs
 from experiments.tables import kept_runs
 from experiments.tables import network_rows
 from experiments.tables import overview
 from experiments.tables import pair_grid
 from experiments.tables import paired_arms
 from experiments.tables import run_list
+from experiments.tables import step_sizes
 from flowkd_jax import _files
 from flowkd_jax import jobs
 from flowkd_jax import report
@@ -101,6 +104,8 @@ def run(config: Config) -> None:
     save_picture(study, runs, kept / name)
   first = overview.table(lambda name: kept_runs.read(kept / name))
   text = replace_block(text, "table: systems", first)
+  sizes = step_sizes.table(catalogue.QUEUES["papers"], step_costs.read())
+  text = replace_block(text, step_sizes.NAME, sizes)
   _files.write_text(page, text)
 
 

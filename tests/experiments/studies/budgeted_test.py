@@ -6,6 +6,7 @@ import pytest
 
 from experiments.studies import budgeted
 from experiments.studies import bundles
+from experiments.studies import catalogue
 from experiments.studies import launches
 from experiments.studies import queue_rows
 from experiments.studies import run as driver
@@ -126,6 +127,16 @@ def test_a_dry_run_writes_nothing(fake, tmp_path, capsys):
   assert "fake_launcher" in capsys.readouterr().out
   assert not (tmp_path / "w").exists()
   assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_a_study_that_waits_are_left_with_the_reason(
+  fake, tmp_path, monkeypatch, capsys
+):
+  waits = fake._replace(waits="rates are not chosen")
+  monkeypatch.setitem(catalogue.STUDIES, "fake", waits)
+  driver.run(_configure(tmp_path, runs=("second",)))
+  assert "left: fake/second/1, rates are not chosen" in capsys.readouterr().out
+  assert not (tmp_path / "w" / "fake").exists()
 
 
 def _row(name, *flags):

@@ -29,7 +29,7 @@ def test_the_queue_has_every_launch_and_begins_with_the_chain(tmp_path):
   }
   assert places["papers_hsakd_r32x4_r8x4"] < places["papers_similarity"]
   assert places["papers_ensemble_110"] < places["papers_kddg_resnet20"]
-  assert places["papers_fedgen_rates"] < places["papers_fedgen"]
+  assert places["papers_fedgen_rates"] < places["papers_fedgen_mnist"]
 
 
 def test_a_launch_comes_after_those_whose_networks_it_takes(tmp_path):
