@@ -64,6 +64,7 @@ class RunDisplay:
     self._marks: collections.deque[tuple[int, float]] = collections.deque(
       maxlen=_RECENT
     )
+    self._first_step = 0
     # Seconds of compiling before the steps of the epoch, and after them.
     self._compiled = self._compiled_with_steps = 0.0
     self._latest: dict[str, float] = {}
@@ -85,6 +86,7 @@ class RunDisplay:
     total = self._epochs * self._per_epoch
     self._progress.start(self._title, total, step, heading=self._heading(step))
     self._compiled = self._compiled_with_steps = self._compiling()
+    self._first_step = step
     self._marks.append((step, self._working_time()))
     try:
       yield
@@ -140,9 +142,11 @@ class RunDisplay:
       return
     step = (epoch + 1) * self._per_epoch
     self._marks.append((step, self._working_time()))
+    if len(self._marks) == 3 and self._marks[0][0] == self._first_step:
+      self._marks.popleft()  # The first epoch also places data and loads programs.
     parts = [f"{self._epoch_name} {epoch + 1} of {self._epochs}"]
     if "loss" in means:
-      parts.append(f"loss {means['loss']:.4g}")
+      parts.append(f"loss {means['loss']:#.4g}")
     speed = f"{self._images / seconds:,.0f} images/s" if seconds > 0 else ""
     told = {name: measured[name] for name in _told(measured)}
     ending = ", ".join(filter(None, (speed, self._time_left(step))))
@@ -183,7 +187,7 @@ class RunDisplay:
       f"step {step - epoch * self._per_epoch} of {self._per_epoch}",
     ]
     if "loss" in self._latest:
-      parts.append(f"loss {self._latest['loss']:.4g}")
+      parts.append(f"loss {self._latest['loss']:#.4g}")
     return ", ".join(filter(None, (*parts, self._time_left(step))))
 
   def _compiling(self) -> float:
@@ -250,7 +254,7 @@ def _in_words(name: str, value: ArrayLike) -> str:
     return f"{match[2]} accuracy{of} {100 * number:.2f} %"
   match = _FLOW.fullmatch(name)
   tap = name if match is None else "/".join(filter(None, match.groups()))
-  return f"information flow of {tap} {number:.4g}"
+  return f"information flow of {tap} {number:#.4g}"
 
 
 def _is_ready(value: ArrayLike) -> bool:

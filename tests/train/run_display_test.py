@@ -63,9 +63,9 @@ def test_line_of_an_epoch_has_loss_accuracy_speed_and_time(batches, clock):
     display.epoch(2, {"loss": 0.0625, "seconds": 2.0}, {"validation_accuracy": 1.0})
   assert out.getvalue().splitlines() == [
     "student: 3 epochs of 3 steps",
-    "student: epoch 1 of 3, loss 0.25, test accuracy 87.50 %, 22 images/s, 24 s left",
-    "student: epoch 2 of 3, loss 0.125, 22 images/s, 11 s left",
-    "student: epoch 3 of 3, loss 0.0625, validation accuracy 100.00 %, 22 images/s",
+    "student: epoch 1 of 3, loss 0.2500, test accuracy 87.50 %, 22 images/s, 24 s left",
+    "student: epoch 2 of 3, loss 0.1250, 22 images/s, 10 s left",
+    "student: epoch 3 of 3, loss 0.06250, validation accuracy 100.00 %, 22 images/s",
   ]
 
 
@@ -74,7 +74,7 @@ def test_line_of_an_epoch_has_loss_accuracy_speed_and_time(batches, clock):
   [
     (
       {"qmi/cosine/a": 1.0, "qmi/cosine/b": 0.5, "qmi/student_t/b": 0.1},
-      "information flow of b 0.5",
+      "information flow of b 0.5000",
     ),
     (
       {"one/test_accuracy": 0.5, "two/test_accuracy": 0.25, "one/qmi/cosine/a": 1.0},
@@ -82,7 +82,7 @@ def test_line_of_an_epoch_has_loss_accuracy_speed_and_time(batches, clock):
     ),
     (
       {"one/qmi/cosine/a": 1.0, "two/qmi/cosine/a": 2.0},
-      "information flow of one/a 1, information flow of two/a 2",
+      "information flow of one/a 1.000, information flow of two/a 2.000",
     ),
     ({"dead/a": 0.0}, ""),
   ],
@@ -131,7 +131,7 @@ def test_long_epoch_says_now_and_then_where_it_is(batches, clock):
       display.step(step, {"loss": 0.5, "other": 1.0})
   assert out.getvalue().splitlines() == [
     "student: 3 epochs of 3 steps, resumed in epoch 2, after step 3",
-    "student: epoch 2 of 3, step 2 of 3, loss 0.5, 3 min left",
+    "student: epoch 2 of 3, step 2 of 3, loss 0.5000, 3 min left",
   ]
 
 
