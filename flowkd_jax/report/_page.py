@@ -141,7 +141,7 @@ def _settings(
   keys = dict.fromkeys(key for config in configs.values() for key in config)
   columns = [["setting", *configs]]
   for key in keys:
-    values = [json.dumps(config.get(key)) for config in configs.values()]
+    values = [_setting(config, key) for config in configs.values()]
     if key != "workdir" and len(set(values)) > 1:
       columns.append([key, *values])
   if len(columns) == 1:
@@ -150,6 +150,13 @@ def _settings(
     columns[0][0] = "run"
     columns = [list(row) for row in zip(*columns, strict=True)]
   return columns[0], [[(text, False) for text in column] for column in columns[1:]]
+
+
+def _setting(config: Mapping[str, Any], key: str) -> str:
+  """A setting as text; a dash if the job has no such setting."""
+  if not config:
+    return _facts.NOT_RECORDED
+  return json.dumps(config[key]) if key in config else "–"
 
 
 def _shared_settings(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

@@ -147,6 +147,18 @@ def test_page_of_one_run_says_how_it_was_made(tmp_path, monkeypatch):
     assert row in page.rows
 
 
+def test_page_tells_settings_that_a_job_does_not_have_from_lost_ones(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr("flowkd_jax.report._page._PICTURES", {})
+  folders = [*_runs(tmp_path, 3, seed=lambda run: 0)]
+  (folders[1] / "config.json").write_text(json.dumps({"seed": 0, "losses": None}))
+  (folders[2] / "config.json").unlink()
+  page = _Reader(report.report_page(folders))
+  assert ["losses", "–", "null", "not recorded"] in page.rows
+  assert ["seed", "0", "0", "not recorded"] in page.rows
+
+
 def test_page_needs_work_directories(tmp_path):
   (tmp_path / "empty").mkdir()
   with pytest.raises(ValueError, match="workdirs: expected at least one"):
