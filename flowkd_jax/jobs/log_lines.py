@@ -44,7 +44,7 @@ def opening(
   yield f"devices: {_devices()}"
   ending = ", which holds a run to resume" if resumed else ""
   yield f"work directory: {runner.workdir}{ending}"
-  yield "stages:"
+  yield "stages (each compiles its programs in its first epoch):"
   for number, stage in enumerate(chosen, start=1):
     yield f"  {number} {stage.name}: {_stage(stage, runner)}"
 

@@ -51,7 +51,7 @@ def test_opening_says_what_will_happen(tmp_path):
     "networks: teacher and student digits_cnn:2 (550 parameters)",
     "devices: 8 x cpu",
     f"work directory: {workdir}, which holds a run to resume",
-    "stages:",
+    "stages (each compiles its programs in its first epoch):",
     "  1 teacher: teacher, imported, only measured",
     "  2 student: student by kd, 7 epochs of 5 steps, done before",
   ]
