@@ -135,9 +135,11 @@ def strict_dtypes(request):
 
 @pytest.fixture
 def run_in_processes():
-  """Runs Python in processes that meet at an address: `(arguments_of, processes,
-  devices) -> what each prints`, where `arguments_of(address, number)` are the
-  arguments of a process and `devices` the number of its CPU devices."""
+  """Function that runs Python in processes which meet at an address.
+
+  `(arguments_of, processes, devices)` returns the output of each process. The arguments
+  of a process are `arguments_of(address, number)`. It has `devices` CPU devices.
+  """
   return _run_in_processes
 
 

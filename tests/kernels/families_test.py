@@ -210,7 +210,7 @@ LEARNT = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNT)
 def test_parameters_may_be_traced_and_differentiated(name, x64):
-  """In blocks too; derivatives against differences in float64."""
+  """Derivatives against differences in float64, also in blocks."""
   make, default = LEARNT[name]
   student, teacher = _features(0), _features(1)
 

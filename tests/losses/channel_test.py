@@ -34,7 +34,7 @@ def test_authors_channel_wise_distillation_is_reproduced(softmax_over, ending, x
 
 @pytest.mark.slow
 def test_authors_ickd_is_reproduced(x64):
-  """With batch normalisation; in evaluation, where it is linear; and without."""
+  """Projections with batch normalisation, in evaluation (linear), and without."""
   golden = golden_files.load("ickd_1")
   kernel = golden_files.kernel(golden["param.embed_s.conv2d.weight"])
   scale, bias = (golden[f"param.embed_s.l2norm.{x}"] for x in ("weight", "bias"))

@@ -129,7 +129,7 @@ def _number_options(name):
   ],
 )
 def test_options_may_be_traced_and_differentiated(name, option, x64):
-  """In a schedule under `scan`; derivatives against differences in float64."""
+  """Options in a schedule under `scan`; derivatives against differences in float64."""
   problem = *problems.example(name, dtype=np.float64), problems.ids()
   # Differences need a step, and some options are 0 by default.
   default = _number_options(name)[option] or 0.1

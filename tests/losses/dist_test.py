@@ -46,7 +46,7 @@ def test_dist_of_rows_all_alike_counts_classes_without_variation():
 
 @golden_files.second_set("dist")
 def test_rows_and_maps_are_those_of_the_authors(golden, x64):
-  """But for the 1e-8 that they add to products of norms."""
+  """Loss of the authors, without the 1e-8 that they add to products of norms."""
   weights = {name: golden[name] for name in ("beta", "gamma")}
 
   def check(sides, suffix, **options):

@@ -89,7 +89,7 @@ DEGENERATE = {
 @pytest.mark.parametrize("width", [3, 20])
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_matrices_that_are_zero_once_centred_are_not_like_anything(name, width):
-  """In float32 and at any scale; the gradient is 0 too."""
+  """Such a side has alignment 0 in float32, at any scale, with a gradient of 0."""
   other = np.random.default_rng(0).standard_normal((9, width)).astype(np.float32)
   measure = jax.jit(
     jax.value_and_grad(

@@ -66,7 +66,7 @@ def _temporary_bytes(dtype, standardize, block_size):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("standardize", [False, True])
 def test_blocks_make_no_array_of_all_words_in_float32(dtype, standardize):
-  """At most the gradient is held twice, in its own dtype."""
+  """One gradient is held beside the blocks, in its own dtype."""
   own = ROWS * WORDS * jnp.dtype(dtype).itemsize
   blocked = _temporary_bytes(dtype, standardize, BLOCK)
   assert blocked < own + 32 * 4 * ROWS * BLOCK

@@ -88,7 +88,7 @@ def test_gradient_is_finite_at_extreme_maps(scale):
 
 
 def test_gradient_of_huge_maps_is_in_proportion(x64):
-  """In float64, where nothing overflows, and in float32."""
+  """Results in float64, where nothing overflows, and in float32."""
   student, teacher = 1e12 * _maps(), 1e12 * _maps(seed=1)
   evaluate = jax.jit(jax.grad(functools.partial(losses.gaussian_wasserstein, grid=2)))
   expected = 1e12 * evaluate(jnp.asarray(_maps()), jnp.asarray(_maps(seed=1)))

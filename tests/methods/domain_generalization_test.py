@@ -43,7 +43,7 @@ def passes(name, student=STUDENT, **options):
 
 
 def gradient(passing):
-  """With respect to the student's logits, of the filtered divergence."""
+  """Gradient of the filtered divergence with respect to the student's logits."""
 
   def loss(student):
     filtered = _domain_generalization.filter_gradient(student, passing)

@@ -194,7 +194,7 @@ def test_memory_of_many_steps_grows_by_the_stacked_batches_alone(toy, batches):
 
 @pytest.mark.slow
 def test_signal_is_answered_within_a_call(toy, batches, fast_pace):
-  """After a signal at most one more call is taken: that which was dispatched."""
+  """A signal lets at most one more call run: the call that was dispatched before."""
   method, taken = toy(), []
 
   def update(state, batch, constants):
@@ -346,7 +346,7 @@ def test_run_goes_on_with_another_number_of_steps_a_call(
 
 @pytest.mark.slow
 def test_host_does_not_run_far_ahead_of_slow_steps(toy, batches):
-  """With steps of 0.1 s it would take 5 s to stop if 50 of them were dispatched."""
+  """Stopping would take 5 s if 50 steps of 0.1 s were dispatched."""
   executed = []
   method = toy()
 
