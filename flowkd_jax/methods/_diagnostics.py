@@ -5,6 +5,8 @@
                              divided by that of "labels"; only if "labels" is a term
     cka/TAP                  linear CKA of the student's tap with its teacher tap; 1 if
                              they are equal up to rotation and scale
+    cka_pair/TAP:TEACHER_TAP the same with every teacher tap that the method reads, if
+                             these are at most 144 pairs
     batch_qmi/student/TAP    quadratic mutual information of the student's tap and the
                              labels (cosine kernel)
     batch_qmi/teacher/TAP    the same of its teacher tap, on the same rows
@@ -15,6 +17,7 @@ than on many, so compare only batches of the same size.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,6 +33,7 @@ from flowkd_jax import flow
 from flowkd_jax import kernels
 from flowkd_jax import losses
 from flowkd_jax._numerics import equal_shapes
+from flowkd_jax.methods import _layer_likeness
 
 LABELS = "labels"
 BATCH_QMI = "batch_qmi"
@@ -101,15 +105,17 @@ def likeness(
   labels: Int[Array, " batch"],
   num_classes: int,
   *,
+  teacher_taps: Sequence[str] = (),
   mask: Shaped[Array, " batch"] | None,
   axis_name: str | None,
 ) -> dict[str, Float[Array, ""]]:
-  """Comparison of each student tap with its teacher tap: `cka/` and `batch_qmi/`.
+  """Comparison of student and teacher taps: `cka/`, `cka_pair/` and `batch_qmi/`.
 
   Args:
     pairs: Activations of student and teacher, by name of the student's tap.
     labels: Class of each row.
     num_classes: Number of classes.
+    teacher_taps: Names of the teacher's taps in the pairs; none if these are no taps.
     mask: Mask of valid rows; None if all are valid.
     axis_name: Name of the mapped axis over which the batch is split, or None.
   """
@@ -129,4 +135,25 @@ def likeness(
     metrics[f"cka/{name}"] = alignment
     for side, value in zip(("student", "teacher"), values, strict=True):
       metrics[f"{BATCH_QMI}/{side}/{name}"] = value
-  return metrics
+  return metrics | _all_pairs(metrics, pairs, teacher_taps, **options)
+
+
+def _all_pairs(metrics, pairs, teacher_taps, **options) -> dict[str, Float[Array, ""]]:
+  """Linear CKA of all pairs of taps; those that learn have the value of `cka/`."""
+  learns_from = dict(zip(pairs, teacher_taps, strict=False))
+  theirs = {learns_from[name]: rows for name, (_, rows) in pairs.items() if learns_from}
+  if len(theirs) < 2 or len(pairs) * len(theirs) > _layer_likeness.MOST_PAIRS:
+    return {}
+  matrix = _layer_likeness.cka_of_all_pairs(
+    [rows for rows, _ in pairs.values()], [*theirs.values()], **options
+  )
+  found = {
+    f"cka_pair/{name}:{other}": matrix[row, column]
+    for row, name in enumerate(pairs)
+    for column, other in enumerate(theirs)
+  }
+  # To the bit, so that a reader of the metrics finds the pairs that learn.
+  return found | {
+    f"cka_pair/{name}:{other}": metrics[f"cka/{name}"]
+    for name, other in learns_from.items()
+  }

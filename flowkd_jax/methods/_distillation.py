@@ -195,6 +195,7 @@ def distillation(  # noqa: PLR0913 (options of one method, by name)
       pairs,
       batch["label"],
       own.logits.shape[-1],
+      teacher_taps=teacher_taps if pairs.keys() == {*student_taps} else (),
       mask=batch["mask"],
       axis_name=axis_name,
     )

@@ -109,6 +109,16 @@ def test_likeness_is_one_to_itself_and_of_numpy_else(network, teacher, batches):
   expected -= 2 * (shares[labels] * kernel.mean(1)).mean()
   np.testing.assert_allclose(found["batch_qmi/teacher/block_2"], expected, rtol=1e-4)
   assert found["batch_qmi/student/block_2"] > 0
+  # The pairs that learn are those of `cka/` to the bit; the others are there too.
+  pairs = {name for name in found if name.startswith("cka_pair/")}
+  assert pairs == {
+    f"cka_pair/{tap}:{other}"
+    for tap in ("block_2", "dense")
+    for other in ("block_1", "dense")
+  }
+  assert found["cka_pair/block_2:block_1"] == found["cka/block_2"]
+  assert 0 < found["cka_pair/block_2:dense"] <= 1
+  assert not any(name.startswith("cka_pair/") for name in same)
 
 
 @pytest.mark.slow
