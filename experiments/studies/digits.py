@@ -16,7 +16,7 @@ METHOD = spec.Study(
   "The whole method on handwritten digits, 40 epochs",
   (
     _also("teacher", "teacher digits_resnet:32, on labels", of="student"),
-    _also("auxiliary", "auxiliary digits_cnn:16, from that", of="student"),
+    _also("auxiliary", "auxiliary digits_cnn:16, from the teacher", of="student"),
     _also("student_labels", _LABELS, of="student"),
     spec.Run("student", _FLOW, ("--dataset=digits",)),
   ),
@@ -51,7 +51,7 @@ TRANSFORMERS = spec.Study(
     ),
     spec.Run(
       "equimo",
-      "student digits_cnn:4, by information flow from that",
+      "student digits_cnn:4, from the teacher of Equimo",
       (
         *_FROM_TRANSFORMER,
         "--teacher_network=experiments.examples.equimo_vit:make",

@@ -4,20 +4,14 @@ Runs of one seed begin with the same weights and see the data in the same order,
 a row is compared with another seed by seed.
 """
 
-import math
 import statistics
 from collections.abc import Callable
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from typing import Any
 
 from experiments.studies import spec
-from experiments.tables import kept_runs
 from experiments.tables import paired_arms
 from flowkd_jax import report
-
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
 
 _DASH = "–"
 
@@ -40,7 +34,7 @@ def table(study: spec.Study, found: paired_arms.Found) -> list[str]:
     if any(name in values for name in rest):
       more.append([f"*{title}*", *(cells[name] for name in rest)])
   for each in study.runs:
-    networks = _networks(each, found)
+    networks = networks_of_row(each, found)
     if not networks:
       rows.append([each.title, "not run", *("" for _ in [*main, *gap]), ""])
       continue
@@ -79,7 +73,9 @@ def numbers(
     KeyError: If there is no such column.
   """
   value = COLUMNS[column]
-  results = {seed: value(network) for seed, network in _networks(run, found).items()}
+  results = {
+    seed: value(network) for seed, network in networks_of_row(run, found).items()
+  }
   return {
     seed: None if result is None else factor * result
     for seed, result in results.items()
@@ -93,56 +89,15 @@ def _gap(each, other, column, found):
   )
 
 
-def flow_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
-  """The information flow of rows over the epochs, first seed, and of their teachers.
+def networks_of_row(
+  each: spec.Run, found: paired_arms.Found
+) -> dict[str, Mapping[str, Any]]:
+  """The network of a row, by seed.
 
-  Raises:
-    NothingToDrawError: If none was recorded.
+  Args:
+    each: The row.
+    found: Networks of the study.
   """
-  found = paired_arms.networks(study, runs)
-  metrics, networks = [], []
-  for each in study.runs:
-    if study.pictured and each.name not in study.pictured:
-      continue
-    for seed, network in [*_networks(each, found).items()][:1]:
-      entries = runs[each.folder][seed].metrics
-      teacher = network.get("teacher")
-      if taught_by := [entry for entry in entries if entry["stage"] == teacher]:
-        teacher = _add_teacher(metrics, networks, taught_by[-1], each.name)
-      networks.append({"name": each.name, "title": each.title, "teacher": teacher})
-      metrics += [
-        {**entry, "stage": each.name}
-        for entry in entries
-        if entry["stage"] == each.result
-      ]
-  # The method is bold, not a control that learns from nobody.
-  learns = {one["name"] for one in networks if one["teacher"]}
-  focus = study.baseline if study.baseline in learns else None
-  return report.flow_picture(metrics, networks, focus=focus)
-
-
-def _add_teacher(metrics, networks, entry, student) -> str:
-  """The name of a teacher among the metrics; rows that share one share the name."""
-  for other in metrics:
-    if _is_same_flow(entry, other):
-      return other["stage"]
-  taken = {other["stage"] for other in metrics}
-  title = entry["stage"]
-  name = f"{title} of {student}" if title in taken else title
-  metrics.append({**entry, "stage": name})
-  networks.append({"name": name, "title": title, "teacher": None})
-  return name
-
-
-def _is_same_flow(one, other) -> bool:
-  """True if two entries are of one network, seen through the rounding of launches."""
-  keys = [key for key in one if key.startswith("qmi/")]
-  near = [math.isclose(one[key], other.get(key, 0), rel_tol=1e-3) for key in keys]
-  return bool(near) and all(near)
-
-
-def _networks(each: spec.Run, found: paired_arms.Found) -> dict[str, Mapping[str, Any]]:
-  """The network of the row, by seed."""
   return {
     seed: networks[each.result]
     for seed, networks in found[each.name].items()

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.studies import spec
 from experiments.tables import paired_arms
+from experiments.tables import study_pictures
 from flowkd_jax import report
 
 PAGE = "README.md"  # beside the runs of a study, where it is shown with the folder
@@ -31,8 +32,20 @@ def summary(name: str, found: paired_arms.Found, time: str) -> list[str]:
   ]
 
 
-def page(name: str, study: spec.Study, found: paired_arms.Found) -> str:
-  """The runs of a study in Markdown: how each was made, and how to make it again."""
+def page(
+  name: str,
+  study: spec.Study,
+  found: paired_arms.Found,
+  pictures: Iterable[str] = (),
+) -> str:
+  """The runs of a study in Markdown: how each was made, and how to make it again.
+
+  Args:
+    name: Name of the study.
+    study: The study.
+    found: Networks of its runs.
+    pictures: Files of pictures beside the page.
+  """
   lines = [
     f"# Runs of the study `{name}`",
     "",
@@ -43,6 +56,8 @@ def page(name: str, study: spec.Study, found: paired_arms.Found) -> str:
     "changes that were not committed.",
     "",
   ]
+  for file in pictures:
+    lines += [f"![{study_pictures.FILES[file]}]({file})", ""]
   rows = [
     [each.name, seed, *_origin(each, study, found[each.name][seed])]
     for each in study.launches

@@ -8,12 +8,12 @@ The runs of a study are kept in `experiments/results/STUDY/runs.json` (`kept_run
 In the page, RESULTS.md, whatever stands between `<!-- table: STUDY -->` and
 `<!-- end -->` is replaced; `<!-- table: systems -->` has all methods, and
 `<!-- table: papers_steps -->` the sizes of steps that `step_shapes` keeps.
-Beside the runs of a study, `flow.png` shows the information flow of its rows over the
-epochs, or `curves.png` the accuracy of the arms of a
-comparison, and README.md lists every run with its command.
+Beside the runs of a study stand its pictures, as far as there are numbers for them
+(`study_pictures`): `flow.png`, information flow over the epochs; `curves.png`, accuracy
+of the arms of a comparison; `sizes.png`, quality against parameters; `times.png`, time
+by part. README.md shows them and lists every run with its command.
 """
 
-import contextlib
 import dataclasses
 import json
 import re
@@ -21,8 +21,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from experiments.studies import bundles
 from experiments.studies import catalogue
@@ -35,6 +33,7 @@ from experiments.tables import pair_grid
 from experiments.tables import paired_arms
 from experiments.tables import run_list
 from experiments.tables import step_sizes
+from experiments.tables import study_pictures
 from flowkd_jax import _files
 from flowkd_jax import jobs
 from flowkd_jax import report
@@ -99,9 +98,9 @@ def run(config: Config) -> None:
     found = paired_arms.networks(study, runs)
     text = replace_block(text, f"table: {name}", table(name, study, found))
     if runs:
-      text_of_runs = run_list.page(name, study, found)
+      pictures = study_pictures.save(study, runs, kept / name)
+      text_of_runs = run_list.page(name, study, found, pictures)
       _files.write_text(kept / name / run_list.PAGE, text_of_runs)
-    save_picture(study, runs, kept / name)
   first = overview.table(lambda name: kept_runs.read(kept / name))
   text = replace_block(text, "table: systems", first)
   sizes = step_sizes.table(catalogue.QUEUES["papers"], step_costs.read())
@@ -190,28 +189,6 @@ def table(name: str, study: spec.Study, found: paired_arms.Found) -> str:
     time = "Minutes are those of the stage itself."
     lines = network_rows.table(study, found)
   return "\n".join([*lines, *run_list.summary(name, found, time)])
-
-
-def save_picture(study: spec.Study, runs: kept_runs.KeptRuns, folder: Path) -> None:
-  """Draws the accuracy of arms, or the flow of rows, as far as it was measured."""
-  if study.grid:
-    return
-  with contextlib.suppress(report.NothingToDrawError):
-    if study.comparison:
-      panels = paired_arms.curves(study, runs)
-      figure = report.comparison_picture(panels, x=study.comparison.epochs)
-      path = folder / "curves.png"
-    else:
-      figure, path = network_rows.flow_picture(study, runs), folder / "flow.png"
-    report.save_figure(figure, path)
-    _shrink(path)
-
-
-def _shrink(path: Path) -> None:
-  """Stores a figure with 64 colours, a third of the bytes and the same to the eye."""
-  with Image.open(path) as picture:
-    small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
-  small.save(path, optimize=True)
 
 
 if __name__ == "__main__":

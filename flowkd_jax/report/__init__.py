@@ -14,14 +14,19 @@ from flowkd_jax import _extra
 
 _extra.require("report")
 
+from flowkd_jax.report._average import mean_metrics
 from flowkd_jax.report._canvas import NothingToDrawError
 from flowkd_jax.report._canvas import save_figure
+from flowkd_jax.report._colours import ROLES
+from flowkd_jax.report._colours import Style
+from flowkd_jax.report._colours import network_styles
 from flowkd_jax.report._comparison import Curves
 from flowkd_jax.report._comparison import comparison_picture
 from flowkd_jax.report._diagnostics import diagnostics_picture
 from flowkd_jax.report._flow import flow_picture
 from flowkd_jax.report._images import retrieval_picture
 from flowkd_jax.report._layer_picture import layer_picture
+from flowkd_jax.report._likeness import likeness_picture
 from flowkd_jax.report._markdown import markdown_table
 from flowkd_jax.report._page import report_page
 from flowkd_jax.report._pictures import loss_picture
@@ -32,20 +37,29 @@ from flowkd_jax.report._read import Results
 from flowkd_jax.report._read import read_metrics
 from flowkd_jax.report._read import read_results
 from flowkd_jax.report._save import save_pictures
+from flowkd_jax.report._sizes import Sized
+from flowkd_jax.report._sizes import size_picture
 from flowkd_jax.report._table import network_markdown
 from flowkd_jax.report._table import network_table
+from flowkd_jax.report._times import time_picture
 
 __all__ = [
   "Curves",
   "MetricLog",
   "NothingToDrawError",
+  "ROLES",
   "Results",
+  "Sized",
+  "Style",
   "comparison_picture",
   "flow_picture",
   "layer_picture",
+  "likeness_picture",
   "loss_picture",
   "markdown_table",
+  "mean_metrics",
   "network_markdown",
+  "network_styles",
   "network_table",
   "precision_recall_picture",
   "read_metrics",
@@ -54,6 +68,8 @@ __all__ = [
   "retrieval_picture",
   "save_figure",
   "save_pictures",
+  "size_picture",
+  "time_picture",
   "diagnostics_picture",
   "training_picture",
 ]

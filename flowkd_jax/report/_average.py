@@ -14,6 +14,8 @@ from flowkd_jax.report._read import retrieval_curve
 
 # What precedes a key in the entries of `mean_metrics`; no key of a job begins so.
 LEAST, GREATEST = "least ", "greatest "
+# Meaning of the band that is drawn of them.
+BAND = "least to greatest value of the runs, the line being their mean"
 
 _POSITION = ("stage", "epoch", "step")
 

@@ -1,10 +1,13 @@
 """The picture of diagnostics: gradients, likeness to the teacher, dead units."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _colours
+from flowkd_jax.report import _legends
 from flowkd_jax.report import _series
 from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
@@ -20,7 +23,12 @@ _ROWS = {
 }
 
 
-def diagnostics_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
+def diagnostics_picture(
+  metrics: MetricLog,
+  results: Results = (),
+  *,
+  styles: Mapping[str, _colours.Style] | None = None,
+) -> "Figure":
   """Gradient of each loss term, likeness and dead units of each tap, over the epochs.
 
   A column per network that was trained with several terms or from a teacher; if there
@@ -29,6 +37,7 @@ def diagnostics_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
   Args:
     metrics: Metrics of `read_metrics`; keys `gradient/TERM`, `cka/TAP`, `dead/TAP`.
     results: Results of `read_results`, for titles.
+    styles: Style of each network, from `network_styles`; by default that of a run.
 
   Raises:
     NothingToDrawError: If there is no diagnostics.
@@ -46,7 +55,7 @@ def diagnostics_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
     if any(_series.endings(metrics, stage, prefix) for stage in stages)
   ]
   titles = _series.network_titles(metrics, results)
-  colours = _canvas.network_colours(titles)
+  styles = styles or _colours.styles_of_run(metrics, results)
   figure, grid = _canvas.new_figure(
     len(rows),
     len(stages),
@@ -55,27 +64,34 @@ def diagnostics_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
     height=1.0 + 2.6 * len(rows),
     share_x=True,
   )
+  lines = _colours.term_styles(*_series.terms(metrics))
   for (row, column), axes in np.ndenumerate(grid):
     prefix, stage = rows[row], stages[column]
-    _draw(axes, metrics, stage, prefix)
+    _draw(axes, metrics, stage, prefix, lines)
     _canvas.name_axes(
       axes,
       title="" if row else titles[stage],
       x=_canvas.EPOCHS if row == len(rows) - 1 else "",
       y="" if column else _ROWS[prefix],
-      colour=colours[stage],
+      colour=styles[stage].colour,
     )
+  _legends.bands(figure)
   return figure
 
 
-def _draw(axes: "Axes", metrics: MetricLog, stage: str, prefix: str) -> None:
+def _draw(
+  axes: "Axes",
+  metrics: MetricLog,
+  stage: str,
+  prefix: str,
+  styles: Mapping[str, _colours.Style],
+) -> None:
   names = _series.endings(metrics, stage, prefix)
-  shades = _canvas.tap_colours(names)
   for name in names:
     line = _series.series(metrics, stage, f"{prefix}{name}")
     if prefix == "dead/":
       line = line.times(100)
-    _canvas.draw_line(axes, line, colour=shades[name], label=name)
+    _canvas.draw_line(axes, line, style=styles[name], label=name)
   if prefix == "gradient/":
     _canvas.log_scale(axes)
   elif prefix == "cka/":
@@ -84,4 +100,4 @@ def _draw(axes: "Axes", metrics: MetricLog, stage: str, prefix: str) -> None:
     axes.set_ylim(-2, 102)
   _canvas.whole_epochs(axes)
   if names:
-    _canvas.legend_beside(axes)
+    _legends.beside(axes)

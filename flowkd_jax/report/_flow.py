@@ -1,12 +1,16 @@
 """The picture of information flow: quadratic mutual information by tap and epoch."""
 
-import collections
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
+from flowkd_jax.report import _average
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _colours
+from flowkd_jax.report import _legends
 from flowkd_jax.report import _series
 from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
@@ -38,26 +42,30 @@ class _Flow(NamedTuple):
   """Values to draw.
 
   Attributes:
-    metrics: Metrics of all stages.
+    logs: Metrics of each stage: looking through all of them for every line is slow.
     kernels: Kernels that any network was measured with.
     taps: Taps of each network, from input to output.
     teachers: For each network that learns from another, that one.
     focus: The network whose taps are the columns.
-    colours: Colour of each network.
+    styles: Colour and mark of each network.
     titles: Title of each network.
   """
 
-  metrics: MetricLog
+  logs: Mapping[str, MetricLog]
   kernels: list[str]
   taps: dict[str, list[str]]
   teachers: dict[str, str]
   focus: str
-  colours: dict[str, str]
+  styles: Mapping[str, _colours.Style]
   titles: dict[str, str]
 
 
 def flow_picture(
-  metrics: MetricLog, results: Results = (), *, focus: str | None = None
+  metrics: MetricLog,
+  results: Results = (),
+  *,
+  focus: str | None = None,
+  styles: Mapping[str, _colours.Style] | None = None,
 ) -> "Figure":
   """Information of each tap about the labels over the epochs, in every network.
 
@@ -72,12 +80,15 @@ def flow_picture(
     results: Results of `read_results`, for titles and teachers.
     focus: The network whose taps are the columns and whose line is bold; by default
       the last that learns.
+    styles: Style of each network, from `network_styles`; by default that of a run.
 
   Raises:
     NothingToDrawError: If no quadratic mutual information was recorded.
     ValueError: If it was not recorded of the network `focus`.
   """
   flow = _measured_flow(metrics, results, focus)
+  if styles is not None:
+    flow = flow._replace(styles=styles)
   rows = _rows(flow)
   figure, grid = _canvas.new_figure(
     len(rows),
@@ -96,7 +107,14 @@ def flow_picture(
       x=_canvas.EPOCHS if row == len(rows) - 1 else "",
       y="" if column else rows[row].label,
     )
-  _canvas.legend_below(figure, [*_lines(flow), *_goals(flow)])
+  _canvas.align_titles(grid[0])
+  lines, goals = _lines(flow), _goals(flow)
+  meaning = _legends.Meaning(
+    bold="the network whose taps are the columns" if len(lines) > 1 else "",
+    dashed="a teacher after its training, where taps learn from it" if goals else "",
+    band=_average.BAND if _canvas.has_bands(figure) else "",
+  )
+  _legends.below(figure, [*lines, *goals], meaning)
   return figure
 
 
@@ -117,15 +135,15 @@ def _rows(flow: _Flow) -> list[_Row]:
   return [*rows, _ALIKE] if alike else rows
 
 
-def _lines(flow: _Flow) -> list[_canvas.LegendEntry]:
+def _lines(flow: _Flow) -> list[_legends.Entry]:
   """Entries of the legend for the lines; the bold one says so if there are others."""
   stages = _drawn(flow)
   return [
-    _canvas.LegendEntry(
+    _legends.Entry(
       f"{flow.titles[stage]} (bold)"
       if stage == flow.focus and len(stages) > 1
       else flow.titles[stage],
-      flow.colours[stage],
+      flow.styles[stage],
       bold=stage == flow.focus,
     )
     for stage in stages
@@ -135,20 +153,19 @@ def _lines(flow: _Flow) -> list[_canvas.LegendEntry]:
 def _drawn(flow: _Flow) -> list[str]:
   """Networks that have a line; what is only a goal, measured once, has none."""
   goals = flow.teachers.values()
-  entries = collections.Counter(entry["stage"] for entry in flow.metrics)
-  return [stage for stage in flow.taps if stage not in goals or entries[stage] > 1]
+  return [s for s in flow.taps if s not in goals or len(flow.logs[s]) > 1]
 
 
-def _goals(flow: _Flow) -> list[_canvas.LegendEntry]:
+def _goals(flow: _Flow) -> list[_legends.Entry]:
   """Entries of the legend for the ends of teachers."""
   students: dict[str, list[str]] = {}
   for student, teacher in flow.teachers.items():
     students.setdefault(teacher, []).append(student)
   return [
-    _canvas.LegendEntry(
+    _legends.Entry(
       f"{_short(flow, teacher)} at its end: goal of "
       f"{_few([_short(flow, name) for name in names])}",
-      flow.colours[teacher],
+      flow.styles[teacher],
       dashed=True,
     )
     for teacher, names in students.items()
@@ -194,15 +211,19 @@ def _measured_flow(metrics: MetricLog, results: Results, focus: str | None) -> _
       f"focus: expected a network whose information flow was recorded, one of "
       f"{', '.join(taps)}, got {focus!r}"
     )
-  colours = _canvas.network_colours(titles)
-  return _Flow(metrics, list(kernels), taps, teachers, focus, colours, titles)
+  styles = _colours.styles_of_run(metrics, results)
+  logs: dict[str, list[Mapping[str, Any]]] = {stage: [] for stage in taps}
+  for entry in metrics:
+    if entry["stage"] in taps:
+      logs[entry["stage"]].append(entry)
+  return _Flow(logs, list(kernels), taps, teachers, focus, styles, titles)
 
 
 def _readable_factor(flow: _Flow, kernel: str) -> int:
   """1, 1,000 or 1,000,000: what brings the largest value of a kernel above 1/2."""
   keys = {f"qmi/{kernel}/{tap}" for taps in flow.taps.values() for tap in taps}
   lines = [
-    _series.series(flow.metrics, stage, key) for stage in flow.taps for key in keys
+    _series.series(flow.logs[stage], stage, key) for stage in flow.taps for key in keys
   ]
   values = np.abs(np.concatenate([line.y for line in lines]))
   largest = values[np.isfinite(values)].max(initial=0)
@@ -216,16 +237,16 @@ def _draw_panel(axes: "Axes", flow: _Flow, row: _Row, column: int) -> None:
     return _line(flow, row, column, stage)
 
   for stage in _drawn(flow):
-    colour, bold = flow.colours[stage], stage == flow.focus
+    style, bold = flow.styles[stage], stage == flow.focus
     if len(line(stage).x):
-      _canvas.draw_line(axes, line(stage), colour=colour, bold=bold)
+      _canvas.draw_line(axes, line(stage), style=style, bold=bold)
   goals = {}
   for student, teacher in flow.teachers.items() if row.has_goals else ():
     tap = _tap_beside(flow, column, student)
-    if tap in (_series.endings(flow.metrics, student, "loss/") or [tap]):
+    if tap in (_series.endings(flow.logs[student], student, "loss/") or [tap]):
       goals[teacher] = _series.last(line(teacher))
   for teacher, level in goals.items():
-    _canvas.draw_level(axes, level, colour=flow.colours[teacher])
+    _canvas.draw_level(axes, level, colour=flow.styles[teacher].colour)
   _canvas.plain_scale(axes, most=None if row.has_goals else 1)
   _canvas.whole_epochs(axes)
 
@@ -233,7 +254,7 @@ def _draw_panel(axes: "Axes", flow: _Flow, row: _Row, column: int) -> None:
 def _line(flow: _Flow, row: _Row, column: int, stage: str) -> _series.Series:
   """Values of a network in a panel; empty where they were not recorded."""
   key = f"{row.prefix}{_tap_beside(flow, column, stage)}"
-  return _series.series(flow.metrics, stage, key).times(row.factor)
+  return _series.series(flow.logs[stage], stage, key).times(row.factor)
 
 
 def _other_names(flow: _Flow, column: int) -> str:

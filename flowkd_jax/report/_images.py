@@ -9,12 +9,18 @@ from jaxtyping import UInt8
 
 from flowkd_jax._numerics import label_rule
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _colours
+from flowkd_jax.report import _legends
+from flowkd_jax.report import _texts
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
-_RIGHT, _WRONG, _QUERY = "#009E73", "#D55E00", "#404040"
+_FRAMES = (
+  _legends.Entry("the class of the query", _colours.Style(_colours.RIGHT)),
+  _legends.Entry("another class", _colours.Style(_colours.WRONG), dashed=True),
+)
 
 
 def retrieval_picture(
@@ -28,7 +34,8 @@ def retrieval_picture(
 ) -> "Figure":
   """A row per query: its image, then the images found, with the names of classes.
 
-  A frame is green where the class is that of the query, and orange where it is not.
+  A frame is green where the class is that of the query, and orange and dashed where it
+  is not.
 
   Args:
     query_images: Values in 0..255; one channel is gray.
@@ -55,25 +62,38 @@ def retrieval_picture(
       raise ValueError(f"{name}: expected shape {expected}, got {np.shape(array)}")
   for name, array in (("query_labels", query_labels), ("found_labels", found_labels)):
     label_rule.checked_labels(array, len(class_names), shape=np.shape(array), name=name)
+  width = max(6.0, 0.9 * (1 + found))
+  room = 72 * width / (1 + found) - 8  # points beside one another
+  names = {
+    label: _lines_of_name(label, class_names, room)
+    for label in (-1, *range(len(class_names)))
+  }
+  shown = np.unique(np.append(query_labels, found_labels))
+  lines = max(names[max(int(label), -1)].count("\n") for label in shown)
   figure, grid = _canvas.new_figure(
     queries,
     1 + found,
     title=title,
-    width=max(6.0, 0.9 * (1 + found)),
-    height=0.6 + 1.15 * queries,
+    width=width,
+    height=0.6 + (1.15 + 0.17 * lines) * queries,
   )
   for row, line in enumerate(grid):
     label = query_labels[row]
-    _draw_image(line[0], query_images[row], _class_name(label, class_names), _QUERY)
+    _draw_image(line[0], query_images[row], names[max(int(label), -1)], _colours.QUERY)
     shown = zip(line[1:], found_images[row], found_labels[row], strict=True)
     for axes, image, found_label in shown:
-      colour = _RIGHT if found_label == label and label >= 0 else _WRONG
-      _draw_image(axes, image, _class_name(found_label, class_names), colour)
+      right = found_label == label and label >= 0
+      colour = _colours.RIGHT if right else _colours.WRONG
+      _draw_image(axes, image, names[max(int(found_label), -1)], colour)
+      axes.spines[:].set_linestyle("-" if right else "--")
+  _legends.below(figure, _FRAMES)
   return figure
 
 
-def _class_name(label: int, class_names: Sequence[str]) -> str:
-  return "no label" if label < 0 else class_names[int(label)]
+def _lines_of_name(label: int, class_names: Sequence[str], room: float) -> str:
+  """Name of a class on as many lines as it needs above an image."""
+  name = "no label" if label < 0 else class_names[label]
+  return "\n".join(_texts.wrapped(name, 9, room))
 
 
 def _draw_image(axes: "Axes", image: np.ndarray, name: str, colour: str) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _colours
+from flowkd_jax.report import _legends
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -54,6 +56,9 @@ def layer_picture(
     axes.set_yticks(range(shape[0]), student_taps)
     for student, teacher in (layer_map or {}).items():
       _frame(axes, student_taps.index(student), teacher_taps.index(teacher))
+  if layer_map:
+    chosen = _colours.Style(_colours.CHOSEN)
+    _legends.below(figure, [_legends.Entry("frame: pair of the layer map", chosen)])
   return figure
 
 
@@ -77,4 +82,5 @@ def _frame(axes: "Axes", row: int, column: int) -> None:
   from matplotlib.patches import Rectangle
 
   corner = column - 0.5, row - 0.5
-  axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=2))
+  frame = Rectangle(corner, 1, 1, fill=False, edgecolor=_colours.CHOSEN, linewidth=2)
+  axes.add_patch(frame)

@@ -7,33 +7,26 @@ drawn: for runs that differ in their seed only, or else for all together.
 import base64
 import importlib.resources
 import io
+import itertools
 import json
 import logging
 import os
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from typing import Any
 
 from flowkd_jax import _files
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _colours
 from flowkd_jax.report import _facts
+from flowkd_jax.report import _gallery
 from flowkd_jax.report._average import mean_metrics
 from flowkd_jax.report._average import mean_results
-from flowkd_jax.report._diagnostics import diagnostics_picture
-from flowkd_jax.report._flow import flow_picture
-from flowkd_jax.report._pictures import loss_picture
-from flowkd_jax.report._pictures import precision_recall_picture
-from flowkd_jax.report._pictures import training_picture
 from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 from flowkd_jax.report._read import read_run
 from flowkd_jax.report._table import network_cells
-
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
 
 _LOG = logging.getLogger(__name__)
 _CONFIG_FILE = "config.json"
@@ -42,13 +35,6 @@ _TEMPLATE = "page.html"
 _SIDE_BY_SIDE = 6
 # Settings that do not tell runs of one experiment apart: the seed, and places.
 _OF_A_RUN = ("seed", "workdir", "data_dir", "networks_from", "teacher_cache")
-_PICTURES: dict[str, Callable[[MetricLog, Results], "Figure"]] = {
-  "Training": training_picture,
-  "Information flow": flow_picture,
-  "Matching": loss_picture,
-  "Diagnostics": diagnostics_picture,
-  "Retrieval": lambda metrics, results: precision_recall_picture(results),
-}
 
 
 def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
@@ -211,18 +197,23 @@ def _mean(runs: Sequence[tuple[MetricLog, Results]]) -> tuple[MetricLog, Results
 
 def _drawn(runs: Mapping[str, tuple[MetricLog, Results]]) -> dict[str, dict[str, str]]:
   """For each title the pictures of the runs that have one, as text in base 64."""
+  # Networks of one name have one colour in all runs.
+  every = ([*itertools.chain(*parts)] for parts in zip(*runs.values(), strict=True))
+  styles = _colours.styles_of_run(*every)
   pictures = {}
-  for title, draw in _PICTURES.items():
-    drawn = {name: _picture(name, title, draw, *run) for name, run in runs.items()}
+  for _, title, draw in _gallery.PICTURES:
+    drawn = {
+      name: _picture(name, title, draw, *run, styles) for name, run in runs.items()
+    }
     shown = {name: png for name, png in drawn.items() if png is not None}
     if shown:
       pictures[title] = shown
   return pictures
 
 
-def _picture(name, title, draw, metrics, results) -> str | None:
+def _picture(name, title, draw, metrics, results, styles) -> str | None:
   try:
-    figure = draw(metrics, results)
+    figure = draw(metrics, results, styles)
   except _canvas.NothingToDrawError as error:
     _LOG.info("%s: left out %s: %s", name, title, error)
     return None

@@ -1,12 +1,16 @@
 """Pictures of losses by tap, of retrieval, and of the course of training."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
 
+from flowkd_jax.report import _average
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _colours
+from flowkd_jax.report import _legends
 from flowkd_jax.report import _read
 from flowkd_jax.report import _series
 from flowkd_jax.report._average import GREATEST
@@ -18,15 +22,20 @@ if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
+Styles = Mapping[str, _colours.Style]
+
 _DISTANCES = {"euclidean": "Euclidean distance", "cosine": "Cosine distance"}
 
 
-def loss_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
+def loss_picture(
+  metrics: MetricLog, results: Results = (), *, styles: Styles | None = None
+) -> "Figure":
   """Loss and weight of each tap over the epochs, a column per network.
 
   Args:
     metrics: Metrics of `read_metrics`; keys `loss/TAP` and `weight/TAP`.
     results: Results of `read_results`, for titles.
+    styles: Style of each network, from `network_styles`; by default that of a run.
 
   Raises:
     NothingToDrawError: If no stage recorded losses by tap.
@@ -38,7 +47,7 @@ def loss_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
       "from labels alone have none"
     )
   titles = _series.network_titles(metrics, results)
-  colours = _canvas.network_colours(titles)
+  styles = styles or _colours.styles_of_run(metrics, results)
   figure, grid = _canvas.new_figure(
     2,
     len(stages),
@@ -48,23 +57,26 @@ def loss_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
     height_ratios=(3, 2),
     share_x=True,
   )
+  lines = _colours.term_styles(*_series.terms(metrics))
   for (row, column), axes in np.ndenumerate(grid):
     quantity, stage = ("loss", "weight")[row], stages[column]
-    _draw_taps(axes, metrics, stage, quantity)
+    _draw_taps(axes, metrics, stage, quantity, lines)
     _canvas.name_axes(
       axes,
       title="" if row else titles[stage],
       x=_canvas.EPOCHS if row else "",
       y="" if column else f"{quantity} of the tap",
-      colour=colours[stage],
+      colour=styles[stage].colour,
     )
+  _legends.bands(figure)
   return figure
 
 
-def _draw_taps(axes: "Axes", metrics: MetricLog, stage: str, quantity: str) -> None:
+def _draw_taps(
+  axes: "Axes", metrics: MetricLog, stage: str, quantity: str, styles: Styles
+) -> None:
   """A line per tap; taps whose lines are the same share one."""
   taps = _series.endings(metrics, stage, "loss/")
-  shades = _canvas.tap_colours(taps)
   groups: dict[bytes, list[str]] = {}
   for tap in taps:
     line = _series.series(metrics, stage, f"{quantity}/{tap}")
@@ -73,10 +85,10 @@ def _draw_taps(axes: "Axes", metrics: MetricLog, stage: str, quantity: str) -> N
   for first, *others in groups.values():
     line = _series.series(metrics, stage, f"{quantity}/{first}")
     label = _span([first, *others], taps)
-    _canvas.draw_line(axes, line, colour=shades[first], label=label)
+    _canvas.draw_line(axes, line, style=styles[first], label=label)
   _canvas.log_scale(axes)
   _canvas.whole_epochs(axes)
-  _canvas.legend_beside(axes)
+  _legends.beside(axes)
 
 
 def _span(some: list[str], taps: list[str]) -> str:
@@ -87,11 +99,14 @@ def _span(some: list[str], taps: list[str]) -> str:
   return ", ".join(some)
 
 
-def precision_recall_picture(results: Results) -> "Figure":
+def precision_recall_picture(
+  results: Results, *, styles: Styles | None = None
+) -> "Figure":
   """Interpolated precision against recall of every network, a panel per distance.
 
   Args:
     results: Results of `read_results`.
+    styles: Style of each network, from `network_styles`; by default that of a run.
 
   Raises:
     NothingToDrawError: If retrieval was not measured.
@@ -111,6 +126,7 @@ def precision_recall_picture(results: Results) -> "Figure":
       "is measured when a network is trained"
     )
   titles = _series.network_titles((), results)
+  styles = styles or _colours.styles_of_run((), results)
   figure, grid = _canvas.new_figure(
     1,
     len(measured),
@@ -120,34 +136,46 @@ def precision_recall_picture(results: Results) -> "Figure":
     share_y=True,
   )
   for axes, (distance, found) in zip(grid.flat, measured.items(), strict=True):
-    _draw_retrieval(axes, found, titles)
+    _draw_retrieval(axes, found, titles, styles)
     _canvas.name_axes(
       axes,
       title=_DISTANCES[distance],
       x="recall, %",
       y="" if axes is not grid.flat[0] else "precision, %",
     )
+  _legends.bands(figure)
   return figure
 
 
 def _draw_retrieval(
-  axes: "Axes", found: Mapping[str, Mapping[str, Any]], titles: dict[str, str]
+  axes: "Axes",
+  found: Mapping[str, Mapping[str, Any]],
+  titles: dict[str, str],
+  styles: Styles,
 ) -> None:
   """A line per network, the best first in the legend."""
   averages = {name: 100 * one["mean_average_precision"] for name, one in found.items()}
-  colours = _canvas.network_colours(titles)
   best_first = sorted(averages, key=averages.__getitem__, reverse=True)
+  student = _bold(averages, styles)
   for name in best_first:
+    bold = name == student
     _canvas.draw_line(
       axes,
       _recall_line(found[name]),
-      colour=colours[name],
-      label=f"{averages[name]:.1f} %  {titles[name]}",
-      bold=name == "student",
+      style=styles[name],
+      label=f"{averages[name]:.1f} %  {titles[name]}{' (bold)' if bold else ''}",
+      bold=bold,
     )
   axes.set(xlim=(0, 100), ylim=(0, 102))
   free_below = averages[best_first[0]] > 50
-  _canvas.legend_inside(axes, title="mean average precision", low=free_below)
+  meaning = "mean average precision" + ("; bold: the student" if student else "")
+  _legends.inside(axes, title=meaning, low=free_below)
+
+
+def _bold(names: Iterable[str], styles: Styles) -> str | None:
+  """The network whose line is bold among others: the student, if it is there."""
+  names = [*names]
+  return _colours.focus({n: styles[n] for n in names}) if len(names) > 1 else None
 
 
 def _recall_line(measured: Mapping[str, Any]) -> _series.Series:
@@ -161,12 +189,15 @@ def _recall_line(measured: Mapping[str, Any]) -> _series.Series:
   return _series.Series(100 * recall, 100 * precision, band)
 
 
-def training_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
+def training_picture(
+  metrics: MetricLog, results: Results = (), *, styles: Styles | None = None
+) -> "Figure":
   """Test accuracy and training loss over the epochs of every network.
 
   Args:
     metrics: Metrics of `read_metrics`; keys `test_accuracy` and `loss`.
     results: Results of `read_results`, for titles.
+    styles: Style of each network, from `network_styles`; by default that of a run.
 
   Raises:
     NothingToDrawError: If neither was recorded.
@@ -194,32 +225,38 @@ def training_picture(metrics: MetricLog, results: Results = ()) -> "Figure":
     height=5.0,
   )
   titles = _series.network_titles(metrics, results)
-  for axes, (key, found) in zip(grid.flat, lines.items(), strict=True):
-    _draw_course(axes, key, found, titles)
-  colours = _canvas.network_colours(titles)
+  styles = styles or _colours.styles_of_run(metrics, results)
   drawn = [stage for stage in stages if any(stage in found for found in lines.values())]
-  bold = "student" if len(drawn) > 1 else None
+  student = _bold(drawn, styles)
+  for axes, (key, found) in zip(grid.flat, lines.items(), strict=True):
+    _draw_course(axes, key, found, styles, student)
   entries = [
-    _canvas.LegendEntry(
-      f"{titles[stage]} (bold)" if stage == bold else titles[stage],
-      colours[stage],
-      bold=stage == bold,
+    _legends.Entry(
+      f"{titles[stage]} (bold)" if stage == student else titles[stage],
+      styles[stage],
+      bold=stage == student,
     )
     for stage in drawn
   ]
-  _canvas.legend_below(figure, entries)
+  meaning = _legends.Meaning(
+    bold="the student" if student else "",
+    band=_average.BAND if _canvas.has_bands(figure) else "",
+  )
+  _legends.below(figure, entries, meaning)
   return figure
 
 
 def _draw_course(
-  axes: "Axes", key: str, lines: dict[str, _series.Series], titles: dict[str, str]
+  axes: "Axes",
+  key: str,
+  lines: dict[str, _series.Series],
+  styles: Styles,
+  student: str | None,
 ) -> None:
   accuracy = key == "test_accuracy"
-  colours = _canvas.network_colours(titles)
   for stage, line in lines.items():
     scaled = line.times(100) if accuracy else line
-    colour, bold = colours[stage], stage == "student"
-    _canvas.draw_line(axes, scaled, colour=colour, bold=bold)
+    _canvas.draw_line(axes, scaled, style=styles[stage], bold=stage == student)
   if accuracy:
     _canvas.end_at(axes, 100)
   else:

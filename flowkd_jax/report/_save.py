@@ -1,16 +1,12 @@
 """Writes the pictures of a work directory."""
 
-import functools
 import logging
 import os
 from pathlib import Path
 
 from flowkd_jax.report import _canvas
-from flowkd_jax.report._diagnostics import diagnostics_picture
-from flowkd_jax.report._flow import flow_picture
-from flowkd_jax.report._pictures import loss_picture
-from flowkd_jax.report._pictures import precision_recall_picture
-from flowkd_jax.report._pictures import training_picture
+from flowkd_jax.report import _colours
+from flowkd_jax.report import _gallery
 from flowkd_jax.report._read import read_run
 
 _LOG = logging.getLogger(__name__)
@@ -31,20 +27,14 @@ def save_pictures(workdir: str | os.PathLike[str]) -> list[Path]:
   """
   workdir = Path(workdir)
   metrics, results = read_run(workdir)
-  pictures = {
-    "training": functools.partial(training_picture, metrics, results),
-    "flow": functools.partial(flow_picture, metrics, results),
-    "loss": functools.partial(loss_picture, metrics, results),
-    "diagnostics": functools.partial(diagnostics_picture, metrics, results),
-    "precision_recall": functools.partial(precision_recall_picture, results),
-  }
+  styles = _colours.styles_of_run(metrics, results)
   folder = workdir / "pictures"
   folder.mkdir(exist_ok=True)
   written = []
-  for name, draw in pictures.items():
-    path = folder / f"{name}.png"
+  for picture in _gallery.PICTURES:
+    path = folder / f"{picture.file}.png"
     try:
-      _canvas.save_figure(draw(), path)
+      _canvas.save_figure(picture.draw(metrics, results, styles), path)
     except _canvas.NothingToDrawError as error:
       _LOG.info("skipped %s: %s", path, error)
     else:

@@ -52,6 +52,33 @@ def endings(metrics: MetricLog, stage: str, prefix: str) -> list[str]:
   return sorted(found, key=lambda name: depths.get(name, len(depths)))
 
 
+def terms(metrics: MetricLog) -> tuple[list[str], list[str]]:
+  """Taps of all networks that have diagnostics or losses, and loss terms of no tap.
+
+  Taps are in the order of their depth in their network, so that they can have one
+  colour in all panels. Where no information flow was measured the depth is unknown:
+  then all names count as taps.
+
+  Args:
+    metrics: Metrics of `read_metrics`.
+  """
+  depths: dict[str, float] = {}
+  others: dict[str, None] = {}
+  for stage in dict.fromkeys(entry["stage"] for entry in metrics):
+    measured = [key.split("/", 1)[-1] for key in endings(metrics, stage, "qmi/")]
+    taps = list(dict.fromkeys(measured))
+    for prefix in ("loss/", "gradient/", "cka/", "dead/"):
+      for name in endings(metrics, stage, prefix):
+        if name in taps:
+          depths.setdefault(name, (taps.index(name) + 1) / len(taps))
+        else:
+          others[name] = None
+  if not depths:
+    return list(others), []
+  rest = [name for name in others if name not in depths]
+  return sorted(depths, key=depths.__getitem__), rest
+
+
 def series(metrics: MetricLog, stage: str, key: str) -> Series:
   """The values of `key` in a stage over epochs trained; 0 is before training."""
   entries = [entry for entry in metrics if entry["stage"] == stage and key in entry]

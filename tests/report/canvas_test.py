@@ -9,6 +9,7 @@ import pytest
 
 from flowkd_jax import report
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _colours
 
 
 def _lines(axes, *, dashed=False):
@@ -21,11 +22,16 @@ def _lines(axes, *, dashed=False):
 
 
 @pytest.mark.slow
-def test_twelve_networks_have_colours_of_their_own(metrics):
+def test_twelve_networks_have_a_look_of_their_own(metrics):
   (first, *_) = [entry for entry in metrics if entry["stage"] == "student_labels"]
   many = [{**first, "stage": f"row {n}"} for n in range(12)]
   figure = report.flow_picture(many)
-  assert len(_lines(figure.axes[0])) == 12
+  lines = figure.axes[0].get_lines()
+  # Colours of roles are lent to nobody, so that marks differ where colours do not.
+  assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
+  handles = figure.legends[0].legend_handles
+  shown = {(h.get_color(), h.get_marker().replace("None", "o")) for h in handles}
+  assert shown == {(line.get_color(), line.get_marker()) for line in lines}
 
 
 def test_networks_have_one_colour_in_all_pictures(metrics, results):
@@ -57,17 +63,6 @@ def test_import_does_not_load_matplotlib():
   assert found.stdout.strip() == "False"
 
 
-def test_tap_colours_are_darker_towards_the_output():
-  def lightness(colour):
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-  shades = [lightness(c) for c in _canvas.tap_colours("abcd").values()]
-  assert shades == sorted(shades, reverse=True)
-  assert len(set(shades)) == 4
-  assert [*_canvas.tap_colours(["only"])] == ["only"]
-
-
 @pytest.mark.parametrize(
   ("values", "scale"), [([1, 100], "log"), ([1, 3], "linear"), ([-1, 0], "linear")]
 )
@@ -89,3 +84,14 @@ def test_plain_scale_begins_at_zero_unless_that_would_squeeze():
     _canvas.plain_scale(axes)
   assert low.get_ylim()[0] == empty.get_ylim()[0] == 0
   assert high.get_ylim()[0] > 0.5
+
+
+def test_a_mark_that_tells_networks_apart_is_on_every_line():
+  plain, marked = _colours.Style("#000000"), _colours.Style("#000000", "s")
+  points = (None, 5, 500)
+  assert [_canvas.mark_of_line(plain, points=n) for n in points] == [
+    "None",
+    "o",
+    "None",
+  ]
+  assert {_canvas.mark_of_line(marked, points=n) for n in points} == {"s"}

@@ -52,6 +52,14 @@ def test_flow_picture_shows_how_alike_taps_are_to_those_they_learn_from(
   assert len(report.flow_picture(without, results).axes) == 8
 
 
+def test_flow_picture_says_what_bold_and_dashes_mean(metrics, results):
+  figure = report.flow_picture(metrics, results)
+  said = figure.legends[0].get_title().get_text()
+  assert "Bold: the network whose taps are the columns." in said
+  assert "Dashed: a teacher after its training" in said
+  assert "Band" not in said
+
+
 def test_flow_picture_draws_the_recorded_values(metrics, results):
   figure = report.flow_picture(metrics, results)
   expected = [

@@ -21,6 +21,12 @@ def test_retrieval_picture_frames_what_is_right_and_wrong():
   frames = [axes.spines["left"].get_edgecolor()[:3] for axes in figure.axes]
   assert frames[1] == frames[2] == frames[5]
   assert len({frames[0], frames[1], frames[4]}) == 3
+  styles = [axes.spines["left"].get_linestyle() for axes in figure.axes]
+  dashed = [style == "--" for style in styles]
+  assert dashed == [False, True, True, False, False, True]  # not by colour alone
+  (legend,) = figure.legends
+  labels = [text.get_text() for text in legend.get_texts()]
+  assert labels == ["the class of the query", "another class"]
   shown = [axes.get_images()[0].get_array() for axes in figure.axes]
   np.testing.assert_array_equal(shown[4], images[1, 1, ..., 0])
 
@@ -50,3 +56,16 @@ def test_retrieval_picture_refuses_what_does_not_fit():
     report.retrieval_picture(
       images[:0, 0], labels[:0, 0], images[:0], labels[:0], class_names="a"
     )
+
+
+def test_long_names_of_classes_have_lines_above_their_image():
+  images, labels = np.zeros((1, 3, 4, 4, 1), np.uint8), np.array([[0, 1, 0]])
+  figure = report.retrieval_picture(
+    images[:, 0],
+    labels[:, 0],
+    images[:, 1:],
+    labels[:, 1:],
+    class_names=("cat", " ".join(["a_name"] * 9)),
+  )
+  assert figure.axes[0].get_title() == "cat"
+  assert figure.axes[1].get_title().count("\n") > 0

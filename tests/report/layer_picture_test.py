@@ -15,6 +15,9 @@ def test_layer_picture_shows_matrices_and_frames_the_map():
   assert [text.get_text() for text in first.texts] == ["1", "0", "0", "0", "1", "0"]
   corners = [patch.get_xy() for patch in first.patches]
   assert corners == [(-0.5, -0.5), (1.5, 0.5)]
+  (legend,) = figure.legends
+  assert [t.get_text() for t in legend.get_texts()] == ["frame: pair of the layer map"]
+  assert report.layer_picture(matrices, *names).legends == []
 
 
 def test_layer_picture_refuses_what_does_not_fit():

@@ -1,23 +1,29 @@
-"""Texts of the pictures: inside the figure, and not printed over one another."""
+"""All pictures: texts in place, all points in sight, entries that can be told apart."""
 
+import contextlib
 import itertools
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from experiments.studies import catalogue
 from experiments.tables import kept_runs
-from experiments.tables import network_rows
-from experiments.tables import paired_arms
+from experiments.tables import study_pictures
+from experiments.tables import study_sizes
 from experiments.tables import update
 from flowkd_jax import report
 from flowkd_jax.report import _canvas
+from flowkd_jax.report import _colours
+from flowkd_jax.report import _gallery
+from flowkd_jax.report._average import mean_metrics
+from flowkd_jax.report._average import mean_results
 
 
 def faults(figure):
-  """Texts outside the figure, overlapping titles and names of axes."""
+  """Texts outside or over each other, hidden points, entries that look the same."""
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   renderer = canvas.get_renderer()
@@ -45,6 +51,58 @@ def faults(figure):
   for (one, box), (other, beside) in itertools.combinations(lines, 2):
     if one is not other and box.shrunk(0.98, 0.9).overlaps(beside):
       found.append(f"overlap: {one.get_text()!r} and {other.get_text()!r}")
+  return found + _ticks_that_touch(figure, renderer) + _hidden(figure) + _twins(figure)
+
+
+def _ticks_that_touch(figure, renderer):
+  """Labels of ticks of one axis that are printed over each other."""
+  found = []
+  for axes in figure.axes:
+    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+      low, high = sorted(limits)
+      ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=False)
+      shown = [
+        label
+        for place, label in ticks
+        if low <= place <= high and label.get_visible() and label.get_text()
+      ]
+      boxes = [label.get_window_extent(renderer) for label in shown]
+      upright = not any(label.get_rotation() % 90 for label in shown)
+      for (one, box), (other, beside) in itertools.combinations(
+        zip(shown, boxes, strict=True), 2
+      ):
+        if upright and box.shrunk(0.98, 0.7).overlaps(beside):
+          found.append(f"ticks: {one.get_text()!r} and {other.get_text()!r}")
+  return found
+
+
+def _hidden(figure):
+  """Lines with a point outside the limits of their panel."""
+  found = []
+  for axes in figure.axes:
+    low, high = sorted(axes.get_ylim())
+    room = 1e-6 * (high - low)
+    for line in axes.get_lines():
+      values = np.asarray(line.get_ydata(), float)
+      values = values[np.isfinite(values)]
+      if axes.get_yscale() == "log":
+        values = values[values > 0]  # what a logarithm has not, leaves a gap
+      if ((values < low - room) | (values > high + room)).any():
+        found.append(f"hidden: {axes.get_title(loc='left')!r}, {line.get_color()}")
+  return found
+
+
+def _twins(figure):
+  """Entries of a legend that look the same."""
+  legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+  found = []
+  for legend in filter(None, legends):
+    looks = [
+      (h.get_facecolor() if isinstance(h, Patch) else (h.get_color(), h.get_marker()))
+      + (() if isinstance(h, Patch) else (h.get_linestyle(),))
+      for h in legend.legend_handles
+    ]
+    found += [f"twins: {look}" for look in {*looks} if looks.count(look) > 1]
   return found
 
 
@@ -73,36 +131,95 @@ def _empty_rows(figure):
 
 KEPT = sorted(
   name
-  for name, study in catalogue.STUDIES.items()
-  if not study.grid and (update.HERE / "results" / name / kept_runs.FILE).exists()
+  for name in catalogue.STUDIES
+  if (update.HERE / "results" / name / kept_runs.FILE).exists()
 )
+DRAWN = {
+  "flow": study_pictures.flow_picture,
+  "curves": study_pictures.curves_picture,
+  "sizes": study_sizes.size_picture,
+  "times": study_pictures.time_picture,
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KEPT)
 def test_pictures_of_kept_runs_have_their_texts_in_place(name):
   study, runs = catalogue.STUDIES[name], kept_runs.read(update.HERE / "results" / name)
-  try:
-    if study.comparison:
-      figure = report.comparison_picture(paired_arms.curves(study, runs))
-    else:
-      figure = network_rows.flow_picture(study, runs)
-  except report.NothingToDrawError:
-    return
-  assert faults(figure) == []
-  assert _empty_rows(figure) == 0
-  (legend,) = figure.legends
-  labels = " ".join(text.get_text() for text in legend.get_texts())
-  raw = [run.name for run in study.runs if "_" in run.name and run.name in labels]
-  assert raw == [], "titles, not names of runs"
-  if study.comparison:
-    assert all(axes.get_ylim()[1] <= 100 for axes in figure.axes)
+  figures = {}
+  for kind, draw in DRAWN.items():
+    with contextlib.suppress(report.NothingToDrawError):
+      figures[kind] = draw(study, runs)
+  assert figures
+  for kind, figure in figures.items():
+    assert faults(figure) == [], kind
+    (legend,) = figure.legends
+    labels = " ".join(text.get_text() for text in legend.get_texts())
+    raw = [run.name for run in study.runs if "_" in run.name and run.name in labels]
+    assert raw == [], "titles, not names of runs"
+  if "flow" in figures:
+    assert _empty_rows(figures["flow"]) == 0
+  percent = [figures[kind] for kind in ("curves", "sizes") if kind in figures]
+  assert all(a.get_ylim()[1] <= 102 for figure in percent for a in figure.axes)
+
+
+def _with_pairs_and_times(metrics, results):
+  """The run with what jobs of version 0.2 record beside."""
+  taps = ("block_1", "block_2", "block_3", "dense")
+  for number, entry in enumerate(metrics):
+    if entry["stage"] == "student" and "cka/dense" in entry:
+      for one, other in itertools.product(taps, taps):
+        same = entry[f"cka/{one}"]
+        value = same if one == other else (0.3 + 0.01 * number) % 1
+        entry[f"cka_pair/{one}:{other}"] = value
+  for network in results:
+    network["times"] = {"steps": 300.0, "compiling": 20.0, "measuring": 30.0}
 
 
 @pytest.mark.slow
-def test_pictures_of_a_run_have_their_texts_in_place(metrics, results):
-  for picture in (report.flow_picture, report.training_picture, report.loss_picture):
-    assert faults(picture(metrics, results)) == [], picture.__name__
+@pytest.mark.parametrize("picture", _gallery.PICTURES, ids=lambda picture: picture.file)
+def test_pictures_of_a_run_have_their_texts_in_place(picture, metrics, results):
+  _with_pairs_and_times(metrics, results)
+  styles = _colours.styles_of_run(metrics, results)
+  assert faults(picture.draw(metrics, results, styles)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("picture", _gallery.PICTURES, ids=lambda picture: picture.file)
+def test_pictures_of_means_say_what_bands_are(picture, metrics, results):
+  _with_pairs_and_times(metrics, results)
+  other = [
+    {k: 0.9 * v if isinstance(v, float) else v for k, v in entry.items()}
+    for entry in metrics
+  ]
+  means = mean_metrics([metrics, other])
+  runs = [results, results] if picture.file == "precision_recall" else []
+  networks = mean_results(runs) or results
+  figure = picture.draw(means, networks, _colours.styles_of_run(means, networks))
+  said = " ".join(legend.get_title().get_text() for legend in figure.legends)
+  assert ("Band: " in said) == _canvas.has_bands(figure)
+  assert faults(figure) == []
+
+
+@pytest.mark.slow
+def test_pictures_of_layers_and_images_have_their_texts_in_place():
+  taps = [f"encoder/layers/{number}/output" for number in range(5)]
+  matrix = np.linspace(0, 1, 25).reshape(5, 5)
+  matrices = {"linear CKA": matrix, "distance of information flow": matrix}
+  layers = report.layer_picture(
+    matrices, taps, taps, dict(zip(taps, taps, strict=True))
+  )
+  assert faults(layers) == []
+  names = ("a class with a long name", "another class, no shorter")
+  images, labels = (
+    np.zeros((2, 6, 8, 8, 3), np.uint8),
+    np.array([[0, 1, 0, 1, 0, -1]] * 2),
+  )
+  found = images[:, 1:], labels[:, 1:]
+  retrieved = report.retrieval_picture(
+    images[:, 0], labels[:, 0], *found, class_names=names
+  )
+  assert faults(retrieved) == []
 
 
 @pytest.mark.slow
@@ -134,6 +251,11 @@ def test_faults_are_seen():
   axes.set_title(
     "a right title that is long and goes on and on to the left", loc="right"
   )
+  for _ in range(2):
+    axes.plot([0, 1], [0, 5], color="#123456", label="one")
+  axes.legend()
+  axes.set_ylim(0, 1)
+  axes.set_xticks([0.5, 0.52], ["a long name", "another name"])
   figure.set_size_inches(4, 3)
   kinds = {fault.split(":")[0] for fault in faults(figure)}
-  assert kinds == {"outside", "overlap"}
+  assert kinds == {"outside", "overlap", "hidden", "ticks", "twins"}

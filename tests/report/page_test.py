@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from flowkd_jax import report
+from flowkd_jax.report import _gallery
 
 
 class _Reader(html.parser.HTMLParser):
@@ -47,13 +48,14 @@ def test_page_shows_every_network_and_picture_in_one_file(workdir):
     "Matching",
     "Diagnostics",
     "Retrieval",
+    "Size and quality",
   ]
   results = report.read_results(workdir)
   networks = page.rows[-len(results) :]
   assert [row[0] for row in networks] == [result["title"] for result in results]
   assert f"{results[-1]['parameters']:,}" in networks[-1]
   assert ["seed", "not recorded"] in page.rows  # as of a run of version 0.1
-  assert len(page.sources) == 5
+  assert len(page.sources) == 6
   assert all(source.startswith("data:image/png;base64,") for source in page.sources)
 
 
@@ -70,7 +72,7 @@ def test_page_compares_runs_side_by_side(workdir, tmp_path):
   assert [row for row in page.rows if row[0] == "batch_size"] == [["batch_size", "8"]]
   runs = {row[0] for row in page.rows if len(row) > 3}
   assert any(name.endswith("other <run>") for name in runs)
-  assert len(page.sources) == 10
+  assert len(page.sources) == 12
 
 
 def _runs(tmp_path, number, **of_run):
@@ -92,11 +94,12 @@ def _runs(tmp_path, number, **of_run):
 def test_page_of_many_runs_draws_means(rate, pictures, tmp_path, monkeypatch):
   drawn = []
 
-  def draw(metrics, results):
+  def draw(metrics, results, styles):
     drawn.append(metrics)
-    return report.training_picture(metrics, results)
+    return report.training_picture(metrics, results, styles=styles)
 
-  monkeypatch.setattr("flowkd_jax.report._page._PICTURES", {"Training": draw})
+  one = (_gallery.Picture("training", "Training", draw),)
+  monkeypatch.setattr(_gallery, "PICTURES", one)
   folders = [*_runs(tmp_path, 8, seed=lambda run: run, rate=rate)]
   page = _Reader(report.report_page(folders))
   assert len(page.sources) == len(drawn) == pictures
@@ -106,6 +109,25 @@ def test_page_of_many_runs_draws_means(rate, pictures, tmp_path, monkeypatch):
     assert drawn[0][0]["greatest loss"] == 8.0
   assert ["run", "seed", "rate"][:2] == page.rows[-9][:2]  # a row per run
   assert page.rows[-1][:2] == ["run 7", "7"]
+
+
+def test_networks_of_one_name_have_one_colour_in_all_runs(tmp_path, monkeypatch):
+  seen = []
+
+  def draw(metrics, results, styles):
+    seen.append({entry["stage"]: styles[entry["stage"]] for entry in metrics})
+    return report.training_picture(metrics, results, styles=styles)
+
+  one = (_gallery.Picture("training", "Training", draw),)
+  monkeypatch.setattr(_gallery, "PICTURES", one)
+  for folder, stages in (("a", "xy"), ("b", "yz")):
+    (tmp_path / folder).mkdir()
+    lines = [json.dumps({"stage": s, "epoch": 0, "loss": 1.0}) for s in stages]
+    (tmp_path / folder / "metrics.jsonl").write_text("\n".join(lines))
+  report.report_page([tmp_path / "a", tmp_path / "b"])
+  first, second = seen
+  assert first["y"] == second["y"]
+  assert len({*first.values(), *second.values()}) == 3
 
 
 @pytest.mark.slow
@@ -126,7 +148,7 @@ def test_page_of_a_running_job_leaves_out_what_is_not_there(workdir, tmp_path):
 
 
 def test_page_of_one_run_says_how_it_was_made(tmp_path, monkeypatch):
-  monkeypatch.setattr("flowkd_jax.report._page._PICTURES", {})
+  monkeypatch.setattr(_gallery, "PICTURES", ())
   config = {"dataset": "digits", "seed": 4, "kernels": ["cosine"]}
   (folder,) = _runs(
     tmp_path, 1, **{key: lambda run, v=v: v for key, v in config.items()}

@@ -22,11 +22,11 @@ def test_pictures_survive_one_epoch_and_diverged_losses(tmp_path):
 @pytest.mark.slow
 def test_save_pictures_writes_pngs(workdir):
   paths = report.save_pictures(workdir)
-  names = ["training", "flow", "loss", "diagnostics", "precision_recall"]
+  names = ["training", "flow", "loss", "diagnostics", "precision_recall", "sizes"]
   assert paths == [workdir / "pictures" / f"{name}.png" for name in names]
   for path in paths:
     pixels = np.array(Image.open(path).convert("L"))
-    assert pixels.shape[1] == 1800
+    assert pixels.shape[1] == (1200 if path.stem == "sizes" else 1800)
     assert pixels.shape[0] > 700
     assert 0.01 < (pixels < 230).mean() < 0.2
 
@@ -47,7 +47,10 @@ def test_save_pictures_of_running_job_skips_what_is_not_there(
 @pytest.mark.slow
 def test_save_pictures_of_evaluation_alone(workdir):
   (workdir / "metrics.jsonl").unlink()
-  assert [path.stem for path in report.save_pictures(workdir)] == ["precision_recall"]
+  assert [path.stem for path in report.save_pictures(workdir)] == [
+    "precision_recall",
+    "sizes",
+  ]
 
 
 def test_save_pictures_rejects_other_folders(tmp_path):

@@ -80,3 +80,15 @@ def test_corresponding_taps_are_as_deep():
   assert found == [0, 2, 4]
   assert _series.corresponding(0, 1, 5) == 4
   assert [_series.corresponding(position, 4, 1) for position in range(4)] == [0] * 4
+
+
+def test_terms_are_taps_by_depth_in_their_network_and_others():
+  log = [
+    {"stage": "a", "epoch": 0, "qmi/cosine/x": 1, "qmi/cosine/y": 1, "loss/y": 1},
+    {"stage": "b", "epoch": 0, "qmi/cosine/z": 1, "loss/labels": 1, "dead/z": 0},
+    {"stage": "b", "epoch": 1, "cka/z": 1, "gradient/labels": 1, "dead/x": 1},
+    {"stage": "a", "epoch": 1, "dead/x": 0},
+  ]
+  assert _series.terms(log) == (["x", "y", "z"], ["labels"])
+  log = [{"stage": "a", "epoch": 0, "loss/y": 1, "loss/labels": 1}]
+  assert _series.terms(log) == (["y", "labels"], [])

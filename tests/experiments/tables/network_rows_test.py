@@ -1,53 +1,9 @@
-"""Tables and pictures with a row for each run."""
+"""Tables with a row for each run."""
 
 import pytest
 
 from experiments.studies import spec
-from experiments.tables import kept_runs
 from experiments.tables import network_rows
-
-
-def _flow(teacher_level, teacher="auxiliary"):
-  """A run of one tap whose student learned from a network of that information."""
-  entry = {"qmi/cosine/tap": teacher_level, "epoch": -1, "stage": teacher}
-  entries = [entry, *({**entry, "stage": "student", "epoch": n} for n in (0, 1))]
-  student = {"name": "student", "teacher": teacher}
-  return {"1": kept_runs.KeptRun({}, [student], entries)}
-
-
-def _legend(figure):
-  return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def test_picture_of_rows_shows_a_shared_teacher_once(fake):
-  # The levels differ by the rounding of another launch.
-  runs = {"first": _flow(2.0), "second": _flow(2.0001)}
-  figure = network_rows.flow_picture(fake, runs)
-  goal = "auxiliary at its end: goal of the first and the second"
-  assert _legend(figure) == ["the first (bold)", "the second", goal]
-  figure = network_rows.flow_picture(fake._replace(pictured=("second",)), runs)
-  goal = "auxiliary at its end: goal of the second"
-  assert _legend(figure) == ["the second", goal]
-
-
-def test_picture_of_rows_tells_teachers_of_one_name_apart(fake):
-  runs = {"first": _flow(2.0, "teacher"), "second": _flow(3.0), "third": _flow(4.0)}
-  three = fake._replace(runs=(*fake.runs, spec.Run("third", "the third", ())))
-  assert _legend(network_rows.flow_picture(three, runs)) == [
-    "the first (bold)",
-    "the second",
-    "the third",
-    "teacher at its end: goal of the first",
-    "auxiliary at its end: goal of the second",
-    "auxiliary at its end: goal of the third",
-  ]
-
-
-def test_picture_of_rows_shows_the_method_bold_and_not_a_control(fake):
-  control = _flow(2.0)
-  control["1"].networks[0]["teacher"] = None
-  figure = network_rows.flow_picture(fake, {"first": control, "second": _flow(2.0)})
-  assert "the second (bold)" in _legend(figure)
 
 
 def _network(level, *, accuracy=None, seconds=60, **changes):
