@@ -11,6 +11,8 @@ from rich import console as rich_console
 from rich import live as rich_live
 from rich import text as rich_text
 
+from flowkd_jax import train
+
 
 class ProgressLines:
   """A context in which the progress of a study is shown.
@@ -29,7 +31,7 @@ class ProgressLines:
     quiet_seconds: float = 30.0,
   ):
     """Shows `title` and `done` of `total` on `console`, by default standard output."""
-    self.console = console or rich_console.Console(highlight=False)
+    self.console = console or train.standard_output()
     self._title, self._total, self._done = title, total, done
     self._quiet_seconds = quiet_seconds
     self._lines: dict[str, str] = {}
@@ -37,7 +39,7 @@ class ProgressLines:
     self._began = self._said = time.monotonic()
 
   def __enter__(self) -> "ProgressLines":
-    if self.console.is_terminal:
+    if self.console.is_interactive:
       self._live = rich_live.Live(
         get_renderable=self._renderable, console=self.console, auto_refresh=False
       )

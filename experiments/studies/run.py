@@ -193,6 +193,10 @@ def run(config: Config) -> None:
     f"study {config.study}", total, total - len(left)
   )
   with train.stop_on_signals() as should_stop, shown:
+    shown.say(
+      f"{_processes(config)} at once in {Path(config.workdir) / config.study}, the log "
+      "of each run beside its folder"
+    )
     failed = _launch(left, _processes(config), total, should_stop, shown)
     name = should_stop()
   if name:

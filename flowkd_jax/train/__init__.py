@@ -30,6 +30,7 @@ from flowkd_jax.train._processes import check_same_settings
 from flowkd_jax.train._processes import is_first_process
 from flowkd_jax.train._processes import wait_for_processes
 from flowkd_jax.train._progress import Progress
+from flowkd_jax.train._progress import standard_output
 from flowkd_jax.train._rehearsal import check_method
 from flowkd_jax.train._run_display import length_in_words
 from flowkd_jax.train._times import MEASURING
@@ -74,6 +75,7 @@ __all__ = [
   "network_in_workdir",
   "replicate",
   "save_network",
+  "standard_output",
   "stop_on_signals",
   "wait_for_processes",
 ]

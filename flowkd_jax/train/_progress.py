@@ -33,7 +33,7 @@ class Progress:
     self, console: rich_console.Console | None = None, *, quiet_seconds: float = 60.0
   ):
     """Writes to `console`, by default the standard output."""
-    self.console = console or _standard_output()
+    self.console = console or standard_output()
     self.console.quiet |= not _processes.is_first_process()
     self.quiet_seconds = quiet_seconds
     self._bar: rich_progress.Progress | None = None
@@ -138,7 +138,7 @@ class Progress:
     return count
 
 
-def _standard_output() -> rich_console.Console:
+def standard_output() -> rich_console.Console:
   """A console whose bars move only on a real terminal.
 
   FORCE_COLOR, which many build servers set, makes rich take a file for a terminal: the

@@ -24,6 +24,20 @@ def test_every_run_has_a_line(terminal):
   assert "failed: " + 90 * "x" in output  # neither cut nor wrapped
 
 
+@pytest.mark.parametrize(("name", "value"), [("FORCE_COLOR", "1"), ("TERM", "dumb")])
+def test_files_and_dumb_terminals_get_no_control_codes(name, value, monkeypatch):
+  monkeypatch.setenv(name, value)
+  file = io.StringIO()
+  terminal = True if name == "TERM" else None
+  console = rich_console.Console(file=file, force_terminal=terminal)
+  if name == "FORCE_COLOR":
+    monkeypatch.setattr("sys.stdout", file)
+    console = None
+  with progress_lines.ProgressLines("study a", 9, console=console):
+    pass
+  assert file.getvalue() == "study a: 0 of 9 runs, 0:00:00\n"
+
+
 def test_log_files_get_a_line_now_and_then(capsys):
   with progress_lines.ProgressLines("study a", 9) as shown:
     for done in range(5):
