@@ -36,6 +36,7 @@ WITH_EQUATIONS = ("losses/pkt.html", "methods/information_flow.html")
 WIDTHS = (1280, 390)
 QUERY = "neighbour"
 NONE = 3  # exit status where there is nothing to check with
+_PATIENCE = 20_000  # milliseconds; a loaded machine takes a while to index the search
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MEASURE = """() => ({
   width: document.documentElement.scrollWidth,
@@ -172,12 +173,13 @@ def look(browser: Any, root: str, name: str, width: int) -> Seen:
   page.on("request", lambda request: asked.append(request.url))
   page.on("requestfailed", lambda request: missing.append(request.url))
   page.on("response", lambda r: r.status >= 400 and missing.append(r.url))
+  page.set_default_timeout(_PATIENCE)
   page.goto(f"{root}/{name}")
   page.wait_for_load_state("networkidle")
   marked = page.locator(".arithmatex").count()
   if marked:
     with contextlib.suppress(_timeout()):
-      page.wait_for_selector(".arithmatex .katex", timeout=10_000)
+      page.wait_for_selector(".arithmatex .katex")
   measured = page.evaluate(_MEASURE)
   found = _search(page)
   page.close()
@@ -198,10 +200,10 @@ def look(browser: Any, root: str, name: str, width: int) -> Seen:
 
 def _search(page: Any) -> int:
   """Number of results that the search of the page shows for `QUERY`."""
-  page.evaluate('document.querySelector("#__search").click()')
-  page.locator(".md-search__input").press_sequentially(QUERY)
   with contextlib.suppress(_timeout()):
-    page.wait_for_selector(".md-search-result__item", timeout=10_000)
+    page.locator("label[for=__search]").first.dispatch_event("click")
+    page.locator(".md-search__input").press_sequentially(QUERY)
+    page.wait_for_selector(".md-search-result__item")
   return page.locator(".md-search-result__item").count()
 
 

@@ -10,6 +10,7 @@ shows the output of a cell only while the cell is what was run:
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -21,7 +22,7 @@ import nbformat
 
 ROOT = Path(__file__).parents[1]
 KEPT = Path(__file__).with_name("outputs")
-LONGEST = 40  # lines of text that a cell shows
+FIRST, LAST = 4, 16  # lines that a cell with many lines shows
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -43,7 +44,9 @@ def page(path: Path, kept: Path = KEPT) -> str:
     for shown in outputs["cells"].get(_hash(cell.source), ()):
       parts.append(_markdown(shown, path.stem))
   if "run" in outputs:
-    parts.append(f"*Outputs of a run with {outputs['run']}.*")
+    parts.append(
+      f"*Outputs of a run with {outputs['run']}; times depend on the machine.*"
+    )
   return "\n\n".join(parts)
 
 
@@ -65,8 +68,8 @@ def run(path: Path, kept: Path = KEPT) -> None:
     if cell.cell_type == "code":
       name = _hash(cell.source)
       shown = [_kept(output, place, name, i) for i, output in enumerate(cell.outputs)]
-      if any(shown):
-        cells[name] = [output for output in shown if output]
+      cells[name] = joined([output for output in shown if output])
+  cells = {name: shown for name, shown in cells.items() if shown}
   text = json.dumps({"run": _versions(), "cells": cells}, indent=1)
   (place / "outputs.json").write_text(f"{text}\n")
 
@@ -85,8 +88,23 @@ def _kept(output: Any, place: Path, name: str, number: int) -> dict[str, str]:
   text = _ESCAPES.sub("", output.get("text") or data.get("text/plain", ""))
   # A progress line overwrites itself: what was last written stays.
   lines = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
-  lines = [line for line in lines if line]
-  return {"text": "\n".join(lines[-LONGEST:])} if lines else {}
+  text = "\n".join(line for line in lines if line)
+  return {"text": text} if text else {}
+
+
+def joined(shown: list[dict[str, str]]) -> list[dict[str, str]]:
+  """Outputs with neighbouring texts as one, the middle of long ones left out."""
+  parts = []
+  for is_text, group in itertools.groupby(shown, key=lambda output: "text" in output):
+    if not is_text:
+      parts += group
+      continue
+    lines = "\n".join(output["text"] for output in group).splitlines()
+    if len(lines) > FIRST + LAST + 1:
+      left_out = f"... {len(lines) - FIRST - LAST} lines ..."
+      lines = [*lines[:FIRST], left_out, *lines[-LAST:]]
+    parts.append({"text": "\n".join(lines)})
+  return parts
 
 
 def _markdown(shown: dict[str, str], stem: str) -> str:
