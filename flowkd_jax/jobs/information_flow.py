@@ -16,9 +16,9 @@ Modeling", CVPR 2020, https://arxiv.org/abs/2005.00727. There are five stages:
 Three baselines run if they are named in --stages. They train the same student from the
 auxiliary teacher, without labels:
 
-  student_kd        by softened logits student_hint      by the last tap, through a
-  learnt linear map student_pkt       by the neighbour probabilities of the last tap
-  (PKT)
+  student_kd        by softened logits
+  student_hint      by the last tap, through a learnt linear map
+  student_pkt       by the neighbour probabilities of the last tap (PKT)
 
     flowkd train information_flow --dataset=digits --workdir=runs/digits
     flowkd train information_flow --dataset=cifar10 --data_dir=D --workdir=W

@@ -4,11 +4,11 @@ Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019,
 https://arxiv.org/abs/1907.09682. There are five stages. All students have the same
 initial weights:
 
-  teacher            a large network, trained on labels student_labels     student,
-  trained on labels only student_kd         student, trained on labels and the teacher's
-  softened logits student            student, trained on labels and the similarities of
-  teacher taps student_unrelated  control: student, trained on the similarities of other
-  images
+  teacher            a large network, trained on labels
+  student_labels     student, trained on labels only
+  student_kd         student, trained on labels and the teacher's softened logits
+  student            student, trained on labels and the similarities of teacher taps
+  student_unrelated  control: student, trained on the similarities of other images
 
     flowkd train similarity_preserving --dataset=digits --workdir=W
     flowkd train similarity_preserving --dataset=cifar10 --data_dir=D ...

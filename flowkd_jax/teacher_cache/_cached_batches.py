@@ -249,8 +249,8 @@ def open_cache(
     stored_as: Data type on disk: "float32", "float16" or "bfloat16".
     max_gib: Size limit in GiB for the outputs of this teacher.
     say: Function that gets the expected disk space, and warnings.
-    parallelism: As in `CachedBatches`.
-    shard: As in `CachedBatches`.
+    parallelism: See `CachedBatches`.
+    shard: See `CachedBatches`.
 
   Raises:
     ValueError: If there is no teacher, if not even one epoch fits into the limit or on

@@ -148,7 +148,7 @@ class DeviceStep:
     Compiled once: the number of blocks is an argument of the program.
 
     Args:
-      state: As in a call.
+      state: State of the method, in the form of a call.
       batches: A multiple of `block_size`, up to `most_steps`.
 
     Returns:

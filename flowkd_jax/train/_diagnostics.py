@@ -30,11 +30,11 @@ class Diagnostics:
     """Prepare the batch; compile at the first call.
 
     Args:
-      method: As in `DeviceStep`.
+      method: See `DeviceStep`.
       batches: Training batches. Diagnostics use the first batch of the first epoch.
       devices: Devices of this process; by default all.
-      parallelism: As in `DeviceStep`.
-      shard: As in `DeviceStep`.
+      parallelism: See `DeviceStep`.
+      shard: See `DeviceStep`.
 
     Raises:
       ValueError: If the devices cannot share a batch, or the method was made for

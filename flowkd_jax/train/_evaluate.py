@@ -38,13 +38,13 @@ def evaluate_network(
     database: Examples to retrieve, usually the training examples without augmentation.
       None skips centroids and retrieval.
     queries: Examples to classify and to look up, usually the test examples.
-    classifies: Whether the classifier was trained, so that accuracy is meaningful. If
+    classifies: True if the classifier was trained, so that accuracy is meaningful. If
       not, or if no example has a label, accuracy is None.
-    all_taps: Whether to compute all taps, although at most one is used. This reuses the
+    all_taps: True to compute all taps, although at most one is used. This reuses the
       program that `EpochMeasures` with a probe has compiled.
     progress: Progress display, or None.
-    parallelism: As in `FeatureExtractor`.
-    shard: As in `FeatureExtractor`.
+    parallelism: See `FeatureExtractor`.
+    shard: See `FeatureExtractor`.
   """
   model = _features.for_evaluation(network.model)
   taps = () if database is None else (model.taps[-1],)

@@ -40,7 +40,7 @@ def lock_workdir(
   Args:
     workdir: The folder; created if it does not exist.
     name: Name of the argument or flag, for messages.
-    only_existing: Whether to do nothing if the folder does not exist.
+    only_existing: True to do nothing if the folder does not exist.
 
   Raises:
     ValueError: If another run holds the lock. The message names its host and process.

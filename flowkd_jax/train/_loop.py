@@ -70,11 +70,11 @@ def fit(
     options: Checkpoints, metrics and progress display of the run.
 
   Raises:
-    ValueError: If a batch cannot be split over the devices; if a checkpoint does not
-      fit or has more epochs; if a network does not fit the data (another number of
-      classes, or a tap whose first axis is not the batch); if the method was made for
-      another parallelism; or if a BatchNorm layer would use the statistics of only one
-      of several devices.
+    ValueError: If a batch cannot be split over the devices, or a checkpoint does not
+      fit or has more epochs. If a network does not fit the data (another number of
+      classes, or a tap whose first axis is not the batch). If the method was made for
+      another parallelism. If a BatchNorm layer would use the statistics of only one of
+      several devices.
     NonFiniteError: If a metric or a parameter is not finite. The message names the
       step, the metric and the last good checkpoint. Before a state is saved or
       returned, its arrays must be finite, and so must the metrics of one further step,

@@ -50,11 +50,11 @@ class EpochMeasures:
         information flow.
       accuracies: Examples on which accuracy is measured, by the name of the metric,
         such as "test_accuracy".
-      dead_units: Whether to measure the share of constant units on the probe.
+      dead_units: True to measure the share of constant units on the probe.
       every: Number of epochs between measurements; 0 for no measurements.
       last: Epoch that is always measured, usually the last one.
-      parallelism: As in `FeatureExtractor`.
-      shard: As in `FeatureExtractor`.
+      parallelism: See `FeatureExtractor`.
+      shard: See `FeatureExtractor`.
 
     Raises:
       ValueError: If `every` is negative.

@@ -1,10 +1,13 @@
 """Training of networks in a work directory, and reading them back.
 
-WORKDIR/metrics.jsonl         metrics of every epoch of all networks
-WORKDIR/tensorboard/NAME/     metrics for TensorBoard WORKDIR/NAME/checkpoints/
-checkpoints to resume from WORKDIR/NAME/run.json         record of data, batches and
-random key WORKDIR/NAME/network/         trained network; a method may export several
-WORKDIR/.lock                 lock of the run that writes to the work directory
+A work directory holds:
+
+    WORKDIR/metrics.jsonl         metrics of every epoch of all networks
+    WORKDIR/tensorboard/NAME/     metrics for TensorBoard
+    WORKDIR/NAME/checkpoints/     checkpoints to resume from
+    WORKDIR/NAME/run.json         record of data, batches and random key
+    WORKDIR/NAME/network/         trained network; a method may export several
+    WORKDIR/.lock                 lock of the run that writes to the work directory
 """
 
 import dataclasses
@@ -61,12 +64,12 @@ def fit_in_workdir(
   Args:
     workdir: The work directory; created if it does not exist.
     name: Name of the method's networks in the work directory.
-    method: As in `fit`.
-    batches: As in `fit`.
-    epochs: As in `fit`.
-    key: As in `fit`.
-    options: As in `fit`, except checkpoints and metrics, which are those of the work
-      directory. The default title is `name`.
+    method: See `fit`.
+    batches: See `fit`.
+    epochs: See `fit`.
+    key: See `fit`.
+    options: Options of `fit`, except checkpoints and metrics, which are those of the
+      work directory. The default title is `name`.
 
   Raises:
     ValueError: As in `fit`; if another run writes to the work directory; if data,
