@@ -29,14 +29,14 @@ class Augmentation:
   """Random changes of training images; none by default.
 
   Attributes:
-    flip: mirror left and right with probability 1/2.
-    padding: pixels of zeros on each side before a random crop back to the size
+    flip: Mirror left and right with probability 1/2.
+    padding: Pixels of zeros on each side before a random crop back to the size
       of the image; 0 turns the crop off.
-    min_area: smallest share of the area of a random window, which is resized to the
+    min_area: Smallest share of the area of a random window, which is resized to the
       size of the image; 1 for the whole image.
-    color_jitter: strength in 0..0.5 of random changes of brightness, contrast,
+    color_jitter: Strength in 0..0.5 of random changes of brightness, contrast,
       saturation and hue; 0 for none.
-    grayscale: probability of a grey image.
+    grayscale: Probability of a grey image.
 
   Raises:
     ValueError: If a number is out of its range.
@@ -124,13 +124,13 @@ def augment(
   options.
 
   Args:
-    images: before normalisation.
-    keys: one per row, from `example_keys`.
-    flip: mirror left and right with probability 1/2.
-    padding: zeros on each side before the crop; 0 for no crop.
-    min_area: smallest share of the area of a window that is resized; 1 for none.
-    color_jitter: strength of random changes of colours; 0 for none.
-    grayscale: probability of a grey image.
+    images: Before normalisation.
+    keys: One per row, from `example_keys`.
+    flip: Mirror left and right with probability 1/2.
+    padding: Zeros on each side before the crop; 0 for no crop.
+    min_area: Smallest share of the area of a window that is resized; 1 for none.
+    color_jitter: Strength of random changes of colours; 0 for none.
+    grayscale: Probability of a grey image.
 
   Raises:
     ValueError: If a number is out of its range, or colours of images without three
@@ -160,8 +160,8 @@ def check_colors(augmentation: Augmentation, channels: int) -> None:
   """Raises ValueError if colours are to change and images do not have three channels.
 
   Args:
-    augmentation: the changes.
-    channels: of the images.
+    augmentation: The changes.
+    channels: Of the images.
   """
   if augmentation.needs_color and channels != 3:
     raise ValueError(
@@ -214,10 +214,10 @@ def normalize(
   """(image - mean) / std per channel, computed in float32.
 
   Args:
-    images: values 0..255.
-    mean: per channel, in units of 0..255.
-    std: per channel, in units of 0..255.
-    dtype: of the result.
+    images: Values 0..255.
+    mean: Mean of each channel, in units of 0..255.
+    std: Standard deviation of each channel, in units of 0..255.
+    dtype: Of the result.
   """
   check_normalization(mean, std, images.shape[-1])
   # Explicit axes: the suite runs with rank promotion forbidden.

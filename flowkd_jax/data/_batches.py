@@ -84,7 +84,7 @@ class Batches(Protocol):
     rows that pad the last batch) and, when streaming, "image" and "label".
 
     Raises:
-      ValueError: no such epoch or step.
+      ValueError: No such epoch or step.
     """
     ...
 
@@ -95,7 +95,7 @@ class Batches(Protocol):
 
     Args:
       resident: `self.resident`, on the device.
-      batch: any rows of what `epoch` yields.
+      batch: Any rows of what `epoch` yields.
 
     Returns:
       "image" [rows, height, width, channels] floating, "label" int32 [rows],
@@ -109,20 +109,20 @@ class PlannedBatches:
   """The part of `Batches` that does not depend on where the images lie.
 
   Attributes:
-    source: the examples.
-    batch_size: rows of a step over all processes.
-    seed: of the shuffle and of the augmentation, in 0..2**32-1.
-    mean: per channel, in units of 0..255.
-    std: per channel, in units of 0..255.
-    augmentation: what is done to images at random.
-    shuffle: a new order per epoch; otherwise the order of the split.
-    drop_last: leave out the last, short batch instead of padding it.
-    dtype: of the prepared images.
-    process_index: this process, in 0..process_count-1.
-    process_count: processes; each yields its contiguous share of every batch.
+    source: The examples.
+    batch_size: Number of rows in a step, over all processes.
+    seed: Of the shuffle and of the augmentation, in 0..2**32-1.
+    mean: Mean of each channel, in units of 0..255.
+    std: Standard deviation of each channel, in units of 0..255.
+    augmentation: What is done to images at random.
+    shuffle: A new order per epoch; otherwise the order of the split.
+    drop_last: Leave out the last, short batch instead of padding it.
+    dtype: Data type of the prepared images.
+    process_index: Number of this process, in 0..process_count-1.
+    process_count: Number of processes; each yields a contiguous part of every batch.
 
   Raises:
-    ValueError: a number is out of its range.
+    ValueError: If a number is out of range.
     TypeError: `dtype` is not floating.
   """
 

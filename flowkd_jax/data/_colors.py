@@ -20,7 +20,7 @@ def jitter_colors(
   Args:
     image: Red, green and blue in 0..255.
     key: Random key.
-    strength: s in 0..0.5. The first three factors are uniform in 1 - s..1 + s, and the
+    strength: S in 0..0.5. The first three factors are uniform in 1 - s..1 + s, and the
       hue turns by a share of the circle that is uniform in -s..s.
   """
   factor_key, hue_key = jax.random.split(key)

@@ -37,11 +37,11 @@ def decode_image(
   The orientation in EXIF metadata is not applied, as in tensorflow-datasets.
 
   Args:
-    encoded: content of the file.
+    encoded: Content of the file.
     channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA).
 
   Raises:
-    ValueError: the range of the values is not known (32-bit integers, floats), the
+    ValueError: The range of the values is not known (32-bit integers, floats), the
       file is animated, or Pillow cannot read it.
   """
   from PIL import Image

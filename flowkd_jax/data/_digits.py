@@ -27,8 +27,8 @@ def load_digits(split: str) -> Split:
   that: "train[:90%]", "train[100:200]+test".
 
   Raises:
-    ValueError: there is no such split, or nothing in it.
-    ImportError: scikit-learn is not installed.
+    ValueError: There is no such split, or nothing in it.
+    ImportError: Scikit-learn is not installed.
   """
   try:
     import sklearn.datasets

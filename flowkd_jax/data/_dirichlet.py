@@ -32,18 +32,18 @@ def dirichlet_split(
   `minimum` examples. Small `alpha`: a few labels each; large: all alike.
 
   Args:
-    labels: of all examples, 0 or above.
-    num_clients: how many share them.
-    alpha: concentration of the Dirichlet distribution, above 0.
-    seed: of the draw, in 0..2**32-1.
-    minimum: examples that every client gets at least.
+    labels: Of all examples, 0 or above.
+    num_clients: How many share them.
+    alpha: Concentration of the Dirichlet distribution, above 0.
+    seed: Of the draw, in 0..2**32-1.
+    minimum: Examples that every client gets at least.
 
   Returns:
     For each client the indices of its examples, ascending; together each example
     once.
 
   Raises:
-    ValueError: a number is out of its range, or no draw leaves every client enough.
+    ValueError: A number is out of its range, or no draw leaves every client enough.
 
   Example:
     >>> labels = np.arange(60) % 3

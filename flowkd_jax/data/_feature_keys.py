@@ -16,13 +16,13 @@ def find_keys(
   "label"; failing this, the only one of its type.
 
   Args:
-    name: data set, for messages.
+    name: Data set, for messages.
     info: `DatasetInfo` of tensorflow-datasets.
-    image_key: feature that holds the image; None to find it.
-    label_key: feature that holds the class label; None to find it.
+    image_key: Feature that holds the image; None to find it.
+    label_key: Feature that holds the class label; None to find it.
 
   Raises:
-    ValueError: a given key is no feature of that type, there is no feature of that
+    ValueError: A given key is no feature of that type, there is no feature of that
       type, or there are several to choose from.
   """
   import tensorflow_datasets as tfds

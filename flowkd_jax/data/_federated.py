@@ -38,15 +38,15 @@ class FederatedBatches:
   any of them.
 
   Attributes:
-    images: the examples of all clients and how they are prepared; the seed is its.
-    clients: indices of the examples of each client.
-    clients_per_round: clients that take part in a round.
-    local_steps: minibatches of a client in a round.
-    minibatch_size: rows of a minibatch.
-    rounds_per_epoch: rounds that make up what the loop calls an epoch.
+    images: The examples of all clients and how they are prepared; the seed is its.
+    clients: Indices of the examples of each client.
+    clients_per_round: Clients that take part in a round.
+    local_steps: Minibatches of a client in a round.
+    minibatch_size: Rows of a minibatch.
+    rounds_per_epoch: Rounds that make up what the loop calls an epoch.
 
   Raises:
-    ValueError: a client has no examples, or a number is out of its range.
+    ValueError: A client has no examples, or a number is out of its range.
     TypeError: `images` are not kept on the devices.
   """
 

@@ -45,14 +45,14 @@ def open_source(
     split: "train", "test", "train[:10%]", "train+test" and so on. Parts may be
       rotated by an angle in degrees, counter-clockwise: "train@15", or
       "train[:1000]@0+train[1000:2000]@30".
-    data_dir: folder of the prepared data sets; None for TFDS_DATA_DIR, or else
+    data_dir: Folder of the prepared data sets; None for TFDS_DATA_DIR, or else
       ~/tensorflow_datasets.
-    image_size: height and width to bring the images to (the shorter side is
+    image_size: Height and width to bring the images to (the shorter side is
       resized, then the centre cut out); None keeps them. Needed where images
       differ in size.
-    image_key: feature that holds the image; None to find it by its type (see below).
-    label_key: feature that holds the class label; None to find it by its type.
-    limit: keep the first `limit` examples only.
+    image_key: Feature that holds the image; None to find it by its type (see below).
+    label_key: Feature that holds the class label; None to find it by its type.
+    limit: Keep the first `limit` examples only.
 
   Features are taken that the data set names for supervised training; failing this,
   those called "image" and "label"; failing this, the only `Image` and the only
@@ -60,8 +60,8 @@ def open_source(
   RGB, transparency is dropped unless the data set declares an alpha channel.
 
   Raises:
-    DatasetNotPreparedError: not on this machine; says what prepares it.
-    ValueError: unknown name or split, no image or label, several to choose from,
+    DatasetNotPreparedError: If the data set is not prepared on this machine.
+    ValueError: Unknown name or split, no image or label, several to choose from,
       number out of range.
   """
   for argument, value in (("image_size", image_size), ("limit", limit)):
@@ -101,12 +101,12 @@ def split_names(
   """Names of the splits that a data set has, for example ("train", "test").
 
   Args:
-    name: as for `open_source`.
-    data_dir: as for `open_source`.
+    name: As in `open_source`.
+    data_dir: As in `open_source`.
 
   Raises:
-    DatasetNotPreparedError: not on this machine; says what prepares it.
-    ValueError: unknown name.
+    DatasetNotPreparedError: If the data set is not prepared on this machine.
+    ValueError: Unknown name.
   """
   return DIGITS_SPLITS if name == "digits" else tfds_splits(name, data_dir=data_dir)
 
@@ -125,18 +125,18 @@ def load(
   """Loads the examples of a split into host memory.
 
   Args:
-    name: as for `open_source`.
-    split: as for `open_source`.
-    data_dir: as for `open_source`.
-    image_size: as for `open_source`.
-    image_key: as for `open_source`.
-    label_key: as for `open_source`.
-    limit: as for `open_source`.
-    progress: called with (examples done, examples in all) now and then.
+    name: As in `open_source`.
+    split: As in `open_source`.
+    data_dir: As in `open_source`.
+    image_size: As in `open_source`.
+    image_key: As in `open_source`.
+    label_key: As in `open_source`.
+    limit: As in `open_source`.
+    progress: Function that is called with (examples done, examples in all).
 
   Raises:
-    DatasetNotPreparedError: not on this machine; says what prepares it.
-    ValueError: unknown name or split, no image or label, several to choose from,
+    DatasetNotPreparedError: If the data set is not prepared on this machine.
+    ValueError: Unknown name or split, no image or label, several to choose from,
       number out of range, or an example that cannot be read; names it.
   """
   source = open_source(

@@ -31,13 +31,13 @@ def normalization(
   many: drawn at random, the same ones every time.
 
   Args:
-    name: data set, with or without a version ("cifar10:3.0.2").
-    training: its training images, for a data set that is not known.
-    examples: maximum number of images to read; None for all.
-    progress: called with (images done, images in all) now and then.
+    name: Data set, with or without a version ("cifar10:3.0.2").
+    training: Its training images, for a data set that is not known.
+    examples: Maximum number of images to read; None for all.
+    progress: Function that is called with (images done, images in all) now and then.
 
   Raises:
-    ValueError: the data set is not known and `training` is None, or an image cannot
+    ValueError: The data set is not known and `training` is None, or an image cannot
       be read; names it.
   """
   known = known_normalization(name)
@@ -57,6 +57,6 @@ def known_normalization(
   """Mean and standard deviation per channel of a known data set; None for others.
 
   Args:
-    name: data set, with or without a version ("cifar10:3.0.2").
+    name: Data set, with or without a version ("cifar10:3.0.2").
   """
   return _KNOWN.get(name.split(":")[0])

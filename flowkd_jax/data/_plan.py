@@ -15,13 +15,13 @@ class EpochPlan:
   """Rows of every step of every epoch, for one process of several.
 
   Attributes:
-    num_examples: examples in the split.
-    batch_size: rows of a step over all processes.
-    seed: of the shuffle, in 0..2**32-1.
-    shuffle: a new order per epoch; otherwise the order of the split.
-    drop_last: leave out the last, short batch instead of padding it.
-    process_index: this process, in 0..process_count-1.
-    process_count: processes; each takes an equal, contiguous share of a step.
+    num_examples: Examples in the split.
+    batch_size: Number of rows in a step, over all processes.
+    seed: Of the shuffle, in 0..2**32-1.
+    shuffle: A new order per epoch; otherwise the order of the split.
+    drop_last: Leave out the last, short batch instead of padding it.
+    process_index: Number of this process, in 0..process_count-1.
+    process_count: Processes; each takes an equal, contiguous share of a step.
   """
 
   num_examples: int

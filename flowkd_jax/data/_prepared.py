@@ -31,10 +31,10 @@ def prepared_folder(name: str, root: pathlib.Path) -> pathlib.Path | None:
   Args:
     name: "cifar10", "cifar10:3.0.2", "smallnorb/config" and the like. The
       newest version is taken where none is named, and the only configuration.
-    root: folder of all data sets.
+    root: Folder of all data sets.
 
   Raises:
-    ValueError: malformed name, or several configurations to choose from.
+    ValueError: Malformed name, or several configurations to choose from.
   """
   match = _NAME.fullmatch(name)
   if match is None:

@@ -21,10 +21,10 @@ class RotatedSource:
   """A `Source` of parts of one data set, each rotated by an angle of its own.
 
   Attributes:
-    split: what it was opened as.
-    parts: the sources, one after the other.
-    degrees: how far the images of each are turned, counter-clockwise.
-    num_examples: how many of them there are, or are wanted.
+    split: What it was opened as.
+    parts: The sources, one after the other.
+    degrees: How far the images of each are turned, counter-clockwise.
+    num_examples: How many of them there are, or are wanted.
   """
 
   split: str
@@ -87,7 +87,7 @@ def open_rotated(
   """Opens the parts of a split, the same data set all of them.
 
   Raises:
-    ValueError: a part is not SPLIT or SPLIT@DEGREES.
+    ValueError: A part is not SPLIT or SPLIT@DEGREES.
   """
   parts, angles = [], []
   for text in split.split("+"):

@@ -27,18 +27,18 @@ def training_batches(
   """Shuffled and augmented batches, the last one padded and masked.
 
   Args:
-    source: a `Split`, which then lies on every device, or an opened source,
+    source: A `Split`, which then lies on every device, or an opened source,
       which is streamed.
-    batch_size: rows of a step over all processes.
-    seed: of the shuffle and of the augmentation.
-    mean: per channel, in units of 0..255.
-    std: per channel, in units of 0..255.
-    augmentation: what is done to images at random; nothing by default.
-    process_index: this process, in 0..process_count-1.
-    process_count: processes; each yields its contiguous share of every batch.
+    batch_size: Number of rows in a step, over all processes.
+    seed: Of the shuffle and of the augmentation.
+    mean: Mean of each channel, in units of 0..255.
+    std: Standard deviation of each channel, in units of 0..255.
+    augmentation: What is done to images at random; nothing by default.
+    process_index: Number of this process, in 0..process_count-1.
+    process_count: Number of processes; each yields a contiguous part of every batch.
 
   Raises:
-    ValueError: a number is out of its range.
+    ValueError: If a number is out of range.
   """
   kind = MemoryBatches if isinstance(source, Split) else StreamBatches
   return kind(
@@ -66,17 +66,17 @@ def evaluation_batches(
   """Batches without shuffle and augmentation, the last one padded and masked.
 
   Args:
-    source: a `Split`, which then lies on every device, or an opened source,
+    source: A `Split`, which then lies on every device, or an opened source,
       which is streamed.
-    batch_size: rows of a step over all processes.
-    mean: per channel, in units of 0..255.
-    std: per channel, in units of 0..255.
-    dtype: of the prepared images.
-    process_index: this process, in 0..process_count-1.
-    process_count: processes; each yields its contiguous share of every batch.
+    batch_size: Number of rows in a step, over all processes.
+    mean: Mean of each channel, in units of 0..255.
+    std: Standard deviation of each channel, in units of 0..255.
+    dtype: Data type of the prepared images.
+    process_index: Number of this process, in 0..process_count-1.
+    process_count: Number of processes; each yields a contiguous part of every batch.
 
   Raises:
-    ValueError: a number is out of its range.
+    ValueError: If a number is out of range.
   """
   kind = MemoryBatches if isinstance(source, Split) else StreamBatches
   return kind(

@@ -21,14 +21,14 @@ def shared_examples(
   """Number of examples that are in both splits; angles of rotation do not count.
 
   Args:
-    name: as for `open_source`.
-    one: a split, as for `open_source`.
-    other: another split.
-    data_dir: as for `open_source`.
+    name: As in `open_source`.
+    one: A split, as for `open_source`.
+    other: Another split.
+    data_dir: As in `open_source`.
 
   Raises:
-    DatasetNotPreparedError: not on this machine.
-    ValueError: unknown name or split.
+    DatasetNotPreparedError: Not on this machine.
+    ValueError: Unknown name or split.
   """
   names = [set(map(_name, split.split("+"))) for split in (one, other)]
   if not names[0] & names[1] and "all" not in names[0] | names[1]:

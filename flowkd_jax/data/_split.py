@@ -72,11 +72,11 @@ class Split:
   """A split of an image-classification data set, in host memory.
 
   Attributes:
-    name: data set, for example "cifar10".
-    split: which part, for example "train" or "train[:10%]".
+    name: Data set, for example "cifar10".
+    split: Which part, for example "train" or "train[:10%]".
     images: uint8 [examples, height, width, channels].
     labels: int32 [examples], each in 0..num_classes-1.
-    class_names: one per class.
+    class_names: One per class.
   """
 
   name: str
@@ -152,13 +152,13 @@ def channel_statistics(
   it is harmless.
 
   Args:
-    source: the images.
-    examples: maximum number of images to read, drawn at random, the same ones every
+    source: The images.
+    examples: Maximum number of images to read, drawn at random, the same ones every
       time; None for all.
-    progress: called with (images done, images in all) now and then.
+    progress: Function that is called with (images done, images in all) now and then.
 
   Raises:
-    ValueError: an image cannot be read; names it.
+    ValueError: An image cannot be read; names it.
   """
   indices = _drawn(source.num_examples, examples)
   rows = max(1, _CHUNK // math.prod(source.image_shape))

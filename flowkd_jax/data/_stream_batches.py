@@ -24,8 +24,8 @@ class StreamBatches(PlannedBatches):
   the other options are those of `PlannedBatches`.
 
   Attributes:
-    threads: batches decoded at the same time.
-    prefetch: batches decoded ahead; each takes batch_size images of host memory.
+    threads: Batches decoded at the same time.
+    prefetch: Batches decoded ahead; each takes batch_size images of host memory.
   """
 
   _: dataclasses.KW_ONLY

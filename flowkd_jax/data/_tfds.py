@@ -83,7 +83,7 @@ class TfdsSource:
     """Images and labels of the examples `indices`, in that order.
 
     Raises:
-      ValueError: an example cannot be read or decoded, its label is out of range, or
+      ValueError: An example cannot be read or decoded, its label is out of range, or
         its image is not of `image_shape`; names the example and its file.
     """
     images = np.empty((len(indices), *self.image_shape), np.uint8)

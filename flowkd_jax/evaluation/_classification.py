@@ -33,9 +33,9 @@ def accuracy(
   give NaN: see `flowkd_jax.losses`.
 
   Raises:
-    ValueError: unless shapes agree and `top_k` is between 1 and the number of
+    ValueError: Unless shapes agree and `top_k` is between 1 and the number of
       classes, or if a label in a NumPy array is at or above that number.
-    TypeError: unless `logits` is floating and `labels` is integer.
+    TypeError: Unless `logits` is floating and `labels` is integer.
   """
   check_floating("logits", logits)
   check_rows("logits", logits)
@@ -83,9 +83,9 @@ def nearest_centroid_accuracy(
   width D take O(N D + Q C D) time and, beside the arguments, O(N + C D) memory.
 
   Raises:
-    ValueError: if shapes disagree, an array is empty, a feature is not finite,
+    ValueError: If shapes disagree, an array is empty, a feature is not finite,
       or the two sets share no class.
-    TypeError: unless features are floating and labels are integer.
+    TypeError: Unless features are floating and labels are integer.
   """
   rows = labelled_rows(database, database_labels, queries, query_labels, metric)
   cosine = metric == "cosine"

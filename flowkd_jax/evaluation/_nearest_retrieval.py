@@ -33,15 +33,15 @@ class NearestRetrievalMetrics:
   """Means over the queries that have a relevant row, as fractions of 1.
 
   Attributes:
-    recall_at: for each of `ranks`, the share of queries with a relevant row among the
+    recall_at: For each of `ranks`, the share of queries with a relevant row among the
       first so many: recall@k of metric learning.
-    precision_at: for each of `ranks`, the share of relevant rows among the first.
-    r_precision: the share of relevant rows among the first R, R the number of relevant
+    precision_at: For each of `ranks`, the share of relevant rows among the first.
+    r_precision: The share of relevant rows among the first R, R the number of relevant
       rows of the query.
     mean_average_precision_at_r: MAP@R, the sum over the relevant ones of the first R
       rows of the precision at their rank, divided by R.
-    counted_queries: number of queries in the means.
-    unmatched_queries: number of queries without a relevant row, which are left out.
+    counted_queries: Number of queries in the means.
+    unmatched_queries: Number of queries without a relevant row, which are left out.
   """
 
   recall_at: dict[int, float]
@@ -90,7 +90,7 @@ def nearest_retrieval(
     metric: "euclidean" or "cosine".
     ranks: Ranks of recall and precision; each from 1 to the number of rows that
       a query is compared with.
-    progress: Called with (queries done, queries to do) now and then.
+    progress: Function that is called with (queries done, queries to do) now and then.
 
   Raises:
     ValueError: If shapes disagree, an array is empty, a feature is not finite, a rank

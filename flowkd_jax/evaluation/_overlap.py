@@ -14,7 +14,7 @@ def check_apart(rows: Rows) -> None:
   """Refuses queries that are the database, and warns if half of them are rows of it.
 
   Raises:
-    ValueError: if database and queries are the same rows with the same labels.
+    ValueError: If database and queries are the same rows with the same labels.
   """
   same_size = rows.database.shape == rows.queries.shape
   if (

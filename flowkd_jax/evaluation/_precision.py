@@ -18,16 +18,16 @@ class Sums(NamedTuple):
   """Sums over queries, except that `hits` counts per rank.
 
   Attributes:
-    average: area under the precision-recall steps.
-    curve: interpolated precision at `RECALL_LEVELS`.
-    hits: how many queries have a relevant row at each rank of the database.
-    firsts: how many have their first relevant row at each rank.
-    reciprocal: one by the rank of the first relevant row.
-    r_precision: share of relevant rows among the first R, R their number.
-    average_at_r: area under the precision-recall steps of the first R ranks.
-    authors_average: the authors' 11-point average precision.
-    authors_curve: the authors' precision at `RECALL_LEVELS`.
-    authors_head: the authors' precision at the first ranks.
+    average: Area under the precision-recall steps.
+    curve: Interpolated precision at `RECALL_LEVELS`.
+    hits: How many queries have a relevant row at each rank of the database.
+    firsts: How many have their first relevant row at each rank.
+    reciprocal: One by the rank of the first relevant row.
+    r_precision: Share of relevant rows among the first R, R their number.
+    average_at_r: Area under the precision-recall steps of the first R ranks.
+    authors_average: The authors' 11-point average precision.
+    authors_curve: The authors' precision at `RECALL_LEVELS`.
+    authors_head: The authors' precision at the first ranks.
   """
 
   average: float
@@ -51,10 +51,10 @@ def sum_precisions(
   """Sums over queries that have equally many relevant rows.
 
   Args:
-    positions: ascending 0-based ranks of the relevant rows.
-    lengths: how many ranks the authors' code interpolates, for each query.
-    database: number of ranks.
-    head: the largest of all `lengths`.
+    positions: Ascending 0-based ranks of the relevant rows.
+    lengths: How many ranks the authors' code interpolates, for each query.
+    database: Number of ranks.
+    head: The largest of all `lengths`.
   """
   relevant = positions.shape[1]
   precision = np.arange(1, relevant + 1) / (positions + 1)

@@ -33,14 +33,14 @@ class Ranking(NamedTuple):
   """Arrays that are needed to rank a chunk of queries.
 
   Attributes:
-    database: rows sorted by class, on the device.
-    squares: what is added to -2 <query, row> to give a distance.
-    queries: rows sorted by class, without those whose class the database lacks,
+    database: Rows sorted by class, on the device.
+    squares: What is added to -2 <query, row> to give a distance.
+    queries: Rows sorted by class, without those whose class the database lacks,
       padded with zeros to whole chunks.
-    order: which queries of the caller these are; padding has no entry.
-    spans: first and past-the-end database row of the class of each.
-    chunk: queries to rank at once.
-    own: column of each query, which it is not to find; -1 for padding. None if the
+    order: Which queries of the caller these are; padding has no entry.
+    spans: First and past-the-end database row of the class of each.
+    chunk: Queries to rank at once.
+    own: Column of each query, which it is not to find; -1 for padding. None if the
       queries are no rows of the database.
   """
 
@@ -62,8 +62,8 @@ class Block(NamedTuple):
   """Ranked queries of one class.
 
   Attributes:
-    queries: which queries of the caller these are.
-    positions: ascending 0-based ranks of the relevant rows, for each query.
+    queries: Which queries of the caller these are.
+    positions: Ascending 0-based ranks of the relevant rows, for each query.
   """
 
   queries: Int[np.ndarray, " block"]
@@ -87,9 +87,9 @@ def prepare_ranking(rows: Rows, metric: Metric, *, backend: str = "cpu") -> Rank
   are centred, which spares digits when features share a large offset.
 
   Args:
-    rows: both sets.
+    rows: Both sets.
     metric: "euclidean" or "cosine".
-    backend: where they are ranked; it decides how many queries are a chunk.
+    backend: Where they are ranked; it decides how many queries are a chunk.
   """
   database, queries = rows.database, rows.queries
   if metric == "cosine":

@@ -50,25 +50,25 @@ class RetrievalMetrics:
   to each level, be it above or below.
 
   Attributes:
-    mean_average_precision: mean over relevant rows of the precision at their
+    mean_average_precision: Mean over relevant rows of the precision at their
       ranks, the area under the precision-recall steps.
-    interpolated_average_precision: mean over recall 0, 0.1, ..., 1 of the largest
+    interpolated_average_precision: Mean over recall 0, 0.1, ..., 1 of the largest
       precision at any rank that reaches this recall.
-    precision_at: for each of `ranks`, the share of relevant rows among the first
+    precision_at: For each of `ranks`, the share of relevant rows among the first
       so many; at 1 the accuracy of the nearest neighbour.
     recall_levels: 0, 0.05, ..., 1.
-    precision: the largest precision at any rank that reaches each level.
-    authors_mean_average_precision: mean over recall 0, 0.1, ..., 1.
-    authors_precision_at: their partly interpolated precision at `ranks`; at 1 it
+    precision: The largest precision at any rank that reaches each level.
+    authors_mean_average_precision: Mean over recall 0, 0.1, ..., 1.
+    authors_precision_at: Their partly interpolated precision at `ranks`; at 1 it
       is not the accuracy of the nearest neighbour.
-    authors_precision: their precision at `recall_levels`.
-    authors_raw_precision: their partly interpolated precision at every rank.
-    unmatched_queries: number of queries whose class the database lacks.
-    recall_at: for each of `ranks`, the share of queries with a relevant row among the
+    authors_precision: Their precision at `recall_levels`.
+    authors_raw_precision: Their partly interpolated precision at every rank.
+    unmatched_queries: Number of queries whose class the database lacks.
+    recall_at: For each of `ranks`, the share of queries with a relevant row among the
       first so many. This and the next three are means over the queries whose class
       the database has, as metric learning takes them.
-    mean_reciprocal_rank: one by the rank of the first relevant row.
-    r_precision: the share of relevant rows among the first R, R the number of
+    mean_reciprocal_rank: One by the rank of the first relevant row.
+    r_precision: The share of relevant rows among the first R, R the number of
       relevant rows of the query.
     mean_average_precision_at_r: MAP@R, the sum over the relevant ones of the first R
       rows of the precision at their rank, divided by R.
@@ -129,25 +129,25 @@ def retrieval(
   holds.
 
   Args:
-    database: features to find; usually those of the training set.
-    database_labels: their classes, any integers from 0; negative: no label.
-    queries: features to look up; usually those of the test set. None for
+    database: Features to find; usually those of the training set.
+    database_labels: Their classes, any integers from 0; negative: no label.
+    queries: Features to look up; usually those of the test set. None for
       leave-one-out.
-    query_labels: their classes.
+    query_labels: Their classes.
     metric: "euclidean" or "cosine".
-    ranks: where to report precision and recall; each from 1 to the number of rows that
+    ranks: Where to report precision and recall; each from 1 to the number of rows that
       a query is compared with.
-    authors_query_batch: size of the query batches of the authors' code, on which
+    authors_query_batch: Size of the query batches of the authors' code, on which
       their metric depends; the published numbers used 128. Where the database
       has fewer rows, their code fails and this one interpolates over all ranks.
-    progress: called with (queries done, queries to do) now and then, from the
+    progress: Called with (queries done, queries to do) now and then, from the
       calling thread.
 
   Raises:
-    ValueError: if shapes disagree, an array is empty, a feature is not finite, a
+    ValueError: If shapes disagree, an array is empty, a feature is not finite, a
       rank exceeds the database, the two sets share no class or are the same, or, for
       leave-one-out, no class has two rows.
-    TypeError: unless features are floating and labels are integer.
+    TypeError: Unless features are floating and labels are integer.
   """
   check_count("authors_query_batch", authors_query_batch)
   check_both_or_none(queries, query_labels)

@@ -48,9 +48,9 @@ class Projector(nn.Module):
   """Three convolutions of 1x1, 3x3 and 1x1, each with BatchNorm and ReLU.
 
   Attributes:
-    channels: channels of the teacher's map.
-    factor: divisor of the channels in between.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    channels: Channels of the teacher's map.
+    factor: Divisor of the channels in between.
+    axis_name: Mapped axis over which BatchNorm takes statistics in training.
   """
 
   channels: int
@@ -68,10 +68,10 @@ class Projector(nn.Module):
     """Maps with the teacher's channels.
 
     Args:
-      x: the student's maps.
-      size: height and width of the teacher's maps; larger maps are pooled to them.
+      x: The student's maps.
+      size: Height and width of the teacher's maps; larger maps are pooled to them.
       train: True if BatchNorm uses (and records) the statistics of the batch.
-      mask: rows that are valid; none means all.
+      mask: Mask of valid rows; None if all are valid.
     """
     height, width = (min(pair) for pair in zip(x.shape[1:3], size, strict=True))
     x = pooling.average_pool(x, height, width)

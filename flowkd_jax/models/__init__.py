@@ -1,4 +1,4 @@
-"""Networks that name their activations, and the weights the authors trained."""
+"""Networks with named activations, and import of weights from PyTorch."""
 
 from flowkd_jax import _extra
 

@@ -13,24 +13,24 @@ from flowkd_jax.parallel import global_sum
 
 
 class BatchNorm(nn.Module):
-  """Normalises each channel by the statistics of the global batch.
+  """Batch normalisation by the statistics of the global batch.
 
-  Flax's own layer averages the means of the devices, which is the mean of the
-  global batch only if every device holds the same number of valid rows; at the
-  end of an epoch it does not. Here sums and counts are added over the devices,
-  so the statistics are those of the valid rows wherever they lie, even if some
-  devices hold none. Variables bear Flax's names.
+  Flax's own layer averages the means of the devices. This equals the mean of the global
+  batch only if every device holds equally many valid rows, which is not the case at the
+  end of an epoch. This layer adds sums and counts over the devices, so the statistics
+  are those of all valid rows, even if some devices hold none. The variables have Flax's
+  names.
 
-  The running variance takes the unbiased estimate, as in PyTorch, where the
-  authors' networks come from; the batch itself is normalised by the biased one.
-  Statistics and parameters are float32 whatever `dtype` is.
+  The running variance uses the unbiased estimate, as in PyTorch, where the authors'
+  networks come from. The batch itself is normalised by the biased estimate. Statistics
+  and parameters are always float32.
 
   Attributes:
-    momentum: weight of the old value in the running averages (PyTorch's is
-      that of the new one, 1 - momentum).
-    epsilon: added to the variance.
-    dtype: dtype of the result.
-    axis_name: mapped axis over which the batch is split, if any.
+    momentum: Weight of the old value in the running averages. PyTorch's momentum is the
+      weight of the new value, `1 - momentum`.
+    epsilon: Number added to the variance.
+    dtype: Data type of the result.
+    axis_name: Mapped axis over which the batch is split, if any.
   """
 
   momentum: float = 0.9
@@ -46,16 +46,16 @@ class BatchNorm(nn.Module):
     train: bool,
     mask: Bool[Array, "batch ..."] | None = None,
   ) -> Float[Array, "batch *space channels"]:
-    """Normalises `x`, and in training updates the running averages.
+    """Normalise `x`; in training, update the running averages.
 
     Args:
-      x: activations.
-      train: whether to use the statistics of this batch (and update the
-        collection `batch_stats`, which must be mutable) or the running ones.
-      mask: in training, the rows that are valid, or with more axes the positions
-        that are; none means all. The others come out as `bias`, influence
-        nothing and receive no gradient. A batch without any valid ones leaves
-        the running averages as they are.
+      x: Activations.
+      train: Whether to use the statistics of the batch, and update the collection
+        `batch_stats`, which must be mutable. Otherwise the running statistics are used.
+      mask: Mask of valid rows in training, or with more axes, of valid positions; None
+        if all are valid. Other positions are set to `bias`, do not affect the
+        statistics and receive no gradient. A batch without valid positions does not
+        change the running averages.
     """
     check_rows("x", x)
     shape = (x.shape[-1],)
@@ -68,7 +68,7 @@ class BatchNorm(nn.Module):
       centred = x - _as_channels(running_mean.value, x)
       var = running_var.value
     else:
-      # Variables are initialised outside the mapped step: no axis is bound.
+      # Initialisation runs outside the mapped step, where the axis is not bound.
       axis_name = None if self.is_initializing() else self.axis_name
       centred, mean, var, count = batch_statistics(x, mask, axis_name)
       if not self.is_initializing():
@@ -93,9 +93,9 @@ def batch_statistics(
 ]:
   """Centred values, mean, biased variance and number of values of each channel.
 
-  All but the first are global. Centred values are zero where `x` is not valid. The
-  variance is their mean square: the mean square of `x` less the squared mean cancels
-  badly where the mean is large.
+  All results but the first are global. Centred values are zero where `x` is not valid.
+  The variance is computed from centred values, because the difference of the mean
+  square and the squared mean loses digits if the mean is large.
   """
   axes = tuple(range(x.ndim - 1))
   valid = jnp.ones(x.shape[0], bool) if mask is None else mask.astype(bool)
@@ -111,9 +111,9 @@ def batch_statistics(
 def zero_masked(
   x: Float[Array, "batch ..."], mask: Bool[Array, "batch ..."] | None
 ) -> Float[Array, "batch ..."]:
-  """Zeros wherever `x` is not valid, whatever it held (even NaN).
+  """Set invalid entries of `x` to zero, even if they are NaN.
 
-  The axes of `mask` are the first ones of `x`.
+  The axes of `mask` are the first axes of `x`.
   """
   if mask is None:
     return x

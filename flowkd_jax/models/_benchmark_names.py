@@ -1,7 +1,7 @@
 """Networks of the CIFAR-100 benchmark of RepDistiller and mdistiller, by name.
 
-Names are theirs where they are free: "resnet20" is here initialised in another way, so
-the network of RepDistiller is "resnet20x1".
+The names are those of RepDistiller, unless they are taken: "resnet20" is a network with
+another initialisation, so the network of RepDistiller is "resnet20x1".
 """
 
 import functools
@@ -28,7 +28,7 @@ def _resnet_x1(depth: int, *, width: int, **options: Any) -> CifarResNet:
 
 
 def _resnet_x4(depth: int, *, width: int, **options: Any) -> CifarResNet:
-  """Stages four times as wide as those of x1, behind a stem twice as wide."""
+  """ResNet with four times the stage widths of x1, and twice its stem width."""
   return _resnet_x1(depth, width=2 * width, stem_width=width, **options)
 
 
@@ -36,8 +36,8 @@ def _vgg(num_convolutions: tuple[int, int, int, int, int]) -> Callable[..., VGG]
   return functools.partial(VGG, num_convolutions=num_convolutions)
 
 
-# Name: how it is made from a width, that of the first layer or stage, and the width of
-# RepDistiller.
+# By name: function from the width of the first layer or stage to a network, and the
+# width in RepDistiller.
 BENCHMARK_NETWORKS: dict[str, tuple[Callable[..., Benchmark], int]] = {
   **{f"resnet{n}x1": (functools.partial(_resnet_x1, n), 16) for n in _DEPTHS},
   **{f"resnet{n}x4": (functools.partial(_resnet_x4, n), 32) for n in (8, 32)},

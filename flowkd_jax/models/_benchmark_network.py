@@ -1,4 +1,4 @@
-"""Activations that the losses of the CIFAR-100 benchmark read, and their names.
+"""Activations that losses of the CIFAR-100 benchmark read, and their names.
 
 The benchmark is that of Tian et al., "Contrastive Representation Distillation",
 https://arxiv.org/abs/1910.10699 (RepDistiller), whose networks mdistiller shares.
@@ -25,12 +25,12 @@ Maps = Float[Array, "batch height width channels"]
 
 
 class Activations(NamedTuple):
-  """Activations of a network that the benchmark names.
+  """Named activations of a network of the benchmark.
 
   Attributes:
-    maps: f0, the result of the stem, then f1, f2, ..., the result of each stage.
-    preactivations: the same of the stages (not of the stem) before the last ReLU.
-    pooled: the input of the classifier.
+    maps: Outputs of the stem (f0) and of each stage (f1, f2, ...).
+    preactivations: Outputs of each stage before its last ReLU.
+    pooled: Input of the classifier.
   """
 
   maps: Sequence[Maps]
@@ -39,19 +39,18 @@ class Activations(NamedTuple):
 
 
 class BenchmarkNetwork(nn.Module):
-  """Base of the convolutional networks of the benchmark; use a class below it.
+  """Base class of the convolutional networks of the benchmark.
 
-  All sow the same names. `taps`, which jobs use if nothing else is asked for, are the
-  result of each stage, averaged to 4x4 where it is larger (`stage_1`, ...), and the
-  input of the classifier (`pooled`). Besides there are the full maps `f0`, `f1`, ...
-  (`maps`), f0 that of the stem, and `f1_preact`, ... (`preactivations`), the same
-  before the last ReLU.
+  All networks sow the same names. `taps`, the default of jobs, are the output of each
+  stage, averaged down to at most 4x4 (`stage_1`, ...), and the input of the classifier
+  (`pooled`). `maps` are the full feature maps `f0` (of the stem), `f1`, ...;
+  `preactivations` are the maps `f1_preact`, ... before the last ReLU of each stage.
 
   Attributes:
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   num_stages: ClassVar[int] = 3
@@ -63,7 +62,7 @@ class BenchmarkNetwork(nn.Module):
 
   @property
   def taps(self) -> tuple[str, ...]:
-    """Names of the activations to be distilled and measured, from input to output."""
+    """Names of the default taps, from input to output."""
     return tap_names(self.num_stages)
 
   @property
@@ -86,14 +85,14 @@ class BenchmarkNetwork(nn.Module):
     """Logits of a batch of images.
 
     Args:
-      images: normalised images.
-      train: whether BatchNorm uses (and records) the statistics of the batch.
-      mask: rows that are valid; none means all.
+      images: Normalised images.
+      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      mask: Mask of valid rows; None if all are valid.
 
     Raises:
-      ValueError: if the images are too small or of another rank, or the width is none
-        that the network can have.
-      TypeError: if the images are not floating.
+      ValueError: If the images are too small or have another rank, or the network
+        cannot have this width.
+      TypeError: If the images are not floating point.
     """
     x = prepare_images(
       images,
@@ -109,18 +108,18 @@ class BenchmarkNetwork(nn.Module):
   def activations(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
   ) -> Activations:
-    """All but the classifier; a subclass defines it."""
+    """Compute all activations before the classifier; subclasses define it."""
     raise NotImplementedError
 
   def classify(
     self, pooled: Float[Array, "batch dim"]
   ) -> Float[Array, "batch classes"]:
-    """Logits; a linear layer initialised as in PyTorch, unless a subclass differs."""
+    """Logits of a linear layer, initialised as in PyTorch; subclasses may differ."""
     return dense(pooled, self.num_classes, name="classifier", dtype=jnp.float32)
 
 
 def tap_names(num_stages: int) -> tuple[str, ...]:
-  """Names of the small maps of the stages, and `pooled`."""
+  """Names of the pooled maps of the stages, and `pooled`."""
   return (*(f"stage_{i}" for i in range(1, num_stages + 1)), "pooled")
 
 
@@ -135,7 +134,7 @@ def preactivation_names(num_stages: int) -> tuple[str, ...]:
 
 
 def sow_activations(module: nn.Module, found: Activations) -> None:
-  """Sows activations under the names above."""
+  """Sow activations under their names."""
 
   def sow(name: str, x: Array) -> None:
     module.sow("intermediates", name, x)
@@ -157,15 +156,15 @@ def convolved(
   mask: Bool[Array, " batch"] | None,
   **options: Any,
 ) -> Maps:
-  """Result of a new `NormalizedConvolution` within the compact method of a module.
+  """Add a `NormalizedConvolution` in the compact method of a module and apply it.
 
   Args:
-    module: the module, whose `dtype` and `axis_name` the layer takes.
-    x: maps.
-    width: channels of the result.
-    train: as in `NormalizedConvolution`.
-    mask: as in `NormalizedConvolution`.
-    **options: further fields of the layer, and its `name`.
+    module: The module, which provides `dtype` and `axis_name` of the layer.
+    x: Maps.
+    width: Number of channels of the result.
+    train: As in `NormalizedConvolution`.
+    mask: As in `NormalizedConvolution`.
+    **options: Further fields of the layer, and its `name`.
   """
   layer = NormalizedConvolution(
     width, dtype=module.dtype, axis_name=module.axis_name, **options

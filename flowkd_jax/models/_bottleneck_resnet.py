@@ -18,16 +18,16 @@ _EXPANSION = 4
 
 
 class BottleneckBlock(nn.Module):
-  """1x1, 3x3 and 1x1 convolution with BatchNorm, and a shortcut.
+  """Bottleneck block: 1x1, 3x3 and 1x1 convolution with BatchNorm, and a shortcut.
 
-  The 3x3 convolution has the stride. Where the shape changes, the shortcut is a 1x1
+  The 3x3 convolution has the stride. If the shape changes, the shortcut is a 1x1
   convolution with BatchNorm.
 
   Attributes:
-    width: channels within; the result has four times as many.
-    stride: factor by which the result is smaller than the input.
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    width: Channels within; the result has four times as many.
+    stride: Factor by which the result is smaller than the input.
+    dtype: Compute dtype.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int
@@ -61,12 +61,12 @@ class BottleneckResNet(BenchmarkNetwork):
   ReLU follows the maps f0 to f4.
 
   Attributes:
-    stage_sizes: number of blocks of each of the four stages.
-    width: channels of the stem, and within the blocks of the first stage.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    stage_sizes: Number of blocks of each of the four stages.
+    width: Channels of the stem, and within the blocks of the first stage.
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   num_stages = 4
@@ -77,7 +77,7 @@ class BottleneckResNet(BenchmarkNetwork):
   def activations(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
   ) -> Activations:
-    """All but the classifier."""
+    """Compute all activations before the classifier."""
     x = nn.relu(convolved(self, x, self.width, train, mask, name="stem"))
     maps, preactivations = [x], []
     for i, num_blocks in enumerate(self.stage_sizes):

@@ -1,4 +1,4 @@
-"""A residual network with an auxiliary classifier after every stage."""
+"""Residual network with an auxiliary classifier (branch) after each stage."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from flowkd_jax.models._cifar_resnet import fields_of
 
 
 class BranchedResNet(CifarResNet):
-  """A `CifarResNet` whose stages each feed a branch.
+  """`CifarResNet` with a branch after each stage.
 
-  Make it with `with_branches`. The branch of a stage is a copy, with weights of its
-  own, of the stages that follow, so that all branches end equally deep and wide; that
-  of the last stage is one more stage of the last width, which keeps the size of the
-  map. Logits and taps are those of the network without branches, the backbone; the
-  branches' logits are sown under the names in `branches`.
+  Make it with `with_branches`. The branch of a stage has the architecture of the
+  following stages, with its own weights, so that all branches are equally deep and wide
+  at their ends. The branch of the last stage is one more stage of the same width and
+  map size. Logits and taps are those of the backbone, the network without branches. The
+  logits of the branches are sown under the names in `branches`.
 
   Attributes:
-    branch_classes: number of logits of each branch.
-    frozen_backbone: whether the backbone stays in evaluation mode in training.
+    branch_classes: Number of logits of each branch.
+    frozen_backbone: Whether the backbone stays in evaluation mode in training.
   """
 
   branch_classes: int = 40
@@ -61,15 +61,15 @@ class BranchedResNet(CifarResNet):
 def with_branches(
   network: CifarResNet, branch_classes: int, *, frozen_backbone: bool = False
 ) -> BranchedResNet:
-  """The network with a branch after every stage.
+  """Add a branch after each stage of a network.
 
   Args:
-    network: the backbone.
-    branch_classes: number of logits of each branch.
-    frozen_backbone: whether the backbone stays in evaluation mode in training.
+    network: The backbone.
+    branch_classes: Number of logits of each branch.
+    frozen_backbone: Whether the backbone stays in evaluation mode in training.
 
   Raises:
-    TypeError: if `network` is not a `CifarResNet`, or has branches.
+    TypeError: If `network` is not a `CifarResNet`, or has branches.
   """
   if type(network) is not CifarResNet:
     raise TypeError(
@@ -84,12 +84,12 @@ def with_branches(
 
 
 def backbone(network: BranchedResNet) -> CifarResNet:
-  """The network without its branches."""
+  """Network without its branches."""
   return CifarResNet(**fields_of(network, CifarResNet))
 
 
 def backbone_variables(variables: Any) -> dict[str, Any]:
-  """Variables of `backbone`, out of those of the network with branches."""
+  """Variables of `backbone`, taken from the variables of the network with branches."""
   return {
     collection: {name: tree[name] for name in ("stem", "body")}
     for collection, tree in variables.items()

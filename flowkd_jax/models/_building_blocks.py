@@ -1,4 +1,4 @@
-"""Layers initialised as in PyTorch, and the check of the input."""
+"""Layers with PyTorch's initialisation, and the check of the input images."""
 
 import math
 from typing import Any
@@ -14,17 +14,17 @@ from jaxtyping import Float
 from flowkd_jax._numerics.checks import check_floating
 from flowkd_jax.models._batch_norm import zero_masked
 
-# Uniform within 1 / sqrt(fan_in): PyTorch's default, with which the networks of
-# the paper were trained (kaiming_uniform with a = sqrt(5)).
+# Uniform in +-1 / sqrt(fan_in): PyTorch's default (kaiming_uniform with a = sqrt(5)),
+# which the networks of the paper use.
 kernel_initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-# Normal with variance 2 / (kernel area * output channels), however many groups: the
-# networks of RepDistiller (kaiming_normal with fan_out).
+# Normal with variance 2 / (kernel area * output channels), independent of the number of
+# groups: RepDistiller's initialisation (kaiming_normal with fan_out).
 fan_out_initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def bias_initializer(fan_in: int) -> jax.nn.initializers.Initializer:
-  """Uniform within 1 / sqrt(`fan_in`), as PyTorch initialises biases."""
+  """Initializer of biases, uniform in +-1 / sqrt(`fan_in`), as in PyTorch."""
   limit = 1 / math.sqrt(fan_in)
 
   def initialize(key, shape, dtype=jnp.float32, out_sharding=None):
@@ -42,7 +42,7 @@ def convolution(
   kernel_size: int = 3,
   **options: Any,
 ) -> Float[Array, "batch new_height new_width features"]:
-  """A square convolution initialised as in PyTorch, unless `options` say otherwise."""
+  """Square convolution, initialised as in PyTorch; `options` can override this."""
   fan_in = kernel_size * kernel_size * x.shape[-1]
   defaults = {
     "kernel_init": kernel_initializer,
@@ -60,7 +60,7 @@ def dense(
   dtype: DTypeLike,
   **options: Any,
 ) -> Float[Array, "batch features"]:
-  """A dense layer initialised as in PyTorch, unless `options` say otherwise."""
+  """Dense layer, initialised as in PyTorch; `options` can override this."""
   defaults = {
     "kernel_init": kernel_initializer,
     "bias_init": bias_initializer(x.shape[-1]),
@@ -77,13 +77,13 @@ def prepare_images(
   network: str,
   dtype: DTypeLike,
 ) -> Float[Array, "batch height width channels"]:
-  """Checks the input of a network and casts it to its compute dtype.
+  """Check the input of a network and cast it to the compute dtype.
 
-  Masked images become black: even one full of NaN cannot reach a gradient.
+  Masked images become zeros, so that even NaN in them cannot reach a gradient.
 
   Raises:
-    ValueError: if `images` is not of rank 4 or below `smallest` in size.
-    TypeError: if `images` is not floating.
+    ValueError: If `images` does not have rank 4, or is smaller than `smallest`.
+    TypeError: If `images` is not floating point.
   """
   check_floating("images", images)
   if images.ndim != 4 or 0 in images.shape:

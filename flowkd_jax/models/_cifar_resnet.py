@@ -1,8 +1,8 @@
-"""The residual networks for small images of He et al., "Deep Residual Learning".
+"""Residual networks for small images (He et al., "Deep Residual Learning").
 
 https://arxiv.org/abs/1512.03385, section 4.2: a narrow stem and three stages of n
-blocks, 6n + 2 layers. In two modules, stem and body, so that other networks can put
-several bodies on one stem or on one another's maps.
+blocks, 6n + 2 layers in all. Stem and body are separate modules, so that other networks
+can put several bodies on one stem, or on the maps of another body.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from flowkd_jax.models._building_blocks import fan_out_initializer
 from flowkd_jax.models._building_blocks import prepare_images
 
 _XAVIER = nn.initializers.xavier_normal()
-# Name: initializer of the convolutions, and options of the linear layer.
+# By name: initializer of the convolutions, and options of the linear layer.
 _INITIALIZERS = {
   "xavier": (_XAVIER, {"kernel_init": _XAVIER, "bias_init": nn.initializers.zeros}),
   "fan_out": (fan_out_initializer, {}),
@@ -38,11 +38,11 @@ _INITIALIZERS = {
 
 
 class ResidualBlock(nn.Module):
-  """Two 3x3 convolutions and a shortcut; ReLU after the first and after the sum.
+  """Residual block: two 3x3 convolutions and a shortcut.
 
-  Where the shape changes, the shortcut is a 1x1 convolution with BatchNorm (option B
-  of the paper). Attributes as in `NormalizedConvolution`; `initializer` as in
-  `CifarResNet`.
+  ReLU follows the first convolution and the sum. If the shape changes, the shortcut is
+  a 1x1 convolution with BatchNorm (option B of the paper). Attributes are those of
+  `NormalizedConvolution`; `initializer` is that of `CifarResNet`.
   """
 
   width: int
@@ -59,14 +59,14 @@ class ResidualBlock(nn.Module):
     mask: Bool[Array, " batch"] | None,
     sums: list[Maps] | None = None,
   ) -> Maps:
-    """Applies the block; arguments as in `CifarResNet`.
+    """Apply the block.
 
     Args:
-      x: maps.
-      train: as in `CifarResNet`.
-      mask: as in `CifarResNet`.
-      sums: list to which the sum before the last ReLU is appended. (A second result
-        would change the tap that the output of the block is.)
+      x: Maps.
+      train: As in `CifarResNet`.
+      mask: As in `CifarResNet`.
+      sums: List to which the sum before the last ReLU is appended. It is not returned,
+        because the output of the block is a tap of its own.
     """
 
     def convolve(x, name, **options):
@@ -88,8 +88,8 @@ class StageMaps(NamedTuple):
   """Maps of each stage of a body.
 
   Attributes:
-    maps: the result of each stage.
-    preactivations: the same before the last ReLU.
+    maps: Output of each stage.
+    preactivations: Output of each stage before its last ReLU.
   """
 
   maps: Sequence[Maps]
@@ -100,13 +100,13 @@ class ResNetBody(nn.Module):
   """Stages of residual blocks, the mean over the map, and a linear classifier.
 
   Attributes:
-    widths: channels of each stage.
-    strides: factor by which each stage makes the map smaller.
-    num_blocks: blocks of each stage.
-    num_classes: number of logits.
-    initializer: as in `CifarResNet`.
-    dtype: compute dtype; parameters, statistics and logits are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    widths: Channels of each stage.
+    strides: Factor by which each stage makes the map smaller.
+    num_blocks: Blocks of each stage.
+    num_classes: Number of logits.
+    initializer: As in `CifarResNet`.
+    dtype: Compute dtype; parameters, statistics and logits are float32.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   widths: tuple[int, ...]
@@ -121,7 +121,7 @@ class ResNetBody(nn.Module):
   def __call__(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
   ) -> tuple[Float[Array, "batch classes"], StageMaps]:
-    """Logits, and the maps at the end of each stage."""
+    """Logits, and the maps of each stage."""
     maps, preactivations = [], []
     for i, (width, stride) in enumerate(
       zip(self.widths, self.strides, strict=True), start=1
@@ -145,29 +145,29 @@ class ResNetBody(nn.Module):
 
 
 class CifarResNet(nn.Module):
-  """A 3x3 stem with BatchNorm and ReLU, then three stages of residual blocks.
+  """ResNet for small images: a 3x3 stem with BatchNorm and ReLU, then three stages.
 
-  `CifarResNet()` is ResNet-20, `cifar_resnet(110)` ResNet-110. Activations are sown
-  under the names in `taps`: the result of each stage, averaged to 4x4 where it is
-  larger, and `pooled`, before the classifier. Besides, as in `BenchmarkNetwork`, there
-  are the full maps (`maps`: f0 after the ReLU of the stem, then f1, f2, f3 of the
-  stages) and those of the stages before their last ReLU (`preactivations`).
+  `CifarResNet()` is ResNet-20; `cifar_resnet(110)` is ResNet-110. Activations are sown
+  under the names in `taps`: the output of each stage, averaged down to at most 4x4, and
+  `pooled`, the input of the classifier. As in `BenchmarkNetwork`, the network also sows
+  the full maps (`maps`: f0 after the ReLU of the stem, then f1, f2, f3 of the stages)
+  and the maps of the stages before their last ReLU (`preactivations`).
 
-  The networks of RepDistiller are the same but for the initializer, `"fan_out"`:
-  `resnet20x1`, `resnet8x4` and the like of `by_name`.
+  The networks of RepDistiller differ only in the initializer, `"fan_out"`; `by_name`
+  has them as `resnet20x1`, `resnet8x4` and so on.
 
   Attributes:
-    num_blocks: blocks of each stage, n of 6n + 2.
-    widths: channels of each stage; each but the first halves the map.
-    stem_width: channels of the stem.
-    stem_stride: factor by which the stem makes the map smaller.
-    num_classes: number of logits.
+    num_blocks: Blocks of each stage, n of 6n + 2.
+    widths: Channels of each stage; each but the first halves the map.
+    stem_width: Channels of the stem.
+    stem_stride: Factor by which the stem makes the map smaller.
+    num_classes: Number of logits.
     initializer: "xavier" draws all kernels as Walawalkar et al. do (normal, Xavier);
       "fan_out" as RepDistiller does: convolutions normal with variance 2 / (kernel area
       * output channels), the linear layer uniform within 1 / sqrt(inputs).
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   num_blocks: int = 3
@@ -181,7 +181,7 @@ class CifarResNet(nn.Module):
 
   @property
   def taps(self) -> tuple[str, ...]:
-    """Names of the activations to be distilled and measured, from input to output."""
+    """Names of the default taps, from input to output."""
     return tap_names(len(self.widths))
 
   @property
@@ -204,9 +204,9 @@ class CifarResNet(nn.Module):
     """Logits of a batch of images.
 
     Args:
-      images: normalised images.
-      train: whether BatchNorm uses (and records) the statistics of the batch.
-      mask: rows that are valid; none means all.
+      images: Normalised images.
+      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      mask: Mask of valid rows; None if all are valid.
     """
     x = self.stem(images, train, mask)
     logits, stages = self.body(self.widths)(x, train, mask)
@@ -219,10 +219,10 @@ class CifarResNet(nn.Module):
     train: bool,
     mask: Bool[Array, " batch"] | None,
   ) -> Maps:
-    """Output of the stem, with which all bodies begin; call it within `__call__`.
+    """Output of the stem, the input of all bodies; call it within `__call__`.
 
     Raises:
-      ValueError: if the initializer is unknown or the images are of another rank.
+      ValueError: If the initializer is unknown, or the images have another rank.
     """
     check_choice("initializer", self.initializer, tuple(_INITIALIZERS))
     x = prepare_images(
@@ -238,7 +238,7 @@ class CifarResNet(nn.Module):
   def body(
     self, widths: Sequence[int], *, name: str = "body", **options: Any
   ) -> ResNetBody:
-    """A body as deep as this network; to be called within `__call__`."""
+    """Make a body with the depth of this network; call it within `__call__`."""
     defaults = {
       "strides": (1,) + (2,) * (len(widths) - 1),
       "num_classes": self.num_classes,
@@ -254,7 +254,7 @@ class CifarResNet(nn.Module):
     )
 
   def sow_taps(self, stem: Maps, stages: StageMaps) -> None:
-    """Sows the taps, from the outputs of the stem and of a body."""
+    """Sow the taps, given the outputs of the stem and of a body."""
     maps = (stem, *stages.maps)
     found = Activations(maps, stages.preactivations, pooled(maps[-1]))
     sow_activations(self, found)
@@ -263,16 +263,16 @@ class CifarResNet(nn.Module):
 def cifar_resnet(
   depth: int, *, width: int = 16, stem_width: int | None = None, **options: Any
 ) -> CifarResNet:
-  """The network of so many layers.
+  """Make a `CifarResNet` by its number of layers.
 
   Args:
-    depth: 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...
-    width: channels of the first stage; they double twice.
-    stem_width: channels of the stem; None means `width`.
-    **options: further fields of the module.
+    depth: Number of layers, 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...
+    width: Channels of the first stage; each further stage doubles them.
+    stem_width: Channels of the stem; None for `width`.
+    **options: Further fields of the module.
 
   Raises:
-    ValueError: if there is no network of that depth.
+    ValueError: If there is no network of that depth.
   """
   if depth < 8 or depth % 6 != 2:
     raise ValueError(
@@ -292,7 +292,7 @@ def pooled(x: Maps) -> Float[Array, "batch channels"]:
 
 
 def fields_of(network: nn.Module, kind: type) -> dict[str, Any]:
-  """Fields of a network that a kind of network has, without Linen's own."""
+  """Fields that a network shares with a class, without Linen's own fields."""
   return {
     field.name: getattr(network, field.name)
     for field in dataclasses.fields(kind)

@@ -1,4 +1,4 @@
-"""The small network of the paper: student and auxiliary teacher."""
+"""Small convolutional network of the paper: student and auxiliary teacher."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,22 +17,23 @@ from flowkd_jax.models._windows import window_maximum
 
 
 class CNN(nn.Module):
-  """Blocks of convolution, BatchNorm, ReLU, pooling; then two dense layers.
+  """Convolutional network: blocks with pooling, then two dense layers.
 
-  `CNN()` is the paper's CNN1 (15,050 parameters for CIFAR-10), `CNN(width=16)`
-  its auxiliary CNN1-A (57,994). For the 8x8 digits take `CNN(num_blocks=2,
-  padding="SAME")`. Activations are sown under the names in `taps`: the pooled
-  maps of each block and the representation before the classifier.
+  Each block has a convolution, BatchNorm, ReLU and max pooling. `CNN()` is the paper's
+  CNN1 (15,050 parameters for CIFAR-10); `CNN(width=16)` is the auxiliary teacher CNN1-A
+  (57,994 parameters). For the 8x8 digits use `CNN(num_blocks=2, padding="SAME")`.
+  Activations are sown under the names in `taps`: the pooled map of each block, and the
+  input of the classifier.
 
   Attributes:
-    width: channels of the first block; they double from block to block. The
+    width: Channels of the first block; they double from block to block. The
       representation has 8 * width entries.
-    num_blocks: number of blocks.
-    num_classes: number of logits.
-    padding: "VALID" (as in the paper) or "SAME", of the convolutions.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    num_blocks: Number of blocks.
+    num_classes: Number of logits.
+    padding: Padding of the convolutions, "VALID" (as in the paper) or "SAME".
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int = 8
@@ -57,12 +58,12 @@ class CNN(nn.Module):
     """Logits of a batch of images.
 
     Args:
-      images: normalised images.
-      train: whether BatchNorm uses (and records) the statistics of the batch.
-      mask: rows that are valid; none means all.
+      images: Normalised images.
+      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      mask: Mask of valid rows; None if all are valid.
 
     Raises:
-      ValueError: if the images are too small for the blocks.
+      ValueError: If the images are too small for the blocks.
     """
     x = prepare_images(
       images,
@@ -95,12 +96,12 @@ class CNN(nn.Module):
       mask = rows.reshape(-1, 1, 1, 1) & jnp.asarray(inside)[None]
     norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"norm_{i + 1}")
     x = norm(x, train=train, mask=mask)
-    # ReLU and maximum commute; in this order ReLU sees a quarter of the map.
+    # ReLU and maximum commute; in this order ReLU reads only a quarter of the map.
     return nn.relu(window_maximum(x, height, width))
 
 
 def smallest_image(num_blocks: int, padding: str, size: int = 1) -> int:
-  """Height and width below which `num_blocks` blocks leave less than `size`."""
+  """Smallest image side for which `num_blocks` blocks leave a side of `size`."""
   check_choice("padding", padding, ("VALID", "SAME"))
   lost = 2 if padding == "VALID" else 0
   for _ in range(num_blocks):

@@ -1,4 +1,4 @@
-"""Residual networks of shrinking width behind one stem, applied in one pass."""
+"""Ensemble of residual networks of decreasing width with a shared stem."""
 
 from typing import Any
 
@@ -14,45 +14,46 @@ from flowkd_jax.models._cifar_resnet import pooled
 
 
 class ResNetEnsemble(CifarResNet):
-  """Students of shrinking width on one stem; the logits are their mean.
+  """Students of decreasing width on a shared stem; the logits are their mean.
 
-  Make it with `shrinking_ensemble`. The stem and student 1 are a network of the
-  inherited fields; student j of S has `c (S - j + 1) / S` channels where that has c,
-  rounded down. Student j and the stem are a network of their own: `student_network`.
+  Make it with `shrinking_ensemble`. Stem and student 1 form a network with the
+  inherited fields. A layer with c channels in student 1 has `c (S - j + 1) / S`
+  channels, rounded down, in student j of S. `student_network` returns student j with
+  the stem as a network of its own.
 
-  Sown for training: under `student_logits` and `student_maps`, the logits of each
-  student and its map after each stage. The tap `pooled` has the representations of
-  all students, side by side.
+  For training, the logits of each student are sown under `student_logits`, and its map
+  after each stage under `student_maps`. The tap `pooled` concatenates the inputs of all
+  classifiers.
 
   Attributes:
-    num_students: S.
+    num_students: Number of students `S`.
   """
 
   num_students: int = 5
 
   @property
   def taps(self) -> tuple[str, ...]:
-    """Names of the activations to be measured."""
+    """Names of the default taps."""
     return ("pooled",)
 
   @property
   def maps(self) -> tuple[str, ...]:
-    """Empty: the maps are those of several students, under `student_maps`."""
+    """Empty; the maps of the students are in `student_maps`."""
     return ()
 
   @property
   def preactivations(self) -> tuple[str, ...]:
-    """Empty, as `maps`."""
+    """Empty, like `maps`."""
     return ()
 
   @property
   def student_logits(self) -> tuple[str, ...]:
-    """Taps of the students' logits, from the widest to the thinnest."""
+    """Taps of the students' logits, from the widest to the narrowest student."""
     return tuple(f"student_{j + 1}_logits" for j in range(self.num_students))
 
   @property
   def student_maps(self) -> tuple[tuple[str, ...], ...]:
-    """Taps of every student's maps, from input to output."""
+    """Taps of the maps of each student, from input to output."""
     stages = range(1, len(self.widths) + 1)
     return tuple(
       tuple(f"student_{j + 1}_stage_{i}" for i in stages)
@@ -61,7 +62,7 @@ class ResNetEnsemble(CifarResNet):
 
   @property
   def student_widths(self) -> tuple[tuple[int, ...], ...]:
-    """Channels of every student's stages."""
+    """Channels of the stages of each student."""
     students = self.num_students
     return tuple(
       tuple(width * (students - j) // students for width in self.widths)
@@ -91,15 +92,15 @@ class ResNetEnsemble(CifarResNet):
 
 
 def shrinking_ensemble(network: CifarResNet, num_students: int) -> ResNetEnsemble:
-  """The network and thinner ones like it, behind one stem.
+  """Make an ensemble of a network and narrower copies with a shared stem.
 
   Args:
-    network: the widest, student 1.
-    num_students: S.
+    network: The widest student, student 1.
+    num_students: Number of students `S`.
 
   Raises:
-    TypeError: if `network` is not a `CifarResNet`.
-    ValueError: if there are fewer than two students, or the thinnest would have a
+    TypeError: If `network` is not a `CifarResNet`.
+    ValueError: If there are fewer than two students, or the narrowest would have a
       stage without channels.
   """
   if type(network) is not CifarResNet:
@@ -118,13 +119,13 @@ def shrinking_ensemble(network: CifarResNet, num_students: int) -> ResNetEnsembl
 
 
 def student_network(ensemble: ResNetEnsemble, number: int) -> CifarResNet:
-  """Student `number` (from 1, the widest) with the stem, as a network of its own."""
+  """Student `number` with the stem, as a network of its own; 1 is the widest."""
   fields = fields_of(ensemble, CifarResNet)
   return CifarResNet(**{**fields, "widths": ensemble.student_widths[number - 1]})
 
 
 def student_variables(variables: Any, number: int) -> dict[str, Any]:
-  """Variables of `student_network`, out of those of the ensemble."""
+  """Variables of `student_network`, taken from the variables of the ensemble."""
   return {
     collection: {"stem": tree["stem"], "body": tree[f"student_{number}"]}
     for collection, tree in variables.items()

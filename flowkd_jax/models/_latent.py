@@ -1,4 +1,4 @@
-"""The networks of federated distillation: a client's, and the generator of latents."""
+"""Networks of federated distillation: the clients' network and the generator."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,22 +16,22 @@ from flowkd_jax.models._building_blocks import prepare_images
 
 
 class LatentCNN(nn.Module):
-  """Two convolutions of stride 2, a linear latent, and a linear classifier of it.
+  """Network of a client: two convolutions, a linear latent and a linear classifier.
 
-  The client's network of FedGen (Zhu, Hong, Zhou, ICML 2021), without its batch
-  normalisation: statistics of clients whose labels differ describe none of the
-  others, and the published code neither averages nor sends them, so that its global
-  network has none. Nothing is normalised instead: two layers do not need it.
+  It is the client's network of FedGen (Zhu, Hong, Zhou, ICML 2021) without batch
+  normalisation: the statistics of a client with few labels do not fit other clients,
+  and the published code neither averages nor sends them. No other normalisation
+  replaces it, as two layers do not need one. The convolutions have stride 2.
 
   Activations are sown under the names in `taps`.
 
   Attributes:
-    width: channels of the first convolution, 6 in the paper's network; the second has
-      8 / 3 as many.
-    latent: entries of the latent, which has no activation.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters and logits are float32.
-    axis_name: of no effect, as nothing is normalised; all networks have it.
+    width: Channels of the first convolution, 6 in the paper's network. The second
+      convolution has 8 / 3 as many.
+    latent: Width of the latent, which has no activation function.
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters and logits are float32.
+    axis_name: No effect; present because all networks have this field.
   """
 
   width: int = 6
@@ -59,12 +59,12 @@ class LatentCNN(nn.Module):
     """Logits of a batch of images.
 
     Args:
-      images: normalised images.
-      train: of no effect.
-      mask: rows that are valid; none means all.
+      images: Normalised images.
+      train: No effect.
+      mask: Mask of valid rows; None if all are valid.
 
     Raises:
-      ValueError: if the images are not of rank 4.
+      ValueError: If the images are not of rank 4.
     """
     del train
     activations = self.encoder(images, mask)
@@ -77,13 +77,13 @@ class LatentCNN(nn.Module):
   ) -> Float[Array, "batch classes"]:
     """Logits of latents: `model.apply(variables, latents, method="classify")`.
 
-    Needs the parameters of "classifier" only.
+    Only the parameters of "classifier" are needed.
     """
     return self.classifier(latents.astype(jnp.float32))
 
 
 class _Encoder(nn.Module):
-  """From images to the activations of `LatentCNN`."""
+  """Encoder from images to the activations of `LatentCNN`."""
 
   width: int
   latent: int
@@ -102,15 +102,16 @@ class _Encoder(nn.Module):
 
 
 class StridedConvolution(nn.Module):
-  """`nn.Conv(features, (3, 3), strides=2, padding=1)`, in variables and values.
+  """Convolution with the variables and values of a strided 3x3 `nn.Conv`.
 
-  As one product of patches and kernel: `vmap` over clients, each with a kernel of its
-  own, makes a product of batches of matrices of it, and of a convolution a grouped
-  one, which on two CPU cores takes three times as long.
+  It equals `nn.Conv(features, (3, 3), strides=2, padding=1)`, but is computed as one
+  matrix product of patches and kernel. The reason is `vmap` over clients with different
+  kernels: it turns the product into a batched matrix product, but a convolution into a
+  grouped convolution, which takes three times as long on two CPU cores.
 
   Attributes:
-    features: channels of the result.
-    dtype: compute dtype; the parameters are float32.
+    features: Channels of the result.
+    dtype: Compute dtype; the parameters are float32.
   """
 
   features: int
@@ -120,7 +121,7 @@ class StridedConvolution(nn.Module):
   def __call__(
     self, x: Float[Array, "batch height width channels"]
   ) -> Float[Array, "batch half_height half_width features"]:
-    """Convolves; sizes are halved, rounded up."""
+    """Apply the convolution; height and width are halved, rounded up."""
     channels = x.shape[-1]
     shape = (3, 3, channels, self.features)
     kernel = self.param("kernel", kernel_initializer, shape, jnp.float32)
@@ -135,7 +136,7 @@ class StridedConvolution(nn.Module):
 
 
 def _strided_patches(x):
-  """The 3x3 patches around every second pixel, `[batch, rows, columns, 9*channels]`."""
+  """3x3 patches around every second pixel, `[batch, rows, columns, 9*channels]`."""
   height, width = x.shape[1:3]
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   pieces = [
@@ -145,14 +146,14 @@ def _strided_patches(x):
 
 
 class LatentGenerator(nn.Module):
-  """Latents of labels: noise and label, a hidden layer with ReLU, a linear one.
+  """Generator of latents from noise and labels, with one hidden layer and ReLU.
 
-  The generator of FedGen, without the batch normalisation of its hidden layer.
+  It is the generator of FedGen without the batch normalisation of its hidden layer.
 
   Attributes:
-    latent: entries of a latent.
-    num_classes: number of labels.
-    hidden: width of the hidden layer.
+    latent: Width of the latent.
+    num_classes: Number of labels.
+    hidden: Width of the hidden layer.
   """
 
   latent: int = 32
@@ -163,10 +164,10 @@ class LatentGenerator(nn.Module):
   def __call__(
     self, noise: Float[Array, "batch noise"], labels: Int[Array, " batch"]
   ) -> Float[Array, "batch latent"]:
-    """Latents of the labels; the noise tells those of one label apart.
+    """Generate latents for labels; noise makes latents of the same label differ.
 
-    A label that is no class gives NaN, or a ValueError in a NumPy array; a negative
-    label gives a latent of no class.
+    An invalid label gives NaN, or raises ValueError if the labels are a NumPy array. A
+    negative label gives a latent without a class.
     """
     read = label_rule.read_labels(labels, self.num_classes, shape=noise.shape[:1])
     one_hot = read.one_hot(self.num_classes, noise.dtype)

@@ -15,8 +15,8 @@ from flowkd_jax.models._benchmark_network import Maps
 from flowkd_jax.models._benchmark_network import convolved
 from flowkd_jax.models._vgg import small_classifier
 
-# Of each group of blocks at full width, whose stem has 32 channels: channels, and
-# stride of the first block.
+# Channels at full width (a stem of 32 channels), and stride of the first block, for
+# each group of blocks.
 _GROUPS = ((16, 1), (24, 1), (32, 2), (64, 2), (96, 1), (160, 2), (320, 1))
 _FULL_WIDTH = 32
 # Groups after which a stage of the benchmark ends.
@@ -24,18 +24,18 @@ _STAGE_ENDS = (2, 3, 5, 7)
 
 
 class InvertedResidual(nn.Module):
-  """1x1 convolution to more channels, depthwise 3x3, and 1x1 without ReLU.
+  """Inverted residual block: 1x1, depthwise 3x3 and 1x1 convolution.
 
-  All have BatchNorm. The input is added where shape and channels stay. As in
-  RepDistiller the first convolution is there even if it does not widen, and ReLU takes
-  the place of ReLU6.
+  All convolutions have BatchNorm; ReLU follows the first two. The input is added if the
+  shape does not change. As in RepDistiller, the first convolution exists even if it
+  does not add channels, and ReLU replaces ReLU6.
 
   Attributes:
-    width: channels of the result.
-    stride: stride of the depthwise convolution.
-    expansion: channels within, as a multiple of those of the input.
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    width: Channels of the result.
+    stride: Stride of the depthwise convolution.
+    expansion: Channels inside the block, as a multiple of the input channels.
+    dtype: Compute dtype.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int
@@ -46,7 +46,7 @@ class InvertedResidual(nn.Module):
 
   @nn.compact
   def __call__(self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None) -> Maps:
-    """Result of the block, which has either sign."""
+    """Result of the block, which can be negative."""
     convolve = functools.partial(convolved, self, train=train, mask=mask)
     inner = x.shape[-1] * self.expansion
     y = nn.relu(convolve(x, inner, name="conv_1", kernel_size=1))
@@ -63,18 +63,18 @@ class MobileNetV2(BenchmarkNetwork):
   convolution to `head_width` channels with BatchNorm and ReLU, the mean over the map
   and one linear layer. A `width` of 16 is "half".
 
-  f0 is the stem after ReLU. f1 to f4 are the results of the groups 2, 3, 5 and 7, which
-  have either sign, as no ReLU follows them; f1_preact to f4_preact are the same maps.
-  `pooled` is the mean after the last convolution.
+  f0 is the output of the stem after ReLU. f1 to f4 are the outputs of the groups 2, 3,
+  5 and 7; they can be negative, as no ReLU follows. f1_preact to f4_preact are the same
+  maps. `pooled` is the mean over the map after the last convolution.
 
   Attributes:
-    width: channels of the stem, 32 at full width; all groups scale with it.
-    head_width: channels of the last convolution.
-    group_sizes: number of blocks of each group.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    width: Channels of the stem, 32 at full width; all groups scale with it.
+    head_width: Channels of the last convolution.
+    group_sizes: Number of blocks of each group.
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   num_stages = 4
@@ -86,7 +86,7 @@ class MobileNetV2(BenchmarkNetwork):
   def activations(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
   ) -> Activations:
-    """All but the classifier."""
+    """Compute all activations before the classifier."""
     if self.width < 2:
       raise ValueError(
         f"width: expected 2 or more, as MobileNetV2 has half as many channels in its "

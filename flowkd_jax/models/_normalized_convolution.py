@@ -13,17 +13,17 @@ from flowkd_jax.models._building_blocks import fan_out_initializer
 
 
 class NormalizedConvolution(nn.Module):
-  """Convolution, then BatchNorm.
+  """Convolution followed by BatchNorm.
 
   Attributes:
-    width: channels of the result.
-    kernel_size: side of the kernel; the map is padded by half of it.
-    stride: factor by which the result is smaller than the input.
-    groups: number of groups of channels that are convolved apart.
-    use_bias: whether the convolution adds a bias, which starts at zero.
-    kernel_init: initializer of the kernel.
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    width: Channels of the result.
+    kernel_size: Side of the kernel; the map is padded by half of it.
+    stride: Factor by which the result is smaller than the input.
+    groups: Number of groups of channels that are convolved separately.
+    use_bias: Whether the convolution adds a bias, which starts at zero.
+    kernel_init: Initializer of the kernel.
+    dtype: Compute dtype.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int
@@ -42,12 +42,12 @@ class NormalizedConvolution(nn.Module):
     train: bool,
     mask: Bool[Array, " batch"] | None,
   ) -> Float[Array, "batch new_height new_width new_channels"]:
-    """Applies both layers.
+    """Apply both layers.
 
     Args:
-      x: maps.
-      train: whether BatchNorm uses (and records) the statistics of the batch.
-      mask: rows that are valid; none means all.
+      x: Maps.
+      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      mask: Mask of valid rows; None if all are valid.
     """
     x = nn.Conv(
       self.width,

@@ -1,4 +1,4 @@
-"""Networks by a short name, for flags and notebooks: "cnn1:16", "resnet18"."""
+"""Registry of networks by a short name such as "cnn1:16" or "resnet18"."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Named = (
 
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
-# Name: how it is made from a width, and its default width.
+# By name: function from a width to a network, and the default width.
 _NETWORKS: dict[str, tuple[Callable[..., Named], int]] = {
   "cnn1": (CNN, 8),
   "digits_cnn": (lambda **options: CNN(num_blocks=2, padding="SAME", **options), 8),
@@ -46,22 +46,33 @@ NAMES = tuple(_NETWORKS)
 
 
 def by_name(name: str, **options: Any) -> Named:
-  """A network from "NAME" or "NAME:WIDTH".
+  """Make a network from "NAME" or "NAME:WIDTH".
+
+  General networks, whose width is the number of channels of the first block:
+
+  * "cnn1": the paper's CNN1; "cnn1:16" is its CNN1-A
+  * "resnet18": the paper's pre-activation ResNet-18
+  * "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110":
+    ResNets for small images
+  * "strided_resnet8" to "strided_resnet110": ResNets with a stem of stride 2, for
+    example for images of 64 pixels
+  * "vit": a vision transformer; here the width is that of a token
+  * "digits_cnn", "digits_resnet", "digits_vit": networks for the 8x8 digits
+  * "latent_cnn": network of the clients in federated learning
+
+  Networks of the CIFAR-100 benchmark of RepDistiller and mdistiller, whose width is the
+  number of channels of the first layer ("resnet8x4:32", "wrn_40_2:16"), or of the first
+  stage for ShuffleNets:
+
+  * "resnet8x4", "resnet32x4", and "resnet8x1" to "resnet110x1", which are "resnet8" to
+    "resnet110" with the initialisation of RepDistiller
+  * "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"
+  * "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"
+  * "mobilenet_v2" (half width), "shufflenet_v1", "shufflenet_v2"
+  * "resnet50": bottleneck blocks that end in ReLU, unlike those of "resnet18"
 
   Args:
-    name: "cnn1" (CNN1; "cnn1:16" is CNN1-A), "resnet18" (pre-activation), "resnet8",
-      "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110" (for
-      small images), the same with "strided_" before it, whose stem halves the map (for
-      64 pixels, say), "vit" (a vision transformer), for the 8x8 digits "digits_cnn",
-      "digits_resnet" and "digits_vit", and for clients of federated learning
-      "latent_cnn". The width is that of the first block.
-      Of the CIFAR-100 benchmark of RepDistiller and mdistiller: "resnet8x4",
-      "resnet32x4", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg8", "vgg11",
-      "vgg13", "vgg16", "vgg19", "mobilenet_v2" (half), "shufflenet_v1",
-      "shufflenet_v2", "resnet50" (bottlenecks that end in ReLU, unlike "resnet18"), and
-      "resnet8x1", ..., "resnet110x1", which are "resnet8", ... with the initial weights
-      of RepDistiller. Their width is that of the first layer ("resnet8x4:32",
-      "wrn_40_2:16"), of the shufflenets that of the first stage.
+    name: Name of the network, with or without a width.
     **options: Further fields of the module: `num_classes`, `dtype`, `axis_name`.
 
   Raises:

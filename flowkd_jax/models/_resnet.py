@@ -1,4 +1,4 @@
-"""The pre-activation residual network of the paper: the teacher."""
+"""Pre-activation residual network, the teacher of the paper."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,21 +13,21 @@ from flowkd_jax.models._building_blocks import convolution
 from flowkd_jax.models._building_blocks import dense
 from flowkd_jax.models._building_blocks import prepare_images
 
-# Side of the maps that the stages hand to the distillation, as in the paper.
+# Maximum side of the maps that are taps, as in the paper.
 TAP_SIZE = 4
 
 
 class PreActBlock(nn.Module):
-  """Two convolutions, each after BatchNorm and ReLU, and a shortcut.
+  """Pre-activation block: BatchNorm and ReLU before each of two convolutions.
 
-  Where the shape changes, the shortcut is a 1x1 convolution of the activated
-  input (He et al., "Identity Mappings in Deep Residual Networks", 2016).
+  If the shape changes, the shortcut is a 1x1 convolution of the activated input (He et
+  al., "Identity Mappings in Deep Residual Networks", 2016).
 
   Attributes:
-    width: channels of the result.
-    stride: factor by which the result is smaller than the input.
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    width: Channels of the result.
+    stride: Factor by which the result is smaller than the input.
+    dtype: Compute dtype.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int
@@ -42,7 +42,7 @@ class PreActBlock(nn.Module):
     train: bool,
     mask: Bool[Array, " batch"] | None = None,
   ) -> Float[Array, "batch new_height new_width new_channels"]:
-    """Applies the block; arguments as in `PreActResNet`."""
+    """Apply the block; arguments are those of `PreActResNet`."""
     shortcut = x
     x = self._activate(x, train, mask, name="norm_1")
     if self.stride != 1 or x.shape[-1] != self.width:
@@ -71,21 +71,21 @@ class PreActBlock(nn.Module):
 class PreActResNet(nn.Module):
   """Residual network of pre-activation blocks, for small images.
 
-  A 3x3 stem of stride 1 with BatchNorm and ReLU, stages of blocks (each stage
-  but the first halves the map and doubles the channels), the mean over the map
-  and a dense layer. As in the authors' network nothing follows the last block:
-  neither BatchNorm nor ReLU.
+  It has a 3x3 stem of stride 1 with BatchNorm and ReLU, stages of blocks (each stage
+  but the first halves the map and doubles the channels), the mean over the map and a
+  dense layer. As in the authors' network, neither BatchNorm nor ReLU follows the last
+  block.
 
-  Activations are sown under the names in `taps`: the result of each stage,
-  averaged to 4x4 where it is larger, and `pooled`, before the classifier.
+  Activations are sown under the names in `taps`: the output of each stage, averaged
+  down to at most 4x4, and `pooled`, the input of the classifier.
 
   Attributes:
-    stage_sizes: number of blocks of each stage.
-    width: channels of the first stage.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    stage_sizes: Number of blocks of each stage.
+    width: Channels of the first stage.
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
@@ -110,9 +110,9 @@ class PreActResNet(nn.Module):
     """Logits of a batch of images.
 
     Args:
-      images: normalised images.
-      train: whether BatchNorm uses (and records) the statistics of the batch.
-      mask: rows that are valid; none means all.
+      images: Normalised images.
+      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      mask: Mask of valid rows; None if all are valid.
     """
     options = {"dtype": self.dtype, "axis_name": self.axis_name}
     x = prepare_images(
@@ -148,12 +148,12 @@ def resnet18(
   dtype: DTypeLike = jnp.float32,
   axis_name: str | None = None,
 ) -> PreActResNet:
-  """The teacher of the paper: 11,171,274 parameters with ten classes."""
+  """Teacher of the paper, with 11,171,274 parameters for ten classes."""
   return PreActResNet(num_classes=num_classes, dtype=dtype, axis_name=axis_name)
 
 
 def small_map(
   x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch new_height new_width channels"]:
-  """A map averaged down to `TAP_SIZE`, as a tap; a side not above that stays."""
+  """Average a map down to at most `TAP_SIZE` in height and width."""
   return pooling.average_pool(x, *(min(side, TAP_SIZE) for side in x.shape[1:3]))

@@ -1,4 +1,4 @@
-"""ShuffleNet of the CIFAR-100 benchmark, ShuffleV1."""
+"""ShuffleNet of the CIFAR-100 benchmark, called ShuffleV1 there."""
 
 import functools
 
@@ -21,18 +21,18 @@ _STEM_WIDTH = 24
 
 
 class ShuffleBlock(nn.Module):
-  """Grouped 1x1 convolution, shuffle, depthwise 3x3, grouped 1x1; and a shortcut.
+  """Shuffle block: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1, and a shortcut.
 
-  All convolutions have BatchNorm, the first two ReLU. With a stride the shortcut is the
-  mean over 3x3 (zeros around the map count), and stands behind the new channels; else
-  the input is added.
+  All convolutions have BatchNorm; ReLU follows the first two. Without a stride, the
+  input is added. With a stride, the shortcut is a 3x3 mean (which counts the zeros
+  around the map), concatenated after the new channels.
 
   Attributes:
-    width: channels of the result, those of the shortcut included.
-    stride: factor by which the result is smaller than the input.
-    groups: groups of the first convolution; the last has three.
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    width: Channels of the result, including those of the shortcut.
+    stride: Factor by which the result is smaller than the input.
+    groups: Groups of the first convolution; the last has three.
+    dtype: Compute dtype.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int
@@ -61,20 +61,20 @@ class ShuffleBlock(nn.Module):
 class ShuffleNetV1(BenchmarkNetwork):
   """ShuffleNet with three groups, for images of 32 pixels.
 
-  Zhang et al., https://arxiv.org/abs/1707.01083, as RepDistiller has it: 1x1 stem to 24
-  channels with BatchNorm and ReLU, no pooling; stages of 4, 8 and 4 blocks, each begins
+  Zhang et al., https://arxiv.org/abs/1707.01083, as in RepDistiller: a 1x1 stem with 24
+  channels, BatchNorm and ReLU, no pooling; stages of 4, 8 and 4 blocks, each beginning
   with a stride of 2; the mean over the map and one linear layer. The inner width of a
-  block is a quarter of its own new channels (without those of the shortcut).
+  block is a quarter of its new channels (without those of the shortcut).
 
   ReLU follows the maps f0 to f3.
 
   Attributes:
-    width: channels of the first stage, a multiple of 12 above 24; they double twice.
-    stage_sizes: number of blocks of each stage.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    width: Channels of the first stage, a multiple of 12 above 24; they double twice.
+    stage_sizes: Number of blocks of each stage.
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int = 240
@@ -83,7 +83,7 @@ class ShuffleNetV1(BenchmarkNetwork):
   def activations(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
   ) -> Activations:
-    """All but the classifier."""
+    """Compute all activations before the classifier."""
     if self.width % (4 * _GROUPS) or self.width <= _STEM_WIDTH:
       raise ValueError(
         f"width: expected a multiple of {4 * _GROUPS} above {_STEM_WIDTH}, as "
@@ -112,13 +112,13 @@ class ShuffleNetV1(BenchmarkNetwork):
 def _halved(x: Maps) -> Maps:
   """Mean over 3x3 with stride 2; zeros around the map count, as in PyTorch."""
   around = ((0, 0), (1, 1), (1, 1), (0, 0))
-  # A traced zero would make it a reduction that has no gradient.
+  # With a traced zero, `reduce_window` would be a generic reduction without a gradient.
   zero = np.zeros((), x.dtype)
   return lax.reduce_window(x, zero, lax.add, (1, 3, 3, 1), (1, 2, 2, 1), around) / 9
 
 
 def shuffled(x: Maps, groups: int) -> Maps:
-  """Maps whose channels take turns: the first of each group, then the second, ..."""
+  """Shuffle channels: the first channel of each group, then the second, ..."""
   *shape, channels = x.shape
   split = x.reshape(*shape, groups, channels // groups)
   return jnp.swapaxes(split, -1, -2).reshape(x.shape)

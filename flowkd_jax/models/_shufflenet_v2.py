@@ -1,4 +1,4 @@
-"""ShuffleNetV2 of the CIFAR-100 benchmark, ShuffleV2."""
+"""ShuffleNetV2 of the CIFAR-100 benchmark, called ShuffleV2 there."""
 
 import functools
 
@@ -19,13 +19,14 @@ _STEM_WIDTH = 24
 
 
 class SplitBlock(nn.Module):
-  """1x1, depthwise 3x3 and 1x1 convolution of the second half of the channels.
+  """Split block: three convolutions on the second half of the channels.
 
-  All have BatchNorm, the first ReLU. The first half of the channels stays in front.
+  They are 1x1, depthwise 3x3 and 1x1 convolutions with BatchNorm; ReLU follows the
+  first. The first half of the channels is kept.
 
   Attributes:
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    dtype: Compute dtype.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   dtype: DTypeLike = jnp.float32
@@ -44,15 +45,15 @@ class SplitBlock(nn.Module):
 
 
 class HalvingBlock(nn.Module):
-  """Two branches with depthwise 3x3 convolutions of stride 2, side by side.
+  """Halving block: two parallel branches with depthwise 3x3 convolutions of stride 2.
 
-  The first branch is depthwise and 1x1, the second 1x1, depthwise and 1x1. All have
-  BatchNorm, the 1x1 convolutions ReLU.
+  The first branch has a depthwise and a 1x1 convolution; the second has a 1x1, a
+  depthwise and a 1x1 convolution. All have BatchNorm. The results are concatenated.
 
   Attributes:
-    width: channels of the result.
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    width: Channels of the result.
+    dtype: Compute dtype.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int
@@ -80,17 +81,18 @@ class ShuffleNetV2(BenchmarkNetwork):
   one block of stride 2, before 3, 7 and 3 others; a 1x1 convolution to `head_width`
   channels with BatchNorm and ReLU, the mean over the map and one linear layer.
 
-  ReLU precedes the maps f0 to f3; the channels of f1 to f3 are shuffled after it, those
-  of f1_preact to f3_preact are not. `pooled` is the mean after the last convolution.
+  The maps f0 to f3 are outputs of a ReLU. The channels of f1 to f3 are shuffled after
+  the ReLU; those of f1_preact to f3_preact are not shuffled. `pooled` is the mean over
+  the map after the last convolution.
 
   Attributes:
-    width: channels of the first stage, even; they double twice.
-    head_width: channels of the last convolution.
-    stage_sizes: number of blocks of each stage, the first included.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    width: Channels of the first stage, even; they double twice.
+    head_width: Channels of the last convolution.
+    stage_sizes: Number of blocks of each stage, the first included.
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int = 116
@@ -100,7 +102,7 @@ class ShuffleNetV2(BenchmarkNetwork):
   def activations(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
   ) -> Activations:
-    """All but the classifier."""
+    """Compute all activations before the classifier."""
     if self.width % 2:
       raise ValueError(
         "width: expected an even number, as ShuffleNetV2 halves its channels, got "

@@ -1,4 +1,4 @@
-"""Weights of PyTorch networks of the same architecture, as variables of ours."""
+"""Import of PyTorch weights for networks of the same architecture."""
 
 import math
 from collections.abc import Mapping
@@ -26,30 +26,31 @@ _VARIABLE_NAMES = {
   "mean": "running_mean",
   "var": "running_var",
 }
-# Entries of a checkpoint under which training code keeps the state of the network.
+# Usual names of the network's state in a checkpoint.
 _WRAPPERS = ("model", "state_dict", "net", "model_state_dict")
 
 
 def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-  """Variables of `model` from the state of the PyTorch network it mirrors.
+  """Convert the state of a PyTorch network to variables of a model.
 
-  Kernels change from [out, in, height, width] to [height, width, in, out]. The
-  dense layer behind the flattened maps was trained on channels-first order and is
-  permuted; the side of those maps, which must be square, follows from its size.
+  Kernels change from `[out, in, height, width]` to `[height, width, in, out]`. A dense
+  layer after flattened maps is permuted from channels-first to channels-last order; the
+  side of these maps, which must be square, follows from the size of the layer.
 
   Args:
-    model: network with the architecture of the weights: a `CNN` or `PreActResNet` (the
-      authors' code), or one of the benchmark of RepDistiller and mdistiller, such as
-      `by_name("resnet32x4")`. Its number of classes is that of the weights.
-    state_dict: names and values (NumPy arrays or PyTorch tensors) as in that code, or a
+    model: Network with the architecture of the weights: a `CNN` or `PreActResNet` (the
+      authors' code), or a network of the benchmark of RepDistiller and mdistiller, such
+      as `by_name("resnet32x4")`. It must have the number of classes of the weights.
+    state_dict: Names and values (NumPy arrays or PyTorch tensors) as in that code, or a
       checkpoint with such a state under "model", "state_dict", "net" or
-      "model_state_dict"; `num_batches_tracked` is ignored, and a prefix that all names
-      have, such as `module.` of `DataParallel`.
+      "model_state_dict". `num_batches_tracked` and a common prefix of all names, such
+      as `module.` of `DataParallel`, are ignored.
 
   Raises:
-    ValueError: lists the keys that are missing, unexpected, of a wrong shape, or whose
-      values are not finite in float32.
-    TypeError: if `model` is a network of another kind, or `state_dict` no mapping.
+    ValueError: If keys are missing or unexpected, shapes do not fit, or values are not
+      finite in float32. The message lists the keys.
+    TypeError: If `model` is a network of another kind, or `state_dict` is not a
+      mapping.
   """
   layers = layer_names(model)
   template = _template(model, layers, side=1, channels=3)
@@ -69,7 +70,7 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unwrapped(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-  """The state of the network within a checkpoint."""
+  """Find the state of the network in a checkpoint."""
   if not isinstance(state_dict, Mapping):
     raise TypeError(
       "state_dict: expected names and values, or a checkpoint that holds them under "
@@ -99,21 +100,21 @@ def _read_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _as_array(value: Any) -> np.ndarray:
-  if hasattr(value, "detach"):  # a tensor, perhaps on a GPU; torch not needed
+  if hasattr(value, "detach"):  # a tensor, perhaps on a GPU, without importing torch
     value = value.detach().cpu()
-  if hasattr(value, "float"):  # NumPy has no bfloat16
+  if hasattr(value, "float"):  # because NumPy has no bfloat16
     value = value.float()
-  with np.errstate(over="ignore"):  # what overflows is refused with its name
+  with np.errstate(over="ignore"):  # an overflow raises later, with its name
     return np.asarray(value, np.float32)
 
 
 def _without_prefix(
   arrays: dict[str, np.ndarray], expected: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Arrays without a prefix that all names have, such as `net.`.
+  """Remove a prefix that all names share, such as `net.`.
 
   Raises:
-    ValueError: if there is a whole network under a prefix, and something beside it.
+    ValueError: If one prefix has a whole network, and there are further arrays.
   """
   first = next(iter(expected))
   ends = [name.removesuffix(first) for name in arrays if name.endswith(first)]
@@ -133,7 +134,7 @@ def _without_prefix(
 def _template(
   model: nn.Module, layers: Mapping[str, str], *, side: int, channels: int
 ) -> dict[str, tuple[Path, jax.ShapeDtypeStruct]]:
-  """By PyTorch's name: our path and shape, if the last maps are side x side."""
+  """Our path and shape by PyTorch's name, if the last maps are side x side."""
   size = model.smallest_image if isinstance(model, BenchmarkNetwork) else 1
   if isinstance(model, CNN):
     size = smallest_image(model.num_blocks, model.padding, side)
@@ -159,19 +160,19 @@ def _check_keys(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
 
 
 def _listed(names: Sequence[str], *, separator: str = ", ", most: int = 12) -> str:
-  """Names in a row; of many the first ones and the number of the others."""
+  """Join names; of many names, show the first ones and the number of the rest."""
   shown = separator.join(names[:most]) or "none"
   more = len(names) - most
   return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _channels(stem: np.ndarray) -> int:
-  """Channels of the images, from the first kernel; anything if it has no rank 4."""
+  """Number of image channels, from the first kernel; arbitrary if the rank is not 4."""
   return (*stem.shape, 1, 1)[1]
 
 
 def _map_side(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> int:
-  """Side of the last maps, from the dense layer; 1 if nothing fits it."""
+  """Side of the last maps, from the size of the dense layer; 1 if none fits."""
   if not isinstance(model, CNN):
     return 1
   inputs = (1, *arrays["fc1.weight"].shape)[-1]

@@ -1,4 +1,4 @@
-"""Names of layers in the PyTorch code of the networks that can be imported."""
+"""Layer names in the PyTorch code of importable networks."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from flowkd_jax.models._shufflenet_v2 import ShuffleNetV2
 from flowkd_jax.models._vgg import VGG
 from flowkd_jax.models._wide_resnet import WideResNet
 
-# Our path of a layer: PyTorch's. The first layer, the stem, comes first.
+# PyTorch's name by our path of a layer. The stem comes first.
 Names = dict[str, str]
 
-# In a residual block: our name and PyTorch's.
+# Layers of a residual block: PyTorch's name by our name.
 _PREACTIVATION_BLOCK = {
   "norm_1": "bn1",
   "conv_1": "conv1",
@@ -28,13 +28,13 @@ _PREACTIVATION_BLOCK = {
 
 
 def layer_names(model: Any) -> Names:
-  """PyTorch's name of each layer of a network, by our path of it.
+  """PyTorch's name of each layer of a network, by our path of the layer.
 
-  The names may include layers that a certain network lacks, such as the projection of
-  a shortcut.
+  The names may include layers that a network lacks, such as the projection of a
+  shortcut.
 
   Raises:
-    TypeError: if the network is of a kind that is not known in PyTorch.
+    TypeError: If no PyTorch names are known for this kind of network.
   """
   names = _NAMES.get(type(model))
   if names is None:

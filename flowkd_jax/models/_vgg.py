@@ -14,23 +14,23 @@ from flowkd_jax.models._building_blocks import dense
 
 
 class VGG(BenchmarkNetwork):
-  """Five blocks of 3x3 convolutions with bias, BatchNorm and ReLU.
+  """VGG network: five blocks of 3x3 convolutions with bias, BatchNorm and ReLU.
 
-  Simonyan & Zisserman, https://arxiv.org/abs/1409.1556, as in RepDistiller: a maximum
-  over 2x2 after each of the first three blocks (and the fourth, if the images have a
+  Simonyan & Zisserman, https://arxiv.org/abs/1409.1556, as in RepDistiller: 2x2 max
+  pooling after each of the first three blocks (and the fourth, if the images have a
   height of 64 pixels), the mean over the last map, one linear layer, no dropout. Images
-  have 8 pixels or more.
+  need at least 8 pixels in height and width.
 
-  The five blocks give f0 to f4, after their last ReLU and before the maximum.
+  f0 to f4 are the outputs of the five blocks, after the last ReLU and before pooling.
 
   Attributes:
-    num_convolutions: convolutions of each of the five blocks.
-    width: channels of the first block; they double from block to block, and the last
+    num_convolutions: Convolutions of each of the five blocks.
+    width: Channels of the first block; they double from block to block, and the last
       two have as many.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   num_stages = 4
@@ -42,7 +42,7 @@ class VGG(BenchmarkNetwork):
   def activations(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
   ) -> Activations:
-    """All but the classifier."""
+    """Compute all activations before the classifier."""
     num_pools = 4 if x.shape[1] == 64 else 3
     maps, preactivations = [], []
     for i, num_convolutions in enumerate(self.num_convolutions):
@@ -68,7 +68,7 @@ class VGG(BenchmarkNetwork):
 def small_classifier(
   pooled: Float[Array, "batch dim"], num_classes: int
 ) -> Float[Array, "batch classes"]:
-  """Logits of a linear layer with weights from N(0, 0.01^2), and bias 0 at first."""
+  """Logits of a linear layer, initialised with N(0, 0.01^2) and zero bias."""
   return dense(
     pooled,
     num_classes,

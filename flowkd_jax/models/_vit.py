@@ -1,4 +1,4 @@
-"""A small vision transformer: a teacher of another kind than its students."""
+"""Small vision transformer, a teacher of another architecture than its students."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from flowkd_jax.models._building_blocks import prepare_images
 
 
 class TransformerBlock(nn.Module):
-  """Attention between tokens, then two dense layers, each on normalised tokens.
+  """Transformer block: attention and two dense layers, with LayerNorm before each.
 
   Attributes:
-    num_heads: attention heads; they share the width of the tokens.
-    dtype: compute dtype.
+    num_heads: Number of attention heads.
+    dtype: Compute dtype.
   """
 
   num_heads: int
@@ -25,7 +25,7 @@ class TransformerBlock(nn.Module):
   def __call__(
     self, tokens: Float[Array, "batch tokens dim"]
   ) -> Float[Array, "batch tokens dim"]:
-    """Applies the block."""
+    """Apply the block."""
     width = tokens.shape[-1]
     x = nn.LayerNorm(dtype=self.dtype, name="norm_1")(tokens)
     attention = nn.MultiHeadDotProductAttention(
@@ -40,22 +40,21 @@ class TransformerBlock(nn.Module):
 class VisionTransformer(nn.Module):
   """Vision transformer with a class token (Dosovitskiy et al., ICLR 2021).
 
-  "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929. Square patches,
-  learnt positions, blocks that normalise first, the class token before the classifier.
-  No dropout. Images of any size can be used, but each model knows one.
+  "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929. It has square
+  patches, learnt positions, pre-norm blocks and a class token, but no dropout. Images
+  may have any size, but the variables of a model fit only one size.
 
-  The names in `taps` are those of the blocks, whose outputs are the tokens, `[batch,
-  1 + patches, width]` with the class token first, and `class_token`, which is sown: the
-  class token, normalised, before the classifier.
+  The taps are the outputs of the blocks, `[batch, 1 + patches, width]` with the class
+  token first, and `class_token`, the normalised class token before the classifier.
 
   Attributes:
-    width: entries of a token.
-    depth: number of blocks.
-    num_heads: attention heads; the width is a multiple of them.
-    patch_size: side of a patch, in pixels.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters and logits are float32.
-    axis_name: as in other networks; nothing here needs it.
+    width: Width of a token.
+    depth: Number of blocks.
+    num_heads: Number of attention heads; it must divide the width.
+    patch_size: Side of a patch, in pixels.
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters and logits are float32.
+    axis_name: No effect; present because all networks have this field.
   """
 
   width: int = 128
@@ -68,7 +67,7 @@ class VisionTransformer(nn.Module):
 
   @property
   def taps(self) -> tuple[str, ...]:
-    """Names of its activations, from input to output."""
+    """Names of the default taps, from input to output."""
     return (*(f"block_{i + 1}" for i in range(self.depth)), "class_token")
 
   @nn.compact
@@ -81,12 +80,13 @@ class VisionTransformer(nn.Module):
     """Logits of a batch of images.
 
     Args:
-      images: normalised images.
-      train: as in other networks; nothing here depends on it.
-      mask: rows that are valid; none means all.
+      images: Normalised images.
+      train: No effect.
+      mask: Mask of valid rows; None if all are valid.
 
     Raises:
-      ValueError: if patches do not fill the images, or heads the width.
+      ValueError: If the patch size does not divide the images, or the number of heads
+        does not divide the width.
     """
     del train
     x = prepare_images(

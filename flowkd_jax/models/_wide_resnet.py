@@ -19,16 +19,17 @@ from flowkd_jax.models._building_blocks import fan_out_initializer
 
 
 class WideBlock(nn.Module):
-  """Two convolutions, each after BatchNorm and ReLU, and a shortcut.
+  """Pre-activation block of a wide residual network.
 
-  As `PreActBlock`, with the kernels of `fan_out_initializer`: where the channels
-  change, the shortcut is a 1x1 convolution of the activated input, else the input.
+  It is a `PreActBlock` with kernels initialised by `fan_out_initializer`. If the
+  channels change, the shortcut is a 1x1 convolution of the activated input, otherwise
+  it is the input.
 
   Attributes:
-    width: channels of the result.
-    stride: factor by which the result is smaller than the input.
-    dtype: compute dtype.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    width: Channels of the result.
+    stride: Factor by which the result is smaller than the input.
+    dtype: Compute dtype.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   width: int
@@ -67,21 +68,21 @@ class WideResNet(BenchmarkNetwork):
   blocks, BatchNorm and ReLU, the mean over the map and a linear layer, whose bias
   starts at zero.
 
-  No ReLU follows the maps f0 to f3, which have either sign. f1_preact to f3_preact are
-  f1 to f3 after the BatchNorm that follows: the first one of the next stage, and the
-  last one. (RepDistiller, if asked for them, and mdistiller always apply that BatchNorm
-  a second time, so that in training its running averages move twice a step. Here they
-  move once.)
+  No ReLU follows the maps f0 to f3, so they can be negative. f1_preact to f3_preact are
+  f1 to f3 after the following BatchNorm, which is the first one of the next stage, or
+  the last one of the network. (mdistiller, and RepDistiller if these maps are
+  requested, apply that BatchNorm a second time, so that its running averages move twice
+  in each training step. Here they move once.)
 
   Attributes:
-    num_blocks: blocks of each stage, n.
-    widen_factor: channels of the first stage, as a multiple of `width`; they double
+    num_blocks: Blocks of each stage, n.
+    widen_factor: Channels of the first stage, as a multiple of `width`; they double
       from stage to stage.
-    width: channels of the stem.
-    num_classes: number of logits.
-    dtype: compute dtype and that of the taps; parameters, statistics and logits
+    width: Channels of the stem.
+    num_classes: Number of logits.
+    dtype: Compute dtype and that of the taps; parameters, statistics and logits
       are float32.
-    axis_name: mapped axis over which BatchNorm takes statistics in training.
+    axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
 
   num_blocks: int = 2
@@ -91,7 +92,7 @@ class WideResNet(BenchmarkNetwork):
   def activations(
     self, x: Maps, train: bool, mask: Bool[Array, " batch"] | None
   ) -> Activations:
-    """All but the classifier."""
+    """Compute all activations before the classifier."""
     options = {"dtype": self.dtype, "axis_name": self.axis_name}
     x = _convolve(self, x, self.width, "stem")
     maps, normalized = [x], []
@@ -124,15 +125,15 @@ class WideResNet(BenchmarkNetwork):
 
 
 def wide_resnet(depth: int, widen_factor: int, **options: Any) -> WideResNet:
-  """The network of so many layers, WRN-depth-factor.
+  """Make a wide residual network by depth and widening factor.
 
   Args:
-    depth: 6n + 4: 16, 22, 28, 40, ...
-    widen_factor: as in `WideResNet`.
-    **options: further fields of the module.
+    depth: Number of layers, 6n + 4: 16, 22, 28, 40, ...
+    widen_factor: As in `WideResNet`.
+    **options: Further fields of the module.
 
   Raises:
-    ValueError: if there is no network of that depth.
+    ValueError: If there is no network of that depth.
   """
   if depth < 10 or depth % 6 != 4:
     raise ValueError(

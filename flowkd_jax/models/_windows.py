@@ -1,10 +1,10 @@
-"""3x3 convolutions laid out by the windows of the pooling that follows.
+"""3x3 convolutions whose results are arranged by the windows of the next pooling.
 
-All four results in a 2x2 window depend on the same 4x4 patch of the input, so one
-matrix product of patches and shifted kernels gives them side by side, and pooling is
-a maximum over an axis. For few channels this product is far better shaped than the
-convolution: forward and backward of the paper's student, batch 128, take 20 ms of
-processor time instead of 38 (and 60 with Flax's convolution and pooling).
+The four results in a 2x2 pooling window depend on the same 4x4 patch of the input. One
+matrix product of patches and shifted kernels computes them next to one another, and
+pooling becomes a maximum over an axis. For few channels, this product is much faster
+than a convolution: forward and backward pass of the paper's student with a batch of 128
+take 20 ms of CPU time instead of 38 ms (60 ms with Flax's convolution and pooling).
 """
 
 import flax.linen as nn
@@ -21,11 +21,13 @@ from flowkd_jax.models._building_blocks import kernel_initializer
 
 
 class WindowConvolution(nn.Module):
-  """Like `nn.Conv(features, (3, 3))` in variables and values, not in layout.
+  """Convolution with the variables and values of `nn.Conv(features, (3, 3))`.
+
+  Only the layout of the result differs: axis 3 holds the four results of a window.
 
   Attributes:
-    features: channels of the result.
-    dtype: compute dtype; the parameters are float32.
+    features: Channels of the result.
+    dtype: Compute dtype; the parameters are float32.
   """
 
   features: int
@@ -35,13 +37,14 @@ class WindowConvolution(nn.Module):
   def __call__(
     self, x: Float[Array, "batch height width channels"]
   ) -> Float[Array, "batch rows columns 4 features"]:
-    """Convolves without padding; see `inside_map` for maps of odd size."""
+    """Apply the convolution without padding; see `inside_map` for odd sizes."""
     channels = x.shape[-1]
     shape = (3, 3, channels, self.features)
     kernel = self.param("kernel", kernel_initializer, shape, jnp.float32)
     bias = self.param("bias", bias_initializer(9 * channels), shape[-1:], jnp.float32)
     patches = window_patches(x.astype(self.dtype))
-    # As a product of matrices: of higher rank, XLA transposes it in the gradient.
+    # As a product of two matrices: with higher ranks, XLA adds transpositions in the
+    # gradient.
     product = jnp.matmul(
       patches.reshape(-1, 16 * channels), window_kernel(kernel).astype(self.dtype)
     )
@@ -52,7 +55,7 @@ class WindowConvolution(nn.Module):
 def window_patches(
   x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch rows columns 16*channels"]:
-  """The 4x4 patch under each window, with a border of zeros if sizes are odd."""
+  """4x4 patches under each window, with a border of zeros if sizes are odd."""
   batch, height, width, channels = x.shape
   x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
   halves = (height + 1) // 2, (width + 1) // 2
@@ -70,7 +73,7 @@ def window_patches(
 def window_kernel(
   kernel: Float[Array, "3 3 channels features"],
 ) -> Float[Array, "16*channels 4*features"]:
-  """The kernel at the four places that it takes within a 4x4 patch."""
+  """Kernel at its four positions within a 4x4 patch."""
   places = [
     jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
     for i in range(2)
@@ -81,11 +84,11 @@ def window_kernel(
 
 
 def inside_map(height: int, width: int) -> Bool[np.ndarray, "rows columns 4"]:
-  """Mask of the results that lie within a map of this size, not in the added border.
+  """Mask of the results that lie within the map, not in the added border.
 
   Args:
-    height: of the map, which is that of the input less 2.
-    width: likewise.
+    height: Height of the map, which is the height of the input minus 2.
+    width: Width of the map, which is the width of the input minus 2.
   """
   rows, columns = (height + 1) // 2, (width + 1) // 2
   inside = np.zeros((2 * rows, 2 * columns), bool)
@@ -99,14 +102,14 @@ def window_maximum(
 ) -> Float[Array, "batch half_height half_width channels"]:
   """Maximum of each window; incomplete windows of a map of odd size are dropped.
 
-  Of equal entries the first receives the gradient, as in PyTorch.
+  If entries are equal, the first one receives the gradient, as in PyTorch.
   """
   return _maximum(x[:, : height // 2, : width // 2])
 
 
-# JAX's own gradient looks for the entries equal to the maximum and divides by their
-# number. Where XLA computes the entries twice, with different rounding, none is equal
-# and 0 / 0 results; and it takes longer.
+# JAX's own gradient finds the entries that equal the maximum and divides by their
+# number. If XLA computes the entries twice with different rounding, none is equal, and
+# the gradient is 0 / 0. It is also slower.
 @jax.custom_vjp
 def _maximum(x: Float[Array, "*rest 4 channels"]) -> Float[Array, "*rest channels"]:
   return x.max(-2)
