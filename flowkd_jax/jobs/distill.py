@@ -15,7 +15,7 @@ A further stage runs if it is named in --stages:
     flowkd train distill --dataset=digits --workdir=runs/digits
     flowkd train distill --dataset=cifar100 --data_dir=D --workdir=W \
         --teacher_network=resnet56 --student_network=resnet20 \
-        --losses=kd:0.9,pkt:30000 --label_weight=0.1
+        '--losses=kd:0.9,pkt(authors=true):30000' --label_weight=0.1
 
 Optimizer and phases follow Tian et al., "Contrastive representation distillation", ICLR
 2020: SGD with momentum 0.9 and weight decay 5e-4 on all parameters, 240 epochs, batches

@@ -56,7 +56,7 @@ class Config(
     "kd",
     "Losses of the student in addition to the labels, as NAME:WEIGHT,... with options "
     "in parentheses and taps in brackets: "
-    "kd(temperature=2):9,pkt[tap:teacher_tap]:30000. "
+    "kd(temperature=2):9,pkt[tap:teacher_tap]:300. "
     f"Names: {', '.join(methods.loss_names())}. Instead of tap pairs, the brackets may "
     f"hold a tap role: {', '.join(methods.TAP_ROLES)}. A weight or numeric option may "
     "be a schedule, such as warmup(1,20), cosine(1,150,240) or "

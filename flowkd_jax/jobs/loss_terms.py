@@ -3,9 +3,9 @@
 A flag holds NAME:WEIGHT, separated by commas. Options follow the name in parentheses,
 taps in brackets. A weight or a numeric option may be a schedule:
 
-    kd:0.9,pkt:30000
+    kd:0.9,pkt:300
     kd(temperature=2,standardize=true):9
-    pkt[pooled]:30000,at[stage_1:stage_1,stage_2:stage_2]:1000
+    pkt[pooled]:300,at(reduction=elements)[stage_1:stage_1,stage_2:stage_2]:1000
     dkd(beta=8):warmup(1,20)
 
 A TOML file has one table for each loss:
@@ -48,7 +48,7 @@ SCHEDULES = {
 _KEYS = ("loss", "weight", "options", "taps")
 _FORM = (
   "expected NAME:WEIGHT, separated by commas, with options and taps as in "
-  "kd(temperature=2):9,pkt[pooled:pooled]:30000"
+  "kd(temperature=2):9,pkt[pooled:pooled]:300"
 )
 _WORDS = {"true": True, "false": False, "none": None}
 

@@ -158,7 +158,8 @@ def pkt(
 
   - A row is not its own neighbour.
   - The loss is the mean over rows of KL. The authors take the mean over all pairs,
-    which is smaller by the batch size. Hence the weight of 30000 that is often used.
+    which is smaller by the batch size. The published weight of 30000 needs
+    `authors=True`; without it, 30000 divided by the batch size is as much.
   - There is no epsilon. The authors add 1e-7 in norms and logarithms.
 
   By its reduction the loss depends neither on the batch size nor on the widths. It is

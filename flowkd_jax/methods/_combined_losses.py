@@ -88,7 +88,7 @@ def combined_losses(  # noqa: PLR0913 (options of one method, by name)
     teacher: Frozen teacher in evaluation mode; receives no gradient.
     optimizer: Optimizer of the student and, with a separate state, of the parameters
       that the losses learn.
-    losses: Weights by loss name, as `{"kd": 0.9, "pkt": 30000}`; or a sequence of
+    losses: Weights by loss name, as `{"kd": 0.9, "pkt": 300}`; or a sequence of
       `LossTerm`s.
     image_shape: Height, width and channels of the images. The taps of a role are found
       by their shapes.
@@ -116,7 +116,7 @@ def combined_losses(  # noqa: PLR0913 (options of one method, by name)
     ...   model,
     ...   methods.Network(model, variables),
     ...   optax.sgd(0.1, 0.9),
-    ...   losses={"kd": 0.9, "pkt": 30000},
+    ...   losses={"kd": 0.9, "pkt": 300},
     ...   image_shape=(8, 8, 1),
     ...   label_weight=0.1,
     ...   axis_name=None,

@@ -9,6 +9,7 @@ import tomllib
 import pytest
 from absl import flags
 
+from experiments.studies import cifar100_pairs
 from flowkd_jax import cli
 from flowkd_jax import jobs
 from flowkd_jax import losses
@@ -103,6 +104,18 @@ def test_a_work_directory_is_read_back(tmp_path, capsys):
   page = (ROOT / "docs" / "work_directory.md").read_text()
   left = {path.name for path in (tmp_path / "W").iterdir()} - {"student"}
   assert all(name in page for name in left), left
+
+
+def test_large_weights_are_published_ones_with_their_reduction():
+  published = {row.losses for row in cifar100_pairs.ROWS}
+  sources = [*PAGES, *sorted((ROOT / "flowkd_jax").rglob("*.py"))]
+  text = "\n".join(path.read_text() for path in sources)
+  terms = re.findall(r"\b([a-z_]+)(\([^()]*\))?(?:\[[^\]]*\])?:(\d+)\b", text)
+  large = {
+    f"{name}{options}:{weight}" for name, options, weight in terms if int(weight) > 900
+  }
+  assert "pkt(authors=true):30000" in large
+  assert large <= published
 
 
 def test_every_loss_is_in_the_table_by_kind():
