@@ -19,6 +19,7 @@ from flowkd_jax.jobs import doctor
 from flowkd_jax.jobs import pretrained
 
 ROOT = pathlib.Path(__file__).parents[2]
+MEASURES = ROOT / "flowkd_jax" / "train" / "_measure.py"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -116,6 +117,19 @@ def test_large_weights_are_published_ones_with_their_reduction():
   }
   assert "pkt(authors=true):30000" in large
   assert large <= published
+
+
+def test_every_metric_is_on_the_page_of_the_work_directory():
+  page = (ROOT / "docs" / "work_directory.md").read_text()
+  written = set()
+  for path in (*(ROOT / "flowkd_jax" / "methods").glob("*.py"), MEASURES):
+    text = path.read_text()
+    written |= set(re.findall(r'[\[{|(\s]f?"(\w+/)[{\w]', text))
+    written |= set(re.findall(r'metrics\["(\w+)"\]', text))
+  written -= {"teacher/", "body/"}  # the prefix of a variable, a path of a layer
+  assert {"qmi/", "loss/", "gradient/", "generator/", "gradient_ratio"} <= written
+  missing = {key for key in written if f"`{key}" not in page and f"/{key}" not in page}
+  assert missing == set()
 
 
 def test_every_loss_is_in_the_table_by_kind():
