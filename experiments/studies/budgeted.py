@@ -8,6 +8,7 @@ unpacked, so that a call that writes to the folder of an earlier one loses nothi
 import json
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -78,6 +79,7 @@ def run(
       could not be written at the end.
   """
   began = time.monotonic()
+  _check_writable(call.out)
   finished = {*kept} | _bundled(call, jobs(call.data_dir))
   states = [saved_state.unpack(folder, call.root) for folder in call.earlier]
   data_dir = _joined(call)
@@ -167,6 +169,18 @@ def _dataset(command: Sequence[str]) -> str:
   found = re.match(r"\w+", flags.get("dataset", ""))
   name = found[0].removesuffix(_ROTATED) if found else ""
   return name if "data_dir" in flags and name not in _WITHOUT_FILES else ""
+
+
+def _check_writable(out: Path) -> None:
+  """Raises ValueError unless a file can be written, before any run spends time."""
+  made = next((each for each in (out, *out.parents) if each.exists()), out)
+  try:
+    with tempfile.NamedTemporaryFile(dir=made) as file:
+      file.write(bytes(2**16))
+  except OSError as error:
+    raise ValueError(
+      f"--out: expected a folder to write to, got {out} ({error.strerror})"
+    ) from None
 
 
 def _joined(call: Call) -> Path:

@@ -1,6 +1,8 @@
 """Calls of the driver with a budget."""
 
+import errno
 import json
+import tempfile
 
 import pytest
 
@@ -96,6 +98,18 @@ def test_a_folder_that_no_call_has_filled_is_refused(fake, tmp_path):
     ValueError, match=r"--continue_from: expected a folder that an ea"
   ):
     driver.run(config)
+  assert not (tmp_path / "w").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_run(
+  fake, tmp_path, monkeypatch
+):
+  def full(**options):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+  monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+  with pytest.raises(ValueError, match=r"--out: expected .*out \(Read-only file"):
+    driver.run(_configure(tmp_path))
   assert not (tmp_path / "w").exists()
 
 
