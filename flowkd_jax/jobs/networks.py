@@ -153,7 +153,7 @@ def number_of_parameters(model: capture.AnyModel, image_shape: tuple[int, ...]) 
     image_shape: Height, width and channels of its images.
   """
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-  shapes = jax.tree.leaves(_initialized(model, images)["params"])
+  shapes = jax.tree.leaves(_initialized(model, images).get("params", {}))
   return sum(math.prod(leaf.shape) for leaf in shapes)
 
 
