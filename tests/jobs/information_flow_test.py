@@ -82,7 +82,8 @@ def test_finished_stages_are_not_repeated(finished, capsys):
   before = (finished / "metrics.jsonl").read_text()
   _run(finished)
   output = capsys.readouterr().out
-  assert "digits: 1000 training and 797 test images on 8 cpu" in output
+  assert "data: digits, 1,000 training and 797 test images of 8 x 8 x 1" in output
+  assert "devices: 8 x cpu" in output
   assert "student by information flow: done before" in output
   assert (finished / "metrics.jsonl").read_text() == before
 
