@@ -161,7 +161,7 @@ def check_colors(augmentation: Augmentation, channels: int) -> None:
 
   Args:
     augmentation: The changes.
-    channels: Of the images.
+    channels: Number of channels of the images.
   """
   if augmentation.needs_color and channels != 3:
     raise ValueError(
@@ -217,7 +217,7 @@ def normalize(
     images: Values 0..255.
     mean: Mean of each channel, in units of 0..255.
     std: Standard deviation of each channel, in units of 0..255.
-    dtype: Of the result.
+    dtype: Dtype of the result.
   """
   check_normalization(mean, std, images.shape[-1])
   # Explicit axes: the suite runs with rank promotion forbidden.

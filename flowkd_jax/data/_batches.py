@@ -111,19 +111,19 @@ class PlannedBatches:
   Attributes:
     source: The examples.
     batch_size: Number of rows in a step, over all processes.
-    seed: Of the shuffle and of the augmentation, in 0..2**32-1.
+    seed: Seed of the shuffle and of the augmentation, in 0..2**32-1.
     mean: Mean of each channel, in units of 0..255.
     std: Standard deviation of each channel, in units of 0..255.
-    augmentation: What is done to images at random.
-    shuffle: A new order per epoch; otherwise the order of the split.
-    drop_last: Leave out the last, short batch instead of padding it.
+    augmentation: Random changes of the images.
+    shuffle: True for a new order in every epoch, False for the order of the split.
+    drop_last: True to leave out the last, short batch in place of padding it.
     dtype: Data type of the prepared images.
     process_index: Number of this process, in 0..process_count-1.
     process_count: Number of processes; each yields a contiguous part of every batch.
 
   Raises:
     ValueError: If a number is out of range.
-    TypeError: `dtype` is not floating.
+    TypeError: If `dtype` is not floating point.
   """
 
   source: Source

@@ -32,10 +32,10 @@ def dirichlet_split(
   `minimum` examples. Small `alpha`: a few labels each; large: all alike.
 
   Args:
-    labels: Of all examples, 0 or above.
-    num_clients: How many share them.
+    labels: Labels of all examples, 0 or above.
+    num_clients: Number of clients that share the examples.
     alpha: Concentration of the Dirichlet distribution, above 0.
-    seed: Of the draw, in 0..2**32-1.
+    seed: Seed of the draw, in 0..2**32-1.
     minimum: Examples that every client gets at least.
 
   Returns:

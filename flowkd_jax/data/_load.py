@@ -101,8 +101,8 @@ def split_names(
   """Names of the splits that a data set has, for example ("train", "test").
 
   Args:
-    name: As in `open_source`.
-    data_dir: As in `open_source`.
+    name: See `open_source`.
+    data_dir: See `open_source`.
 
   Raises:
     DatasetNotPreparedError: If the data set is not prepared on this machine.
@@ -125,13 +125,13 @@ def load(
   """Loads the examples of a split into host memory.
 
   Args:
-    name: As in `open_source`.
-    split: As in `open_source`.
-    data_dir: As in `open_source`.
-    image_size: As in `open_source`.
-    image_key: As in `open_source`.
-    label_key: As in `open_source`.
-    limit: As in `open_source`.
+    name: See `open_source`.
+    split: See `open_source`.
+    data_dir: See `open_source`.
+    image_size: See `open_source`.
+    image_key: See `open_source`.
+    label_key: See `open_source`.
+    limit: See `open_source`.
     progress: Function that is called with (examples done, examples in all).
 
   Raises:

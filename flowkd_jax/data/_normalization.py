@@ -32,7 +32,7 @@ def normalization(
 
   Args:
     name: Data set, with or without a version ("cifar10:3.0.2").
-    training: Its training images, for a data set that is not known.
+    training: Training images of the data set, if its statistics are not known.
     examples: Maximum number of images to read; None for all.
     progress: Function that is called with (images done, images in all) now and then.
 

@@ -15,13 +15,13 @@ class EpochPlan:
   """Rows of every step of every epoch, for one process of several.
 
   Attributes:
-    num_examples: Examples in the split.
+    num_examples: Number of examples in the split.
     batch_size: Number of rows in a step, over all processes.
-    seed: Of the shuffle, in 0..2**32-1.
-    shuffle: A new order per epoch; otherwise the order of the split.
-    drop_last: Leave out the last, short batch instead of padding it.
+    seed: Seed of the shuffle, in 0..2**32-1.
+    shuffle: True for a new order in every epoch, False for the order of the split.
+    drop_last: True to leave out the last, short batch in place of padding it.
     process_index: Number of this process, in 0..process_count-1.
-    process_count: Processes; each takes an equal, contiguous share of a step.
+    process_count: Number of processes. Each takes an equal, contiguous share of a step.
   """
 
   num_examples: int

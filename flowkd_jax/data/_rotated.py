@@ -21,10 +21,11 @@ class RotatedSource:
   """A `Source` of parts of one data set, each rotated by an angle of its own.
 
   Attributes:
-    split: What it was opened as.
-    parts: The sources, one after the other.
-    degrees: How far the images of each are turned, counter-clockwise.
-    num_examples: How many of them there are, or are wanted.
+    split: Text by which the source was opened.
+    parts: Sources, in the order of their examples.
+    degrees: Angle in degrees by which the images of each source are rotated, counter-
+      clockwise.
+    num_examples: Number of examples, or the number to take.
   """
 
   split: str

@@ -30,10 +30,10 @@ def training_batches(
     source: A `Split`, which then lies on every device, or an opened source,
       which is streamed.
     batch_size: Number of rows in a step, over all processes.
-    seed: Of the shuffle and of the augmentation.
+    seed: Seed of the shuffle and of the augmentation.
     mean: Mean of each channel, in units of 0..255.
     std: Standard deviation of each channel, in units of 0..255.
-    augmentation: What is done to images at random; nothing by default.
+    augmentation: Random changes of the images, none by default.
     process_index: Number of this process, in 0..process_count-1.
     process_count: Number of processes; each yields a contiguous part of every batch.
 

@@ -21,10 +21,10 @@ def shared_examples(
   """Number of examples that are in both splits; angles of rotation do not count.
 
   Args:
-    name: As in `open_source`.
+    name: See `open_source`.
     one: A split, as for `open_source`.
     other: Another split.
-    data_dir: As in `open_source`.
+    data_dir: See `open_source`.
 
   Raises:
     DatasetNotPreparedError: Not on this machine.

@@ -72,11 +72,11 @@ class Split:
   """A split of an image-classification data set, in host memory.
 
   Attributes:
-    name: Data set, for example "cifar10".
-    split: Which part, for example "train" or "train[:10%]".
+    name: Name of the data set, for example "cifar10".
+    split: Name of a part, for example "train" or "train[:10%]".
     images: uint8 [examples, height, width, channels].
     labels: int32 [examples], each in 0..num_classes-1.
-    class_names: One per class.
+    class_names: Name of each class.
   """
 
   name: str

@@ -50,7 +50,7 @@ class BatchNorm(nn.Module):
 
     Args:
       x: Activations.
-      train: Whether to use the statistics of the batch, and update the collection
+      train: True to use the statistics of the batch, and update the collection
         `batch_stats`, which must be mutable. Otherwise the running statistics are used.
       mask: Mask of valid rows in training, or with more axes, of valid positions; None
         if all are valid. Other positions are set to `bias`, do not affect the

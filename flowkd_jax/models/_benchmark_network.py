@@ -86,7 +86,7 @@ class BenchmarkNetwork(nn.Module):
 
     Args:
       images: Normalised images.
-      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      train: True if BatchNorm uses (and records) the statistics of the batch.
       mask: Mask of valid rows; None if all are valid.
 
     Raises:
@@ -162,8 +162,8 @@ def convolved(
     module: The module, which provides `dtype` and `axis_name` of the layer.
     x: Maps.
     width: Number of channels of the result.
-    train: As in `NormalizedConvolution`.
-    mask: As in `NormalizedConvolution`.
+    train: See `NormalizedConvolution`.
+    mask: See `NormalizedConvolution`.
     **options: Further fields of the layer, and its `name`.
   """
   layer = NormalizedConvolution(

@@ -22,7 +22,7 @@ class BranchedResNet(CifarResNet):
 
   Attributes:
     branch_classes: Number of logits of each branch.
-    frozen_backbone: Whether the backbone stays in evaluation mode in training.
+    frozen_backbone: True if the backbone stays in evaluation mode in training.
   """
 
   branch_classes: int = 40
@@ -66,7 +66,7 @@ def with_branches(
   Args:
     network: The backbone.
     branch_classes: Number of logits of each branch.
-    frozen_backbone: Whether the backbone stays in evaluation mode in training.
+    frozen_backbone: True if the backbone stays in evaluation mode in training.
 
   Raises:
     TypeError: If `network` is not a `CifarResNet`, or has branches.

@@ -63,8 +63,8 @@ class ResidualBlock(nn.Module):
 
     Args:
       x: Maps.
-      train: As in `CifarResNet`.
-      mask: As in `CifarResNet`.
+      train: See `CifarResNet`.
+      mask: See `CifarResNet`.
       sums: List to which the sum before the last ReLU is appended. It is not returned,
         because the output of the block is a tap of its own.
     """
@@ -104,7 +104,7 @@ class ResNetBody(nn.Module):
     strides: Factor by which each stage makes the map smaller.
     num_blocks: Blocks of each stage.
     num_classes: Number of logits.
-    initializer: As in `CifarResNet`.
+    initializer: See `CifarResNet`.
     dtype: Compute dtype; parameters, statistics and logits are float32.
     axis_name: Mapped axis over which BatchNorm computes statistics in training.
   """
@@ -205,7 +205,7 @@ class CifarResNet(nn.Module):
 
     Args:
       images: Normalised images.
-      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      train: True if BatchNorm uses (and records) the statistics of the batch.
       mask: Mask of valid rows; None if all are valid.
     """
     x = self.stem(images, train, mask)

@@ -59,7 +59,7 @@ class CNN(nn.Module):
 
     Args:
       images: Normalised images.
-      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      train: True if BatchNorm uses (and records) the statistics of the batch.
       mask: Mask of valid rows; None if all are valid.
 
     Raises:

@@ -20,7 +20,7 @@ class NormalizedConvolution(nn.Module):
     kernel_size: Side of the kernel; the map is padded by half of it.
     stride: Factor by which the result is smaller than the input.
     groups: Number of groups of channels that are convolved separately.
-    use_bias: Whether the convolution adds a bias, which starts at zero.
+    use_bias: True if the convolution adds a bias, which starts at zero.
     kernel_init: Initializer of the kernel.
     dtype: Compute dtype.
     axis_name: Mapped axis over which BatchNorm computes statistics in training.
@@ -46,7 +46,7 @@ class NormalizedConvolution(nn.Module):
 
     Args:
       x: Maps.
-      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      train: True if BatchNorm uses (and records) the statistics of the batch.
       mask: Mask of valid rows; None if all are valid.
     """
     x = nn.Conv(

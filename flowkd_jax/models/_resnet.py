@@ -111,7 +111,7 @@ class PreActResNet(nn.Module):
 
     Args:
       images: Normalised images.
-      train: Whether BatchNorm uses (and records) the statistics of the batch.
+      train: True if BatchNorm uses (and records) the statistics of the batch.
       mask: Mask of valid rows; None if all are valid.
     """
     options = {"dtype": self.dtype, "axis_name": self.axis_name}

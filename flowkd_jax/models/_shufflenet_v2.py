@@ -76,10 +76,11 @@ class HalvingBlock(nn.Module):
 class ShuffleNetV2(BenchmarkNetwork):
   """ShuffleNetV2 for images of 32 pixels.
 
-  Ma et al., https://arxiv.org/abs/1807.11164, as RepDistiller has it: 1x1 stem (3x3 in
-  the paper) to 24 channels with BatchNorm and ReLU, no pooling; stages that begin with
-  one block of stride 2, before 3, 7 and 3 others; a 1x1 convolution to `head_width`
-  channels with BatchNorm and ReLU, the mean over the map and one linear layer.
+  Ma et al., https://arxiv.org/abs/1807.11164, in the form of RepDistiller. The stem is
+  a 1x1 convolution (3x3 in the paper) to 24 channels with BatchNorm and ReLU, without
+  pooling. The stages begin with one block of stride 2, before 3, 7 and 3 others. Then
+  come a 1x1 convolution to `head_width` channels with BatchNorm and ReLU, the mean over
+  the map and one linear layer.
 
   The maps f0 to f3 are outputs of a ReLU. The channels of f1 to f3 are shuffled after
   the ReLU; those of f1_preact to f3_preact are not shuffled. `pooled` is the mean over

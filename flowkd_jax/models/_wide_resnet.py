@@ -129,7 +129,7 @@ def wide_resnet(depth: int, widen_factor: int, **options: Any) -> WideResNet:
 
   Args:
     depth: Number of layers, 6n + 4: 16, 22, 28, 40, ...
-    widen_factor: As in `WideResNet`.
+    widen_factor: See `WideResNet`.
     **options: Further fields of the module.
 
   Raises:
