@@ -1,5 +1,6 @@
 """Legends of pictures: meaning of lines, and of bold, dashes and bands."""
 
+import itertools
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -106,12 +107,14 @@ def below(
 
 
 def _legend_points(entries: Sequence[Entry], columns: int) -> float:
-  """Width of a legend in points; it is filled column by column."""
-  rows = max(1, -(-len(entries) // columns))
-  parts = [entries[i : i + rows] for i in range(0, len(entries), rows)]
+  """Width of a legend in points; the first columns have an entry more if needed."""
+  full, rest = divmod(len(entries), columns)
+  ends = itertools.accumulate(full + (column < rest) for column in range(columns))
+  parts = [entries[start:end] for start, end in itertools.pairwise((0, *ends))]
   return sum(
     _LEGEND_HANDLE + max(_texts.text_points(entry.label, 10) for entry in part)
     for part in parts
+    if part
   )
 
 

@@ -162,7 +162,7 @@ def _deviation(values: Sequence[float]) -> float:
 # Least distance of two ticks, by the width of the panel: their names do not touch.
 _TICKS_APART = 0.08
 # Distance of networks of equal size by the width of the panel, and the most in all.
-_STEP, _WIDEST = 0.018, 0.12
+_STEP, _WIDEST = 0.03, 0.16
 
 
 def _side_by_side(networks: Sequence[Sized]) -> list[float]:
@@ -185,7 +185,7 @@ def _name_sizes(axes: "Axes", sizes: Sequence[int]) -> None:
   from matplotlib.ticker import NullLocator
 
   low, high = np.log10(min(sizes)), np.log10(max(sizes))
-  margin = 0.08 * (high - low)
+  margin = 0.1 * (high - low)
   axes.set_xlim(10 ** (low - margin), 10 ** (high + margin))
   ticks: list[int] = []
   for size in sorted(set(sizes)):

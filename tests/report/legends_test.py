@@ -55,3 +55,10 @@ def test_bands_are_said_where_there_are_some():
   _legends.bands(figure)
   (legend,) = figure.legends
   assert legend.get_title().get_text().startswith("Band: least to greatest")
+
+
+def test_columns_fit_as_they_are_filled():
+  # Of four entries in three columns the first has two.
+  label = "a label that takes more than a quarter of the width"
+  legend = _legend(*(_legends.Entry(f"{label} {n}", _PLAIN) for n in range(4)))
+  assert legend._ncols == 2
