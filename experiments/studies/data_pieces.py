@@ -19,7 +19,8 @@ def joined(data_dir: Path, into: Path) -> Path:
 
   Args:
     data_dir: The folder, DIR of the pieces.
-    into: Folder to make; one that an earlier call made is used as it is.
+    into: Folder to make; one that an earlier call made is used again if it has all
+      that the pieces have now.
 
   Raises:
     ValueError: If a piece is missing, or two pieces have a file of the same name.
@@ -38,12 +39,13 @@ def joined(data_dir: Path, into: Path) -> Path:
       if name in of:
         raise ValueError(
           f"--data_dir: expected each file in one piece of {data_dir}, got {name} in "
-          f"{folder} and in another"
+          f"{folder} and in another; remove one of them"
         )
       of[name] = path
   if folders == [data_dir] and not pieces or not folders:
     return data_dir
-  if not into.exists():
+  if not all((into / name).exists() for name in (*whole, *pieces)):
+    shutil.rmtree(into, ignore_errors=True)
     _make(into, whole, pieces)
   return into
 
@@ -77,9 +79,12 @@ def _in_order(name: str, found: Mapping[str, Path]) -> list[Path]:
       numbered[int(piece[2])] = path
   numbers = sorted(numbered)
   if numbers and numbers != [*range(numbers[0], numbers[0] + len(numbers))]:
-    raise ValueError(f"--data_dir: expected all pieces of {name}, got {numbers}")
+    raise ValueError(
+      f"--data_dir: expected all pieces of {name}, got {numbers}; copy the missing ones"
+    )
   if numbers and numbers[0] > 1:
     raise ValueError(
-      f"--data_dir: expected pieces of {name} from part0 on, got {numbers}"
+      f"--data_dir: expected pieces of {name} from part0 on, got {numbers}; copy the "
+      "missing ones"
     )
   return [numbered[number] for number in numbers]

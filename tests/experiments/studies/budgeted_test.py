@@ -1,5 +1,6 @@
 """Calls of the driver with a budget."""
 
+import contextlib
 import errno
 import json
 import tempfile
@@ -13,6 +14,9 @@ from experiments.studies import launches
 from experiments.studies import queue_rows
 from experiments.studies import run as driver
 from experiments.studies import run_queue
+from experiments.studies import saved_state
+from experiments.studies import spec
+from experiments.studies import step_costs
 from flowkd_jax import train
 from flowkd_jax.jobs import environment
 
@@ -173,3 +177,44 @@ def test_rows_without_their_data_wait_and_the_others_do_not(tmp_path):
   match = "--data_dir: expected a folder with the prepared data sets mnist, pacs, got"
   with pytest.raises(ValueError, match=match):
     budgeted.without_data(rows[1:3], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.optimizer
+def test_a_queue_on_digits_bundles_what_ends_and_saves_what_does_not_fit(
+  tmp_path, monkeypatch
+):
+  flags = ("--dataset=digits", "--stages=student_labels", "--batch_size=256")
+  flags += ("--student_network=digits_cnn:2", "--measure=", "--nodiagnostics")
+  flags += ("--test_split=test[:64]", "--checkpoint_seconds=0")
+  runs = tuple(
+    spec.Run(
+      name, "", (*flags, f"--student_epochs={n}@1e-3"), job="similarity_preserving"
+    )
+    for name, n in (("short", 1), ("long", 100_000))
+  )
+  arms = (spec.Arm("student_labels", "labels"),)
+  table = spec.Comparison(arms, (spec.Column("accuracy"),))
+  monkeypatch.setitem(
+    catalogue.STUDIES, "small", spec.Study("small", runs, comparison=table)
+  )
+  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+  long = tmp_path / "w" / "small" / "long" / "0"
+  begun = contextlib.nullcontext(lambda: "SIGTERM" if _epochs(long) > 1 else None)
+  monkeypatch.setattr(train, "stop_on_signals", lambda: begun)
+  options = {"study": "small", "seeds": ("0",), "budget_minutes": 5.0}
+  driver.run(_configure(tmp_path, **options))
+  assert bundles.names(tmp_path / "out") == {"small/short/0"}
+  report = json.loads((tmp_path / "out" / run_queue.REPORT).read_text())
+  assert [*report["left"]] == ["small/long/0"]
+  there = tmp_path / "there"
+  assert saved_state.unpack(tmp_path / "out", there) == ["small/long/0"]
+  assert saved_state.progress(there / "small" / "long" / "0")[1] >= 4
+  bundles.extract(tmp_path / "out", there)
+  assert "seed" in json.loads((there / "small/short/0/config.json").read_text())
+  results = json.loads((there / "small/short/0/results.json").read_text())
+  assert results["networks"][0]["environment"]["commit"] == environment.commit()
+
+
+def _epochs(folder):
+  return len(step_costs.epochs(folder).get("student_labels", ()))

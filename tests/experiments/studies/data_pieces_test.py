@@ -31,6 +31,17 @@ def test_pieces_of_folders_and_files_are_joined_in_order(tmp_path):
     assert (into / "set" / "whole").read_text() == "w"
 
 
+def test_pieces_that_came_later_are_joined_too(tmp_path):
+  _write(tmp_path / "data.part0" / "a", "1")
+  into = tmp_path / "joined"
+  data_pieces.joined(tmp_path / "data", into)
+  _write(tmp_path / "data.part1" / "b.part0", "2")
+  _write(tmp_path / "data.part1" / "b.part1", "3")
+  data_pieces.joined(tmp_path / "data", into)
+  assert (into / "a").read_text() == "1"
+  assert (into / "b").read_text() == "23"
+
+
 @pytest.mark.parametrize(
   ("names", "match"),
   [
