@@ -136,7 +136,7 @@ def size_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
   for run in study.runs:
     networks = network_rows.networks_of_row(run, found).values()
     rows += _sized(run.title, list(networks), value)
-  rows += _teachers(study, found, value, {row.parameters for row in rows})
+  rows += _teachers(study, found, value, {row.size for row in rows})
   measure = _MEASURES.get(study.compared, f"{study.compared}, %")
   styles = _styles(study, found, rows)
   return report.size_picture({"": rows}, measure=measure, styles=styles)

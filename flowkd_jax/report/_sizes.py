@@ -25,12 +25,12 @@ class Sized(NamedTuple):
 
   Attributes:
     title: What it is; networks of one title share colour and mark, and are joined.
-    parameters: Number of its parameters.
+    size: Number of its parameters.
     values: Its accuracy or retrieval in percent, one for each seed.
   """
 
   title: str
-  parameters: int
+  size: int
   values: Sequence[float]
 
 
@@ -62,7 +62,7 @@ def size_picture(
   panels = {
     title: networks
     for title, networks in panels.items()
-    if len({one.parameters for one in networks}) > 1
+    if len({one.size for one in networks}) > 1
   }
   if not panels:
     raise _canvas.NothingToDrawError(
@@ -152,7 +152,7 @@ def _draw(
       elinewidth=1.4,
       capsize=3,
     )
-  _name_sizes(axes, [one.parameters for one in networks])
+  _name_sizes(axes, [one.size for one in networks])
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -167,7 +167,7 @@ _STEP, _WIDEST = 0.03, 0.16
 
 def _side_by_side(networks: Sequence[Sized]) -> list[float]:
   """Places across: the number of parameters, a little apart if there are several."""
-  sizes = [one.parameters for one in networks]
+  sizes = [one.size for one in networks]
   decades = np.log10(max(sizes) / min(sizes))
   places, seen = [], dict.fromkeys(sizes, 0)
   for size in sizes:

@@ -45,7 +45,7 @@ def test_size_picture_needs_two_sizes():
 def test_sizes_of_a_run_are_by_the_measure_that_most_networks_have(results):
   networks, measure = _sizes.sizes_of_run(results)
   assert measure == "mAP by cosine, %"
-  assert [one.parameters for one in networks] == [r["parameters"] for r in results]
+  assert [one.size for one in networks] == [r["parameters"] for r in results]
   assert networks[0].values == [pytest.approx(90)]
   for network in results:
     network["retrieval"] = None
