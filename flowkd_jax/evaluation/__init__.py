@@ -1,4 +1,4 @@
-"""Quality of a representation, and likeness between the layers of two networks.
+"""Quality of representations, and similarity between the layers of two networks.
 
 Missing labels, NaN and infinities are treated by the rules of `flowkd_jax.losses`.
 """

@@ -1,4 +1,4 @@
-"""Share of examples that get the right class."""
+"""Classification accuracy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +27,10 @@ def accuracy(
 ) -> Float[Array, ""]:
   """Share of rows whose label is among the `top_k` largest logits, in [0, 1].
 
-  Of equal logits the one with the lower index counts as larger, as in `argmax`.
-  Rows without a label are left out; without any labelled row the result is NaN. A
-  label at or above the number of classes, and NaN or plus infinity among the logits,
-  give NaN: see `flowkd_jax.losses`.
+  If logits are equal, the one with the lower index counts as larger, as in `argmax`.
+  Rows without a label are left out; without any labelled row the result is NaN. A label
+  at or above the number of classes, and NaN or plus infinity in the logits, give NaN;
+  see `flowkd_jax.losses`.
 
   Raises:
     ValueError: Unless shapes agree and `top_k` is between 1 and the number of
@@ -72,15 +72,15 @@ def nearest_centroid_accuracy(
 ) -> float:
   """Share of queries whose nearest class centroid has their label, in [0, 1].
 
-  Euclidean: a centroid is the mean of the database rows of its class. Cosine: it is
-  the mean of those rows after each is normalised to L2 norm 1, not the mean of the
-  plain rows, and the largest cosine to a centroid wins. A row or centroid of zeros
-  has cosine 0 to everything.
+  With "euclidean", a centroid is the mean of the database rows of its class. With
+  "cosine", each row is first normalised to L2 norm 1, and the centroid with the largest
+  cosine wins. A row or centroid of zeros has cosine 0 to everything.
 
-  Of centroids equally near the lower label wins. A query whose class the database
-  lacks counts as wrong. Rows without a label, of either set, are left out. Runs on the
-  host, not under `jit`; sums are in float64. N database rows, Q queries, C classes and
-  width D take O(N D + Q C D) time and, beside the arguments, O(N + C D) memory.
+  If centroids are equally near, the lower label wins. A query whose class is not in the
+  database counts as wrong. Rows without a label are left out of both sets. The function
+  runs on the host, not under `jit`, with sums in float64. With N database rows, Q
+  queries, C classes and width D it takes `O(N D + Q C D)` time and, besides the
+  arguments, `O(N + C D)` memory.
 
   Raises:
     ValueError: If shapes disagree, an array is empty, a feature is not finite,
@@ -100,10 +100,10 @@ def nearest_centroid_accuracy(
 
 
 def _centroids(rows: Rows, cosine: bool) -> Float[np.ndarray, "classes dim"]:
-  """Mean of the rows of each class, or the mean direction."""
+  """Mean row of each class, or with `cosine` the mean direction."""
   order = np.argsort(rows.database_classes, kind="stable")
   classes = rows.database_classes[order]
-  # Rows without a label are of the last class.
+  # Rows without a label form a further, last class.
   sums = np.zeros((rows.num_classes + 1, rows.database.shape[1]))
   for start in range(0, len(order), _ROWS_AT_ONCE):
     block = slice(start, start + _ROWS_AT_ONCE)
@@ -125,7 +125,7 @@ def _nearest(
 ) -> Int[np.ndarray, " queries"]:
   """Index of the nearest centroid.
 
-  The norm of the query is left out: it shifts or scales all distances alike.
+  The norm of the query is left out, as it shifts or scales all distances equally.
   """
   squares = 0.0 if cosine else np.square(centroids).sum(axis=1)
   return (squares - 2 * queries.astype(np.float64) @ centroids.T).argmin(axis=1)

@@ -1,4 +1,4 @@
-"""Likeness of every layer of one network to every layer of another, as matrices."""
+"""Similarity matrices between the layers of two networks."""
 
 import functools
 import itertools
@@ -23,11 +23,11 @@ from flowkd_jax._numerics.label_rule import checked_labels
 
 # Arrays of NumPy or JAX, `[rows, ...]`, or (name, array) pairs.
 Taps = Sequence[Any]
-# Columns of a tap that are multiplied at a time: with a constant number the program is
-# the same for all taps.
+# Number of columns that are multiplied at a time. It is constant, so that taps of all
+# widths share one compiled program.
 _COLUMNS_AT_ONCE = 256
 _BYTES_AT_ONCE = 2**28
-# HSIC1 divides by the number of rows less 3.
+# HSIC1 divides by the number of rows minus 3.
 _LEAST_DEBIASED = 4
 
 
@@ -38,28 +38,30 @@ def cka_matrix(
   debiased: bool = False,
   batch_size: int | None = None,
 ) -> Float[np.ndarray, "student_taps teacher_taps"]:
-  """Linear CKA between every student tap and every teacher tap (1 is alike).
+  """Linear CKA between each student tap and each teacher tap; 1 is most similar.
 
-  Kornblith et al. 2019, section 3, over all rows at once; 1 less `losses.linear_cka`,
-  whose `debiased` is the one here. The biased CKA of unrelated taps grows with their
-  widths over the number of rows, so it prefers wide taps where rows are few; the
-  debiased CKA is 0 on average, and below 0 at times.
+  The definition is that of Kornblith et al. 2019, section 3, over all rows at once. The
+  values are `1 - losses.linear_cka`, with the same option `debiased`. The biased CKA of
+  unrelated taps grows with the ratio of widths to rows, so it prefers wide taps if
+  there are few rows. The debiased CKA of unrelated taps is 0 on average, and can be
+  negative.
 
-  With `batch_size`, the three estimates are averaged over batches before the ratio
-  (Nguyen et al. 2021, Eq. 5): with `debiased=True` the result then does not depend on
-  the batch size but for noise, and time grows with N and not with its square.
+  With `batch_size`, the three estimates are averaged over batches before the ratio is
+  taken (Nguyen et al. 2021, Eq. 5). With `debiased=True`, the result then depends on
+  the batch size only through noise, and the time grows linearly with the number of
+  rows.
 
-  With N rows, T taps of both networks together and W their widths' sum it takes
-  `O(N^2 (W + T^2))` time and, beside the taps, memory for as many rows of the N x N
-  matrices of all taps as fit 256 MiB. It is compiled once, whatever the widths.
+  With N rows, T taps in both networks and total width W, the function takes `O(N^2 (W +
+  T^2))` time. Besides the taps, it needs 256 MiB of memory for blocks of the N x N
+  matrices. It is compiled once for all widths.
 
   Args:
     student: Activations `[rows, ...]`, from input to output: a sequence of arrays or of
       `(name, array)` pairs. A mapping does not keep its order under `jax.jit`.
-    teacher: Activations of the teacher on the same rows, likewise.
-    debiased: Use the unbiased estimates HSIC1 of all three terms.
-    batch_size: Most rows of a batch; batches are as good as equal, in the order of the
-      rows. None takes all rows at once.
+    teacher: Activations of the teacher on the same rows, in the same form.
+    debiased: Whether to use the unbiased estimates HSIC1 of all three terms.
+    batch_size: Maximum number of rows in a batch. Batches have nearly equal sizes and
+      keep the order of the rows. None uses all rows at once.
 
   Raises:
     TypeError: If a tap is not floating point, or taps are a mapping.
@@ -89,13 +91,13 @@ def cka_matrix(
   sizes = np.sqrt(np.diagonal(products))
   still = sizes == 0
   alignment = products / np.where(still, 1, sizes) / np.where(still, 1, sizes)[:, None]
-  # As in `losses.linear_cka` where all rows of a tap are alike.
+  # As in `losses.linear_cka`, two taps with constant rows have CKA 1.
   alignment[still[:, None] & still] = 1
   return np.clip(alignment[: len(students), len(students) :], -1, 1)
 
 
 def _batches(rows: int, batch_size: int | None, *, debiased: bool) -> list[slice]:
-  """Rows of each batch; all of one size or one row less."""
+  """Rows of each batch; the sizes of batches differ by at most one row."""
   if batch_size is not None:
     checks.check_count("batch_size", batch_size)
   number = 1 if batch_size is None else -(-rows // batch_size)
@@ -118,27 +120,28 @@ def flow_distance_matrix(
   kernel: kernels.Kernel | None = None,
   block_size: int | None = 512,
 ) -> Float[np.ndarray, "student_taps teacher_taps"]:
-  """`|w_s[i] - w_t[j]|` between the information flows of two networks.
+  """Distances `|w_s[i] - w_t[j]|` between the information flows of two networks.
 
-  The distances of which the paper's kappa takes the nearest (Passalis et al. 2020,
-  section 3.1). Costs `information.quadratic_mutual_information` of each tap, one after
-  the other. It is compiled once for all widths between two powers of two.
+  The paper's layer map kappa takes the nearest teacher tap by these distances (Passalis
+  et al. 2020, section 3.1). The cost is that of
+  `information.quadratic_mutual_information` for each tap. The function is compiled once
+  for all widths between two powers of two.
 
   Args:
     student: Activations `[rows, ...]`, from input to output: a sequence of arrays or of
       `(name, array)` pairs. A mapping does not keep its order under `jax.jit`.
-    teacher: Activations of the teacher on the same rows, likewise.
+    teacher: Activations of the teacher on the same rows, in the same form.
     labels: Class of each row; rows with a negative label are left out.
     num_classes: Number of classes.
-    kernel: Pairwise kernel, cosine by default.
-    block_size: Rows evaluated at a time.
+    kernel: Pairwise kernel; cosine by default.
+    block_size: Number of rows that are evaluated at a time.
 
   Raises:
     TypeError: If a tap is not floating, the labels are not integers, or taps are a
       mapping.
     ValueError: If there are no taps or shapes disagree.
   """
-  # Checked here: under `jit` a label that is no class could only give NaN.
+  # Checked here, because under `jit` an invalid label could only give NaN.
   classes = checked_labels(labels, num_classes, shape=np.shape(labels))
   chosen = kernels.as_kernel(kernel)
   flows = [
@@ -152,25 +155,25 @@ def flow_distance_matrix(
 
 
 def dead_share(activations: Float[np.ndarray, "rows ..."]) -> float:
-  """Share of the units that have one value whatever the input.
+  """Share of units that have the same value for all examples.
 
   Args:
-    activations: A tap on some examples; units are all entries of a row.
+    activations: Activations of a tap on some examples. Each entry of a row is a unit.
   """
   rows = np.asarray(activations).reshape(len(activations), -1)
   return float((rows == rows[:1]).all(axis=0).mean())
 
 
 class _Centred(NamedTuple):
-  """A tap on the host, with what brings its rows to mean 0 and spread 1.
+  """Tap on the host, with the numbers that scale its rows to mean 0 and spread 1.
 
   Attributes:
-    rows: The rows, flattened.
-    unit: A power of two by which the rows are divided first, so that no square
-      overflows.
-    means: Mean of each column, in units.
-    factor: One by the root of the mean squared norm of the centred rows; 0 if all rows
-      are alike but for rounding.
+    rows: Flattened rows.
+    unit: Power of two by which the rows are divided first, so that squares do not
+      overflow.
+    means: Mean of each column, in units of `unit`.
+    factor: Inverse of the root mean squared norm of the centred rows; 0 if all rows are
+      equal up to rounding.
   """
 
   rows: Float[np.ndarray, "rows dim"]
@@ -183,7 +186,7 @@ class _Centred(NamedTuple):
     return self.unit / self.factor if self.factor else 0.0
 
   def columns(self) -> Iterator[Float[np.ndarray, "rows columns"]]:
-    """Centred columns, as many at a time as `_COLUMNS_AT_ONCE`, or zeros instead."""
+    """Yield centred columns in groups of `_COLUMNS_AT_ONCE`, padded with zeros."""
     dtype = _dtype_of(self.rows)
     for start in range(0, self.rows.shape[1], _COLUMNS_AT_ONCE):
       block = slice(start, start + _COLUMNS_AT_ONCE)
@@ -215,12 +218,12 @@ def _centred(tap: Any) -> _Centred:
 def _products_of_similarities(
   taps: Sequence[np.ndarray], batches: Sequence[slice], *, debiased: bool
 ) -> Float[np.ndarray, "taps taps"]:
-  """Inner products of the centred matrices of similarities of all pairs of taps.
+  """Inner products of the centred similarity matrices of all pairs of taps.
 
-  The mean over the batches, each tap in units of its largest spread in a batch; of
-  HSIC1 if debiased.
+  The result is the mean over batches, or of HSIC1 if `debiased`. Each tap is in units
+  of its largest spread in a batch.
   """
-  # A NaN or an infinity makes its tap's entries NaN.
+  # NaN or infinity in a tap makes the entries of this tap NaN.
   with np.errstate(invalid="ignore"):
     products, spreads = [], []
     for batch in batches:
@@ -236,12 +239,13 @@ def _products_of_similarities(
 def _sum_of_blocks(
   taps: Sequence[_Centred], *, debiased: bool
 ) -> Float[np.ndarray, "taps taps"]:
-  """Products of blocks of rows of the matrices, added in float64."""
+  """Sum in float64 of the products of blocks of rows of the matrices."""
   rows = len(taps[0].rows)
   total = np.zeros((len(taps), len(taps)))
   at_once = max(1, min(rows, _BYTES_AT_ONCE // (4 * rows * len(taps))))
   for start in range(0, rows, at_once):
-    # The last block overlaps the one before it, so that all have one shape.
+    # The last block overlaps the previous one, so that all blocks have one shape and
+    # the program compiles once.
     first = min(start, rows - at_once)
     block = slice(first, first + at_once)
     similarities = [_similarities(tap, block) for tap in taps]
@@ -255,8 +259,8 @@ def _unbiased(
 ) -> Float[np.ndarray, "taps taps"]:
   """HSIC1 from the products of matrices without their diagonals.
 
-  The rows of a tap are centred, so that a row of its matrix sums to 0 with the
-  diagonal, and to the negative of the diagonal without it.
+  As the rows of a tap are centred, each row of its matrix sums to 0 with the diagonal,
+  and to minus the diagonal entry without it.
   """
   rows = len(taps[0].rows)
   diagonals = np.zeros((len(taps), rows))
@@ -266,7 +270,8 @@ def _unbiased(
   totals = diagonals.sum(1)
   shared = 2 / (rows - 2) * diagonals @ diagonals.T
   found = products + np.outer(totals, totals) / ((rows - 1) * (rows - 2)) - shared
-  # A matrix that is constant, or has one row unlike the others, is 0 once centred.
+  # Such a matrix, constant or with a single different row, is 0 after centring, so what
+  # is left is rounding noise.
   digits = np.array([np.finfo(_dtype_of(tap.rows)).eps for tap in taps])
   noise = 16 * digits * np.diagonal(products + shared)
   still = np.diagonal(found) <= noise
@@ -289,11 +294,12 @@ def _add_products(total, rows, columns):
 def _products(
   similarities: Sequence[Float[Array, "block rows"]], first: Int[Array, ""] | None
 ) -> Float[Array, "block taps taps"]:
-  """For each row its inner products in all pairs of taps.
+  """Inner products of each row for all pairs of taps.
 
   Args:
     similarities: Some rows of the matrix of each tap.
-    first: Position of the first of them, if the diagonals are left out.
+    first: Position of the first of these rows if diagonals are left out, otherwise
+      None.
   """
   stacked = jnp.stack(similarities, 1)
   if first is not None:
@@ -305,7 +311,7 @@ def _products(
 
 
 def _padded(name: str, tap: Any) -> Float[np.ndarray, "rows dim"]:
-  """Flattened rows with zeros up to a power of two: no kernel sees them."""
+  """Flatten rows and pad the width to a power of two; zeros change no kernel."""
   checks.check_floating(name, tap)
   checks.check_rows(name, tap)
   rows = np.asarray(tap)

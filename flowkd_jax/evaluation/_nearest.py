@@ -1,4 +1,4 @@
-"""Rows of a database that are nearest to a query."""
+"""Nearest rows of a database for each query."""
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -21,10 +21,11 @@ def nearest_rows(
   count: int = 10,
   metric: Metric = "euclidean",
 ) -> Int[np.ndarray, "queries count"]:
-  """The nearest database rows of every query, the nearest first.
+  """Find the nearest database rows of each query, the nearest first.
 
-  To be looked at; `retrieval` measures. Of rows at equal distance the earlier comes
-  first. A row of zeros has cosine 0 to every row. Runs on the host in float64.
+  Use it to inspect neighbours, and `retrieval` to measure. Of rows at equal distance,
+  the earlier one comes first. A row of zeros has cosine 0 to every row. The function
+  runs on the host in float64.
 
   Args:
     database: Features to find.

@@ -1,8 +1,8 @@
-"""The nearest rows of a database that is read in blocks, for many queries at once.
+"""Nearest rows of a database that is read in blocks, for many queries at once.
 
-Of each query only as many rows are kept as are asked for. On a CPU NumPy multiplies,
-and of each block only what is nearer than the last row kept is looked at; elsewhere XLA
-finds the nearest of each block and merges them with those kept.
+For each query, only the requested number of rows is kept. On a CPU, NumPy multiplies,
+and only the rows of a block that are nearer than the last kept row are merged. On other
+devices, XLA finds the nearest rows of each block and merges them with the kept rows.
 """
 
 import functools
@@ -18,17 +18,19 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import UInt64
 
-# Rows of the database and queries at once: on a CPU little more than its caches hold.
+# Database rows and queries at a time. On a CPU, a block of distances should fit into
+# the caches.
 _ON_CPU, _ELSEWHERE = (2**14, 2**8), (2**16, 2**11)
-_KEPT_BYTES = 2**27  # that a group of queries keeps
+_KEPT_BYTES = 2**27  # memory for the kept rows of a group of queries
 _LAST = np.uint64(2**64 - 1)
 
-# A block of scaled rows, whose last column is what -2 <query, row> lacks to a distance.
+# Block of scaled rows. The last column is the number that is added to -2 <query, row>
+# to give a distance.
 Block = Float[np.ndarray, "rows dim+1"]
 
 
 def group_size(count: int) -> int:
-  """Number of queries whose nearest rows are kept at once."""
+  """Number of queries whose nearest rows are kept at a time."""
   return max(_ON_CPU[1], _KEPT_BYTES // (8 * count))
 
 
@@ -40,14 +42,16 @@ def nearest_in_blocks(
   *,
   backend: str,
 ) -> Int[np.ndarray, "queries count"]:
-  """Positions of the nearest rows, the nearest first; of equal rows the earlier.
+  """Positions of the nearest rows, the nearest first; of equal rows, the earlier first.
 
   Args:
     queries: Scaled queries in float32.
-    own: Position of each query in the database, which is left out; -1 for none.
-    blocks: Takes a number of rows and yields all blocks of so many in order.
-    count: Number of rows, at most those of the database less the query itself.
-    backend: Place where they are found.
+    own: Position of each query in the database, which is left out; -1 if the query is
+      not in the database.
+    blocks: Function from a block size to an iterator over all blocks, in order.
+    count: Number of rows to find, at most the number of database rows without the
+      query.
+    backend: JAX backend that finds them.
   """
   size, at_once = _ON_CPU if backend == "cpu" else _ELSEWHERE
   chunks = [slice(start, start + at_once) for start in range(0, len(queries), at_once)]
@@ -56,7 +60,7 @@ def nearest_in_blocks(
     return _nearest_on_device(queries, own, blocks(size), chunks, count)
   kept = [np.empty((len(queries[chunk]), 0), np.uint64) for chunk in chunks]
   factors = np.concatenate([-2 * queries, np.ones_like(queries[:, :1])], 1)
-  # Written again and again: new pages would cost as much as the products.
+  # Reused for all blocks, because allocating new pages costs as much as the products.
   buffer = np.empty(at_once * size, np.float32)
   start = 0
   for rows in blocks(size):
@@ -79,12 +83,12 @@ def _merged(
   start: int,
   count: int,
 ) -> UInt64[np.ndarray, "queries count"]:
-  """The `count` nearest of those kept and those of a block, the last of them last.
+  """Merge kept rows and rows of a block to the `count` nearest, the farthest last.
 
-  A row is a key: its distance in the upper half, its position in the lower one, so that
-  keys are ordered by distance and then by position.
+  A row is a 64-bit key with its distance in the upper half and its position in the
+  lower half, so that keys are ordered by distance and then by position.
   """
-  if kept.shape[1] == count:  # later rows come after those of equal distance
+  if kept.shape[1] == count:  # strict, as later rows come after rows of equal distance
     nearer = distances < _distances_of(kept[:, -1])[:, None]
   elif distances.shape[1] > count:
     bound = np.partition(distances, count - 1, axis=1)[:, count - 1]
@@ -151,12 +155,12 @@ def _merged_on_device(
   *,
   count: int,
 ) -> tuple[Float[Array, "queries count"], Int[Array, "queries count"]]:
-  """Negative distances and positions of the nearest, the nearest first."""
+  """Negative distances and positions of the nearest rows, the nearest first."""
   products = jnp.matmul(queries, rows[:, :-1].T, precision=lax.Precision.HIGHEST)
   everyone = start + jnp.arange(rows.shape[0], dtype=jnp.int32)
   likeness = 2 * products - rows[None, :, -1]
   likeness = jnp.where(everyone[None, :] == own[:, None], -jnp.inf, likeness)
-  # Of equal entries `top_k` takes the first, so those kept come before later rows.
+  # `top_k` takes the first of equal entries, so kept rows come before later rows.
   best, columns = lax.top_k(likeness, min(count, rows.shape[0]))
   both = jnp.concatenate([kept, best], 1)
   places = jnp.concatenate([positions, everyone[columns]], 1)

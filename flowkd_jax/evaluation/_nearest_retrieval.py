@@ -1,4 +1,4 @@
-"""Retrieval by the nearest rows alone, as metric learning measures it."""
+"""Retrieval metrics of metric learning, which need only the nearest rows."""
 
 import dataclasses
 import functools
@@ -33,13 +33,13 @@ class NearestRetrievalMetrics:
   """Means over the queries that have a relevant row, as fractions of 1.
 
   Attributes:
-    recall_at: For each of `ranks`, the share of queries with a relevant row among the
-      first so many: recall@k of metric learning.
-    precision_at: For each of `ranks`, the share of relevant rows among the first.
-    r_precision: The share of relevant rows among the first R, R the number of relevant
-      rows of the query.
-    mean_average_precision_at_r: MAP@R, the sum over the relevant ones of the first R
-      rows of the precision at their rank, divided by R.
+    recall_at: For each k of `ranks`, the share of queries with a relevant row among the
+      first k rows; recall@k of metric learning.
+    precision_at: For each k of `ranks`, the share of relevant rows among the first k.
+    r_precision: Share of relevant rows among the first R rows, where R is the number of
+      relevant rows of the query.
+    mean_average_precision_at_r: MAP@R, the sum of the precisions at the ranks of the
+      relevant rows among the first R rows, divided by R.
     counted_queries: Number of queries in the means.
     unmatched_queries: Number of queries without a relevant row, which are left out.
   """
@@ -62,31 +62,32 @@ def nearest_retrieval(
   ranks: Sequence[int] = (1, 10, 100),
   progress: Callable[[int, int], None] | None = None,
 ) -> NearestRetrievalMetrics:
-  """Measures the nearest rows of every query: recall@k, R-precision and MAP@R.
+  """Measure recall@k, R-precision and MAP@R from the nearest rows of each query.
 
-  As pytorch-metric-learning does (Musgrave et al. 2020, section 4.4), to the digits of
-  the ranking. Without `queries` each row of the database is a query against all others
-  (leave-one-out, as on CUB, Cars and Stanford Online Products): the row itself is left
-  out by its position, so that duplicates of it stay. `retrieval` ranks the whole
-  database instead.
+  The metrics are those of pytorch-metric-learning (Musgrave et al. 2020, section 4.4).
+  Without `queries`, each row of the database is a query against all other rows
+  (leave-one-out, as on CUB, Cars and Stanford Online Products). The row itself is left
+  out by its position, so duplicates of it stay. `retrieval` ranks the whole database
+  instead.
 
-  A database row is relevant if it has the label of the query. Queries whose class the
-  rest of the database lacks have nothing to find: they are left out of the means, and
-  `unmatched_queries` says how many there are. Queries without a label, a negative
-  number, are left out too; database rows without one are relevant to no query. Of rows
-  at equal distance the earlier comes first. A row of zeros has cosine 0 to every row.
+  A database row is relevant if it has the label of the query. A query without a
+  relevant row is left out of the means; `unmatched_queries` is the number of these
+  queries. Queries without a label (a negative number) are left out, too. Database rows
+  without a label are never relevant. Of rows at equal distance, the earlier one comes
+  first. A row of zeros has cosine 0 to every row.
 
-  Features may be paths of `.npy` files, which are read block by block, a few times:
-  memory does not grow with the database, but for 8 bytes a row for its labels. Only as
-  many rows as the largest of `ranks` and of R are kept for each query. Runs on the
-  host, not under `jit`, in float32; distances are computed by NumPy on a CPU and on the
-  default JAX device elsewhere.
+  Features may be paths of `.npy` files, which are read block by block, a few times.
+  Memory then grows with the database only by 8 bytes per row, for the labels. The
+  number of rows kept for each query is the maximum of `ranks` and R. The function runs
+  on the host, not under `jit`, in float32. Distances are computed by NumPy on a CPU,
+  otherwise on the default JAX device.
 
   Args:
-    database: Features to find, or the path of their `.npy` file.
-    database_labels: Their classes, any integers from 0; negative: no label. Or a path.
-    queries: Features to look up, or a path; None for leave-one-out.
-    query_labels: Their classes, or a path.
+    database: Features of the database, or the path of a `.npy` file.
+    database_labels: Classes of the database rows, or a path. Any integers from 0;
+      negative numbers mean no label.
+    queries: Features of the queries, or a path. None for leave-one-out.
+    query_labels: Classes of the queries, or a path.
     metric: "euclidean" or "cosine".
     ranks: Ranks of recall and precision; each from 1 to the number of rows that
       a query is compared with.
@@ -94,9 +95,9 @@ def nearest_retrieval(
 
   Raises:
     ValueError: If shapes disagree, an array is empty, a feature is not finite, a rank
-      exceeds the database, no query has a relevant row, the queries are the database,
+      exceeds the database, no query has a relevant row, the queries equal the database,
       a label is 2^63 or above, or a file is not a `.npy` file.
-    TypeError: Unless features are floating and labels are integer.
+    TypeError: If features are not floating point or labels are not integers.
     FileNotFoundError: If there is no such file.
 
   Example:
@@ -139,14 +140,14 @@ def nearest_retrieval(
 
 
 class _Asked(NamedTuple):
-  """The queries.
+  """Queries with their numbers of relevant rows.
 
   Attributes:
     stored: Features and labels.
-    own: Position of each query in the database, -1 if it is not one of its rows.
+    own: Position of each query in the database; -1 if it is not in the database.
     relevant: Number of relevant rows of each query.
-    order: Queries that count, in the order of their numbers of relevant rows.
-    unmatched: Number of queries with a label that have no relevant row.
+    order: Queries that count, sorted by their numbers of relevant rows.
+    unmatched: Number of queries with a label but without a relevant row.
   """
 
   stored: _stored_rows.StoredRows
@@ -201,7 +202,7 @@ def _check_apart(database, queries):
 
 
 def _groups(asked: _Asked, most: int) -> Iterator[Int[np.ndarray, " group"]]:
-  """Queries whose nearest rows are found in one pass over the database."""
+  """Yield groups of queries that are processed in one pass over the database."""
   end = len(asked.order)
   while end:
     count = max(most, int(asked.relevant[asked.order[end - 1]]))
@@ -229,7 +230,7 @@ def _nearest(database, asked, group, scaling, most) -> Int[np.ndarray, "group co
 
 
 def _summed(found, database, asked, group, ranks) -> Float[np.ndarray, " sums"]:
-  """Sums over a group: of R-precision, MAP@R, and recall and precision at the ranks."""
+  """Sums over a group of R-precision, MAP@R, and recall and precision at the ranks."""
   size = max(1, _MARKED_AT_ONCE // found.shape[1])
   parts = []
   for first in range(0, len(group), size):

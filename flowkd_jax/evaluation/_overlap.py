@@ -1,4 +1,4 @@
-"""Detection of queries that are in the database and would find themselves."""
+"""Detection of queries that are also in the database and would find themselves."""
 
 import warnings
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from flowkd_jax.evaluation._rows import Rows
 
-# A data set may hold a few examples twice; half of the queries is no accident.
+# A data set may hold a few duplicates; half of the queries cannot be an accident.
 _LARGEST_SHARE = 0.5
 
 
 def check_apart(rows: Rows) -> None:
-  """Refuses queries that are the database, and warns if half of them are rows of it.
+  """Refuse queries that equal the database; warn if half of them are in it.
 
   Raises:
     ValueError: If database and queries are the same rows with the same labels.
@@ -39,10 +39,10 @@ def check_apart(rows: Rows) -> None:
 
 
 def _rows_found(rows: Rows) -> int:
-  """Number of queries that are rows of the database, 0 if it holds rows twice.
+  """Number of queries that are database rows; 0 if the database has duplicates.
 
-  Codes of few bits and collapsed models give different examples the same features;
-  equal rows mean nothing then.
+  Short codes and collapsed models give different examples equal features. Equal rows
+  then say nothing about the examples.
   """
   known = {
     hash(row.tobytes()): label

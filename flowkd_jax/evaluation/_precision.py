@@ -20,10 +20,10 @@ class Sums(NamedTuple):
   Attributes:
     average: Area under the precision-recall steps.
     curve: Interpolated precision at `RECALL_LEVELS`.
-    hits: How many queries have a relevant row at each rank of the database.
-    firsts: How many have their first relevant row at each rank.
-    reciprocal: One by the rank of the first relevant row.
-    r_precision: Share of relevant rows among the first R, R their number.
+    hits: Number of queries with a relevant row at each rank of the database.
+    firsts: Number of queries with their first relevant row at each rank.
+    reciprocal: Inverse rank of the first relevant row.
+    r_precision: Share of relevant rows among the first R, where R is their number.
     average_at_r: Area under the precision-recall steps of the first R ranks.
     authors_average: The authors' 11-point average precision.
     authors_curve: The authors' precision at `RECALL_LEVELS`.
@@ -52,14 +52,14 @@ def sum_precisions(
 
   Args:
     positions: Ascending 0-based ranks of the relevant rows.
-    lengths: How many ranks the authors' code interpolates, for each query.
+    lengths: Number of ranks that the authors' code interpolates, for each query.
     database: Number of ranks.
-    head: The largest of all `lengths`.
+    head: Maximum of all `lengths`.
   """
   relevant = positions.shape[1]
   precision = np.arange(1, relevant + 1) / (positions + 1)
   early = positions < relevant
-  # Precision rises at relevant ranks only, so these hold every maximum.
+  # Precision increases only at relevant ranks, so every maximum is at one of them.
   best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
   authors_head = _authors_head(positions, lengths, head)
   coarse = _authors_levels(positions, authors_head, _AUTHORS_COARSE)
@@ -119,10 +119,10 @@ def _authors_levels(
 def _authors_nearest(
   relevant: int, levels: tuple[float, ...]
 ) -> Int[np.ndarray, " levels"]:
-  """Numbers of relevant rows that give the recall nearest to each level.
+  """Numbers of relevant rows whose recall is nearest to each level.
 
-  No row found stands for rank 1, which is right even if that rank is relevant:
-  its recall is then the nearest there is.
+  0 rows stand for rank 1. This is right even if rank 1 is relevant, as its recall is
+  then the nearest one.
   """
   recall = np.arange(relevant + 1) / relevant
   return np.array([np.abs(recall - level).argmin() for level in levels])

@@ -1,8 +1,8 @@
-"""At which ranks the relevant rows come when a database is sorted by distance.
+"""Ranks of the relevant rows in a database that is sorted by distance.
 
-Distances to relevant rows and to the others are sorted apart and merged by binary
-search. That is exact, needs no sorting of indices, and puts the others before the
-relevant ones at equal distance.
+Distances to relevant rows and distances to other rows are sorted separately, and ranks
+are found by binary search. This is exact, needs no sorting of indices, and ranks other
+rows before relevant rows at equal distance.
 """
 
 import functools
@@ -23,25 +23,25 @@ from flowkd_jax.evaluation._rows import Rows
 from flowkd_jax.evaluation._rows import coarse_centre
 from flowkd_jax.evaluation._rows import unit_rows
 
-_DISTANCES_AT_ONCE = 2**23  # on a CPU, where larger arrays leave the caches
-_UNKNOWN_AT_ONCE = 2**26  # on a device that does not tell its memory
-_MOST_AT_ONCE = 2**30  # on any device: indices have 32 bits
-_COPIES = 6  # arrays of the size of the distances that sorting needs
+_DISTANCES_AT_ONCE = 2**23  # on a CPU; larger arrays do not fit into its caches
+_UNKNOWN_AT_ONCE = 2**26  # on a device that does not report its memory
+_MOST_AT_ONCE = 2**30  # on any device, as indices have 32 bits
+_COPIES = 6  # number of arrays of the size of the distances that sorting needs
 
 
 class Ranking(NamedTuple):
   """Arrays that are needed to rank a chunk of queries.
 
   Attributes:
-    database: Rows sorted by class, on the device.
-    squares: What is added to -2 <query, row> to give a distance.
-    queries: Rows sorted by class, without those whose class the database lacks,
-      padded with zeros to whole chunks.
-    order: Which queries of the caller these are; padding has no entry.
-    spans: First and past-the-end database row of the class of each.
-    chunk: Queries to rank at once.
-    own: Column of each query, which it is not to find; -1 for padding. None if the
-      queries are no rows of the database.
+    database: Database rows, sorted by class, on the device.
+    squares: Numbers that are added to -2 <query, row> to give distances.
+    queries: Queries with a class of the database, sorted by class, padded with zeros to
+      whole chunks.
+    order: Positions of these queries in the caller's array; none for padding.
+    spans: First row and end of each query's class in the database.
+    chunk: Number of queries to rank at a time.
+    own: Database column of each query, which is left out; -1 for padding. None if the
+      queries are not database rows.
   """
 
   database: Float[Array, "database dim"]
@@ -54,7 +54,7 @@ class Ranking(NamedTuple):
 
   @property
   def starts(self) -> range:
-    """The first query of every chunk."""
+    """First query of each chunk."""
     return range(0, len(self.order), self.chunk)
 
 
@@ -62,7 +62,7 @@ class Block(NamedTuple):
   """Ranked queries of one class.
 
   Attributes:
-    queries: Which queries of the caller these are.
+    queries: Positions of the queries in the caller's array.
     positions: Ascending 0-based ranks of the relevant rows, for each query.
   """
 
@@ -71,7 +71,7 @@ class Block(NamedTuple):
 
 
 def check_ranks(ranks: Sequence[int], available: int) -> None:
-  """Raises ValueError unless every rank is one of a database of that size."""
+  """Raise ValueError unless every rank exists in a database of this size."""
   wrong = [rank for rank in ranks if rank not in range(1, available + 1)]
   if wrong:
     raise ValueError(
@@ -81,15 +81,16 @@ def check_ranks(ranks: Sequence[int], available: int) -> None:
 
 
 def prepare_ranking(rows: Rows, metric: Metric, *, backend: str = "cpu") -> Ranking:
-  """Sorts both sets by class and writes the metric as an inner product.
+  """Sort both sets by class and express the metric by inner products.
 
-  The squared norm of the query is left out, as it moves no rank. Euclidean rows
-  are centred, which spares digits when features share a large offset.
+  The squared norm of the query is left out, as it does not change ranks. Rows of the
+  Euclidean metric are centred, because features with a large common offset would lose
+  digits otherwise.
 
   Args:
-    rows: Both sets.
+    rows: Database and queries.
     metric: "euclidean" or "cosine".
-    backend: Where they are ranked; it decides how many queries are a chunk.
+    backend: JAX backend that ranks; it determines the chunk size.
   """
   database, queries = rows.database, rows.queries
   if metric == "cosine":
@@ -124,10 +125,10 @@ def prepare_ranking(rows: Rows, metric: Metric, *, backend: str = "cpu") -> Rank
 
 
 def _chunk_size(queries: int, database: int, itemsize: int, backend: str) -> int:
-  """Number of queries to rank at once.
+  """Number of queries to rank at a time.
 
-  A device other than a CPU gets as many as half of its free memory holds, in chunks of
-  nearly equal size.
+  Devices other than CPUs get as many queries as fit into half of the free memory, in
+  chunks of nearly equal size.
   """
   if backend == "cpu":
     return int(np.clip(_DISTANCES_AT_ONCE // database, 8, queries))
@@ -138,7 +139,7 @@ def _chunk_size(queries: int, database: int, itemsize: int, backend: str) -> int
 
 
 def _free_bytes() -> int | None:
-  """Free memory of the default device; None if it does not tell."""
+  """Free memory of the default device in bytes; None if unknown."""
   (device,) = jnp.zeros(()).devices()
   known = device.memory_stats() or {}
   if "bytes_limit" not in known:
@@ -149,10 +150,10 @@ def _free_bytes() -> int | None:
 def dispatch_chunk(
   ranking: Ranking, start: int, *, backend: str
 ) -> Shaped[Array, "chunk columns"]:
-  """Sends the chunk that begins at `start` to the device, without waiting.
+  """Send the chunk that begins at `start` to the device, without waiting.
 
-  On "cpu" only distances are computed, since NumPy's vectorised sort is far ahead
-  of XLA's there. On any other backend XLA sorts too, and ranks come back.
+  On "cpu", only distances are computed, because NumPy's vectorised sort is much faster
+  than XLA's there. On other backends, XLA also sorts, and the result is ranks.
   """
   queries = jnp.asarray(ranking.queries[start : start + ranking.chunk])
   own = ranking.own
@@ -178,7 +179,7 @@ def collect_chunk(
   *,
   backend: str,
 ) -> list[Block]:
-  """Waits for what `dispatch_chunk` gave; may run in several threads at once."""
+  """Wait for a result of `dispatch_chunk`; may run in several threads at once."""
   rows_here = np.asarray(rows)
   order = ranking.order[start : start + ranking.chunk]
   spans = ranking.spans[start : start + ranking.chunk]
@@ -190,7 +191,7 @@ def collect_chunk(
       positions = _sort_by_numpy(rows_here[first:last], begin, end)
     else:
       positions = rows_here[first:last, : end - begin]
-    if ranking.own is not None:  # The query itself comes last of all.
+    if ranking.own is not None:  # The query itself, at infinite distance, is last.
       positions = positions[:, :-1]
     blocks.append(Block(order[first:last], positions))
   return blocks
@@ -203,9 +204,9 @@ def _distances(
   squares: Float[Array, " database"],
   own: Int[Array, " chunk"] | None,
 ) -> Float[Array, "chunk database"]:
-  """Distances up to what all rows share for one query; no TensorFloat-32.
+  """Distances up to a constant of each query, without TensorFloat-32.
 
-  That of a query to itself is infinite.
+  The distance of a query to itself is infinite.
   """
   products = jnp.matmul(queries, database.T, precision=lax.Precision.HIGHEST)
   distances = squares[None, :] - 2 * products
@@ -241,7 +242,7 @@ def _sort_by_xla(
   *,
   width: int,
 ) -> Int[Array, "chunk width"]:
-  """Ranks of the columns in `spans`; past the width of a span, meaningless."""
+  """Ranks of the columns in `spans`; entries beyond the end of a span are arbitrary."""
   distances = _distances(queries, database, squares, own)
   column = jnp.arange(distances.shape[1], dtype=spans.dtype)[None, :]
   is_relevant = (column >= spans[:, :1]) & (column < spans[:, 1:])

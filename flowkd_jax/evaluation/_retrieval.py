@@ -1,4 +1,4 @@
-"""Retrieval: a query should find the database rows of its class first."""
+"""Retrieval metrics: a query should find the database rows of its class first."""
 
 import collections
 import dataclasses
@@ -35,43 +35,43 @@ from flowkd_jax.evaluation._rows import labelled_rows
 from flowkd_jax.evaluation._rows import leave_one_out_rows
 
 _MOST_THREADS = 8
-_POSITIONS_OF_PIECE = 2**20  # that a thread sums at once
+_POSITIONS_OF_PIECE = 2**20  # number of ranks that a thread sums at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RetrievalMetrics:
   """Means over queries, as fractions of 1.
 
-  The fields whose names begin with `authors_` repeat the code of "Heterogeneous
-  Knowledge Distillation using Information Flow Modeling" (CVPR 2020), for
-  comparison with published numbers. That code replaces precision by its maximum
-  over later ranks in the first `authors_query_batch` ranks only (in the last,
-  shorter batch of n queries in the first n), and reads it where recall is nearest
-  to each level, be it above or below.
+  The fields with the prefix `authors_` are computed as by the code of "Heterogeneous
+  Knowledge Distillation using Information Flow Modeling" (CVPR 2020), for comparison
+  with published numbers. That code replaces the precision by its maximum over later
+  ranks only in the first `authors_query_batch` ranks (for the last, shorter batch of n
+  queries, in the first n), and reads it at the recall nearest to each level, above or
+  below.
 
   Attributes:
-    mean_average_precision: Mean over relevant rows of the precision at their
-      ranks, the area under the precision-recall steps.
-    interpolated_average_precision: Mean over recall 0, 0.1, ..., 1 of the largest
-      precision at any rank that reaches this recall.
-    precision_at: For each of `ranks`, the share of relevant rows among the first
-      so many; at 1 the accuracy of the nearest neighbour.
-    recall_levels: 0, 0.05, ..., 1.
-    precision: The largest precision at any rank that reaches each level.
+    mean_average_precision: Mean over relevant rows of the precision at their ranks,
+      which is the area under the precision-recall steps.
+    interpolated_average_precision: Mean over recall 0, 0.1, ..., 1 of the maximum
+      precision at ranks that reach this recall.
+    precision_at: For each k of `ranks`, the share of relevant rows among the first k.
+      At 1 it is the accuracy of the nearest neighbour.
+    recall_levels: Recall levels 0, 0.05, ..., 1.
+    precision: Maximum precision at ranks that reach each recall level.
     authors_mean_average_precision: Mean over recall 0, 0.1, ..., 1.
     authors_precision_at: Their partly interpolated precision at `ranks`; at 1 it
       is not the accuracy of the nearest neighbour.
     authors_precision: Their precision at `recall_levels`.
     authors_raw_precision: Their partly interpolated precision at every rank.
-    unmatched_queries: Number of queries whose class the database lacks.
-    recall_at: For each of `ranks`, the share of queries with a relevant row among the
-      first so many. This and the next three are means over the queries whose class
-      the database has, as metric learning takes them.
-    mean_reciprocal_rank: One by the rank of the first relevant row.
-    r_precision: The share of relevant rows among the first R, R the number of
+    unmatched_queries: Number of queries whose class is not in the database.
+    recall_at: For each k of `ranks`, the share of queries with a relevant row among the
+      first k. This field and the next three are means over the queries whose class is
+      in the database, as in metric learning.
+    mean_reciprocal_rank: Mean inverse rank of the first relevant row.
+    r_precision: Share of relevant rows among the first R rows, where R is the number of
       relevant rows of the query.
-    mean_average_precision_at_r: MAP@R, the sum over the relevant ones of the first R
-      rows of the precision at their rank, divided by R.
+    mean_average_precision_at_r: MAP@R, the sum of the precisions at the ranks of the
+      relevant rows among the first R rows, divided by R.
   """
 
   mean_average_precision: float
@@ -101,45 +101,45 @@ def retrieval(
   authors_query_batch: int = 128,
   progress: Callable[[int, int], None] | None = None,
 ) -> RetrievalMetrics:
-  """Ranks the whole database for every query and measures precision and recall.
+  """Rank the whole database for each query and measure precision and recall.
 
-  A database row is relevant if it has the label of the query. Relevant rows come
-  after all others at equal distance: the order is deterministic, and a model
-  that maps everything to one point gains nothing by it. A row of zeros has
-  cosine 0 to every row. A query whose class the database lacks finds nothing
-  and counts as 0 in every mean; `unmatched_queries` says how many there are. Queries
-  without a label, a negative number, are left out of every mean; database rows without
-  one are ranked and relevant to no query.
+  A database row is relevant if it has the label of the query. At equal distance,
+  relevant rows come after other rows: the order is deterministic, and a model that maps
+  everything to one point has no advantage. A row of zeros has cosine 0 to every row. A
+  query whose class is not in the database counts as 0 in every mean;
+  `unmatched_queries` is the number of these queries. Queries without a label (a
+  negative number) are left out of every mean. Database rows without a label are ranked,
+  but never relevant.
 
-  Without `queries` each row of the database with a label is a query against all others
-  (leave-one-out). The row itself is left out by its position, so that duplicates of it
-  stay; a query without another row of its class is left out of every mean, and
-  `unmatched_queries` counts it. Where only the nearest rows matter, as for recall@k,
-  R-precision and MAP@R, `nearest_retrieval` is faster, and reads files that do not fit
-  in memory.
+  Without `queries`, each labelled row of the database is a query against all other rows
+  (leave-one-out). The row itself is left out by its position, so duplicates of it stay.
+  A query without another row of its class is left out of every mean, and
+  `unmatched_queries` counts it. If only the nearest rows matter, as for recall@k,
+  R-precision and MAP@R, use `nearest_retrieval`: it is faster, and reads files that do
+  not fit in memory.
 
-  A query that is in the database finds itself first. Queries that are the database are
-  refused, and `UserWarning` is given if half of them or more are rows of it, provided
-  that all rows of the database differ.
+  A query that is in the database finds itself first. Queries that equal the database
+  are an error. If at least half of the queries are in the database, and all its rows
+  differ, `UserWarning` is given.
 
-  Runs on the host, not under `jit`. Distances are computed on the default JAX
-  device in float32, or in float64 if the features are float64 under x64; sorting
-  them loses no digit. All 10,000 against 50,000 rows of CIFAR-10 need less than 1 GB
-  on a CPU. Another device ranks as many queries at once as half of its free memory
-  holds.
+  The function runs on the host, not under `jit`. Distances are computed on the default
+  JAX device in float32, or in float64 if the features are float64 under x64; the ranks
+  are exact for these distances. Ranking 50,000 rows for 10,000 queries, as for
+  CIFAR-10, needs less than 1 GB on a CPU. Other devices rank as many queries at a time
+  as fit into half of their free memory.
 
   Args:
-    database: Features to find; usually those of the training set.
-    database_labels: Their classes, any integers from 0; negative: no label.
-    queries: Features to look up; usually those of the test set. None for
-      leave-one-out.
-    query_labels: Their classes.
+    database: Features of the database, usually of the training set.
+    database_labels: Classes of the database rows, any integers from 0; negative numbers
+      mean no label.
+    queries: Features of the queries, usually of the test set. None for leave-one-out.
+    query_labels: Classes of the queries.
     metric: "euclidean" or "cosine".
-    ranks: Where to report precision and recall; each from 1 to the number of rows that
-      a query is compared with.
-    authors_query_batch: Size of the query batches of the authors' code, on which
-      their metric depends; the published numbers used 128. Where the database
-      has fewer rows, their code fails and this one interpolates over all ranks.
+    ranks: Ranks at which precision and recall are reported, each from 1 to the number
+      of rows that a query is compared with.
+    authors_query_batch: Batch size of queries in the authors' code, on which their
+      metric depends; the published numbers used 128. If the database has fewer rows,
+      their code fails, and this function interpolates over all ranks.
     progress: Called with (queries done, queries to do) now and then, from the
       calling thread.
 
@@ -201,7 +201,7 @@ def _sum_over_queries(
   head = lengths.max()
 
   def sums_of(blocks: Sequence[Block]) -> tuple[int, Sums]:
-    """Number of queries of some blocks, and their sums."""
+    """Number of queries in some blocks, and their sums."""
     sums = (
       sum_precisions(block.positions, lengths[block.queries], available, head)
       for block in blocks
@@ -224,7 +224,10 @@ def _sum_over_queries(
 def _pieces(
   ranking: Ranking, dispatched: Iterable[tuple[int, Array]], backend: str
 ) -> Iterator[tuple[list[Block]]]:
-  """Ranked queries in pieces for the threads; the device ranks the next chunk."""
+  """Yield ranked queries in pieces for the threads.
+
+  One chunk is dispatched ahead, so that the device ranks while threads sum.
+  """
   ahead = [*itertools.islice(dispatched, 1)]
   while ahead:
     start, rows = ahead.pop()
@@ -239,9 +242,10 @@ def _pieces(
 def _in_threads(
   work: Callable[..., tuple[int, Sums]], arguments: Iterable[tuple]
 ) -> Iterator[tuple[int, Sums]]:
-  """Results in order; few arguments wait at once, as they are large.
+  """Yield results in order; few arguments wait at a time, because they are large.
 
-  Arguments are made in the calling thread, where JAX's context managers hold.
+  Arguments are made in the calling thread, because JAX's context managers apply only to
+  the thread that entered them.
   """
   threads = min(os.cpu_count() or 1, _MOST_THREADS)
   waiting = collections.deque()
@@ -259,7 +263,7 @@ def _reported(
   total: int,
   progress: Callable[[int, int], None] | None,
 ) -> Iterator[Sums]:
-  """The sums as they come, with a call of `progress` for each."""
+  """Yield sums, and call `progress` for each."""
   done = 0
   for queries, part in parts:
     done += queries

@@ -1,4 +1,4 @@
-"""Labelled feature rows on the host: checked, scaled, normalised."""
+"""Labelled feature rows on the host, checked, scaled and normalised."""
 
 from typing import Literal
 from typing import NamedTuple
@@ -20,12 +20,11 @@ METRICS = get_args(Metric)
 
 
 class Rows(NamedTuple):
-  """Database and labelled queries in one scale, their classes as 0, 1, 2, ...
+  """Database and labelled queries on a common scale, with classes 0, 1, 2, ...
 
-  Database rows without a label are of a last class, `num_classes`, which no query has.
-  `query_classes` is -1 where the database lacks the class of the query. `own` has the
-  position of each query in the database, if the queries are rows of it that are not to
-  find themselves.
+  Database rows without a label have the further class `num_classes`, which no query
+  has. `query_classes` is -1 if the database lacks the class of the query. For
+  leave-one-out, `own` holds the position of each query in the database.
   """
 
   database: Float[np.ndarray, "database dim"]
@@ -39,11 +38,11 @@ class Rows(NamedTuple):
 def labelled_rows(
   database, database_labels, queries, query_labels, metric: Metric
 ) -> Rows:
-  """The four arrays on the host, after every check that both metrics share.
+  """Check the four arrays and convert them to `Rows`.
 
-  Features come in float32, or in float64 if either set has it and x64 is on. Both
-  are multiplied by one power of two, for cosines each row by its own, so that squares
-  neither overflow nor vanish; that changes no order.
+  Features are float32, or float64 if either set has it and x64 is on. Both sets are
+  multiplied by a power of two (for cosines, each row by its own), so that squares
+  neither overflow nor underflow. This does not change the order of distances.
   """
   check_choice("metric", metric, METRICS)
   database, database_labels = _checked("database", database, database_labels)
@@ -69,7 +68,7 @@ def labelled_rows(
       f"{query_labels.min()} to {query_labels.max()}); number the classes of "
       "both sets alike"
     )
-  if metric == "cosine":  # of each row, as small rows vanish beside large ones
+  if metric == "cosine":  # per row, as small rows could underflow with a common factor
     exponents = [_exponents(side) for side in (database, queries)]
   else:
     exponents = [max(_exponents(side).max() for side in (database, queries))] * 2
@@ -84,7 +83,7 @@ def labelled_rows(
 
 
 def check_both_or_none(queries, query_labels) -> None:
-  """Raises ValueError unless queries come with labels, or both are left out."""
+  """Raise ValueError unless queries and labels are both given or both left out."""
   if (queries is None) != (query_labels is None):
     missing, given = ("queries", "query_labels")[:: 1 if queries is None else -1]
     raise ValueError(
@@ -94,12 +93,12 @@ def check_both_or_none(queries, query_labels) -> None:
 
 
 def leave_one_out_rows(database, database_labels, metric: Metric) -> Rows:
-  """Every labelled row of the database as a query against all others.
+  """Rows for leave-one-out: each labelled row is a query against all other rows.
 
-  A query without another row of its class has a class that the database lacks.
+  A query without another row of its class gets the class -1.
 
   Raises:
-    ValueError: As `labelled_rows`, and if no class has two rows.
+    ValueError: As in `labelled_rows`; or if no class has two rows.
   """
   rows = labelled_rows(database, database_labels, database, database_labels, metric)
   (own,) = np.nonzero(rows.database_classes < rows.num_classes)
@@ -125,7 +124,7 @@ def _with_label(name, rows, labels):
 def unit_rows(
   rows: Float[np.ndarray, "rows dim"],
 ) -> Float[np.ndarray, "rows dim"]:
-  """Rows of L2 norm 1; rows of zeros stay, at cosine 0 to everything."""
+  """Normalise rows to L2 norm 1; rows of zeros do not change."""
   rows = np.ldexp(rows, -_exponents(rows))
   squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
   norms = np.sqrt(squares)[:, None]
@@ -139,7 +138,7 @@ def unit_rows(
 
 
 def _exponents(rows: Float[np.ndarray, "rows dim"]) -> Int[np.ndarray, "rows 1"]:
-  """Powers of two just above the largest magnitude of each row; 0 for zeros."""
+  """Exponents of the power of two above the largest magnitude of each row."""
   largest = np.maximum(rows.max(1, keepdims=True), -rows.min(1, keepdims=True))
   return np.frexp(largest)[1]
 
@@ -149,15 +148,16 @@ def coarse_centre(
   lowest: Float[np.ndarray, " dim"],
   highest: Float[np.ndarray, " dim"],
 ) -> Float[np.ndarray, " dim"]:
-  """The mean row, each entry rounded to a power of two near the spread of its column.
+  """Mean row, with each entry rounded to a multiple of a power of two.
 
-  Distances keep their digits with it as with the mean itself. Rows on a grid, such as
-  codes of whole numbers, stay on it, so that equal distances stay equal.
+  The power of two is near the spread of the column. Centring by this row keeps the
+  digits of distances like centring by the mean. In addition, rows on a grid, such as
+  integer codes, stay on the grid, so that equal distances stay equal.
 
   Args:
     mean: Mean of the rows.
-    lowest: Least entry of each column.
-    highest: Largest entry of each column.
+    lowest: Minimum of each column.
+    highest: Maximum of each column.
   """
   # Halved first, as the difference of huge entries would overflow.
   step = np.ldexp(1.0, np.frexp(highest / 2 - lowest / 2)[1])
@@ -165,10 +165,10 @@ def coarse_centre(
 
 
 def labels_in_int64(name: str, labels: Int[np.ndarray, " rows"]) -> np.ndarray:
-  """Labels as int64.
+  """Convert labels to int64.
 
   Raises:
-    ValueError: If one is too large for it.
+    ValueError: If a label is too large.
   """
   if labels.dtype == np.uint64 and (labels > np.iinfo(np.int64).max).any():
     raise ValueError(
@@ -181,7 +181,7 @@ def labels_in_int64(name: str, labels: Int[np.ndarray, " rows"]) -> np.ndarray:
 def _checked(
   name: str, features, labels, labels_name: str = "database_labels"
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Features as float32, or float64 if they are, and labels as int64."""
+  """Check features and labels; convert to float32 or float64, and int64."""
   features, labels = np.asarray(features), np.asarray(labels)
   check_floating(name, features)
   check_rows(name, features)

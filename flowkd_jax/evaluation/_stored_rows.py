@@ -1,4 +1,4 @@
-"""Rows of features that may be on disk, read and scaled block by block."""
+"""Feature rows in memory or on disk, read and scaled block by block."""
 
 import os
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ class StoredRows(NamedTuple):
   """Features in memory or in a file, with their labels in memory.
 
   Attributes:
-    rows: The features, not read yet if they are in a file.
-    labels: The labels.
+    rows: Features. Those of a file are mapped, not read.
+    labels: Labels.
   """
 
   rows: Float[np.ndarray, "rows dim"]
@@ -33,13 +33,14 @@ class StoredRows(NamedTuple):
 
 
 class Scaling(NamedTuple):
-  """The metric as an inner product of scaled rows.
+  """Scaling of rows, after which inner products give the metric.
 
   Attributes:
     metric: "euclidean" or "cosine".
-    exponent: Power of two by which rows are multiplied, so that no square overflows.
-    centre: About the mean row, once scaled; without it rows of a large common mean lose
-      digits.
+    exponent: Exponent of the power of two that multiplies rows, so that squares do not
+      overflow.
+    centre: Row near the mean of the scaled rows, which is subtracted, because rows with
+      a large common mean would lose digits.
   """
 
   metric: Metric
@@ -49,7 +50,7 @@ class Scaling(NamedTuple):
   def scaled(
     self, rows: Float[np.ndarray, "rows dim"]
   ) -> Float[np.ndarray, "rows dim"]:
-    """Rows in float32, centred or of norm 1."""
+    """Scale rows to float32; they are centred, or have norm 1."""
     dtype = np.promote_types(np.float32, rows.dtype)
     rows = np.asarray(rows, dtype)
     if self.metric == "cosine":
@@ -59,7 +60,7 @@ class Scaling(NamedTuple):
 
 
 def stored_rows(name: str, features, labels, labels_name: str) -> StoredRows:
-  """Features and labels, or the paths of their `.npy` files, checked but not read.
+  """Check features and labels, or the paths of their `.npy` files, without reading.
 
   Args:
     name: Name of the features in messages.
@@ -68,11 +69,11 @@ def stored_rows(name: str, features, labels, labels_name: str) -> StoredRows:
     labels_name: Name of the labels in messages.
 
   Raises:
-    ValueError: If shapes disagree, an array is empty or a file is of another kind.
-    TypeError: Unless features are floating and labels are integer.
+    ValueError: If shapes disagree, an array is empty, or a file is not a `.npy` file.
+    TypeError: If features are not floating point or labels are not integers.
   """
   rows, numbers = _opened(name, features), np.asarray(_opened(labels_name, labels))
-  # Files of either byte order are read, where JAX knows its own only.
+  # In native byte order, the only one that JAX knows; files may have the other one.
   check_floating(name, np.empty(0, rows.dtype.newbyteorder("=")))
   check_rows(name, rows)
   if rows.ndim != 2:
@@ -111,7 +112,7 @@ def _opened(name, array):
 
 
 def blocks(rows: Float[np.ndarray, "rows dim"]) -> Iterator[slice]:
-  """Slices of as many rows as are read at once."""
+  """Yield slices of rows that are read at a time."""
   size = max(1, _BYTES_AT_ONCE // (8 * rows.shape[1]))
   for start in range(0, len(rows), size):
     yield slice(start, min(start + size, len(rows)))
@@ -120,7 +121,7 @@ def blocks(rows: Float[np.ndarray, "rows dim"]) -> Iterator[slice]:
 def scaling_of(
   metric: Metric, database: StoredRows, queries: StoredRows | None
 ) -> Scaling:
-  """The scaling of both sets, in one pass over each.
+  """Find the scaling of both sets, in one pass over each.
 
   Raises:
     ValueError: If a feature is not finite.
@@ -137,7 +138,7 @@ def scaling_of(
       if name == "database":
         np.minimum(lowest, low, out=lowest)
         np.maximum(highest, high, out=highest)
-        # Divided first: a sum of large features would overflow.
+        # Divided before the sum, as a sum of large features could overflow.
         total += (values / len(side.rows)).sum(0)
   exponent = -int(np.frexp(largest)[1])
   centre = coarse_centre(total, lowest, highest)
