@@ -1,4 +1,4 @@
-"""Data: loading splits, batches of them, augmentation on the device."""
+"""Data sets: loading of splits, batches, and augmentation on the device."""
 
 from flowkd_jax.data._augment import Augmentation
 from flowkd_jax.data._augment import augment

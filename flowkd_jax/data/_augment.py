@@ -1,4 +1,4 @@
-"""Augmentation and normalisation, on the device, exactly replayable."""
+"""Augmentation and normalisation of images on the device, exactly reproducible."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ from flowkd_jax.data._colors import jitter_colors
 from flowkd_jax.data._colors import to_gray
 from flowkd_jax.data._resized_crop import resized_crop
 
-# Keys of flips and crops are made by splitting in two, as before there were others.
+# Flips and crops split the key of an example, other changes fold this number into it,
+# so that flips and crops do not depend on the other options.
 _STREAM = 2
 
 
@@ -29,9 +30,9 @@ class Augmentation:
   """Random changes of training images; none by default.
 
   Attributes:
-    flip: Mirror left and right with probability 1/2.
-    padding: Pixels of zeros on each side before a random crop back to the size
-      of the image; 0 turns the crop off.
+    flip: Whether to mirror left and right with probability 1/2.
+    padding: Pixels of zeros on each side before a random crop back to the size of the
+      image; 0 for no crop.
     min_area: Smallest share of the area of a random window, which is resized to the
       size of the image; 1 for the whole image.
     color_jitter: Strength in 0..0.5 of random changes of brightness, contrast,
@@ -39,8 +40,8 @@ class Augmentation:
     grayscale: Probability of a grey image.
 
   Raises:
-    ValueError: If a number is out of its range.
-    TypeError: If one is no number.
+    ValueError: If a number is out of range.
+    TypeError: If a value is not a number.
 
   With `flip`, min_area 0.7, color_jitter 0.3 and grayscale 0.1 images change as those
   of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain generalization",
@@ -65,13 +66,13 @@ class Augmentation:
 
   @property
   def needs_color(self) -> bool:
-    """True if it is for images with red, green and blue alone."""
+    """True if the augmentation needs images with red, green and blue channels."""
     return bool(self.color_jitter or self.grayscale)
 
   def recorded(self) -> dict[str, float]:
-    """Options by name: `flip`, `padding`, and of the others those that do something.
+    """Options by name: `flip`, `padding`, and all others that differ from defaults.
 
-    Records that were written before the others came have these alone.
+    Records of earlier versions hold `flip` and `padding` alone; they still match.
     """
     return {
       field.name: getattr(self, field.name)
@@ -94,10 +95,10 @@ def example_keys(
   epoch: Int[Array, " batch"],
   index: Int[Array, " batch"],
 ) -> Key[Array, " batch"]:
-  """One key per row, of (seed, epoch, example index) and nothing else.
+  """Random key of each row, from seed, epoch and example index alone.
 
-  The draw of an example therefore depends neither on the batch it came in, nor
-  on the number of devices, and can be made again later.
+  The random numbers of an example thus depend neither on its batch nor on the number of
+  devices, and can be drawn again later.
   """
   base = jax.random.key(seed)
 
@@ -117,10 +118,10 @@ def augment(
   color_jitter: float = 0.0,
   grayscale: float = 0.0,
 ) -> UInt8[Array, "batch height width channels"]:
-  """Random crops, flips and colours, each row by its own key.
+  """Apply random crops, flips and colours, with a separate key for each row.
 
-  As in the authors' code, the image is padded before normalisation: the border
-  is black, not the mean colour. Flips and padded crops do not depend on the other
+  As in the authors' code, images are padded before normalisation, so that the border is
+  black and not the mean colour. Flips and padded crops do not depend on the other
   options.
 
   Args:
@@ -133,8 +134,8 @@ def augment(
     grayscale: Probability of a grey image.
 
   Raises:
-    ValueError: If a number is out of its range, or colours of images without three
-      channels are to change.
+    ValueError: If a number is out of range, or colour options are used with images that
+      do not have three channels.
   """
   options = Augmentation(
     flip=flip,
@@ -157,7 +158,7 @@ def augment(
 
 
 def check_colors(augmentation: Augmentation, channels: int) -> None:
-  """Raises ValueError if colours are to change and images do not have three channels.
+  """Raise ValueError for colour options with images without three channels.
 
   Args:
     augmentation: The changes.
@@ -175,7 +176,7 @@ def _resampled(
   key: Key[Array, ""],
   options: Augmentation,
 ) -> UInt8[Array, "height width channels"]:
-  """A random window with random colours, rounded once."""
+  """Apply random window and colours to an image, with a single rounding."""
   key = jax.random.fold_in(key, _STREAM)
   area_key, color_key, gray_key = jax.random.split(key, 3)
   changed = image.astype(jnp.float32)
@@ -211,7 +212,7 @@ def normalize(
   std: Sequence[float],
   dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "batch height width channels"]:
-  """(image - mean) / std per channel, computed in float32.
+  """Normalise images: (image - mean) / std per channel, computed in float32.
 
   Args:
     images: Values 0..255.
@@ -229,7 +230,7 @@ def normalize(
 def check_normalization(
   mean: Sequence[float], std: Sequence[float], channels: int
 ) -> None:
-  """Raises ValueError unless there is one finite mean and std > 0 per channel."""
+  """Raise ValueError unless each channel has a finite mean and a std above 0."""
   if not len(mean) == len(std) == channels:
     raise ValueError(
       f"mean, std: expected {channels} numbers each (one per channel), got "

@@ -1,4 +1,4 @@
-"""Interface of batches for the training loop, and the parts that all kinds share."""
+"""Interface of batches for the training loop, and their common base class."""
 
 import dataclasses
 import functools
@@ -25,10 +25,9 @@ from flowkd_jax.data._split import Source
 
 
 class Batches(Protocol):
-  """Batches of a split: the same for the same seed, resumable at any step.
+  """Batches of a split, determined by a seed and resumable at any step.
 
-  The host yields small arrays; the work on images happens in `prepare`, on the
-  devices:
+  The host yields small arrays. `prepare` processes the images on the devices:
 
       resident = place(batches.resident)             # once
       for batch in batches.epoch(epoch, start_step):
@@ -38,18 +37,18 @@ class Batches(Protocol):
         batch = batches.prepare(resident, batch)
         ...
 
-  A row may be more than an image: in `FederatedBatches` it is a client with all its
-  minibatches, and arrays have more axes than is said below.
+  A row is usually an image. In `FederatedBatches` it is a client with all its
+  minibatches, and arrays have more axes than described here.
   """
 
   @property
   def num_examples(self) -> int:
-    """Examples in the split."""
+    """Number of examples in the split."""
     ...
 
   @property
   def num_classes(self) -> int:
-    """Classes of the labels."""
+    """Number of classes."""
     ...
 
   @property
@@ -59,57 +58,57 @@ class Batches(Protocol):
 
   @property
   def batch_size(self) -> int:
-    """Rows of a step over all processes: the first axis of its arrays."""
+    """Number of rows in a step over all processes, the first axis of its arrays."""
     ...
 
   @property
   def steps_per_epoch(self) -> int:
-    """Steps of an epoch, the padded one included."""
+    """Number of steps in an epoch, including the padded one."""
     ...
 
   @property
   def resident(self) -> Mapping[str, np.ndarray]:
-    """Arrays that every device needs, to be put there once; may be empty.
+    """Arrays that every device needs, placed there once; may be empty.
 
-    Batches may have a property `row_arrays`: names of those that `prepare` reads by
-    `parallel.take_rows`, so that large ones can be split over the devices.
+    Batches may have a property `row_arrays`: the names of the arrays that `prepare`
+    reads by `parallel.take_rows`. Large ones can then be split over the devices.
     """
     ...
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Host arrays of every step from `start_step` on.
+    """Yield the host arrays of each step, from `start_step` on.
 
-    Each has this process's rows, batch_size / process_count of them: "index"
-    (int32, the example), "epoch" (int32, constant), "mask" (bool, false for the
-    rows that pad the last batch) and, when streaming, "image" and "label".
+    A step has the `batch_size / process_count` rows of this process: "index" (int32,
+    number of the example), "epoch" (int32, constant), "mask" (bool, false for padding
+    of the last batch) and, if images are streamed, "image" and "label".
 
     Raises:
-      ValueError: No such epoch or step.
+      ValueError: If there is no such epoch or step.
     """
     ...
 
   def prepare(
     self, resident: Mapping[str, Array], batch: Mapping[str, Array]
   ) -> dict[str, Array]:
-    """Normalised images, labels and mask of some rows: pure, to be jitted.
+    """Prepare normalised images, labels and mask of some rows; pure, can be jitted.
 
     Args:
       resident: `self.resident`, on the device.
-      batch: Any rows of what `epoch` yields.
+      batch: Some rows of a step of `epoch`.
 
     Returns:
-      "image" [rows, height, width, channels] floating, "label" int32 [rows],
-      "mask" bool [rows], "index" int32 [rows], the position in the split.
+      "image", floating [rows, height, width, channels]; "label", int32 [rows]; "mask",
+      bool [rows]; and "index", int32 [rows], the position in the split.
     """
     ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedBatches:
-  """The part of `Batches` that does not depend on where the images lie.
+  """Base class of `Batches` whose images are in memory or streamed.
 
   Attributes:
-    source: The examples.
+    source: Source of the examples.
     batch_size: Number of rows in a step, over all processes.
     seed: Seed of the shuffle and of the augmentation, in 0..2**32-1.
     mean: Mean of each channel, in units of 0..255.
@@ -151,7 +150,7 @@ class PlannedBatches:
 
   @property
   def resident(self) -> dict[str, np.ndarray]:
-    """The seed: compiled code that gets it as an array serves every seed."""
+    """Array of the seed. As an argument, it does not change the compiled program."""
     return {"seed": np.asarray(self.seed, np.uint32)}
 
   @functools.cached_property
@@ -169,12 +168,12 @@ class PlannedBatches:
 
   @property
   def num_examples(self) -> int:
-    """Examples in the split."""
+    """Number of examples in the split."""
     return self.source.num_examples
 
   @property
   def num_classes(self) -> int:
-    """Classes of the labels."""
+    """Number of classes."""
     return self.source.num_classes
 
   @property
@@ -184,7 +183,7 @@ class PlannedBatches:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Steps of an epoch, the padded one included."""
+    """Number of steps in an epoch, including the padded one."""
     return self.plan.steps_per_epoch
 
   def prepare_rows(
@@ -194,7 +193,7 @@ class PlannedBatches:
     resident: Mapping[str, Array],
     batch: Mapping[str, Array],
   ) -> dict[str, Array]:
-    """Augments and normalises gathered images: see `Batches.prepare`."""
+    """Augment and normalise gathered images; see `Batches.prepare`."""
     if self.augmentation != Augmentation():
       epoch = jnp.asarray(batch["epoch"])
       index = jnp.asarray(batch["index"])

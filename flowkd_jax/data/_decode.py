@@ -24,7 +24,7 @@ def decode_image(
 ) -> UInt8[np.ndarray, "height width channels"]:
   """Pixels of a PNG, JPEG or other image file, in 0..255.
 
-  Files that store something else than the data set declares are converted:
+  Files whose format differs from the declaration of the data set are converted:
 
   - Palette, black-and-white, CMYK, YCbCr and CIELAB files become gray or RGB.
   - A gray file in a colour data set gets three equal channels. A colour file in a
@@ -41,14 +41,14 @@ def decode_image(
     channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA).
 
   Raises:
-    ValueError: The range of the values is not known (32-bit integers, floats), the
-      file is animated, or Pillow cannot read it.
+    ValueError: If the range of values is unknown (32-bit integers, floats), the file is
+      animated, or Pillow cannot read it.
   """
   from PIL import Image
 
   with Image.open(io.BytesIO(encoded)) as image:
     mode = MODES[channels]
-    # Asking first saves a copy: `convert` makes one even where nothing changes.
+    # Compared first, because `convert` copies the image even if nothing changes.
     if image.mode != mode or getattr(image, "is_animated", False):
       _check_one_picture(image)
       return _with_channels(_converted(image, mode), channels)
@@ -81,7 +81,7 @@ def _converted(image: Any, mode: str) -> Any:
 
 
 def _upper_bits(image: Any) -> Any:
-  """An 8-bit gray image from one of 16 bits; `convert` would clip it at 255."""
+  """Convert a 16-bit gray image to 8 bits; `convert` would clip it at 255."""
   from PIL import Image
 
   tags = getattr(image, "tag_v2", None)
@@ -93,7 +93,7 @@ def _upper_bits(image: Any) -> Any:
 
 
 def _is_plain_tiff(tags: Any) -> bool:
-  """Returns whether 16 bits are used with black as 0; Pillow scales no other kind."""
+  """Returns whether all 16 bits are used and black is 0, as Pillow requires."""
   bits, photometric = tags.get(_TIFF_BITS), tags.get(_TIFF_PHOTOMETRIC)
   return bits in (16, (16,)) and photometric == _BLACK_IS_ZERO
 

@@ -1,4 +1,4 @@
-"""Handwritten digits that ship with scikit-learn: real data, no download."""
+"""Handwritten digits of scikit-learn, real data without a download."""
 
 from typing import Any
 
@@ -17,18 +17,17 @@ _SPLIT_SEED = 0
 
 
 def load_digits(split: str) -> Split:
-  """The 8 x 8 digits: 1,000 examples for "train", 797 for "test".
+  """Load the 8 x 8 digits: 1,000 examples for "train", 797 for "test".
 
-  The values 0..16 of scikit-learn become round(value * 255 / 16), that is
-  0..255. Which example belongs to which part never changes; every class is
-  shared out in proportion.
+  The values 0..16 of scikit-learn become round(value * 255 / 16), which is in 0..255.
+  The partition into the two splits is fixed and stratified by class.
 
-  Parts of both are written as in tensorflow-datasets, which is then needed to read
-  that: "train[:90%]", "train[100:200]+test".
+  Parts of the splits, such as "train[:90%]" or "train[100:200]+test", are written as in
+  tensorflow-datasets, which must be installed to parse them.
 
   Raises:
-    ValueError: There is no such split, or nothing in it.
-    ImportError: Scikit-learn is not installed.
+    ValueError: If there is no such split, or the split is empty.
+    ImportError: If scikit-learn is not installed.
   """
   try:
     import sklearn.datasets
@@ -49,7 +48,7 @@ def load_digits(split: str) -> Split:
 
 
 def digits_infos() -> dict[str, Any]:
-  """Sizes of the splits, as tensorflow-datasets wants them to parse a split."""
+  """Sizes of the splits, in the form that tensorflow-datasets needs to parse splits."""
   _extra.require("data", ("tensorflow_datasets",))
   from tensorflow_datasets.core import SplitInfo
 
@@ -82,7 +81,7 @@ def _rows_of(
 def _in_train(
   classes: Int[np.ndarray, " examples"],
 ) -> Bool[np.ndarray, " examples"]:
-  """Marks the training examples: the first quantiles of every class."""
+  """Mark the training examples, which are the first quantiles of each class."""
   ranks = random_ranks(_SPLIT_SEED, 0, len(classes))
   quantiles = np.empty(len(classes))
   for label in np.unique(classes):

@@ -1,4 +1,4 @@
-"""Sharing out the examples of a data set to clients, unevenly."""
+"""Uneven distribution of the examples of a data set to clients."""
 
 import numpy as np
 from jaxtyping import Float
@@ -22,14 +22,15 @@ def dirichlet_split(
   seed: int,
   minimum: int = 10,
 ) -> tuple[Int32[np.ndarray, " share"], ...]:
-  """The examples of each client: shares of every label drawn from a Dirichlet law.
+  """Distribute examples to clients, by shares from a Dirichlet distribution.
 
-  The usual way to make clients whose labels differ (Hsu et al., "Measuring the
-  effects of non-identical data distribution", 2019; here as in the code published
-  with FedGen, ICML 2021): the examples of each label are shared out in proportions
-  drawn from a symmetric Dirichlet distribution, of which a client that already has
-  its equal share of the whole gets none; drawn again until every client has
-  `minimum` examples. Small `alpha`: a few labels each; large: all alike.
+  This is the usual way to make clients with different labels (Hsu et al., "Measuring
+  the effects of non-identical data distribution", 2019; here as in the code published
+  with FedGen, ICML 2021). The examples of each label are distributed in proportions
+  drawn from a symmetric Dirichlet distribution. A client that already has its equal
+  share of all examples gets none. The draw is repeated until every client has `minimum`
+  examples. With a small `alpha` each client has few labels; with a large one, all
+  clients are similar.
 
   Args:
     labels: Labels of all examples, 0 or above.
@@ -39,11 +40,12 @@ def dirichlet_split(
     minimum: Examples that every client gets at least.
 
   Returns:
-    For each client the indices of its examples, ascending; together each example
-    once.
+    Indices of the examples of each client, ascending. Each example belongs to exactly
+    one client.
 
   Raises:
-    ValueError: A number is out of its range, or no draw leaves every client enough.
+    ValueError: If a number is out of range, or no draw gives every client enough
+      examples.
 
   Example:
     >>> labels = np.arange(60) % 3
@@ -80,7 +82,7 @@ def _draw(labels, num_clients, alpha, seed, attempt):
     members = order[labels[order] == label]
     room = sizes * num_clients < len(labels)
     shares = np.where(room, shares, 0)
-    # With a tiny alpha those who have room may all have drawn 0.
+    # With a tiny alpha, all clients with room may have drawn 0.
     shares = shares if shares.sum() > 0 else room
     ends = np.cumsum(shares / shares.sum())[:-1] * len(members)
     for client, part in enumerate(np.split(members, ends.round().astype(int))):
@@ -92,9 +94,10 @@ def _draw(labels, num_clients, alpha, seed, attempt):
 def _dirichlet(
   seed: int, stream: int, draws: int, size: int, alpha: float
 ) -> Float[np.ndarray, "draws size"]:
-  """Symmetric Dirichlet draws: gamma variates by their inverse distribution function.
+  """Draws of a symmetric Dirichlet distribution, by the inverse gamma distribution.
 
-  From raw random numbers, as the sampler of NumPy may change between releases.
+  They are made from raw random numbers, because NumPy's samplers may change between
+  releases.
   """
   raw = random_ranks(seed, stream, draws * size).reshape(draws, size)
   gammas = special.gammaincinv(alpha, (raw >> np.uint64(11)) * 2.0**-53)

@@ -11,9 +11,9 @@ def find_keys(
 ) -> tuple[str, str]:
   """Names of the features that hold the image and its class label.
 
-  A key that is given is taken. Otherwise the feature of that type is taken that the
-  data set names for supervised training; failing this, the one called "image" or
-  "label"; failing this, the only one of its type.
+  A given key is used. Otherwise it is, in this order: the feature of the right type
+  that the data set names for supervised training; the feature called "image" or
+  "label"; or the only feature of the right type.
 
   Args:
     name: Data set, for messages.
@@ -22,8 +22,8 @@ def find_keys(
     label_key: Feature that holds the class label; None to find it.
 
   Raises:
-    ValueError: A given key is no feature of that type, there is no feature of that
-      type, or there are several to choose from.
+    ValueError: If a given key is not a feature of the right type, or if there is no
+      such feature, or several without a choice.
   """
   import tensorflow_datasets as tfds
 
@@ -35,7 +35,7 @@ def find_keys(
 
   def find(argument: str, given: str | None, kind: type, what: str, usual: str) -> str:
     of_kind = [key for key, feature in features.items() if isinstance(feature, kind)]
-    # The pixels of a `LabeledImage`, an `Image`, are labels: it is taken if given only.
+    # A `LabeledImage` is an `Image` whose pixels are labels: used only if it is given.
     found = [
       key for key in of_kind if not isinstance(features[key], types.LabeledImage)
     ]

@@ -1,4 +1,4 @@
-"""Rounds of federated learning."""
+"""Batches of federated learning: communication rounds with clients as rows."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -17,37 +17,36 @@ from flowkd_jax._numerics.checks import check_integer
 from flowkd_jax.data._memory_batches import MemoryBatches
 from flowkd_jax.data._order import random_ranks
 
-# Streams of random numbers from here on choose clients, those below minibatches.
+# Streams of random numbers from this number on choose clients; lower ones minibatches.
 _SELECTION = 2**63
 _ROWS = ("index", "epoch", "mask")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FederatedBatches:
-  """`Batches` of which a step is a communication round, and a row is a client.
+  """`Batches` whose steps are communication rounds and whose rows are clients.
 
-  In every round some clients, drawn without replacement, are each given their
-  minibatches: their examples in a new order, cut up, and so on until there are
-  `local_steps` of them. What does not fill a minibatch waits for the next order; a
-  client that cannot fill one has all its examples in each, padded and masked.
+  In each round, clients are drawn without replacement. Each client gets `local_steps`
+  minibatches: its examples in a random order, cut into minibatches, as often as needed.
+  Examples that do not fill a minibatch are left out of this pass. A client with fewer
+  examples than a minibatch has all of them in each minibatch, padded and masked.
 
       rounds = FederatedBatches(
         training_batches, clients=dirichlet_split(...), clients_per_round=10, ...)
 
-  A function of the seed and the number of the round, so that a run can be resumed at
-  any of them.
+  A round depends only on the seed and its number, so a run can be resumed at any round.
 
   Attributes:
-    images: The examples of all clients and how they are prepared; the seed is its.
+    images: Batches of the examples of all clients; also defines preparation and seed.
     clients: Indices of the examples of each client.
-    clients_per_round: Clients that take part in a round.
-    local_steps: Minibatches of a client in a round.
-    minibatch_size: Rows of a minibatch.
-    rounds_per_epoch: Rounds that make up what the loop calls an epoch.
+    clients_per_round: Number of clients in a round.
+    local_steps: Number of minibatches of a client in a round.
+    minibatch_size: Number of rows in a minibatch.
+    rounds_per_epoch: Number of rounds that the training loop counts as an epoch.
 
   Raises:
-    ValueError: A client has no examples, or a number is out of its range.
-    TypeError: `images` are not kept on the devices.
+    ValueError: If a client has no examples, or a number is out of range.
+    TypeError: If `images` are not `MemoryBatches`.
   """
 
   images: MemoryBatches
@@ -80,12 +79,12 @@ class FederatedBatches:
 
   @property
   def num_examples(self) -> int:
-    """Examples in the split."""
+    """Number of examples in the split."""
     return self.images.num_examples
 
   @property
   def num_classes(self) -> int:
-    """Classes of the labels."""
+    """Number of classes."""
     return self.images.num_classes
 
   @property
@@ -95,12 +94,12 @@ class FederatedBatches:
 
   @property
   def batch_size(self) -> int:
-    """Clients in a round, over all processes."""
+    """Number of clients in a round, over all processes."""
     return self.clients_per_round
 
   @property
   def steps_per_epoch(self) -> int:
-    """Rounds in an epoch."""
+    """Number of rounds in an epoch."""
     return self.rounds_per_epoch
 
   @property
@@ -114,11 +113,11 @@ class FederatedBatches:
     return self.images.row_arrays
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """The rounds of an epoch from `start_step` on.
+    """Yield the rounds of an epoch, from `start_step` on.
 
-    Each has "client" and "size" (int32 `[clients]`: which they are and how many
-    examples they have) and, `[clients, local_steps, minibatch_size]`, "index",
-    "epoch" (int32, different for every minibatch of a client) and "mask".
+    A round has "client" and "size" (int32 `[clients]`, numbers of the clients and of
+    their examples), and the arrays "index", "epoch" (int32, different for each
+    minibatch of a client) and "mask" of shape `[clients, local_steps, minibatch_size]`.
     """
     if not 0 <= epoch < 2**31 // (self.rounds_per_epoch * self.local_steps):
       raise ValueError(f"epoch: expected 0 or above, within 31 bits, got {epoch}")
@@ -149,7 +148,7 @@ class FederatedBatches:
   def _minibatches(
     self, number: int, client: int
   ) -> tuple[Int32[np.ndarray, "steps rows"], Bool[np.ndarray, "steps rows"]]:
-    """Examples of a client in a round, and which rows are not padding."""
+    """Examples of a client in a round, and the mask of valid rows."""
     members = np.asarray(self.clients[client])
     rows = min(self.minibatch_size, len(members))
     per_pass = len(members) // rows
@@ -165,7 +164,7 @@ class FederatedBatches:
   def prepare(
     self, resident: Mapping[str, Array], batch: Mapping[str, Array]
   ) -> dict[str, Array]:
-    """The minibatches of some clients: pure, to be jitted.
+    """Prepare the minibatches of some clients; pure, can be jitted.
 
     Returns:
       "image" `[clients, local_steps, minibatch_size, height, width, channels]`,

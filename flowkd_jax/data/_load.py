@@ -18,8 +18,8 @@ from flowkd_jax.data._split import Split
 from flowkd_jax.data._tfds import open_tfds
 from flowkd_jax.data._tfds import tfds_splits
 
-# Examples a thread decodes at a time: enough to read in one go, few enough for a
-# progress bar to move.
+# Number of examples that a thread decodes at a time: large enough for efficient reads,
+# small enough for a progress bar.
 _CHUNK = 256
 
 
@@ -33,10 +33,10 @@ def open_source(
   label_key: str | None = None,
   limit: int | None = None,
 ) -> Source:
-  """Opens a split without decoding its images.
+  """Open a split without decoding its images.
 
-  Number of examples, image shape and class names are known at once; images are
-  read on demand. Nothing is downloaded and TensorFlow is not needed.
+  Number of examples, image shape and class names are available immediately. Images are
+  read on demand. Nothing is downloaded, and TensorFlow is not needed.
 
   Args:
     name: "digits" (ships with scikit-learn, 8 x 8) or an image-classification
@@ -45,24 +45,24 @@ def open_source(
     split: "train", "test", "train[:10%]", "train+test" and so on. Parts may be
       rotated by an angle in degrees, counter-clockwise: "train@15", or
       "train[:1000]@0+train[1000:2000]@30".
-    data_dir: Folder of the prepared data sets; None for TFDS_DATA_DIR, or else
-      ~/tensorflow_datasets.
-    image_size: Height and width to bring the images to (the shorter side is
-      resized, then the centre cut out); None keeps them. Needed where images
-      differ in size.
+    data_dir: Folder of the prepared data sets. None for the folder in TFDS_DATA_DIR, or
+      ~/tensorflow_datasets if that is not set.
+    image_size: Height and width of the result: the shorter side is resized to it, then
+      the centre is cut out. None keeps the size. Required if images differ in size.
     image_key: Feature that holds the image; None to find it by its type (see below).
     label_key: Feature that holds the class label; None to find it by its type.
-    limit: Keep the first `limit` examples only.
+    limit: Maximum number of examples, counted from the first.
 
-  Features are taken that the data set names for supervised training; failing this,
-  those called "image" and "label"; failing this, the only `Image` and the only
-  `ClassLabel`. Images of 16 bits keep their upper 8 bits, palettes and CMYK become
-  RGB, transparency is dropped unless the data set declares an alpha channel.
+  Without keys, the features are those that the data set names for supervised training;
+  otherwise "image" and "label"; otherwise the only `Image` and the only `ClassLabel`.
+  Images of 16 bits keep their upper 8 bits, palettes and CMYK become RGB, and
+  transparency is dropped unless the data set declares an alpha channel.
 
   Raises:
-    DatasetNotPreparedError: If the data set is not prepared on this machine.
-    ValueError: Unknown name or split, no image or label, several to choose from,
-      number out of range.
+    DatasetNotPreparedError: If the data set is not prepared on this machine. The
+      message gives the command that prepares it.
+    ValueError: If a name or split is unknown, if there is no image or label, or several
+      without a choice, or if a number is out of range.
   """
   for argument, value in (("image_size", image_size), ("limit", limit)):
     if value is not None:
@@ -106,7 +106,7 @@ def split_names(
 
   Raises:
     DatasetNotPreparedError: If the data set is not prepared on this machine.
-    ValueError: Unknown name.
+    ValueError: If the name is unknown.
   """
   return DIGITS_SPLITS if name == "digits" else tfds_splits(name, data_dir=data_dir)
 
@@ -122,7 +122,7 @@ def load(
   limit: int | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> Split:
-  """Loads the examples of a split into host memory.
+  """Load the examples of a split into host memory.
 
   Args:
     name: See `open_source`.
@@ -136,8 +136,9 @@ def load(
 
   Raises:
     DatasetNotPreparedError: If the data set is not prepared on this machine.
-    ValueError: Unknown name or split, no image or label, several to choose from,
-      number out of range, or an example that cannot be read; names it.
+    ValueError: If a name or split is unknown, if there is no image or label, or several
+      without a choice, if a number is out of range, or if an example cannot be read.
+      The message names the example.
   """
   source = open_source(
     name,
@@ -154,7 +155,7 @@ def load(
 
 
 def _read_all(source: Source, progress: Callable[[int, int], None]) -> Split:
-  """Reads every example, a chunk per thread at a time."""
+  """Read all examples in several threads, chunk by chunk."""
   total = source.num_examples
   images = np.empty((total, *source.image_shape), np.uint8)
   labels = np.empty(total, np.int32)
@@ -164,7 +165,7 @@ def _read_all(source: Source, progress: Callable[[int, int], None]) -> Split:
     images[rows], labels[rows] = source.read(np.arange(rows.start, rows.stop))
     return rows.stop
 
-  # `map` cancels what has not started when a chunk fails.
+  # If a chunk fails, `map` cancels the chunks that have not started.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for done in pool.map(read_chunk, range(0, total, _CHUNK)):
       progress(done, total)

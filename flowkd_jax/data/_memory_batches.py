@@ -1,4 +1,4 @@
-"""Batches of a split that lies on every device as a whole."""
+"""Batches of a split that is kept in device memory."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from flowkd_jax.data._split import Split
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MemoryBatches(PlannedBatches):
-  """`Batches` whose images go to the devices once; a step sends only indices.
+  """`Batches` whose images are sent to the devices once; a step sends only indices.
 
-  For data sets that fit there: the training images of CIFAR-10 take 154 MB on each
-  device. If they would take more than half of its memory, each holds a part of them.
-  `MemoryBatches(split, batch_size=..., seed=..., mean=..., std=...)`; the
-  other options are those of `PlannedBatches`.
+  Use it for data sets that fit into device memory; the training images of CIFAR-10 take
+  154 MB on each device. If the images take more than half of a device's memory, each
+  device holds a part of them. Make it by `MemoryBatches(split, batch_size=...,
+  seed=..., mean=..., std=...)`; further options are those of `PlannedBatches`.
   """
 
   source: Split
@@ -41,17 +41,17 @@ class MemoryBatches(PlannedBatches):
 
   @property
   def row_arrays(self) -> tuple[str, ...]:
-    """Arrays of `resident` that may be split over devices: read by `take_rows`."""
+    """Names of resident arrays that are read by `take_rows` and may be split."""
     return "images", "labels"
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Index, epoch and mask of every step from `start_step` on."""
+    """Yield index, epoch and mask of each step, from `start_step` on."""
     return self.plan.epoch_rows(epoch, start_step)
 
   def prepare(
     self, resident: Mapping[str, Array], batch: Mapping[str, Array]
   ) -> dict[str, Array]:
-    """Gathers, augments and normalises the rows of `batch`."""
+    """Gather, augment and normalise the rows of `batch`."""
     index = jnp.asarray(batch["index"])
     images = parallel.take_rows(resident["images"], index)
     labels = parallel.take_rows(resident["labels"], index)

@@ -13,7 +13,7 @@ _KNOWN = {
   "digits": ((77.65,), (95.62,)),
 }
 
-# The mean of 4,096 images is within 1 or 2 of 255 units of that of all images.
+# The mean of 4,096 images differs from the mean of all images by 1 or 2 of 255 units.
 SAMPLE = 4096
 
 
@@ -26,9 +26,9 @@ def normalization(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation per channel, in units of 0..255.
 
-  The values of CIFAR-10, CIFAR-100, MNIST and the digits are known. Those of any other
-  data set are computed from its training images, or from some of them if there are
-  many: drawn at random, the same ones every time.
+  The values of CIFAR-10, CIFAR-100, MNIST and the digits are constants. For other data
+  sets they are computed from the training images, or from a fixed random sample if
+  there are many.
 
   Args:
     name: Data set, with or without a version ("cifar10:3.0.2").
@@ -37,8 +37,8 @@ def normalization(
     progress: Function that is called with (images done, images in all) now and then.
 
   Raises:
-    ValueError: The data set is not known and `training` is None, or an image cannot
-      be read; names it.
+    ValueError: If the data set is not known and `training` is None, or if an image
+      cannot be read. The message names the image.
   """
   known = known_normalization(name)
   if known is not None:

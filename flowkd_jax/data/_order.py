@@ -1,4 +1,4 @@
-"""Seeded orders that never change with the versions of NumPy or JAX."""
+"""Random orders that do not depend on the versions of NumPy or JAX."""
 
 import numpy as np
 from jaxtyping import Int32
@@ -6,20 +6,20 @@ from jaxtyping import UInt64
 
 
 def random_ranks(seed: int, stream: int, count: int) -> UInt64[np.ndarray, " count"]:
-  """Independent random 64-bit numbers of (seed, stream).
+  """Independent random 64-bit numbers for each seed and stream.
 
-  Raw output of the Philox bit generator, which NumPy promises to keep; the
-  shuffles of `np.random.Generator` may change between releases, and a resumed
-  run would then continue in another order.
+  They are the raw output of the Philox bit generator, which NumPy guarantees to keep.
+  Shuffles of `np.random.Generator` may change between releases; a resumed run would
+  then continue in another order.
   """
   key = np.array([seed, stream], np.uint64)
   return np.random.Philox(key=key).random_raw(count)
 
 
 def permutation(seed: int, epoch: int, count: int) -> Int32[np.ndarray, " count"]:
-  """The order of the `count` examples in an epoch: one per (seed, epoch)."""
+  """Random order of `count` examples, determined by seed and epoch."""
   ranks = random_ranks(seed, epoch, count)
-  # The stable sort takes twice the time; it differs only where two numbers are equal.
+  # A stable sort takes twice the time, and differs only if two numbers are equal.
   order = np.argsort(ranks)
   ordered = ranks[order]
   if (ordered[1:] == ordered[:-1]).any():

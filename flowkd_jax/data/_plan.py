@@ -1,4 +1,4 @@
-"""Examples of each step, for every kind of batches."""
+"""Plan of the examples of each step, for all kinds of batches."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from flowkd_jax.data._order import permutation
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochPlan:
-  """Rows of every step of every epoch, for one process of several.
+  """Plan of the rows of each step, for one of several processes.
 
   Attributes:
     num_examples: Number of examples in the split.
@@ -56,18 +56,18 @@ class EpochPlan:
 
   @property
   def rows_per_step(self) -> int:
-    """Rows of this process in a step."""
+    """Number of rows of this process in a step."""
     return self.batch_size // self.process_count
 
   @property
   def steps_per_epoch(self) -> int:
-    """Steps of an epoch, the padded one included."""
+    """Number of steps in an epoch, including the padded one."""
     if self.drop_last:
       return self.num_examples // self.batch_size
     return -(-self.num_examples // self.batch_size)
 
   def order(self, epoch: int) -> Int32[np.ndarray, " examples"]:
-    """The order in which an epoch visits the examples."""
+    """Order of the examples in an epoch."""
     if self.shuffle:
       return permutation(self.seed, epoch, self.num_examples)
     return np.arange(self.num_examples, dtype=np.int32)
@@ -77,21 +77,21 @@ class EpochPlan:
   ) -> dict[str, np.ndarray]:
     """Index, epoch and mask of this process's rows in a step.
 
-    Rows beyond the last example repeat example 0 and are masked: every step
-    has one shape, hence one compilation.
+    Rows beyond the last example repeat example 0 and are masked, so that all steps have
+    one shape and compile once.
     """
     rows = self.rows_per_step
     first = step * self.batch_size + self.process_index * rows
     index = order[first : first + rows]
     real = len(index)
-    if real < rows:  # `np.pad` takes longer than all else here.
+    if real < rows:  # Only if needed: `np.pad` takes most of the time here.
       index = np.pad(index, (0, rows - real))
     mask = np.zeros(rows, bool)
     mask[:real] = True
     return {"index": index, "epoch": np.full(rows, epoch, np.int32), "mask": mask}
 
   def check_position(self, epoch: int, start_step: int) -> None:
-    """Raises ValueError unless an epoch can start at this step."""
+    """Raise ValueError unless an epoch can start at this step."""
     if not 0 <= epoch < 2**31:
       raise ValueError(f"epoch: expected 0..2**31-1, got {epoch}")
     if not 0 <= start_step <= self.steps_per_epoch:
@@ -101,7 +101,7 @@ class EpochPlan:
       )
 
   def epoch_rows(self, epoch: int, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """`step_rows` of every step from `start_step` on."""
+    """Yield `step_rows` of each step, from `start_step` on."""
     self.check_position(epoch, start_step)
     order = self.order(epoch)
     return (

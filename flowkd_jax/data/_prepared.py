@@ -1,7 +1,7 @@
-"""Finding a prepared data set of tensorflow-datasets, without asking it.
+"""Search for prepared data sets of tensorflow-datasets in the file system.
 
-`tfds.builder` reaches for the network when a data set is not prepared, and waits
-for it; looking at the folders first keeps a machine without network responsive.
+If a data set is not prepared, `tfds.builder` tries the network and waits for it.
+Looking at the folders first avoids this delay on machines without network.
 """
 
 import os
@@ -15,26 +15,27 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 class DatasetNotPreparedError(FileNotFoundError):
-  """The data set is not on this machine in a form that can be read."""
+  """Error for a data set that is not on this machine in a readable format."""
 
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """`data_dir`, or the folder that tensorflow-datasets uses by default."""
+  """Folder of all data sets: `data_dir`, or the default of tensorflow-datasets."""
   if data_dir is None:
     data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   return pathlib.Path(data_dir).expanduser()
 
 
 def prepared_folder(name: str, root: pathlib.Path) -> pathlib.Path | None:
-  """The folder of a prepared data set, or None.
+  """Folder of a prepared data set, or None.
 
   Args:
-    name: "cifar10", "cifar10:3.0.2", "smallnorb/config" and the like. The
-      newest version is taken where none is named, and the only configuration.
+    name: Name of the data set, such as "cifar10", "cifar10:3.0.2" or
+      "smallnorb/config". Without a version, the newest one is used; without a
+      configuration, the only one.
     root: Folder of all data sets.
 
   Raises:
-    ValueError: Malformed name, or several configurations to choose from.
+    ValueError: If the name is malformed, or several configurations are prepared.
   """
   match = _NAME.fullmatch(name)
   if match is None:
@@ -63,7 +64,7 @@ def prepared_folder(name: str, root: pathlib.Path) -> pathlib.Path | None:
 
 
 def _newest_version(folder: pathlib.Path, version: str | None) -> pathlib.Path | None:
-  """The newest version in a folder, or the one asked for."""
+  """Newest version in a folder, or the requested one."""
   found = [
     path.parent
     for path in folder.glob("*/dataset_info.json")
@@ -74,7 +75,7 @@ def _newest_version(folder: pathlib.Path, version: str | None) -> pathlib.Path |
 
 
 def not_prepared(name: str, root: pathlib.Path) -> DatasetNotPreparedError:
-  """The error that says where was looked and what prepares the data set."""
+  """Error that names the searched folder and the command that prepares the data set."""
   dataset = re.split("[/:]", name)[0]
   return DatasetNotPreparedError(
     f"{name}: no prepared copy, looked for dataset_info.json in a version "
@@ -83,7 +84,7 @@ def not_prepared(name: str, root: pathlib.Path) -> DatasetNotPreparedError:
 
 
 def preparation(name: str, root: pathlib.Path) -> str:
-  """Command that prepares a data set in the format that is read here."""
+  """Advice with the command that prepares a data set in the readable format."""
   return (
     "Prepare it once, where there is a network and, for most data sets, "
     "TensorFlow (reading needs neither):\n"

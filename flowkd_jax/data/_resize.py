@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 def fit_image(
   image: UInt8[np.ndarray, "height width channels"], size: int
 ) -> UInt8[np.ndarray, "size size channels"]:
-  """Resizes the shorter side to `size`, then cuts out the centre."""
+  """Resize the shorter side to `size`, then cut out the centre."""
   from PIL import Image
 
   height, width, channels = image.shape
@@ -26,7 +26,7 @@ def fit_image(
 def rotate_image(
   image: UInt8[np.ndarray, "height width channels"], degrees: float
 ) -> UInt8[np.ndarray, "height width channels"]:
-  """Turns an image counter-clockwise about its centre; what is uncovered is black."""
+  """Rotate an image counter-clockwise about its centre; uncovered pixels are black."""
   from PIL import Image
 
   if degrees == 0:

@@ -1,4 +1,4 @@
-"""Splits made of rotated parts: "train[:1000]@0+train[1000:2000]@15"."""
+"""Splits of rotated parts, such as "train[:1000]@0+train[1000:2000]@15"."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ _PART = re.compile(r"(?P<split>[^@]+?)(@(?P<degrees>-?\d+(\.\d+)?))?")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RotatedSource:
-  """A `Source` of parts of one data set, each rotated by an angle of its own.
+  """`Source` that joins parts of a data set, each rotated by its own angle.
 
   Attributes:
     split: Text by which the source was opened.
@@ -45,7 +45,7 @@ class RotatedSource:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """One name per class."""
+    """Names of the classes."""
     return self.parts[0].class_names
 
   @property
@@ -55,7 +55,7 @@ class RotatedSource:
 
   @property
   def num_bytes(self) -> int:
-    """Memory that all images take."""
+    """Memory of all images in bytes."""
     return self.num_examples * int(np.prod(self.image_shape))
 
   def read(
@@ -85,10 +85,10 @@ def is_rotated(split: str) -> bool:
 def open_rotated(
   split: str, open_part: Callable[[str], Source], limit: int | None
 ) -> RotatedSource:
-  """Opens the parts of a split, the same data set all of them.
+  """Open the rotated parts of a split of one data set.
 
   Raises:
-    ValueError: A part is not SPLIT or SPLIT@DEGREES.
+    ValueError: If a part is not SPLIT or SPLIT@DEGREES.
   """
   parts, angles = [], []
   for text in split.split("+"):

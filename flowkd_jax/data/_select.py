@@ -1,4 +1,4 @@
-"""Batches of a source, whichever kind it is: kept on the devices, or streamed."""
+"""Batches of a source, kept in device memory or streamed."""
 
 from collections.abc import Sequence
 
@@ -24,11 +24,11 @@ def training_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Batches:
-  """Shuffled and augmented batches, the last one padded and masked.
+  """Shuffled and augmented batches; the last one is padded and masked.
 
   Args:
-    source: A `Split`, which then lies on every device, or an opened source,
-      which is streamed.
+    source: A `Split`, which is kept in device memory, or an opened source, which is
+      streamed.
     batch_size: Number of rows in a step, over all processes.
     seed: Seed of the shuffle and of the augmentation.
     mean: Mean of each channel, in units of 0..255.
@@ -63,11 +63,11 @@ def evaluation_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Batches:
-  """Batches without shuffle and augmentation, the last one padded and masked.
+  """Batches without shuffling and augmentation; the last one is padded and masked.
 
   Args:
-    source: A `Split`, which then lies on every device, or an opened source,
-      which is streamed.
+    source: A `Split`, which is kept in device memory, or an opened source, which is
+      streamed.
     batch_size: Number of rows in a step, over all processes.
     mean: Mean of each channel, in units of 0..255.
     std: Standard deviation of each channel, in units of 0..255.

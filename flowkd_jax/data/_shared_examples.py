@@ -18,7 +18,7 @@ def shared_examples(
   *,
   data_dir: str | os.PathLike[str] | None = None,
 ) -> int:
-  """Number of examples that are in both splits; angles of rotation do not count.
+  """Number of examples that are in both splits, regardless of rotation.
 
   Args:
     name: See `open_source`.
@@ -28,11 +28,11 @@ def shared_examples(
 
   Raises:
     DatasetNotPreparedError: Not on this machine.
-    ValueError: Unknown name or split.
+    ValueError: If a name or split is unknown.
   """
   names = [set(map(_name, split.split("+"))) for split in (one, other)]
   if not names[0] & names[1] and "all" not in names[0] | names[1]:
-    return 0  # No sizes are needed, nor the library that parses splits.
+    return 0  # Decided by name: needs neither sizes nor tensorflow-datasets.
   infos = digits_infos() if name == "digits" else tfds_infos(name, data_dir=data_dir)
   parts = _intervals(one, infos), _intervals(other, infos)
   return sum(

@@ -1,4 +1,4 @@
-"""The examples of one split, in memory, checked once."""
+"""Examples of a split, in memory or on disk, and their checks."""
 
 import concurrent.futures
 import dataclasses
@@ -14,13 +14,13 @@ from jaxtyping import UInt8
 
 from flowkd_jax.data._order import permutation
 
-# Pixels that a thread counts at a time. This bounds the memory: `bincount` makes
-# integers of 8 bytes of them.
+# Number of pixels that a thread counts at a time. It limits the memory, because
+# `bincount` converts pixels to 8-byte integers.
 _CHUNK = 2**22
 
 
 class Source(Protocol):
-  """Examples that can be read in any order, from memory or from disk."""
+  """Source of examples that can be read in any order, from memory or disk."""
 
   @property
   def name(self) -> str:
@@ -44,7 +44,7 @@ class Source(Protocol):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """One name per class."""
+    """Names of the classes."""
     ...
 
   @property
@@ -54,7 +54,7 @@ class Source(Protocol):
 
   @property
   def num_bytes(self) -> int:
-    """Memory that all images take."""
+    """Memory of all images in bytes."""
     ...
 
   def read(
@@ -111,7 +111,7 @@ class Split:
 
   @property
   def num_classes(self) -> int:
-    """Number of classes, those absent from this split included."""
+    """Number of classes, including classes without examples in this split."""
     return len(self.class_names)
 
   @property
@@ -122,7 +122,7 @@ class Split:
 
   @property
   def num_bytes(self) -> int:
-    """Memory that all images take."""
+    """Memory of all images in bytes."""
     return self.images.nbytes
 
   def read(
@@ -135,7 +135,7 @@ class Split:
     return self.images[indices], self.labels[indices]
 
   def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel over all images: `channel_statistics`."""
+    """Mean and standard deviation of each channel over all images."""
     return channel_statistics(self)
 
 
@@ -147,18 +147,17 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation of each channel, in units of 0..255.
 
-  Exact over all pixels of the images that are read, and independent of the number of
-  threads that read them. A constant channel gets a deviation of 1, so that dividing by
-  it is harmless.
+  The result is exact over all pixels of the images read, and independent of the number
+  of threads. A constant channel gets the standard deviation 1, so that division by it
+  is safe.
 
   Args:
     source: The images.
-    examples: Maximum number of images to read, drawn at random, the same ones every
-      time; None for all.
+    examples: Maximum number of images to read, a fixed random sample; None for all.
     progress: Function that is called with (images done, images in all) now and then.
 
   Raises:
-    ValueError: An image cannot be read; names it.
+    ValueError: If an image cannot be read. The message names the image.
   """
   indices = _drawn(source.num_examples, examples)
   rows = max(1, _CHUNK // math.prod(source.image_shape))
@@ -176,7 +175,7 @@ def channel_statistics(
 
 
 def _drawn(total: int, examples: int | None) -> Int32[np.ndarray, " drawn"]:
-  """Indices of the examples that are read, in order, as files are read fastest so."""
+  """Indices of the examples to read, sorted, as this is fastest for files."""
   if examples is None or examples >= total:
     return np.arange(total, dtype=np.int32)
   return np.sort(permutation(0, 0, total)[:examples])
@@ -203,7 +202,7 @@ def _moments(
 
 
 def check_images(name: str, images: np.ndarray) -> None:
-  """Raises unless `images` is uint8 [examples, height, width, channels]."""
+  """Raise unless `images` is uint8 [examples, height, width, channels]."""
   _check_numpy(name, "images", images)
   if images.dtype != np.uint8:
     raise TypeError(
@@ -220,7 +219,7 @@ def check_images(name: str, images: np.ndarray) -> None:
 
 
 def check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
-  """Raises unless `labels` is int32 within 0..num_classes-1."""
+  """Raise unless `labels` is int32 within 0..num_classes-1."""
   if labels.dtype != np.int32:
     raise TypeError(
       f"{name}: expected int32 labels, got dtype {labels.dtype}; convert them "

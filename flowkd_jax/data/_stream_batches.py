@@ -1,4 +1,4 @@
-"""Batches read and decoded while the devices work."""
+"""Batches that are read and decoded while the devices compute."""
 
 import contextlib
 import dataclasses
@@ -16,16 +16,16 @@ from flowkd_jax.data._batches import PlannedBatches
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamBatches(PlannedBatches):
-  """`Batches` whose images come from the host, step by step.
+  """`Batches` whose images are read by the host for each step.
 
-  For data sets that do not fit on a device. The batches are those of
-  `MemoryBatches` with the same options, row by row.
-  `StreamBatches(open_source(...), batch_size=..., seed=..., mean=..., std=...)`;
-  the other options are those of `PlannedBatches`.
+  Use it for data sets that do not fit into device memory. The batches equal those of
+  `MemoryBatches` with the same options. Make it by `StreamBatches(open_source(...),
+  batch_size=..., seed=..., mean=..., std=...)`; further options are those of
+  `PlannedBatches`.
 
   Attributes:
-    threads: Batches decoded at the same time.
-    prefetch: Batches decoded ahead; each takes batch_size images of host memory.
+    threads: Number of batches decoded at the same time.
+    prefetch: Number of batches decoded in advance, in host memory.
   """
 
   _: dataclasses.KW_ONLY
@@ -38,7 +38,7 @@ class StreamBatches(PlannedBatches):
     check_count("prefetch", self.prefetch)
 
   def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Index, epoch, mask, image and label of the steps from `start_step` on."""
+    """Yield index, epoch, mask, image and label of each step from `start_step` on."""
     self.plan.check_position(epoch, start_step)
     return self._stream(epoch, start_step)
 
@@ -61,13 +61,13 @@ class StreamBatches(PlannedBatches):
       num_threads=self.threads, prefetch_buffer_size=self.prefetch
     )
     batches = iter(steps.map(read_step).to_iter_dataset(options))
-    # Stops the threads when the caller leaves in the middle of an epoch.
+    # Stops the threads if the caller leaves in the middle of an epoch.
     with contextlib.closing(batches):
       yield from batches
 
   def prepare(
     self, resident: Mapping[str, Array], batch: Mapping[str, Array]
   ) -> dict[str, Array]:
-    """Augments and normalises the rows of `batch`."""
+    """Augment and normalise the rows of `batch`."""
     images, labels = (jnp.asarray(batch[name]) for name in ("image", "label"))
     return self.prepare_rows(images, labels, resident, batch)

@@ -26,7 +26,7 @@ from flowkd_jax.data._resize import fit_image
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsSource:
-  """A `Source` on disk: opening it reads metadata only."""
+  """`Source` on disk; opening it reads only metadata."""
 
   name: str
   split: str
@@ -40,12 +40,12 @@ class TfdsSource:
 
   @property
   def num_classes(self) -> int:
-    """Number of classes, those absent from this split included."""
+    """Number of classes, including classes without examples in this split."""
     return len(self.class_names)
 
   @property
   def num_bytes(self) -> int:
-    """Memory that all images would take."""
+    """Memory of all decoded images in bytes."""
     return self.num_examples * math.prod(self.image_shape)
 
   @functools.cached_property
@@ -60,7 +60,7 @@ class TfdsSource:
 
   @functools.cached_property
   def _features(self) -> Any:
-    """Image and label alone: other features would be decoded in vain."""
+    """Features image and label alone, so that no others are decoded."""
     import tensorflow_datasets as tfds
 
     features = self.builder.info.features
@@ -69,7 +69,7 @@ class TfdsSource:
 
   @functools.cached_property
   def _decoders(self) -> dict[str, Any]:
-    """Leaves images encoded: tensorflow-datasets would decode at half speed."""
+    """Decoders that leave images encoded, as Pillow decodes twice as fast."""
     import tensorflow_datasets as tfds
 
     return {self.image_key: tfds.decode.SkipDecoding()}
@@ -83,14 +83,15 @@ class TfdsSource:
     """Images and labels of the examples `indices`, in that order.
 
     Raises:
-      ValueError: An example cannot be read or decoded, its label is out of range, or
-        its image is not of `image_shape`; names the example and its file.
+      ValueError: If an example cannot be read or decoded, its label is out of range, or
+        its image does not have `image_shape`. The message names the example and its
+        file.
     """
     images = np.empty((len(indices), *self.image_shape), np.uint8)
     labels = np.empty(len(indices), np.int32)
     for row, record in enumerate(self._fetch(indices)):
       index = int(indices[row])
-      # Pillow and protobuf raise whatever damaged bytes lead them to.
+      # Damaged bytes can raise any exception in Pillow and protobuf.
       try:
         example = self._features.deserialize_example_np(record, decoders=self._decoders)
         image = decode_image(example[self.image_key], self.image_shape[-1])
@@ -140,7 +141,7 @@ class TfdsSource:
     return number
 
   def _title(self, index: int) -> str:
-    """The data set, the split, the example, and where it lies on the disk."""
+    """Description of an example: data set, split, number and file."""
     title = f"{self.name} {self.split}: example {index}"
     for part in self.builder.info.splits[self.split].file_instructions:
       if index < part.examples_in_shard:
@@ -159,7 +160,7 @@ def open_tfds(
   label_key: str | None,
   limit: int | None,
 ) -> TfdsSource:
-  """Opens a prepared split: see `open_source`."""
+  """Open a prepared split; see `open_source`."""
   tfds = _import_tfds()
   builder = _builder(name, data_root(data_dir), tfds)
   image_key, label_key = find_keys(
@@ -192,7 +193,7 @@ def tfds_infos(name: str, *, data_dir: str | os.PathLike[str] | None) -> dict[st
 
 
 def _builder(name: str, root: pathlib.Path, tfds: Any) -> Any:
-  """Builder of a data set that is prepared in a format that can be read."""
+  """Builder of a data set that is prepared in a readable format."""
   folder = prepared_folder(name, root)
   if folder is None:
     _check_known(name, tfds.list_builders(with_community_datasets=False), root)
@@ -247,7 +248,7 @@ def _count_examples(name: str, split: str, info: Any, limit: int | None) -> int:
 def _image_shape(
   name: str, feature: Any, image_size: int | None
 ) -> tuple[int, int, int]:
-  """Shape of the images as they will be read."""
+  """Shape of the images after reading."""
   if feature.np_dtype not in (np.uint8, np.uint16):
     raise ValueError(
       f"{name}: expected images of 8 or 16 bits, got dtype {feature.np_dtype}, whose "
