@@ -116,13 +116,19 @@ def _own_browser() -> str | None:
 
 
 def _starts(program: str) -> bool:
-  """Returns whether a program runs; a stub, or one without its libraries, does not."""
+  """Returns whether a program can open a page.
+
+  A stub cannot, nor can a browser without its libraries or one that the machine does
+  not let start.
+  """
+  command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
   try:
-    command = [program, "--version"]
-    done = subprocess.run(command, check=False, timeout=60, capture_output=True)
+    done = subprocess.run(
+      [*command, "about:blank"], check=False, timeout=60, capture_output=True
+    )
   except (OSError, subprocess.TimeoutExpired):
     return False
-  return done.returncode == 0
+  return done.returncode == 0 and b"<html" in done.stdout
 
 
 def install() -> None:
@@ -136,7 +142,7 @@ def install() -> None:
     if browser_path():
       return
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-      subprocess.run(way, check=False, timeout=600, stdout=subprocess.DEVNULL)
+      subprocess.run(way, check=False, timeout=300, stdout=subprocess.DEVNULL)
 
 
 def check(site: Path) -> list[str]:

@@ -98,3 +98,17 @@ def test_check_sees_a_page_that_is_too_wide_and_asks_another_host(
     lines = [line.removeprefix(begin) for line in seen if line.startswith(begin)]
     for fault in expected:
       assert any(fault in line for line in lines), f"{scheme}: {fault}"
+
+
+def test_program_that_opens_no_page_is_no_browser(browser, tmp_path, monkeypatch):
+  """A browser without its libraries, and one that starts but draws nothing."""
+  monkeypatch.delenv("BROWSER_PATH", raising=False)
+  monkeypatch.setattr(browser, "_own_browser", lambda: None)
+  monkeypatch.setenv("PATH", str(tmp_path))
+  program = tmp_path / "chromium"
+  for script in ("#!/bin/sh\nexit 127\n", "#!/bin/sh\necho Chromium 1.0\n"):
+    program.write_text(script)
+    program.chmod(0o755)
+    assert browser.browser_path() is None
+  program.write_text("#!/bin/sh\necho '<html></html>'\n")
+  assert browser.browser_path() == str(program)
