@@ -33,7 +33,7 @@ def cka_of_all_pairs(
   Args:
     students: Activations of the student's taps.
     teachers: Activations of the teacher's taps on the same rows.
-    mask: Which rows are real.
+    mask: True for real rows.
     axis_name: Mapped axis over which the batch is split.
   """
   taps = [_similarities(tap, mask, axis_name) for tap in (*students, *teachers)]

@@ -63,7 +63,7 @@ class Resident:
   _placed: tuple["_Placed", ...] = ()
 
   def opened(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Within the step: the arrays as `take_rows` reads them."""
+    """Arrays of the argument inside a step, in the form that `take_rows` reads."""
     axes = self.in_axes or {}
     return {
       name: array if axes.get(name) is None else RowShards(array, _mapping.AXIS)

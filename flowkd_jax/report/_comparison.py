@@ -30,8 +30,8 @@ def comparison_picture(
   A line is the mean over seeds, the band reaches from the least to the greatest.
 
   Args:
-    panels: By run and arm, for each seed `{epochs trained: accuracy}`, accuracies as a
-      fraction of 1; epochs that not all seeds have are left out.
+    panels: Dictionaries `{epochs trained: accuracy}` of each seed, by run and arm.
+      Accuracies are fractions of 1. Epochs that not all seeds have are left out.
     x: Name of the epochs.
     styles: Style of each arm, from `network_styles`; by default free ones.
 

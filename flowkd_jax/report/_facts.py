@@ -60,7 +60,7 @@ def run_facts(
 
   Args:
     results: Results of its networks, as far as there are any.
-    config: Its settings.
+    config: Settings of the run.
     start: The environment of its latest start.
   """
   stages = {

@@ -39,9 +39,10 @@ def retrieval_picture(
 
   Args:
     query_images: Values in 0..255; one channel is gray.
-    query_labels: Their classes; a negative label is "no label".
+    query_labels: Classes of the queries. A negative number is shown as "no label".
     found_images: Images found for each query, as by `evaluation.nearest_rows`.
-    found_labels: Their classes; the frame of an image without a label is orange.
+    found_labels: Classes of the images that were found. The frame of an image without a
+      label is orange.
     class_names: One name per class.
     title: Title of the figure.
 

@@ -27,7 +27,7 @@ def layer_picture(
   """A matrix a panel, student taps down, teacher taps across.
 
   Args:
-    matrices: By title; darker is larger.
+    matrices: Matrices by title. Larger values are darker.
     student_taps: Names of the rows.
     teacher_taps: Names of the columns.
     layer_map: Teacher tap of each student tap, framed.

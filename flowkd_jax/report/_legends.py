@@ -21,12 +21,12 @@ class Entry(NamedTuple):
   """A line of a legend.
 
   Attributes:
-    label: Its text.
+    label: Text of the line.
     style: Colour and mark.
-    dashed: Whether the line is dashed.
-    bold: Whether the line is bold.
-    line: Whether there is a line, or marks alone.
-    area: Whether there is a filled area in place of a line.
+    dashed: True if the line is dashed.
+    bold: True if the line is bold.
+    line: True if there is a line, or marks alone.
+    area: True if there is a filled area in place of a line.
   """
 
   label: str
@@ -125,7 +125,7 @@ def bands(figure: "Figure") -> None:
 
 
 def beside(axes: "Axes") -> None:
-  """To the right of the axes, in the order of drawing."""
+  """Draws a legend to the right of the axes, in the order of drawing."""
   axes.legend(
     loc="upper left",
     bbox_to_anchor=(1.0, 1.02),
@@ -138,7 +138,7 @@ def beside(axes: "Axes") -> None:
 
 
 def inside(axes: "Axes", *, title: str, low: bool) -> None:
-  """In the lower left or the upper right corner."""
+  """Draws a legend in the lower left or the upper right corner of the axes."""
   axes.legend(
     loc="lower left" if low else "upper right",
     title=title,

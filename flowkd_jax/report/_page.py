@@ -196,7 +196,7 @@ def _mean(runs: Sequence[tuple[MetricLog, Results]]) -> tuple[MetricLog, Results
 
 
 def _drawn(runs: Mapping[str, tuple[MetricLog, Results]]) -> dict[str, dict[str, str]]:
-  """For each title the pictures of the runs that have one, as text in base 64."""
+  """Pictures in base 64 by title and run, for runs that have such a picture."""
   # Networks of one name have one colour in all runs.
   every = ([*itertools.chain(*parts)] for parts in zip(*runs.values(), strict=True))
   styles = _colours.styles_of_run(*every)

@@ -108,7 +108,7 @@ def network_titles(metrics: MetricLog, results: Results) -> dict[str, str]:
 
 
 def teachers_of(metrics: MetricLog, results: Results) -> dict[str, str]:
-  """For each network that learns from another, the name of that one."""
+  """Name of the teacher of each network that has one."""
   stages = {entry["stage"] for entry in metrics}
   teachers = {}
   for student, usual in _USUAL_TEACHERS.items():

@@ -25,7 +25,7 @@ def time_picture(bars: Mapping[str, Times], *, note: str = "") -> "Figure":
   Args:
     bars: Seconds by part for each bar, by its name: "steps", "compiling", "measuring",
       "waiting for data" and "other".
-    note: What the bars are, such as "mean over seeds".
+    note: Meaning of the bars, such as "mean over seeds".
 
   Raises:
     NothingToDrawError: If no time was recorded.
