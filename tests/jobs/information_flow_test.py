@@ -72,7 +72,9 @@ def test_all_stages_leave_their_results(finished):
   assert student[-1]["qmi/cosine/dense"] > 0
   assert json.loads((finished / "config.json").read_text())["batch_size"] == 200
   assert "student by information flow" in (finished / "results.md").read_text()
-  assert len(list((finished / "pictures").glob("*.png"))) == 4
+  pictures = {path.stem for path in (finished / "pictures").glob("*.png")}
+  names = ("training", "flow", "loss", "precision_recall", "sizes", "times")
+  assert pictures == {*names}
   assert list((finished / "tensorboard" / "student").glob("events*"))
 
 
