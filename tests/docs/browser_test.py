@@ -87,10 +87,12 @@ def test_check_sees_a_page_that_is_too_wide_and_asks_another_host(
   pytest.importorskip("playwright")
   if browser.browser_path() is None:
     pytest.skip("no browser on this machine")
-  monkeypatch.setattr(browser, "PAGES", ("index.html",))
+  monkeypatch.setattr(browser, "PAGES", ("index.html", "gone.html"))
   monkeypatch.setattr(browser, "WIDTHS", (390,))
   monkeypatch.setattr(browser, "_PATIENCE", 500)
   body = '<div style="width: 700px">wide</div><script src="http://127.0.0.1:9/a.js">'
+  equation = '<!doctype html><div class="arithmatex">x</div>'
+  (tmp_path / "other.html").write_text(f'{equation}<link rel="icon" href="data:,">')
   seen = browser.check(_site(tmp_path, f"{body}</script><script>nothing()</script>"))
   expected = ("pixels wide in a window of 390", "another host", "nothing is", "search")
   for scheme in ("http", "file"):
@@ -98,6 +100,10 @@ def test_check_sees_a_page_that_is_too_wide_and_asks_another_host(
     lines = [line.removeprefix(begin) for line in seen if line.startswith(begin)]
     for fault in expected:
       assert any(fault in line for line in lines), f"{scheme}: {fault}"
+  gone = [line for line in seen if line.startswith("gone.html at 390 px")]
+  assert any("not found: http://" in line for line in gone)
+  assert any("ERR_FILE_NOT_FOUND" in line for line in gone)
+  assert "other.html at 390 px, file: 0 of 1 equations are drawn" in seen
 
 
 def test_program_that_opens_no_page_is_no_browser(browser, tmp_path, monkeypatch):
