@@ -50,13 +50,13 @@ class Config:
 
 
 class Stored(NamedTuple):
-  """Something that is stored.
+  """Object on disk whose files are damaged by a bit flip.
 
   Attributes:
-    name: What it is.
-    path: Its file or folder.
-    read: Reads it and returns `(what was read, whether damage was reported)`.
-    expected: What is read from undamaged files.
+    name: Name of the object.
+    path: File or folder.
+    read: Function that returns `(content, True if damage was reported)`.
+    expected: Content that is read from undamaged files.
   """
 
   name: str
@@ -103,10 +103,10 @@ def run(config: Config) -> None:
 
 
 def examine(stored: Stored, flips: int, seed: int) -> Outcome:
-  """Changes bits in all files of a stored thing, one at a time, and reads it.
+  """Changes bits in all files of an object, one at a time, and reads the object.
 
   Args:
-    stored: What is stored.
+    stored: Object to damage and to read.
     flips: Changed bits for every file.
     seed: Seed of their places.
   """

@@ -1,14 +1,14 @@
-"""Cost of diagnostics, measured beside the training that it looks at.
+"""Cost of diagnostics, compared with the training steps between them.
 
-The student stage on images of CIFAR-10's size (CNN1 from CNN1-A, batches of 128, four
-taps, the flow loss, a label term), an epoch of so many steps; then one look of
-diagnostics, as after every epoch of a run, and the dead units of the probe.
+An epoch of the student stage is trained on images of CIFAR-10's size (CNN1 from CNN1-A,
+batches of 128, four taps, the flow loss, a label term). Then the diagnostics that
+follow every epoch of a run are computed once, with the dead units of the probe.
 
     python -m experiments.benchmarks.diagnostics
     python -m experiments.benchmarks.diagnostics --steps=40 --steps_per_epoch=391
 
-Steps are timed and looks are timed, in turns; the overhead is that of a look against
-an epoch of `--steps_per_epoch` steps.
+Steps and diagnostics are timed in turns. The overhead is the time of the diagnostics
+relative to an epoch of `--steps_per_epoch` steps.
 """
 
 import dataclasses

@@ -127,7 +127,7 @@ class Config(measurement.TorchConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """Something to time, or the reason why it is not run.
+  """Program to time, or the reason why it is not run.
 
   Attributes:
     run: One forward and backward pass to its end; None if it is not run.

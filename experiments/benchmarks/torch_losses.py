@@ -186,7 +186,7 @@ def program(
     student: Student features.
     teacher: Teacher features.
     mode: One of `measurement.MODES`.
-    device: Where it runs; by default the CPU, on all cores.
+    device: Device of PyTorch, by default all cores of the CPU.
   """
   device = device or torch.device("cpu")
   torch_modes.set_up()

@@ -194,7 +194,7 @@ def program(
     teacher: Teacher maps.
     params: Learnt parameters in our layout, or None.
     mode: One of `measurement.MODES`.
-    device: Where it runs; by default the CPU, on all cores.
+    device: Device of PyTorch, by default all cores of the CPU.
   """
   device = device or torch.device("cpu")
   torch_modes.set_up()

@@ -87,7 +87,7 @@ def program(
     step: The whole step: forward, backward and, if there is one, the optimizer. Its
       tensors lie on the device and stay the same from call to call.
     mode: One of `modes(device)`.
-    device: Where it runs.
+    device: Device of PyTorch.
   """
   if device.type != "cuda":
     return lambda: _discard(step())

@@ -68,7 +68,7 @@ def distillation_step(
     images: `[batch, 32, 32, 3]`; they are put on the device once.
     weights: One for each tap.
     mode: One of `measurement.MODES`.
-    device: Where it runs; by default the CPU.
+    device: Device of PyTorch, by default the CPU.
   """
   device = device or torch.device("cpu")
   torch_modes.set_up()

@@ -79,8 +79,8 @@ class Row(NamedTuple):
   """A method of the study.
 
   Attributes:
-    name: Its name.
-    title: What it is, for people.
+    name: Name of the method in tables and commands.
+    title: Description for readers.
     losses: Losses as `--losses` takes them, with {pair values} to fill in.
     label_weight: Weight of the cross-entropy with the labels.
     stage: Stage that trains it.
@@ -225,7 +225,7 @@ def pair_runs(pair: str, extra: tuple[str, ...] = ()) -> list[spec.Run]:
   """Launches of all methods on a pair, labels first.
 
   Args:
-    pair: Its name.
+    pair: Name of the pair.
     extra: Further flags, which come last.
   """
   teacher, student = PAIRS[pair]

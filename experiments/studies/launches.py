@@ -40,12 +40,12 @@ class Job(NamedTuple):
 
   @property
   def log(self) -> Path:
-    """File of its output, beside its folder."""
+    """File of the output of the run, beside its folder."""
     return self.folder.with_suffix(".log")
 
   @property
   def name(self) -> str:
-    """Its name in the study and its seed."""
+    """Name in the study and seed of the run."""
     return f"{self.folder.parent.name}/{self.folder.name}"
 
 
@@ -54,8 +54,8 @@ class Running(NamedTuple):
 
   Attributes:
     job: The launch.
-    process: Its process.
-    slot: Its place among those that run at the same time, from 0.
+    process: Process of the run.
+    slot: Index among the runs that run at the same time, from 0.
     before: Bytes that its log had before it was started.
   """
 

@@ -33,7 +33,7 @@ def write(folder: Path, name: str, content: bytes, root: Path) -> None:
   Args:
     folder: Folder to write to.
     name: Name of the file in the archive.
-    content: Its content.
+    content: Content of the file.
     root: Work directory of the queue, which settings shall name.
 
   Raises:

@@ -13,7 +13,7 @@ class Row(NamedTuple):
 
   Attributes:
     name: STUDY/RUN/SEED, its folder below the work directory.
-    job: Its launch.
+    job: Launch to run.
     needs: Names of runs whose networks it starts from.
   """
 

@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
   Attributes:
     taken: Number of steps.
-    finite: Whether all metrics and parameters were finite.
+    finite: True if all metrics and parameters were finite.
     seconds: Seconds of the last step.
   """
 

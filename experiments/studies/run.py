@@ -5,20 +5,21 @@ r"""Runs the studies behind the results page: many launches, one or several at a
     python -m experiments.studies.run --study=cifar10 --workdir=W ... --dry_run
     python -m experiments.studies.run --study=cifar10 --workdir=W ... --processes=4
 
-Every run has its own folder, WORKDIR/STUDY/RUN/SEED, and its output beside it. What is
-finished is skipped and what was interrupted goes on where it was, so the same command
-serves until all is done. `experiments.tables.update` makes the page from the folders.
+Every run has its own folder, WORKDIR/STUDY/RUN/SEED, with its output beside it.
+Finished runs are skipped and interrupted runs are resumed, so repeat the command until
+all runs are done. `experiments.tables.update` makes the page from the folders.
 
 With `--processes=N` runs share one accelerator: each gets 0.9 / N of a GPU's memory, or
 the N-th part of `XLA_PYTHON_CLIENT_MEM_FRACTION` if this is set. A TPU belongs to one
 process at a time. A run that fails does not stop the others.
 
-With `--budget_minutes=M --out=DIR` the driver takes the runs in their order that are
-not among the kept results, stops in time, and leaves in DIR a bundle for each finished
-run (`bundles`), which `experiments.tables.update --bundles=DIR` takes in, and the state
-of the others (`saved_state`), from which a call with `--continue_from=DIR` goes on, on
-this machine or another. There `--processes` is the most runs at a time: one more is
-started as long as all together get faster.
+With `--budget_minutes=M --out=DIR` the driver starts the runs without kept results, in
+their order, and stops before the time is over. It leaves a bundle in DIR for each
+finished run (`bundles`), which `experiments.tables.update --bundles=DIR` adds to the
+results. It also leaves the state of the other runs (`saved_state`). A call with
+`--continue_from=DIR` resumes from it, on this machine or another. With a budget,
+`--processes` is the largest number of runs at a time: one more is started as long as
+all runs together get faster.
 
     python -m experiments.studies.run --study=papers --data_dir=D --workdir=W \
         --budget_minutes=8 --out=DIR [--continue_from=DIR] [--processes=4]

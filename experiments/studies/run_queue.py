@@ -1,8 +1,8 @@
-"""Runs of several studies in order, for so many minutes, resumable on another machine.
+"""Runs of several studies in order, within a time limit, resumable on another machine.
 
-`run` starts runs that are not finished, several at a time as long as all together get
-faster, stops them before the time is over, and leaves in a folder a bundle for each
-finished run (`bundles`) and the state of the others (`saved_state`).
+`run` starts runs that are not finished. Several run at a time as long as all runs
+together get faster. They are stopped before the time is over. A folder then holds a
+bundle for each finished run (`bundles`) and the state of the others (`saved_state`).
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Pace:
 
     Args:
       running: Number of runs that were at work all the time.
-      speed: What they did in a second.
+      speed: Work that was done per second.
     """
     if self._settled or running < self.number or speed <= 0:
       return

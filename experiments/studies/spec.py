@@ -16,12 +16,12 @@ class Run(NamedTuple):
   """One row of a table.
 
   Attributes:
-    name: Its name in the study, and its folder.
-    title: What it is, for people.
-    flags: What it is started with, besides `--workdir` and `--seed`.
-    result: Which network of the run the row shows, by its name in `results.json`.
+    name: Name in the study, which is also the name of the folder.
+    title: Description for readers.
+    flags: Flags of the launch, besides `--workdir` and `--seed`.
+    result: Name in `results.json` of the network that the row shows.
     job: The training job.
-    seeds: How many of the study's seeds it is run with; None for all.
+    seeds: Number of the study's seeds with which it is run, all if None.
     of: Another row, whose launch trains this network too; then nothing is started for
       this one, and its folder is the other's.
   """
@@ -45,7 +45,7 @@ class Arm(NamedTuple):
 
   Attributes:
     name: The network, by its name in `results.json`.
-    title: What it is, for people.
+    title: Description for readers.
     baselines: Networks of the same run that it is compared with, seed by seed; one
       for each heading of the comparison, "" for none.
   """
@@ -59,12 +59,12 @@ class Column(NamedTuple):
   """One number of every arm.
 
   Attributes:
-    heading: What stands above it.
-    metric: Its name among the results of a network; "epoch_seconds" is the time of
-      the shortest epoch, measurements left out.
+    heading: Heading above the column.
+    metric: Name of the metric among the results of a network. "epoch_seconds" is the
+      time of the shortest epoch without measurements.
     runs: Runs over which it is averaged, seed by seed; none means all that were run.
     form: "percent"; "number"; "times", as a multiple of the first baseline.
-    paired: Whether its difference to the baselines is shown too.
+    paired: True to show the difference to the baselines too.
   """
 
   heading: str
@@ -78,10 +78,10 @@ class Comparison(NamedTuple):
   """A table whose rows are trained by one launch: they share seed, data and teacher.
 
   Attributes:
-    arms: Its rows.
-    columns: Its columns.
-    baselines: What the arms are compared with, for the headings.
-    epochs: What epochs are called in the picture.
+    arms: Rows of the table.
+    columns: Columns of the table.
+    baselines: Names of the baselines of the arms, for the headings.
+    epochs: Name of the axis of epochs in the figure.
   """
 
   arms: tuple[Arm, ...]
@@ -118,8 +118,9 @@ class Study(NamedTuple):
   """Runs that are compared with one another.
 
   Attributes:
-    title: What it is about.
-    runs: Its launches; without a comparison also the rows of the table.
+    title: Title of the section.
+    runs: Launches of the study. Without a comparison they are the rows of the table
+      too.
     published: Rows of others' numbers, `(title, {column: percent})`, shown as they
       were published.
     comparison: The table, where a launch trains several rows of it.
@@ -151,7 +152,7 @@ class Part(NamedTuple):
 
   Attributes:
     study: Name of the study.
-    runs: Its launches; none means all.
+    runs: Names of the launches, all by default.
     seeds: Seeds of each, one after another; none means those of the driver.
   """
 

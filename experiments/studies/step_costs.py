@@ -31,16 +31,16 @@ class StageCost(NamedTuple):
   """Size of a stage of a launch.
 
   Attributes:
-    stage: Its name.
-    epochs: Its epochs.
+    stage: Name of the stage.
+    epochs: Number of epochs.
     steps: Steps of an epoch.
     operations: Operations of a step.
     convolutions: Convolutions in the program of a step.
-    products: Its products of matrices.
+    products: Number of matrix products.
     gib: Memory of a step in GiB, None if it was not compiled.
     program: Hash of the program of a step without its constants.
     taken: Steps that were taken on CPU.
-    finite: Whether all numbers were finite in them, None if none was taken.
+    finite: True if all numbers in these steps were finite, None if there was no step.
     cpu_seconds: Seconds of the last of them on the processor at hand.
   """
 
@@ -71,7 +71,7 @@ class Left(NamedTuple):
 
   Attributes:
     seconds: Seconds, None if nothing is known.
-    measured: Whether epochs of this run were timed.
+    measured: True if epochs of this run were timed.
   """
 
   seconds: float | None
@@ -93,7 +93,7 @@ def epochs(folder: Path) -> dict[str, dict[int, float]]:
   """Seconds of the epochs that a run has finished, by stage.
 
   Args:
-    folder: Its work directory, which need not exist.
+    folder: Work directory, which need not exist.
   """
   found: dict[str, dict[int, float]] = {}
   path = folder / "metrics.jsonl"
@@ -121,8 +121,8 @@ def left(folder: Path, costs: Sequence[StageCost], factor: float = 1.0) -> Left:
   """Seconds that a run still needs.
 
   Args:
-    folder: Its work directory.
-    costs: Its stages; none if they are not known.
+    folder: Work directory.
+    costs: Costs of the stages, empty if they are unknown.
     factor: Measured over estimated time of other runs on this device.
   """
   if not costs:

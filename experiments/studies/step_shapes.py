@@ -4,15 +4,15 @@ r"""A training step of every launch of a study, at its real shapes, without trai
     python -m experiments.studies.step_shapes --data_dir=D --steps=2 \
         --studies=papers_similarity --runs=r56_r20
 
-For each stage: epochs, steps, and of a step the operations, convolutions and products
-(from the program before it is compiled); with `--compile` the memory that the compiled
-step needs (`memory_analysis`) beside the limits of an H100 and of a TPU chip; with
-`--steps` whether metrics and parameters are finite after so many steps on images of
-the data set, teachers with random weights. On CPU that takes minutes for each large
-network. Steps whose programs differ in constants alone, such as rates, are compiled and
-taken once. `--write` keeps the numbers as they come: `run_queue` estimates times from
-them, `experiments.tables.update` makes a table of them, and a later call does not
-measure again what they have.
+The result has the epochs and steps of each stage, and the operations, convolutions and
+matrix products of a step, from the program before it is compiled. With `--compile` it
+has the memory that the compiled step needs (`memory_analysis`), beside the limits of an
+H100 and of a TPU chip. With `--steps=N` it says if metrics and parameters are finite
+after N steps on images of the data set, with random weights for teachers. On a CPU this
+takes minutes for each large network. Steps whose programs differ in constants alone,
+such as rates, are compiled and taken once. `--write` keeps the numbers as they come.
+`run_queue` estimates times from them, `experiments.tables.update` makes a table of
+them, and a later call does not measure them again.
 """
 
 import dataclasses

@@ -129,7 +129,7 @@ def from_workdir(
 
   Args:
     folder: The work directory.
-    metrics: Its metrics.
+    metrics: Metrics of the run.
     root: Folder of the study, to which paths of other runs are made relative.
   """
   settings = job_run.read_config(folder / "config.json")

@@ -28,7 +28,7 @@ def networks(study: spec.Study, runs: kept_runs.KeptRuns) -> Found:
 
   Args:
     study: The study.
-    runs: Its kept runs.
+    runs: Kept runs of the study.
   """
   return {
     run.name: {

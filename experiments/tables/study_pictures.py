@@ -43,7 +43,7 @@ def save(study: spec.Study, runs: kept_runs.KeptRuns, folder: Path) -> list[str]
 
   Args:
     study: The study.
-    runs: Its kept runs.
+    runs: Kept runs of the study.
     folder: Folder of the study.
   """
   pictures: dict[str, Callable[[], Figure]] = {
@@ -75,7 +75,7 @@ def flow_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
 
   Args:
     study: A study whose rows are networks.
-    runs: Its kept runs.
+    runs: Kept runs of the study.
 
   Raises:
     NothingToDrawError: If none was recorded.
@@ -170,7 +170,7 @@ def curves_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
 
   Args:
     study: A study with a comparison.
-    runs: Its kept runs.
+    runs: Kept runs of the study.
 
   Raises:
     NothingToDrawError: If it was not measured during training.
@@ -186,7 +186,7 @@ def time_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
 
   Args:
     study: The study.
-    runs: Its kept runs.
+    runs: Kept runs of the study.
 
   Raises:
     NothingToDrawError: If no run has times by part.

@@ -114,7 +114,7 @@ def size_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
 
   Args:
     study: The study.
-    runs: Its kept runs.
+    runs: Kept runs of the study.
 
   Raises:
     NothingToDrawError: If there are no networks of different sizes.

@@ -30,7 +30,7 @@ class Augmentation:
   """Random changes of training images; none by default.
 
   Attributes:
-    flip: Whether to mirror left and right with probability 1/2.
+    flip: True to mirror left and right with probability 1/2.
     padding: Pixels of zeros on each side before a random crop back to the size of the
       image; 0 for no crop.
     min_area: Smallest share of the area of a random window, which is resized to the

@@ -59,7 +59,7 @@ def cka_matrix(
     student: Activations `[rows, ...]`, from input to output: a sequence of arrays or of
       `(name, array)` pairs. A mapping does not keep its order under `jax.jit`.
     teacher: Activations of the teacher on the same rows, in the same form.
-    debiased: Whether to use the unbiased estimates HSIC1 of all three terms.
+    debiased: True to use the unbiased estimates HSIC1 of all three terms.
     batch_size: Maximum number of rows in a batch. Batches have nearly equal sizes and
       keep the order of the rows. None uses all rows at once.
 

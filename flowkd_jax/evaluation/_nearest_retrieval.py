@@ -33,9 +33,9 @@ class NearestRetrievalMetrics:
   """Means over the queries that have a relevant row, as fractions of 1.
 
   Attributes:
-    recall_at: For each k of `ranks`, the share of queries with a relevant row among the
-      first k rows; recall@k of metric learning.
-    precision_at: For each k of `ranks`, the share of relevant rows among the first k.
+    recall_at: Share of queries with a relevant row among the first k rows, for each k
+      of `ranks`. This is recall@k of metric learning.
+    precision_at: Share of relevant rows among the first k, for each k of `ranks`.
     r_precision: Share of relevant rows among the first R rows, where R is the number of
       relevant rows of the query.
     mean_average_precision_at_r: MAP@R, the sum of the precisions at the ranks of the
@@ -94,9 +94,9 @@ def nearest_retrieval(
     progress: Function that is called with (queries done, queries to do) now and then.
 
   Raises:
-    ValueError: If shapes disagree, an array is empty, a feature is not finite, a rank
-      exceeds the database, no query has a relevant row, the queries equal the database,
-      a label is 2^63 or above, or a file is not a `.npy` file.
+    ValueError: If shapes disagree, an array is empty, a feature is not finite, a label
+      is 2^63 or above, or a file is not a `.npy` file. If a rank exceeds the database,
+      no query has a relevant row, or the queries equal the database.
     TypeError: If features are not floating point or labels are not integers.
     FileNotFoundError: If there is no such file.
 

@@ -45,27 +45,27 @@ class RetrievalMetrics:
   The fields with the prefix `authors_` are computed as by the code of "Heterogeneous
   Knowledge Distillation using Information Flow Modeling" (CVPR 2020), for comparison
   with published numbers. That code replaces the precision by its maximum over later
-  ranks only in the first `authors_query_batch` ranks (for the last, shorter batch of n
-  queries, in the first n), and reads it at the recall nearest to each level, above or
-  below.
+  ranks only in the first `authors_query_batch` ranks. For the last, shorter batch of n
+  queries, it does so in the first n ranks. It reads the precision at the recall nearest
+  to each level, above or below.
 
   Attributes:
     mean_average_precision: Mean over relevant rows of the precision at their ranks,
       which is the area under the precision-recall steps.
     interpolated_average_precision: Mean over recall 0, 0.1, ..., 1 of the maximum
       precision at ranks that reach this recall.
-    precision_at: For each k of `ranks`, the share of relevant rows among the first k.
-      At 1 it is the accuracy of the nearest neighbour.
+    precision_at: Share of relevant rows among the first k, for each k of `ranks`. At 1
+      it is the accuracy of the nearest neighbour.
     recall_levels: Recall levels 0, 0.05, ..., 1.
     precision: Maximum precision at ranks that reach each recall level.
     authors_mean_average_precision: Mean over recall 0, 0.1, ..., 1.
-    authors_precision_at: Their partly interpolated precision at `ranks`; at 1 it
+    authors_precision_at: Partly interpolated precision of that code at `ranks`. At 1 it
       is not the accuracy of the nearest neighbour.
-    authors_precision: Their precision at `recall_levels`.
-    authors_raw_precision: Their partly interpolated precision at every rank.
+    authors_precision: Precision of that code at `recall_levels`.
+    authors_raw_precision: Partly interpolated precision of that code at every rank.
     unmatched_queries: Number of queries whose class is not in the database.
-    recall_at: For each k of `ranks`, the share of queries with a relevant row among the
-      first k. This field and the next three are means over the queries whose class is
+    recall_at: Share of queries with a relevant row among the first k, for each k of
+      `ranks`. This field and the next three are means over the queries whose class is
       in the database, as in metric learning.
     mean_reciprocal_rank: Mean inverse rank of the first relevant row.
     r_precision: Share of relevant rows among the first R rows, where R is the number of

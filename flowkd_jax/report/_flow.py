@@ -45,7 +45,7 @@ class _Flow(NamedTuple):
     logs: Metrics of each stage: looking through all of them for every line is slow.
     kernels: Kernels that any network was measured with.
     taps: Taps of each network, from input to output.
-    teachers: For each network that learns from another, that one.
+    teachers: Name of the teacher of each network that has one.
     focus: The network whose taps are the columns.
     styles: Colour and mark of each network.
     titles: Title of each network.

@@ -24,9 +24,10 @@ class Sized(NamedTuple):
   """A network of a picture of sizes.
 
   Attributes:
-    title: What it is; networks of one title share colour and mark, and are joined.
+    title: Title of the network. Networks of one title share colour and mark, and are
+      joined by a line.
     size: Number of its parameters.
-    values: Its accuracy or retrieval in percent, one for each seed.
+    values: Accuracy or retrieval in percent, one value per seed.
   """
 
   title: str
