@@ -172,7 +172,7 @@ def test_page_of_one_run_says_how_it_was_made(tmp_path, monkeypatch):
 def test_page_tells_settings_that_a_job_does_not_have_from_lost_ones(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr("flowkd_jax.report._page._PICTURES", {})
+  monkeypatch.setattr(_gallery, "PICTURES", ())
   folders = [*_runs(tmp_path, 3, seed=lambda run: 0)]
   (folders[1] / "config.json").write_text(json.dumps({"seed": 0, "losses": None}))
   (folders[2] / "config.json").unlink()
