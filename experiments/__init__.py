@@ -1,1 +1,1 @@
-"""The evidence of this repository: studies, tables, benchmarks, examples, results."""
+"""Evidence of this repository: studies, tables, benchmarks, examples and results."""

@@ -1,13 +1,13 @@
-"""Changes bits in stored files and reports what is accepted, noticed or wrong.
+"""Test that changed bits in stored files are detected.
 
 A network, checkpoints, a teacher cache and the JSON files of a work directory are
-written to a temporary folder. Bit after bit is changed, in every file, and the file is
-read again. A reader may notice the change or return what was stored, as when the bit is
-one that it does not use. The exit status is 1 if anything else was returned.
+written to a temporary folder. In every file, one bit after another is changed, and the
+file is read again. A reader may detect the change, or return what was stored, for
+example if it does not use the bit. The exit status is 1 if anything else is returned.
 
     python -m experiments.benchmarks.bit_flips --flips=50
 
-Run it by hand after changes of how states are stored.
+Run it by hand after changes to the storage of states.
 """
 
 import collections
@@ -66,7 +66,7 @@ class Stored(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """Numbers of changed bits by what came of them, for one stored thing."""
+  """Numbers of changed bits by outcome, for one stored object."""
 
   name: str
   noticed: int
@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a setting cannot be right.
@@ -84,7 +84,7 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Changes bits, prints what came of them, and exits with 1 if anything is wrong."""
+  """Change bits, print the outcomes, and exit with 1 if anything is wrong."""
   # Readers report each damage, and Orbax leaves threads that complain.
   logging.disable(logging.CRITICAL)
   sys.unraisablehook = lambda unraisable: None
@@ -128,7 +128,7 @@ def examine(stored: Stored, flips: int, seed: int) -> Outcome:
 
 
 def changes(path: Path, flips: int, seed: int) -> Iterator[Path]:
-  """Yields every file so many times, each time with one bit changed."""
+  """Yield every file several times, each time with one changed bit."""
   rng = np.random.default_rng(seed)
   files = [path] if path.is_file() else sorted(path.rglob("*"))
   contents = {file: file.read_bytes() for file in files if file.is_file()}
@@ -231,7 +231,7 @@ def layer_map(folder: Path) -> Stored:
 
 
 def configuration(folder: Path) -> Stored:
-  """Settings of a run: a run with the settings of before must go on, or be refused."""
+  """Settings of a run: a run with the same settings must resume or be refused."""
   config = settings.Settings(workdir=str(folder))
   path = folder / job_run.CONFIG
   job_run.remember(config, path)

@@ -1,10 +1,10 @@
-"""The teacher cache beside tensorstore: rows written and read in random order.
+"""Teacher cache against tensorstore: rows written and read in random order.
 
     python -m experiments.benchmarks.cache_formats
 
-Every round writes the outputs of one epoch in batches of random examples, as training
-asks for them, and reads them in another order. tensorstore keeps them as zarr 3 with
-checksums, a row a chunk, either each in a file of its own or in shards.
+Each round writes the outputs of one epoch in batches of random examples, as in
+training, and reads them in another order. tensorstore stores them as zarr 3 with
+checksums and one chunk per row, either in one file per chunk or in shards.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Config(measurement.Config):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is below 1.
@@ -50,7 +50,7 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Measures in turns and prints medians and ranges."""
+  """Measure in turns and print medians and ranges."""
   measurement.use_device(config.device)
   formats: dict[str, Callable[..., Any]] = {"ours": _ours}
   formats["tensorstore, a file a row"] = lambda *args: _tensorstore(*args, shard=None)
@@ -114,7 +114,7 @@ def _tensorstore(config, folder, *, shard):
 
 
 def _timed(config, number, write, read) -> tuple[float, float]:
-  """Seconds a batch of writing and of reading; what is read is what was written."""
+  """Seconds per batch of writing and reading; also checks the rows that are read."""
   rng = np.random.default_rng(number)
   rows = rng.standard_normal((config.num_examples, config.width)).astype(np.float32)
   batches = -(-config.num_examples // config.batch_size)

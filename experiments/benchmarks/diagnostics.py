@@ -51,7 +51,7 @@ class Config(measurement.Config):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is below 1, or a network cannot be made.
@@ -107,7 +107,7 @@ def run(config: Config) -> None:
 
 
 def show(training: list, looking: list, config: Config) -> None:
-  """Prints times of a step and of a look, and their share."""
+  """Print the times of a step and of diagnostics, and their ratio."""
   for kind, what in enumerate(_KINDS):
     steps, looks = ([each[kind] for each in turns] for turns in (training, looking))
     look = statistics.median(looks)
@@ -150,7 +150,7 @@ def _images(count: int, size: int) -> data.Split:
 
 
 def _probe_taps(method, state, split, mean, std, config) -> dict[str, np.ndarray]:
-  """Taps that a run has at hand anyway, as it measures information flow on them."""
+  """Taps on the probe, which a run also computes for information flow."""
   network = method.export(state)["network"]
   part = dataclasses.replace(
     split, images=split.images[: config.probe], labels=split.labels[: config.probe]

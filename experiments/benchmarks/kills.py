@@ -1,14 +1,14 @@
-"""Kills a small training at random moments and compares its end with a whole run.
+"""Test that killed and resumed runs end like an uninterrupted run.
 
 A network is trained on the digits in a process of its own, once without interruption.
 Then the same command is started, killed after a random time and started again until it
 ends; this is repeated until as many processes have been killed as wanted. Every
-finished run has to leave the same network, bit for bit, and no process may fail. The
-exit status is 1 if one does.
+finished run must have the same network, bit for bit, and no process may fail. Otherwise
+the exit status is 1.
 
     python -m experiments.benchmarks.kills --kills=50
 
-Run it by hand after changes of how states are stored or resumed.
+Run it by hand after changes to storing or resuming.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class Config:
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a setting cannot be right.
@@ -74,7 +74,7 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Trains, kills, compares and prints; exits with 1 if a run ended otherwise."""
+  """Train, kill, compare and print; exit with 1 if a run ends differently."""
   rng = np.random.default_rng(config.seed)
   kills = runs = wrong = 0
   with tempfile.TemporaryDirectory() as folder:

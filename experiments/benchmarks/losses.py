@@ -4,10 +4,10 @@
     python -m experiments.benchmarks.losses --what=memory
     python -m experiments.benchmarks.losses --what=memory --memory_sizes=65536
 
-Forward and backward, gradient in the student, features on the device. What is compared
-takes turns, round by round, in one process. Prints markdown. The first needs PyTorch,
-which runs eagerly, compiled, and on a GPU also as CUDA graphs; the last shows a batch
-that would need over 100 GB as one matrix, and what the process took.
+Forward and backward, gradient in the student, features on the device. Compared programs
+take turns, round by round, in one process. The output is markdown. The first command
+needs PyTorch, which runs eagerly, compiled, and on a GPU also as CUDA graphs. The last
+command measures a batch that would need over 100 GB as one matrix.
 """
 
 import dataclasses
@@ -141,7 +141,7 @@ class Program:
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a number is not positive or a name unknown.

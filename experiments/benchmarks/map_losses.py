@@ -96,7 +96,7 @@ class Config(measurement.TorchConfig):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a number is too small or a name unknown.

@@ -1,8 +1,8 @@
 """Timing and reporting that all benchmarks share.
 
 Programs take turns in one process, round by round, so that a change in the machine's
-speed meets all of them. What is reported is the median over the rounds, the range, and
-ratios round by round.
+speed affects all of them. Results are the median and range over rounds, and ratios
+computed in each round.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ MODES = EAGER, COMPILED, REDUCED, GRAPH = (
 )
 WARM_UP = 3
 
-# A program runs once to its end in every call.
+# Each call runs a program once and waits for its results.
 Program = Callable[[], Any]
 
 
@@ -136,8 +136,9 @@ def in_turns(
 ) -> dict[str, list[float]]:
   """Median seconds of a call in each round, programs taking turns.
 
-  Each is called a few times before, as the first calls compile, and once at the start
-  of its turn, which pays for what the program before it left in caches and threads.
+  Each program is called a few times before, because the first calls compile. It is also
+  called once at the start of its turn without timing, to absorb the effects of the
+  previous program on caches and threads.
   """
   seconds: dict[str, list[float]] = {name: [] for name in programs}
   for program in programs.values():

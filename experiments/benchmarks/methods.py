@@ -2,10 +2,11 @@
 
     python -m experiments.benchmarks.methods
 
-Plain training is a step of the same student on labels, on as many images. Methods of
-several students are compared with their widest, rounds of federated learning with as
-many steps of one network on the images of all clients together. Everything takes turns
-in one process, so that a change in the machine's speed meets all. Prints markdown.
+Plain training is a step of the same student on labels, with equally many images.
+Methods of several students are compared with the widest student. Rounds of federated
+learning are compared with as many steps of one network on the images of all clients.
+All programs take turns in one process, so that a change in the machine's speed affects
+all. The output is markdown.
 """
 
 import dataclasses
@@ -57,7 +58,7 @@ class Config(measurement.TurnsConfig):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is below 1 or a name is not known.

@@ -1,9 +1,9 @@
 """Memory and time of a step that computes its features by micro-batches.
 
 A student learns the similarities of all pairs of a batch (PKT) from a frozen teacher.
-The programs of three steps are compiled and asked what they need beside their
-arguments: a batch as a whole, one that is larger by the number of micro-batches, and
-the larger one by micro-batches. None of these is run.
+Three steps are compiled, and the compiler reports their memory besides the arguments: a
+whole batch, a batch that is larger by the number of micro-batches, and the larger batch
+with micro-batches. None of these is run.
 
     python -m experiments.benchmarks.micro_batches
     python -m experiments.benchmarks.micro_batches --device=gpu --timed_rows=8192
@@ -49,7 +49,7 @@ class Config(measurement.TurnsConfig):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is out of its range, or a network cannot be made.
@@ -143,10 +143,10 @@ def evaluated(model: Any) -> Any:
 
 
 def needed_bytes(config: Config, rows: int, number: int) -> int:
-  """Bytes that a compiled step needs beside its arguments.
+  """Bytes that a compiled step needs besides its arguments.
 
   Raises:
-    ValueError: If the device does not tell.
+    ValueError: If the device does not report memory.
   """
   method = distilling(config, number)
   batch = jax.eval_shape(lambda: images(config, rows))

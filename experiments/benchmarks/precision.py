@@ -190,7 +190,7 @@ class Config(measurement.Config):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a loss is not known.

@@ -1,4 +1,4 @@
-"""Time and memory of retrieval by the nearest rows, beside faiss and scikit-learn.
+"""Time and memory of nearest-row retrieval, against faiss and scikit-learn.
 
     python -m experiments.benchmarks.retrieval
     python -m experiments.benchmarks.retrieval --database=1000000 --queries=2000
@@ -61,7 +61,7 @@ class Config(measurement.Config):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a number is too small, or there are more neighbours than rows.

@@ -1,4 +1,4 @@
-"""All seeds of a run in one program, beside one run after another.
+"""All seeds of a run in one program, against one run after another.
 
 Small networks leave an accelerator mostly idle. Here the training state of every seed
 is stacked, and the step is mapped over the seeds by `jax.vmap`: each has its own start,
@@ -37,8 +37,9 @@ from flowkd_jax.jobs import networks
 
 PyTree = Any
 CLASSES = 10
-# The gradient of a bias before BatchNorm is zero, and only rounding is left of it. With
-# its usual 1e-8 Adam makes whole steps of that, other ones in every program.
+# The gradient of a bias before BatchNorm is zero up to rounding. With the usual epsilon
+# of 1e-8, Adam turns this rounding noise into full steps, which differ between
+# programs.
 EPSILON = 1e-5
 
 
@@ -57,7 +58,7 @@ class Config(measurement.TurnsConfig):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is below 1, or a network cannot be made.

@@ -54,7 +54,7 @@ class Config(measurement.TurnsConfig):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is out of its range, or a network cannot be made.

@@ -73,7 +73,7 @@ class Config(measurement.Config):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is below 1, there is no folder for the cache, or a network
@@ -136,7 +136,7 @@ def run(config: Config) -> None:
 
 
 class _Run:
-  """A training of its own, that goes on from turn to turn through one epoch."""
+  """Training run that continues from turn to turn through one epoch."""
 
   def __init__(self, method, batches):
     self.step = train.DeviceStep(method, batches.prepare, batches.resident)

@@ -209,7 +209,7 @@ def products(
   *,
   device: torch.device | None = None,
 ) -> Callable[[], None]:
-  """Only the matrix products that a loss and its gradient can't do without.
+  """Matrix products that a loss and its gradient need at least.
 
   Those of the similarities, and one that takes their gradient back to the student, in
   single precision and in blocks of rows: a floor below whatever computes them.

@@ -1,8 +1,8 @@
 """Ways to run a PyTorch program: eager, compiled, and as a CUDA graph.
 
-PyTorch at its best is compiled: on a GPU with the whole step in one CUDA graph. Every
-program ends with the device, so that what is timed is the work and not its launch.
-Needs PyTorch, which nothing else in the project does.
+PyTorch is fastest when compiled, on a GPU with the whole step in one CUDA graph. Every
+program waits for the device, so that the time of the work is measured and not the time
+of its launch. Only these benchmarks need PyTorch.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Time that the host spends on a training step, with updates that cost nothing.
+"""Host time of a training step, measured with updates that cost nothing.
 
 `train.fit` runs a method that only counts, so what is measured is Python, dispatch and
 the transfer of batches. An accelerator waits for this time if a step of it is shorter.
@@ -51,7 +51,7 @@ class Config(measurement.Config):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is below 1.

@@ -10,7 +10,7 @@ evaluation mode, channels last, fused Adam; eager, compiled, compiled with
     make bench DEVICE=gpu
     python -m experiments.benchmarks.training_step --batch_size=128 --json=step.json
 
-Prints times and ratios. What is compared takes turns, round by round. On an accelerator
+Prints times and ratios. Compared programs take turns, round by round. On an accelerator
 our step is also measured as `train.fit` runs it, many steps in one call.
 """
 
@@ -59,7 +59,7 @@ class Config(measurement.TurnsConfig, measurement.TorchConfig):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a count is below 1.

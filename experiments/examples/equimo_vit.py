@@ -1,8 +1,8 @@
 r"""A published vision transformer of another framework, as a teacher of digits.
 
-The package `equimo` is a library of vision models in Equinox; nothing in it knows this
-project. `make` says what has to be said of such a model: how one image goes in, and
-what its taps are. All that it could offer:
+The package `equimo` is a library of vision models in Equinox. `make` adds the two
+things that this project needs: how to call the model with one image, and its taps. To
+list all activations that can be taps:
 
     flowkd taps --network=experiments.examples.equimo_vit:make \
         --image_size=8 --channels=1

@@ -120,7 +120,7 @@ class Config:
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a study, a run or a number cannot be right.

@@ -65,7 +65,7 @@ class Config:
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If there is no such study or launch.

@@ -53,7 +53,7 @@ KeptRuns = dict[str, dict[str, KeptRun]]
 
 
 def read(folder: Path) -> KeptRuns:
-  """Reads the runs of a study; none if nothing was kept.
+  """Read the kept runs of a study; {} if there are none.
 
   Args:
     folder: Folder of the study, which holds `runs.json`.
@@ -145,7 +145,7 @@ def from_workdir(
 
 
 def _drawn(metrics):
-  """The entries with the values that pictures draw, to four digits."""
+  """Entries with the values that pictures draw, rounded to four digits."""
   kept = [
     {
       name: float(f"{value:.4g}") if isinstance(value, float) else value

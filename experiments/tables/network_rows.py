@@ -1,7 +1,7 @@
-"""Tables of runs, a row each: what a network retrieves, and how it came to know it.
+"""Tables of runs with one row each: training and retrieval of a network.
 
-Runs of one seed begin with the same weights and see the data in the same order, so that
-a row is compared with another seed by seed.
+Runs with the same seed start from equal weights and see the data in the same order, so
+rows are compared seed by seed.
 """
 
 import statistics

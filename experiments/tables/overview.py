@@ -16,7 +16,7 @@ HEADINGS = ("system", "measured here, %", "reaches", "control", "gain", "publish
 
 
 class System(NamedTuple):
-  """A row: a method, its control in the same launches, and its paper's numbers.
+  """Table row: a method, its control in the same launches, and published numbers.
 
   Attributes:
     title: Name of the method.
@@ -24,7 +24,7 @@ class System(NamedTuple):
     measured: Data and metric of the number.
     study: Study that the number is of.
     name: Row or arm of the study that the method is.
-    control: Row or arm that it has to beat.
+    control: Row or arm of the control.
     control_title: Name of the control for people.
     column: Heading of the number in the table of the study.
     published: Numbers of the paper or its authors' code.

@@ -1,4 +1,4 @@
-"""Tables of methods on pairs of networks: published accuracies and ours beside them."""
+"""Tables of methods on pairs of networks, with published accuracies."""
 
 import statistics
 
@@ -10,7 +10,7 @@ _DASH = "–"
 
 
 def table(study: spec.Study, found: paired_arms.Found) -> list[str]:
-  """The lines of the tables in Markdown, one for each family of pairs.
+  """Lines of the tables in Markdown, one table for each family of pairs.
 
   Args:
     study: A study with a grid.

@@ -1,8 +1,8 @@
-"""Tables of arms that one launch trains side by side: paired, with intervals.
+"""Tables of arms of the same launches, with paired differences and intervals.
 
-Arms of a launch share the seed, the data, the initial weights and the teacher, so that
-their difference varies less over seeds than they do. Of a difference the table shows
-the mean over seeds and Student's 95 % interval of it.
+Arms of a launch share the seed, the data, the initial weights and the teacher, so their
+difference varies less over seeds than their accuracies. The table shows the mean
+difference over seeds with Student's 95 % interval.
 """
 
 import statistics
@@ -64,7 +64,7 @@ def table(study: spec.Study, found: Found) -> list[str]:
 
 
 def _parts(comparison: spec.Comparison) -> list[list[spec.Column]]:
-  """Columns of each table: all in one if they fit, else first those with differences.
+  """Columns of each table: one table if they fit, else differences in the first table.
 
   A page of 1,280 pixels shows `_WIDEST` numbers beside the name of an arm.
   """
@@ -84,7 +84,7 @@ def _parts(comparison: spec.Comparison) -> list[list[spec.Column]]:
 
 
 def _seeds(arm, found):
-  """Number of seeds the arm was run with; the fewest of all runs that have it."""
+  """Number of seeds of an arm; the minimum over all runs that have the arm."""
   counts = [
     sum(arm.name in networks for networks in seeds.values()) for seeds in found.values()
   ]
@@ -135,7 +135,7 @@ def numbers(column: spec.Column, name: str, found: Found) -> dict[str, float | N
 
 
 def spread(values: Iterable[float | None], form: str, factor: float) -> str:
-  """Mean and standard deviation; of numbers that are not there, how many are."""
+  """Mean and standard deviation; if values are missing, also their number."""
   values = list(values)
   known = [factor * value for value in values if value is not None]
   if not known:
@@ -179,7 +179,7 @@ def accuracies(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def epoch_seconds(metrics: list[dict[str, Any]], stage: str) -> float | None:
-  """Shortest epoch of a stage, the one that other work on the machine held up least."""
+  """Shortest epoch of a stage, which other work on the machine disturbed least."""
   times = [
     entry["seconds"]
     for entry in metrics

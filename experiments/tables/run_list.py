@@ -12,7 +12,7 @@ from flowkd_jax import report
 
 PAGE = "README.md"  # beside the runs of a study, where it is shown with the folder
 
-# What a person puts in the place of what depends on the machine.
+# Placeholders for values that depend on the machine.
 _PLACES = {"data_dir": "DIR", "auxiliary_checkpoint": "FILE.npz", "seed": "SEED"}
 
 
@@ -38,7 +38,7 @@ def page(
   found: paired_arms.Found,
   pictures: Iterable[str] = (),
 ) -> str:
-  """The runs of a study in Markdown: how each was made, and how to make it again.
+  """Runs of a study in Markdown, with the command that made each.
 
   Args:
     name: Name of the study.
@@ -76,7 +76,7 @@ def page(
 
 
 def _origin(each, study, networks) -> list[str]:
-  """Commit, machine, versions and minutes of what the table shows of a launch."""
+  """Commit, machine, versions and minutes of a launch in the table."""
   if not study.comparison:
     shown = {run.result for run in study.runs if run.folder == each.folder}
     networks = {name: one for name, one in networks.items() if name in shown}

@@ -39,7 +39,7 @@ _PIXELS_PER_INCH = 120
 
 
 def save(study: spec.Study, runs: kept_runs.KeptRuns, folder: Path) -> list[str]:
-  """Draws every picture that there are numbers for; returns the names of the files.
+  """Draw all pictures for which there are numbers; return the names of the files.
 
   Args:
     study: The study.

@@ -41,7 +41,7 @@ _Value = Callable[[Mapping[str, Any]], float | None]
 
 
 def method_row(study: spec.Study, found: paired_arms.Found) -> str | None:
-  """The row that is drawn bold: the method, not a control that learns from nobody.
+  """Row that is drawn bold: the method, not a control without a teacher.
 
   It is the row that all others are compared with, or the one named "student", or the
   last, whichever is the first that learns from another network.
@@ -109,8 +109,8 @@ def _group(study: spec.Study, arm: spec.Arm) -> str:
 def size_picture(study: spec.Study, runs: kept_runs.KeptRuns) -> "Figure":
   """Accuracy or retrieval of all networks of a study against their parameters.
 
-  Teachers that are no row of their own are there too. A study with a grid has none:
-  its rows are too many.
+  Teachers that are not rows are included. A study with a grid has no such picture, as
+  it has too many rows.
 
   Args:
     study: The study.
@@ -151,7 +151,7 @@ def _arms(study, metric, seeds) -> list[report.Sized]:
 
 
 def _sized(title: str, networks: list[Mapping[str, Any]], value: _Value):
-  """The networks of all seeds as a point; nothing if they were not measured."""
+  """Networks of all seeds as one point; None if they were not measured."""
   values = []
   for network in networks:
     # Not every launch measures retrieval.

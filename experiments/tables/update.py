@@ -1,8 +1,8 @@
-"""Makes the tables and figures of the results page from finished runs.
+"""Update of the tables and figures of the results page from finished runs.
 
-    python -m experiments.tables.update --workdir=W  # take in what is finished
-    python -m experiments.tables.update --bundles=DIR  # the same from a queue's --out
-    python -m experiments.tables.update              # again from what is kept
+    python -m experiments.tables.update --workdir=W    # add finished runs
+    python -m experiments.tables.update --bundles=DIR  # add runs of a queue's --out
+    python -m experiments.tables.update                # use only the kept runs
 
 The runs of a study are kept in `experiments/results/STUDY/runs.json` (`kept_runs`).
 In the page, RESULTS.md, whatever stands between `<!-- table: STUDY -->` and
@@ -71,7 +71,7 @@ class Config:
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a folder or the page cannot be read, or written to.
@@ -82,7 +82,7 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Takes in new runs and rewrites the tables of the page."""
+  """Add new runs and rewrite the tables of the page."""
   kept, page = Path(config.kept), Path(config.page)
   if config.workdir:
     take_in(Path(config.workdir), kept)
@@ -111,9 +111,9 @@ def run(config: Config) -> None:
 def _with_new_settings(
   study: spec.Study, runs: kept_runs.KeptRuns
 ) -> kept_runs.KeptRuns:
-  """The runs with every setting that their launcher has now, and no other.
+  """Update the settings of runs to the present settings of their launchers.
 
-  A setting that came after a run had, in that run, what is its default now.
+  A setting that was added after a run had its present default in that run.
   """
   complete = {}
   for each in study.launches:
@@ -134,14 +134,14 @@ def _with_new_settings(
 def _updated(
   settings: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Settings of a run; those that its launcher never read were dropped since."""
+  """Settings of a run, without settings that its launcher never read."""
   if not defaults:
     return dict(settings)
   return {name: settings.get(name, default) for name, default in defaults.items()}
 
 
 def take_in(workdir: Path, kept: Path) -> None:
-  """Adds every finished run of every study to what is kept."""
+  """Add all finished runs of all studies to the kept runs."""
   for name, study in catalogue.STUDIES.items():
     runs = kept_runs.read(kept / name)
     new = 0
@@ -171,13 +171,13 @@ def _finished_run(study: spec.Study, folder: Path, root: Path) -> kept_runs.Kept
 
 
 def replace_block(text: str, name: str, content: str) -> str:
-  """The page with another content between the marks of a block, if it has them."""
+  """Replace the content between the marks of a block, if the page has them."""
   pattern = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)"
   return re.sub(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
 
 
 def table(name: str, study: spec.Study, found: paired_arms.Found) -> str:
-  """The table of a study in Markdown, and below it what it was made with."""
+  """Table of a study in Markdown, with its provenance below."""
   if study.grid:
     time = "Minutes are those of the launch."
     lines = pair_grid.table(study, found)

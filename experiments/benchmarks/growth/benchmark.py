@@ -33,7 +33,7 @@ class Config(measurement.Config):
 
 
 def configure(**given: Any) -> Config:
-  """Settings, with those that are given.
+  """Make a configuration from the given settings.
 
   Raises:
     ValueError: If a case is unknown or a size below 1.
