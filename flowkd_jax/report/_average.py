@@ -58,7 +58,7 @@ def _range(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def mean_results(runs: Sequence[Results]) -> list[dict[str, Any]]:
-  """Networks of several runs by name: title, teacher, and the mean of retrieval.
+  """Networks of several runs by name: title, teacher, mean retrieval and mean times.
 
   Args:
     runs: Results of `read_results`, one for each run.
@@ -71,9 +71,18 @@ def mean_results(runs: Sequence[Results]) -> list[dict[str, Any]]:
     {
       **{key: alike[0][key] for key in ("name", "title", "teacher") if key in alike[0]},
       "retrieval": _mean_retrieval(alike),
+      "times": _mean_times([one["times"] for one in alike if one.get("times")]),
     }
     for alike in networks.values()
   ]
+
+
+def _mean_times(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Mean seconds of each part over the runs that recorded them."""
+  parts = dict.fromkeys(part for one in times for part in one)
+  return {
+    part: math.fsum(one.get(part, 0.0) for one in times) / len(times) for part in parts
+  }
 
 
 def _mean_retrieval(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -71,3 +71,9 @@ def test_mean_results_leave_out_curves_that_are_no_numbers_or_at_other_levels(re
   assert found["title"] == results[0]["title"]
   expected = results[0]["retrieval"]["cosine"]["precision"]
   np.testing.assert_allclose(found["retrieval"]["cosine"]["precision"], expected)
+
+
+def test_mean_results_have_the_mean_times_of_runs_that_recorded_them():
+  runs = [[{"name": "a", "times": {"steps": steps}}] for steps in (1.0, 3.0)]
+  (found,) = _average.mean_results([*runs, [{"name": "a"}]])
+  assert found["times"] == {"steps": 2.0}
