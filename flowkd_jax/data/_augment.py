@@ -29,6 +29,11 @@ _STREAM = 2
 class Augmentation:
   """Random changes of training images; none by default.
 
+  With `flip`, `min_area=0.7`, `color_jitter=0.3` and `grayscale=0.1` images change as
+  those of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
+  generalization", ICLR 2021), but colours change in a fixed order, and an image is
+  rounded once.
+
   Attributes:
     flip: True to mirror left and right with probability 1/2.
     padding: Pixels of zeros on each side before a random crop back to the size of the
@@ -42,10 +47,6 @@ class Augmentation:
   Raises:
     ValueError: If a number is out of range.
     TypeError: If a value is not a number.
-
-  With `flip`, min_area 0.7, color_jitter 0.3 and grayscale 0.1 images change as those
-  of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain generalization",
-  ICLR 2021) do, up to the order in which colours change.
   """
 
   flip: bool = False
