@@ -1,4 +1,4 @@
-"""Means over runs, with the range of their values: for runs too many to draw each."""
+"""Means over runs with the range of values, for more runs than can be drawn."""
 
 import math
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ _POSITION = ("stage", "epoch", "step")
 
 
 def mean_metrics(logs: Sequence[MetricLog]) -> list[dict[str, Any]]:
-  """One log for several: the mean of each number, its least and its greatest.
+  """Combine the logs of several runs: mean, minimum and maximum of each number.
 
-  An entry per stage and epoch that any run has. A mean is that over the runs which have
-  a finite number there. "least KEY" and "greatest KEY" hold the range.
+  The result has an entry for each stage and epoch of any run. A mean is taken over the
+  runs with a finite number. "least KEY" and "greatest KEY" hold the range.
 
   Args:
     logs: Metrics of `read_metrics`, one for each run.

@@ -1,7 +1,7 @@
 """Style of all pictures: figures, axes, lines, scales.
 
-Matplotlib is imported inside functions, as it takes a second that only those who
-draw should spend; and without pyplot, which has a global state and a backend.
+Matplotlib is imported inside functions, because the import takes a second. pyplot is
+not used, because it has a global state and a backend.
 """
 
 import functools
@@ -72,7 +72,7 @@ def _figure_class() -> "type[Figure]":
   from matplotlib.figure import Figure
 
   class Picture(Figure):
-    """Shows itself in notebooks, which by themselves show only pyplot's figures."""
+    """Figure that notebooks display, although it was made without pyplot."""
 
     def _repr_png_(self) -> bytes:
       png = io.BytesIO()
@@ -101,8 +101,8 @@ def name_axes(
 ) -> None:
   """Title at the left, quiet subtitle at the right, quiet names of the axes.
 
-  Where both do not fit side by side the subtitle stands below the title, on as many
-  lines as it needs.
+  If both do not fit on one line, the subtitle is below the title, on as many lines as
+  it needs.
   """
   width = _texts.axes_points(axes)
   title = "\n".join(_texts.wrapped(title, _texts.BOLD * 11, width))
@@ -185,7 +185,7 @@ def draw_level(axes: "Axes", value: float, *, colour: str) -> None:
 
 
 def whole_epochs(axes: "Axes") -> None:
-  """Begins before training and marks whole epochs only."""
+  """Start the axis before training, with ticks at whole epochs only."""
   axes.update_datalim([(0, 0), (1, 0)], updatey=False)
   axes.autoscale_view(scaley=False)
   whole_ticks(axes)
@@ -199,9 +199,9 @@ def whole_ticks(axes: "Axes") -> None:
 
 
 def plain_scale(axes: "Axes", *, most: float | None = None) -> None:
-  """Linear with few ticks, from zero unless that would squeeze what is seen.
+  """Set a linear scale with few ticks, from zero unless the values are far from it.
 
-  `most` is the largest value that there can be, such as 100 %: the axis ends there.
+  `most` is the largest possible value, such as 100 %; the axis ends there.
   """
   from matplotlib.ticker import FuncFormatter
   from matplotlib.ticker import MaxNLocator
@@ -216,15 +216,15 @@ def plain_scale(axes: "Axes", *, most: float | None = None) -> None:
 
 
 def end_at(axes: "Axes", most: float) -> None:
-  """Ends an axis at the largest value that there can be, such as 100 %."""
+  """End an axis at the largest possible value, such as 100 %."""
   if axes.get_ylim()[1] > most:
     axes.set_ylim(top=most)
 
 
 def log_scale(axes: "Axes") -> None:
-  """Logarithmic, or linear from zero if the values span too little for that.
+  """Set a logarithmic scale, or a linear one from zero if the values span too little.
 
-  On the logarithmic scale values that are not positive leave gaps.
+  On the logarithmic scale, values that are not positive leave gaps.
   """
   from matplotlib.ticker import FuncFormatter
   from matplotlib.ticker import LogLocator

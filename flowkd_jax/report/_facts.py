@@ -1,7 +1,7 @@
 """Facts about runs, for the page: job, data, command, versions, machine and seed.
 
-A result is made by more than its settings. Each stage has recorded the environment that
-it was finished in; before the first one is finished the latest start tells.
+A result depends on more than its settings. Each stage records the environment in which
+it was finished; before the first stage is finished, that of the latest start is used.
 """
 
 import json
@@ -53,10 +53,10 @@ def read_start(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 def run_facts(
   results: Results, config: Mapping[str, Any], start: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Facts about a run by name; "not recorded" where an older version kept none.
+  """Facts about a run by name; "not recorded" if an older version did not keep them.
 
-  A fact that differs between the stages, as in a run that was resumed with another
-  version, is told for each.
+  If a fact differs between stages, for example in a run that was resumed with another
+  version, it is given for each stage.
 
   Args:
     results: Results of its networks, as far as there are any.

@@ -69,11 +69,11 @@ def flow_picture(
 ) -> "Figure":
   """Information of each tap about the labels over the epochs, in every network.
 
-  A column per tap, a row per kernel; below, where it was recorded, how alike each tap
-  and the one that it learns from are. Dashed: where the network that another one
-  learns from has ended, in the panels of the taps that are matched to it. Networks
-  with other taps appear at the same relative depth. A network that was measured once,
-  as it came from elsewhere, is shown as a goal only.
+  The picture has a column per tap and a row per kernel. Further rows show the
+  similarity of each tap to the teacher tap that it learns from, if it was recorded. A
+  dashed line is the final value of the teacher, in the panels of the taps that are
+  matched to it. Networks with other taps appear at the same relative depth. An imported
+  network, which was measured only once, is shown only as a dashed line.
 
   Args:
     metrics: Metrics of `read_metrics`; keys `qmi/KERNEL/TAP` and `cka/TAP`.

@@ -1,4 +1,4 @@
-"""Images that a network finds alike."""
+"""Picture of retrieved images."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -32,10 +32,9 @@ def retrieval_picture(
   class_names: Sequence[str],
   title: str = "Queries and the images found for them, the nearest first",
 ) -> "Figure":
-  """A row per query: its image, then the images found, with the names of classes.
+  """Draw a row per query: its image, then the retrieved images, with class names.
 
-  A frame is green where the class is that of the query, and orange and dashed where it
-  is not.
+  A frame is green if the class is that of the query, otherwise orange and dashed.
 
   Args:
     query_images: Values in 0..255; one channel is gray.

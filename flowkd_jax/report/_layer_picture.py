@@ -24,7 +24,7 @@ def layer_picture(
   teacher_taps: Sequence[str],
   layer_map: Mapping[str, str] | None = None,
 ) -> "Figure":
-  """A matrix a panel, student taps down, teacher taps across.
+  """Draw a panel per matrix, with student taps as rows and teacher taps as columns.
 
   Args:
     matrices: Matrices by title. Larger values are darker.

@@ -1,7 +1,7 @@
 """One self-contained HTML page of one or several work directories.
 
-Up to six runs have their pictures side by side. Of more the mean and the range are
-drawn: for runs that differ in their seed only, or else for all together.
+Pictures of up to six runs are side by side. For more runs, means and ranges are drawn,
+by groups of runs that differ only in their seed, or over all runs.
 """
 
 import base64
@@ -33,7 +33,7 @@ _CONFIG_FILE = "config.json"
 _TEMPLATE = "page.html"
 # Pictures of more runs would be too many to compare, and take too long to draw.
 _SIDE_BY_SIDE = 6
-# Settings that do not tell runs of one experiment apart: the seed, and places.
+# Settings that do not distinguish runs of one experiment: the seed, and paths.
 _OF_A_RUN = ("seed", "workdir", "data_dir", "networks_from", "teacher_cache")
 
 

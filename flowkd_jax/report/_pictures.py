@@ -75,7 +75,7 @@ def loss_picture(
 def _draw_taps(
   axes: "Axes", metrics: MetricLog, stage: str, quantity: str, styles: Styles
 ) -> None:
-  """A line per tap; taps whose lines are the same share one."""
+  """Draw a line per tap; taps with equal lines share one."""
   taps = _series.endings(metrics, stage, "loss/")
   groups: dict[bytes, list[str]] = {}
   for tap in taps:

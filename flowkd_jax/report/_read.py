@@ -15,7 +15,7 @@ from flowkd_jax import _files
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
 
-# One entry per stage and epoch, one per network: what the two files hold.
+# Content of the two files: one entry per stage and epoch, and one per network.
 MetricLog = Sequence[Mapping[str, Any]]
 Results = Sequence[Mapping[str, Any]]
 
@@ -28,10 +28,10 @@ _LOG = logging.getLogger(__name__)
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """The entries of `metrics.jsonl`, one per stage and epoch, in order of training.
 
-  Of two entries for one stage and epoch, as a resumed job writes them, the later
-  counts. A line that a kill has cut off is left out, with a warning in the log.
-  Where a stage trains several networks, what was measured of each is an entry of its
-  own, whose stage is "STAGE/NETWORK", the network's name in the results.
+  A resumed job may write a stage and epoch twice; the later entry is used. A line that
+  was cut off by a kill is left out, with a warning in the log. If a stage trains
+  several networks, the measurements of each network are an entry of their own with the
+  stage "STAGE/NETWORK", which is the network's name in the results.
 
   Args:
     path: A work directory, or the file itself.
@@ -84,7 +84,7 @@ def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def read_run(path: str | os.PathLike[str]) -> tuple[MetricLog, Results]:
-  """Metrics and results as far as a job has come; of either there may be none yet.
+  """Metrics and results of a job so far; either may be empty.
 
   Raises:
     FileNotFoundError: If the work directory has neither.
@@ -100,9 +100,9 @@ def read_run(path: str | os.PathLike[str]) -> tuple[MetricLog, Results]:
 def retrieval_curve(
   network: Mapping[str, Any], distance: str
 ) -> Mapping[str, Any] | None:
-  """Retrieval of a network by a distance; None unless all of it is numbers.
+  """Retrieval of a network by a distance; None if a number is missing.
 
-  Files have null where a number was not finite, as that of a network that diverged.
+  Files have null for numbers that are not finite, for example of a diverged network.
   """
   curve = (network.get("retrieval") or {}).get(distance)
   if curve is None:
@@ -125,8 +125,8 @@ def _existing_file(path: str | os.PathLike[str], name: str) -> Path:
 def _entry(line: str) -> dict[str, Any] | None:
   """Entry of a line; None unless it names stage and epoch.
 
-  A resumed job may write right behind a line that was cut off. Entries are flat,
-  so the last brace opens the last of them.
+  A resumed job may write directly after a line that was cut off. As entries are flat,
+  the last opening brace begins the last entry.
   """
   entry = _json(line[max(line.rfind("{"), 0) :])
   if not isinstance(entry, dict) or not isinstance(entry.get("stage"), str):

@@ -1,4 +1,4 @@
-"""Writes the pictures of a work directory."""
+"""Saving of the pictures of a work directory."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def save_pictures(workdir: str | os.PathLike[str]) -> list[Path]:
-  """Writes every picture that there is data for into `workdir/pictures`.
+  """Save all pictures for which there is data in `workdir/pictures`.
 
   Works while the job still runs. A picture without data is skipped, and the log
   says why.

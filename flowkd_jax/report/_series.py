@@ -1,4 +1,4 @@
-"""Numbers over epochs, picked out of the metrics of a work directory."""
+"""Series of numbers over epochs, from the metrics of a work directory."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from flowkd_jax.report._average import LEAST
 from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
 
-# Whom a network learns from where the results do not say: the first that is there.
+# Teacher of each network if the results do not name it: the first one that exists.
 _USUAL_TEACHERS = {"student": ("auxiliary", "teacher"), "auxiliary": ("teacher",)}
 
 

@@ -43,8 +43,8 @@ class _Cell(NamedTuple):
 def network_table(results: Results, *, authors: bool = False) -> Table:
   """One row per network: size, accuracy and retrieval in percent, time.
 
-  Of networks of equal size the best numbers are bold. Fits into 80 columns and
-  needs no colours.
+  Among networks of equal size, the best numbers are bold. The table fits into 80
+  columns and needs no colours.
 
   Args:
     results: Results of `read_results`.
