@@ -78,11 +78,11 @@ def test_states_are_those_of_one_device_on_many(network, teacher, batches):
 
 
 def test_batches_without_positions_and_unknown_sizes_are_refused():
-  with pytest.raises(ValueError, match="expected num_examples, the rows of the data"):
+  with pytest.raises(ValueError, match="expected num_examples, the number of rows"):
     _loss_calls.bank_init(jax.random.key(0), None)
   call = _call((("a", "a"),), {"a": _rows(0, 4, 2)}, {"a": _rows(1, 4, 2)})
   del call.batch["index"]
-  with pytest.raises(ValueError, match="expected a batch with the position of each"):
+  with pytest.raises(ValueError, match="expected a batch with the array"):
     _loss_calls.banked(_loss_calls.crd_bank, call)
 
 
