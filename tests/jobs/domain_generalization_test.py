@@ -129,7 +129,9 @@ def test_random_rows_are_as_many_as_passed_the_filter_in_every_epoch(tmp_path):
 @pytest.mark.slow
 def test_control_whose_filter_is_missing_says_what_to_do(tmp_path):
   config = _configure(tmp_path, stages=("kd_random",))
-  with pytest.raises(ValueError, match="as much as kd_saturated, which has not been"):
+  with pytest.raises(
+    ValueError, match="as many gradients as kd_saturated, which has not"
+  ):
     domain_generalization.run(config)
 
 
