@@ -1,8 +1,8 @@
-"""A call of the driver with a budget: takes in earlier calls, then runs the queue.
+"""A call of the driver with a budget: reads what earlier calls left, runs the queue.
 
-Runs are finished if they are among the kept results, or if a bundle of them is in the
-folder of an earlier call or in that of this one. The states of both folders are
-unpacked, so that a call that writes to the folder of an earlier one loses nothing.
+A run counts as finished if it is among the kept results, or if its bundle is in the
+folder of an earlier call or of this call. The states of both folders are unpacked.
+Therefore nothing is lost if a call writes to the folder of an earlier one.
 """
 
 import json
@@ -30,7 +30,7 @@ from experiments.studies import step_costs
 from flowkd_jax import train
 from flowkd_jax.jobs import environment
 
-# Data sets that come with a package, or are made of another one.
+# Data sets that come with a package, or are derived from another data set.
 _WITHOUT_FILES, _ROTATED = ("digits",), "_rotated"
 
 
@@ -40,11 +40,11 @@ class Call(NamedTuple):
   Attributes:
     study: Study or queue of studies.
     root: Work directory.
-    data_dir: Folder of the data sets, perhaps in pieces.
+    data_dir: Folder of the data sets. It may be in pieces.
     out: Folder for bundles and state.
     continue_from: Folder of an earlier call, None for none.
-    seconds: The time that there is.
-    processes: The most runs at the same time.
+    seconds: Time limit.
+    processes: Maximum number of runs at the same time.
   """
 
   study: str
@@ -67,7 +67,7 @@ class Call(NamedTuple):
 def run(
   call: Call, jobs: Callable[[Path], list[launches.Job]], kept: Iterable[str]
 ) -> None:
-  """Runs what is neither kept nor bundled, until the time is over.
+  """Runs all runs that are neither kept nor bundled, until the time is over.
 
   Args:
     call: The settings.
@@ -104,9 +104,9 @@ def run(
 def print_rows(
   call: Call, jobs: Callable[[Path], list[launches.Job]], kept: Iterable[str]
 ) -> None:
-  """Prints the commands that are left; writes nothing.
+  """Prints the commands of unfinished runs; writes nothing.
 
-  Before each stands its time on an H100, estimated from its steps.
+  A line before each command has its time on an H100, estimated from its steps.
 
   Args:
     call: The settings.
@@ -146,7 +146,7 @@ def without_data(rows: Sequence[queue_rows.Row], data_dir: Path) -> dict[str, st
     data_dir: Folder of the data sets.
 
   Raises:
-    ValueError: If that is so for every run.
+    ValueError: If no run has its data set.
   """
   blocked = {}
   for row in rows:
@@ -172,7 +172,7 @@ def _dataset(command: Sequence[str]) -> str:
 
 
 def _check_writable(out: Path) -> None:
-  """Raises ValueError unless a file can be written, before any run spends time."""
+  """Raises ValueError if no file can be written. Called before any run starts."""
   made = next((each for each in (out, *out.parents) if each.exists()), out)
   try:
     with tempfile.NamedTemporaryFile(dir=made) as file:
@@ -190,7 +190,7 @@ def _joined(call: Call) -> Path:
 
 
 def _bundled(call: Call, found: Sequence[launches.Job]) -> set[str]:
-  """Names of runs with bundles; refuses folders that cannot be of this study."""
+  """Names of runs with bundles; refuses a folder of another study."""
   if call.continue_from:
     wanted = {str(job.folder.relative_to(call.root)) for job in found}
     _check_earlier(call, call.continue_from, wanted)
@@ -234,7 +234,7 @@ def _read_report(path: Path) -> dict[str, Any]:
 def _bundle_finished(
   call: Call, wanted: Sequence[queue_rows.Row], finished: set[str]
 ) -> None:
-  """Bundles runs that ended after their driver, which was killed."""
+  """Bundles runs that finished after their driver was killed."""
   for row in wanted:
     if row.job.is_done and row.name not in finished:
       bundles.add(call.out, call.root, row.name)

@@ -3,7 +3,7 @@
     bundles.zip   STUDY/RUN/SEED/ of each finished run: settings (config.json),
                   metrics.jsonl, and results.json with commit, versions, device
 
-One file, as some machines give back only a few.
+All bundles are in one file, because some machines return only a few files.
 """
 
 import zipfile
@@ -39,7 +39,7 @@ def add(out: Path, root: Path, name: str) -> None:
 
 
 def copy(source: Path, out: Path) -> None:
-  """Adds the bundles of another folder; of a run that both have, the one here stays.
+  """Adds the bundles of another folder, except of runs that are in both folders.
 
   Args:
     source: Folder of an earlier queue.
@@ -89,7 +89,7 @@ def extract(folder: Path, root: Path) -> None:
 
 
 def _entries(folder: Path) -> dict[str, bytes]:
-  """Contents by name; all are read, so that damage within the file is noticed."""
+  """Contents by name. All are read, so that damage within the file is detected."""
   path = folder / FILE
   if not path.exists():
     return {}
@@ -104,7 +104,7 @@ def _entries(folder: Path) -> dict[str, bytes]:
 
 
 def _write(out: Path, contents: dict[str, bytes]) -> None:
-  """Writes all bundles; a reader sees the old file or the new one."""
+  """Writes all bundles atomically: a reader sees the old file or the new one."""
   out.mkdir(parents=True, exist_ok=True)
   temporary = out / f".{FILE}"
   try:

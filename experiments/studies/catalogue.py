@@ -1,4 +1,4 @@
-"""The studies: which runs make up which table of the results page."""
+"""The studies: the runs behind each table of the results page."""
 
 from experiments.studies import cifar100_pairs
 from experiments.studies import digits
@@ -20,7 +20,7 @@ def _from_auxiliary(name, title, stage, *flags, seeds=None):
 
 
 def _full(name, title, *flags):
-  """The full method from the authors' auxiliary, shorter, with something changed."""
+  """The full method from the authors' auxiliary, for fewer epochs, with one change."""
   return _from_auxiliary(name, title, "student", "--student_epochs=20@1e-3", *flags)
 
 
@@ -30,7 +30,7 @@ def _published(*values: float) -> dict[str, float]:
 
 
 _BY_HAND = "block_1:stage_1,block_2:stage_2,block_3:stage_3,dense:pooled"
-# Images as they are, so that a teacher's outputs are computed once for all students.
+# No augmentation, so that a teacher's outputs are computed once for all students.
 _PLAIN = (
   *_CIFAR10,
   "--noflip",
@@ -64,7 +64,7 @@ _SMALL_TEACHER = Run(
 
 
 def _from_resnet(name, title, *flags):
-  """A student straight from the one teacher of the study."""
+  """A student directly from the study's only teacher."""
   straight = ("--learn_from=teacher", "--stages=teacher,student")
   return Run(name, title, (*_WITH_TEACHER, *straight, *flags))
 
@@ -75,7 +75,7 @@ _PAIRED_BY_HAND = _from_resnet(
 
 
 def _auxiliary(width):
-  """An auxiliary of that width between the one teacher and the student."""
+  """An auxiliary of the width, between the study's only teacher and the student."""
   return Run(
     f"auxiliary_{width}",
     f"auxiliary of width {width}, then 5 epochs from the teacher",
@@ -91,7 +91,7 @@ def _auxiliary(width):
 
 
 def _before_transfer(width):
-  """The auxiliary of that width as its training on labels leaves it."""
+  """The auxiliary of the width after its training on labels."""
   return Run(
     f"labels_{width}",
     f"auxiliary of width {width}, 10 epochs on labels",
@@ -101,7 +101,7 @@ def _before_transfer(width):
 
 
 def _from_own_auxiliary(width):
-  """A student from the auxiliary of its seed."""
+  """A student from the auxiliary of the same seed."""
   return Run(
     f"from_{width}",
     f"all taps, from the auxiliary of width {width}",
@@ -114,8 +114,8 @@ def _from_own_auxiliary(width):
   )
 
 
-# Shorter than the paper's training, so that one core trains all in some two hours; the
-# student's is the paper's.
+# Shorter than the paper's training, so that one core trains all networks in about two
+# hours. The student's training is that of the paper.
 _CHAIN = (
   *_CIFAR10,
   "--teacher_network=resnet8:16",
@@ -303,7 +303,7 @@ STUDIES = {
   **papers.STUDIES,
 }
 
-# Runs of several studies under one name, in the order in which they are made.
+# Runs of several studies under one name, in the order in which they run.
 QUEUES = {"papers": papers.QUEUE}
 
 

@@ -1,4 +1,4 @@
-"""Learning rates that a search among kept results has found best, for each arm."""
+"""Best learning rate of each arm, by a search whose results are kept."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def chosen(
 
 
 def _mean(seeds, arm, metric) -> float | None:
-  """Mean over seeds; a run that diverged counts as 0, None if the arm is missing."""
+  """Mean over seeds, None if the arm is missing. A run that diverged counts as 0."""
   found = [
     network.get(metric)
     for run in seeds.values()

@@ -1,10 +1,10 @@
 """The CIFAR-100 pairs of RepDistiller: teacher, student, method.
 
-The training is that of Tian et al., "Contrastive representation distillation", ICLR
-2020, for every row alike: 240 epochs of batches of 64, SGD with momentum 0.9 and weight
-decay 5e-4, a tenth of the rate from epochs 151, 181 and 211 on, the last epoch. Weights
-and temperatures are those that were published for a pair; where none were, those of
-another pair, or 1, and the title says "untuned".
+All rows have the training of Tian et al., "Contrastive representation distillation",
+ICLR 2020: 240 epochs in batches of 64, and SGD with momentum 0.9 and weight decay 5e-4.
+The rate is divided by ten from epochs 151, 181 and 211 on, and the last epoch counts.
+Weights and temperatures are the published ones of a pair. If none are published, they
+are those of another pair, or 1, and the title says "untuned".
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ _NETWORKS = {
   "shv2": "shufflenet_v2",
   "r50": "resnet50",
 }
-# Students that diverge at the rate of the others; RepDistiller takes 0.01 for them.
+# Students that diverge at the usual rate; RepDistiller uses 0.01 for them.
 _SLOW = ("mbv2", "shv1", "shv2")
 PAIRS = {
   pair: (pair.removesuffix(f"_{student}"), student)
@@ -41,7 +41,8 @@ PAIRS = {
   if pair.endswith(f"_{student}") and pair.removesuffix(f"_{student}") in _NETWORKS
 }
 
-# Beta of decoupled distillation; no code names one for the other pairs, which take 8.
+# Beta of decoupled distillation. No published code has one for the other pairs; they
+# use 8.
 _BETA = {
   "wrn40_2_wrn16_2": 6,
   "wrn40_2_wrn40_1": 6,
@@ -51,7 +52,7 @@ _BETA = {
   "r110_r20": 2,
   "r110_r32": 2,
 }
-# Temperature and weight of standardised logits; 2 and 9 where none is published.
+# Temperature and weight of standardised logits; 2 and 9 if none are published.
 _STANDARDIZED = {
   "vgg13_vgg8": (3, 9),
   "r110_r20": (4, 12),
@@ -69,7 +70,7 @@ _DECOUPLED_STANDARDIZED = {
   "vgg13_mbv2": (3, 9, 2),
   "r50_mbv2": (2, 15, 2),
 }
-# Weight of ReviewKD; 5 for all others of its authors, and where none is published.
+# Weight of ReviewKD. It is 5 for its authors' other pairs, and if none is published.
 _REVIEW = {"r32x4_shv2": 8, "r56_r20": 0.6, "r110_r32": 1}
 _EQUAL_CHANNELS = ("r56_r20", "r110_r20", "r110_r32", "r32x4_r8x4", "vgg13_vgg8")
 _FOUR_MAPS = ("vgg13_vgg8", "vgg13_mbv2", "r50_mbv2", "r50_vgg8")
@@ -205,12 +206,12 @@ def _values(pair: str) -> dict[str, Any]:
   }
 
 
-# Only accuracy is compared, every epoch: its best one is recorded beside the last.
+# Only accuracy is compared. It is measured every epoch, to record the best one too.
 _DATA = ("--dataset=cifar100", "--data_dir={data_dir}", "--measure=", "--nodiagnostics")
 
 
 def teacher_run(name: str, extra: tuple[str, ...] = ()) -> spec.Run:
-  """The launch that trains a teacher, once for all pairs that have it.
+  """The launch that trains a teacher, once for all pairs with this teacher.
 
   Args:
     name: Short name of the network.

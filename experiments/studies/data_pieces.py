@@ -1,6 +1,6 @@
 """Data sets from one folder, joined if the folder comes in pieces.
 
-Pieces of a folder are DIR.part0, DIR.part1, ... with parts of its files each; pieces of
+Pieces of a folder are DIR.part0, DIR.part1, ...; each has some of its files. Pieces of
 a file are FILE.part0, FILE.part1, ..., in any of these folders.
 """
 
@@ -13,14 +13,14 @@ _PIECE = re.compile(r"(.+)\.part(\d+)")
 
 
 def joined(data_dir: Path, into: Path) -> Path:
-  """The folder itself if it is whole, otherwise one that is made of its pieces.
+  """The folder itself if it is complete, otherwise a folder made from its pieces.
 
-  Files that are whole are linked, not copied.
+  Complete files are linked, not copied.
 
   Args:
     data_dir: The folder, DIR of the pieces.
-    into: Folder to make; one that an earlier call made is used again if it has all
-      that the pieces have now.
+    into: Folder to make. If an earlier call made it and it has all files of the
+      present pieces, it is used again.
 
   Raises:
     ValueError: If a piece is missing, or two pieces have a file of the same name.
@@ -51,7 +51,7 @@ def joined(data_dir: Path, into: Path) -> Path:
 
 
 def _make(into: Path, whole: Mapping[str, Path], pieces: Mapping[str, dict]) -> None:
-  """Makes the folder beside its place and renames it, so that it is whole or absent."""
+  """Makes the folder under another name and renames it: it is complete or absent."""
   temporary = into.with_name(f".{into.name}")
   shutil.rmtree(temporary, ignore_errors=True)
   for name, path in whole.items():
@@ -71,7 +71,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _in_order(name: str, found: Mapping[str, Path]) -> list[Path]:
-  """Pieces of a name by their numbers, which start at 0 or 1 and have no gap."""
+  """Pieces of a name by their numbers, which start at 0 or 1 and have no gaps."""
   numbered = {}
   for each, path in found.items():
     piece = _PIECE.fullmatch(each)

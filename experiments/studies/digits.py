@@ -11,7 +11,7 @@ def _also(name: str, title: str, of: str, result: str = "") -> spec.Run:
 _LABELS = "student digits_cnn:4, on labels only"
 _FLOW = "student digits_cnn:4, by information flow"
 
-# What `make demo` runs.
+# The run of `make demo`.
 METHOD = spec.Study(
   "The whole method on handwritten digits, 40 epochs",
   (

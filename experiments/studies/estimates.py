@@ -1,8 +1,9 @@
-"""Estimated time of launches that distil, on the device at hand.
+"""Estimated time of distillation launches on the device in use.
 
-The operations of both networks over all epochs, at the speed that a stack of
-convolutions of the benchmark's size reaches: the teacher's forward pass, three times
-the student's, and the test images. Losses, data and compiling are not counted.
+The estimate counts the operations of both networks over all epochs: the teacher's
+forward pass, three times the student's forward pass, and the test images. It divides
+them by the measured speed of a stack of convolutions of the benchmark's size. Losses,
+data and compilation are not counted.
 """
 
 import functools
@@ -27,7 +28,7 @@ _BACKWARD = 3  # forward and backward pass, in forward passes
 
 
 def in_words(seconds: float) -> str:
-  """Seconds in the unit that suits them."""
+  """Seconds as text, in a suitable unit."""
   for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
     if seconds >= 2 * size:
       return f"{seconds / size:.1f} {unit}"
@@ -83,7 +84,7 @@ def _count(split: str, whole: int) -> int:
 
 @functools.cache
 def _forward(name: str, size: int) -> float:
-  """Operations of a forward pass on one image; only traces it."""
+  """Operations of a forward pass on one image. The pass is traced, not run."""
   model = networks.by_name(name, num_classes=100)
   images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
   variables = jax.eval_shape(
@@ -95,13 +96,13 @@ def _forward(name: str, size: int) -> float:
 
 @functools.cache
 def measured_speed() -> float:
-  """Operations in a second of a stack of convolutions, with its gradient."""
+  """Operations per second of a stack of convolutions and its gradient."""
   shape = (_BATCH, _SIZE, _SIZE, _CHANNELS)
   kernels = [jnp.full((3, 3, _CHANNELS, _CHANNELS), 1e-2)] * _LAYERS
   numbers = ("NHWC", "HWIO", "NHWC")
 
   def loss(kernels, x):
-    for kernel in kernels:  # in a loop of the program a CPU takes 10 times as long
+    for kernel in kernels:  # a loop in the program takes 10 times as long on CPUs
       x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
       x = jax.nn.relu(x)
     return x.mean()
@@ -117,6 +118,6 @@ def measured_speed() -> float:
 
 
 def device() -> str:
-  """Number and kind of the devices at hand."""
+  """Number and kind of the devices in use."""
   found = jax.local_devices()
   return f"{len(found)} x {found[0].device_kind}"

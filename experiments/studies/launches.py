@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from flowkd_jax.jobs import stages
 
-# Share of the accelerator's memory that all runs get together; the rest is for what
-# each process takes beside JAX's own memory, such as its CUDA context.
+# Share of the accelerator's memory that all runs get together. The rest is for memory
+# that JAX does not count, such as the CUDA context of each process.
 MEMORY = 0.9
-# Names that JAX reads it by; it refuses both together. The second is deprecated.
+# Names of the variable in JAX, which refuses both together. The second is deprecated.
 _FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-# Asks the kernel to send SIGTERM when the driver ends, however that happens, so that no
-# run is left alone with the accelerator; then becomes the launch.
+# Asks the kernel to send SIGTERM when the driver ends for any reason, so that no run
+# keeps the accelerator without a driver. Then replaces itself by the launch.
 _TIED = (
   "import ctypes, os, signal, sys\n"
   "ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))\n"  # PR_SET_PDEATHSIG
@@ -50,13 +50,13 @@ class Job(NamedTuple):
 
 
 class Running(NamedTuple):
-  """A launch at work.
+  """A running launch.
 
   Attributes:
     job: The launch.
     process: Process of the run.
     slot: Index among the runs that run at the same time, from 0.
-    before: Bytes that its log had before it was started.
+    before: Bytes in its log before the start.
   """
 
   job: Job
@@ -66,12 +66,12 @@ class Running(NamedTuple):
 
   @property
   def has_failed(self) -> bool:
-    """True if it ended, and not with its results."""
+    """True if it ended without results."""
     return bool(self.process.returncode) or not self.job.is_done
 
   @property
   def last_line(self) -> str:
-    """The last line that it has written to its log."""
+    """The last line in its log."""
     with self.job.log.open("rb") as log:
       size = log.seek(0, os.SEEK_END)
       log.seek(max(self.before, size - _TAIL))
@@ -80,10 +80,11 @@ class Running(NamedTuple):
 
 
 def start(job: Job, slot: int, processes: int) -> Running:
-  """Starts a launch on its share of the cores, so that none waits for another's.
+  """Starts a launch on its own share of the cores.
 
-  A session of its own keeps Ctrl-C from it: it is stopped by `stop` alone. On Linux it
-  saves its state and ends if the driver is killed.
+  Separate cores keep launches from waiting for one another. The launch has its own
+  session, so Ctrl-C does not reach it and only `stop` stops it. On Linux it saves its
+  state and ends if the driver is killed.
   """
   job.folder.parent.mkdir(parents=True, exist_ok=True)
   with job.log.open("a") as log:
@@ -102,7 +103,7 @@ def start(job: Job, slot: int, processes: int) -> Running:
 
 
 def _tied(command: Sequence[str]) -> list[str]:
-  """The command of a launch that ends with this process, where the system can do it."""
+  """The command of a launch that ends with this process, if the system supports it."""
   if sys.platform != "linux":
     return [*command]
   return [sys.executable, "-S", "-c", _TIED, str(os.getpid()), *command]
@@ -111,7 +112,7 @@ def _tied(command: Sequence[str]) -> list[str]:
 def memory_share(processes: int) -> dict[str, str]:
   """Environment that gives each of several processes its share of a GPU's memory.
 
-  Empty for one process. A fraction in the environment is taken for the whole study's.
+  Empty for one process. A fraction in the environment is the share of the whole study.
 
   Raises:
     ValueError: If the environment has a fraction that is not a number within 0..1.
@@ -132,19 +133,19 @@ def memory_share(processes: int) -> dict[str, str]:
 
 
 def stop(running: Iterable[Running], seconds: float | None = None) -> list[Job]:
-  """Asks launches to save and waits until they have; returns those that failed.
+  """Asks launches to save their state and end; returns launches that failed.
 
   Args:
     running: The launches.
-    seconds: Time that they have for it. A launch that is still at work then is killed:
-      it goes on from the checkpoint before. None for as long as it takes.
+    seconds: Time limit, None for no limit. A launch that still runs then is killed. It
+      resumes from its previous checkpoint later.
   """
   running = [*running]
   for each in running:
     each.process.send_signal(signal.SIGTERM)
   end = None if seconds is None else time.monotonic() + seconds
   codes = [_wait(each.process, end) for each in running]
-  # One that did not handle signals yet is killed by it, and had nothing to save.
+  # A launch without signal handlers yet is killed by the signal and has no state.
   well = (0, -signal.SIGTERM, *([] if end is None else [-signal.SIGKILL]))
   return [
     each.job for each, code in zip(running, codes, strict=True) if code not in well
@@ -152,7 +153,7 @@ def stop(running: Iterable[Running], seconds: float | None = None) -> list[Job]:
 
 
 def _wait(process: subprocess.Popen, end: float | None) -> int:
-  """Exit code of a process, which is killed at a time of `time.monotonic`."""
+  """Exit code of a process, which is killed at a given time of `time.monotonic`."""
   if end is None:
     return process.wait()
   try:

@@ -1,8 +1,8 @@
-"""The studies of the six methods at the size of their papers, for a card.
+"""The studies of the six methods at the size of their papers, for a GPU.
 
-Each has its control and, in the titles, the number of the paper. Nothing is tuned on
-test images. `step_shapes` compiles the step of every launch; `--study=papers` runs them
-in the order of `QUEUE` within a number of minutes.
+Each study has its control, and the paper's numbers in its titles. Nothing is tuned on
+test images. `step_shapes` compiles the step of every launch. `--study=papers` runs all
+launches in the order of `QUEUE` within a number of minutes.
 """
 
 from experiments.studies import papers_federated
@@ -25,12 +25,12 @@ _OWN = "--networks_from={all_studies}/paper_chain/student/{seed}"
 
 
 def _from_auxiliary(name, title, *flags):
-  """A student from the auxiliary of `paper_chain`, of its seed, 50 epochs."""
+  """A student from the auxiliary of `paper_chain` of the same seed, 50 epochs."""
   return Run(name, title, (*_CIFAR10, _OWN, "--stages=auxiliary,student", *flags))
 
 
 def _from_teacher(name, title, *flags):
-  """A student straight from the ResNet-18 of `paper_chain`, of its seed, 50 epochs."""
+  """A student from the ResNet-18 of `paper_chain` of the same seed, 50 epochs."""
   straight = ("--learn_from=teacher", "--stages=teacher,student")
   paired = f"--layer_map={_BY_HAND}"
   return Run(name, title, (*_CIFAR10, _OWN, *straight, paired, *flags))
@@ -79,7 +79,7 @@ _FLOW = Study(
 
 
 def _scaled(epochs):
-  """The 240 epochs of RepDistiller with their steps at the same shares."""
+  """RepDistiller's 240 epochs, scaled; the rate drops at the same shares."""
   ends = [round(epochs * end / 240) for end in (150, 180, 210, 240)]
   lengths = [end - start for start, end in zip((0, *ends), ends, strict=False)]
   rates = ("0.05", "5e-3", "5e-4", "5e-5")
@@ -110,7 +110,7 @@ _HIERARCHICAL_STAGES = (
 
 
 def _hierarchical_study(pair, *, labels, kd, frozen, joint):
-  """All arms on one pair, 60 epochs and 240; with the numbers of the poster."""
+  """All arms on one pair, 60 and 240 epochs, with the numbers of the poster."""
   baselines = ("student_labels", "student_joint_labels", "student_kd_rotations")
   titles = {
     "teacher": "teacher with branches, from scratch",
@@ -232,7 +232,7 @@ _ENSEMBLE_EPOCHS = "60@0.1,30@0.01,30@0.001"
 
 
 def _ensemble_study(depth, alone, together):
-  """Five students of a depth; with the numbers of the paper for each."""
+  """Five students of one depth, with the paper's numbers for each."""
   arms = []
   for number, (before, after) in enumerate(zip(alone, together, strict=True), start=1):
     baselines = (f"alone_{number}", f"shared_base/student_{number}")
@@ -334,7 +334,7 @@ STUDIES = {
   **papers_federated.STUDIES,
 }
 
-# The chain of seed 0 was run before, and its networks are not kept.
+# The chain of seed 0 was run earlier, and its networks were not kept.
 _TWO, _THIRD = ("1", "2"), ("3",)
 _HSAKD = ("papers_hsakd_r32x4_r8x4", "papers_hsakd_r56_r20", "papers_hssakd_online")
 _FIRST = ("full", *(run.name for run in _RECIPES))

@@ -1,7 +1,7 @@
-"""The studies of federated distillation at the size of its paper, for a card.
+"""The studies of federated distillation at the size of its paper, for a GPU.
 
-Each arm has a learning rate of its own, which a search on training images chooses. The
-studies that are tested wait until the search is among the kept results.
+Each arm has its own learning rate, which a search on training images chooses. The
+studies on test images wait until the search is among the kept results.
 """
 
 from pathlib import Path
@@ -27,13 +27,13 @@ _FEDERATED_TITLES = {
   "fedgen_untrained": "control: generator untrained",
 }
 SEARCH = "papers_fedgen_rates"
-# Runs that wait for the search have its smallest rate, by which their steps can be
-# tried: of the rates tuned at 14 pixels, 0.4 diverges for FedProx in the first round.
+# Runs that wait for the search have its smallest rate, so that their steps can be
+# tested. With the rate 0.4, tuned at 14 pixels, FedProx diverges in the first round.
 _UNTIL_THEN = dict.fromkeys(_FEDERATED_TITLES, _GRID[0])
 
 
 def _chosen_rates(dataset):
-  """Rate of every arm by the search among the kept results, None before it is run."""
+  """Rate of every arm by the kept results of the search, None before the search."""
   return chosen_rates.chosen(
     Path(__file__).parents[1] / "results" / SEARCH,
     [(f"{dataset}_{rate}", rate) for rate in _GRID],
@@ -61,14 +61,14 @@ def _federated(name, title, *flags, rates):
 
 
 def _federated_comparison(columns, baselines):
-  """All arms; each against FedAvg and the control, by pairs, or without pairs."""
+  """All arms, each compared with FedAvg and the control, in pairs or without pairs."""
   arms = tuple(Arm(name, title, baselines) for name, title in _FEDERATED_TITLES.items())
   headings = ("FedAvg", "untrained")[: len(baselines)]
   return Comparison(arms, columns, headings, epochs="rounds")
 
 
 def _federated_study(dataset, title):
-  """All arms on one data set at the rates of the search, three splits of it."""
+  """All arms on three splits of one data set, at the rates of the search."""
   rates = _chosen_rates(dataset)
   return Study(
     f"FedGen at full size, {title}, 200 rounds, 20 clients",
@@ -97,7 +97,7 @@ def _federated_study(dataset, title):
   )
 
 
-# On images that no table tests on, with a seed that no table has.
+# The search uses images and a seed that no table uses.
 _FEDERATED_RATES = Study(
   "FedGen, rates to choose from: last tenth of the training images, seed 9",
   tuple(

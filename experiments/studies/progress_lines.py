@@ -1,7 +1,7 @@
-"""Progress of a study: how many runs are finished, and a line for each at work.
+"""Progress of a study: number of finished runs, and a line for each run in progress.
 
-`train.Progress` is not used here: it asks JAX for the number of processes, and this
-would start a backend, which takes memory of the accelerator from the runs.
+`train.Progress` is not used here: it asks JAX for the number of processes, which starts
+a backend. The backend would take accelerator memory from the runs.
 """
 
 import time
@@ -17,7 +17,7 @@ from flowkd_jax import train
 class ProgressLines:
   """A context in which the progress of a study is shown.
 
-  On a terminal the lines stay in place; elsewhere they are printed when the work starts
+  On a terminal the lines are updated in place. Elsewhere they are printed at the start
   and every `quiet_seconds`.
   """
 
@@ -54,11 +54,11 @@ class ProgressLines:
       self._live.stop()
 
   def say(self, text: str) -> None:
-    """Prints a line above the others, as it is: no markup, and never cut or wrapped."""
+    """Prints a line above the others, without markup, never cut or wrapped."""
     self.console.print(rich_text.Text(text), soft_wrap=True)
 
   def update(self, done: int, lines: Mapping[str, str]) -> None:
-    """Takes the number of finished runs and, by run at work, what it said last."""
+    """Sets the number of finished runs, and the last line of each running run."""
     self._done, self._lines = done, dict(lines)
     now = time.monotonic()
     if self._live is not None:
@@ -77,7 +77,7 @@ class ProgressLines:
     return [f"  {name}: {line}" for name, line in self._lines.items()]
 
   def _renderable(self) -> rich_console.Group:
-    # Cut to the width: a line that wraps would move all others.
+    # Lines are cut to the width, because a wrapped line would move all others.
     texts = [self._heading(), *self._texts()]
     return rich_console.Group(
       *(rich_text.Text(text, no_wrap=True, overflow="ellipsis") for text in texts)

@@ -1,8 +1,8 @@
 """Published top-1 accuracies of the CIFAR-100 pairs, with the protocol of each.
 
-Numbers of different protocols cannot be compared: in 41 published logs of one code base
-the best test epoch is 0.32 points above the last on average, and up to 0.92, as much as
-methods differ. The letter of a row is its protocol, `PROTOCOLS`.
+Numbers of different protocols cannot be compared. In 41 published logs of one code
+base, the best test epoch is 0.32 points above the last on average, and up to 0.92.
+Methods differ by as much. The letter of a row is its protocol in `PROTOCOLS`.
 """
 
 PROTOCOLS = {
@@ -17,7 +17,7 @@ PROTOCOLS = {
   "S": "the training of SimKD, whose projector is kept in the student",
 }
 
-# Pairs as columns, in this order; rows are a protocol, a method and its numbers.
+# Columns are pairs, in this order. Rows are a protocol, a method and its numbers.
 _SAME_FAMILY = """
 pair wrn40_2_wrn16_2 wrn40_2_wrn40_1 r56_r20 r110_r20 r110_r32 r32x4_r8x4 vgg13_vgg8
 L teacher 75.61 75.61 72.34 74.31 74.31 79.42 74.64

@@ -1,7 +1,7 @@
-"""Files of runs in archives of a queue, whose paths are right on every machine.
+"""Files of runs in archives of a queue, with paths that are valid on every machine.
 
-Paths below the work directory are written as `{queue}/...` in settings, so that the
-next machine may have its folder elsewhere.
+Paths below the work directory are written as `{queue}/...` in settings, because the
+next machine may have another work directory.
 """
 
 import json
@@ -34,10 +34,10 @@ def write(folder: Path, name: str, content: bytes, root: Path) -> None:
     folder: Folder to write to.
     name: Name of the file in the archive.
     content: Content of the file.
-    root: Work directory of the queue, which settings shall name.
+    root: Work directory of the queue, to which paths in settings are changed.
 
   Raises:
-    ValueError: If the name leads out of the folder.
+    ValueError: If the name points outside the folder.
   """
   inside = PurePosixPath(name)
   if ".." in inside.parts or inside.is_absolute():

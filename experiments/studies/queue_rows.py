@@ -1,4 +1,4 @@
-"""Runs of a queue in order, and the runs whose networks they start from."""
+"""Runs of a queue in order, and the earlier runs whose networks they need."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class Row(NamedTuple):
   Attributes:
     name: STUDY/RUN/SEED, its folder below the work directory.
     job: Launch to run.
-    needs: Names of runs whose networks it starts from.
+    needs: Names of the runs whose networks this run starts from.
   """
 
   name: str
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
   @property
   def has_begun(self) -> bool:
-    """True if it has left something in its folder and is not finished."""
+    """True if its folder has files and the run is not finished."""
     return self.job.folder.exists() and not self.job.is_done
 
 
@@ -52,7 +52,8 @@ def rows(jobs: Iterable[launches.Job], root: Path) -> list[Row]:
 def left(wanted: Sequence[Row], finished: set[str]) -> list[Row]:
   """Rows that have to run, in order.
 
-  A finished run is among them if another starts from its networks, which are not here.
+  A finished run is included if its networks are missing here and another run needs
+  them.
 
   Args:
     wanted: All rows.

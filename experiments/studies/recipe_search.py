@@ -1,7 +1,7 @@
-"""Changes tried for the recipes that go past the paper, one change after another.
+"""Search for the recipes beyond the paper, one change after another.
 
-The full method from the authors' auxiliary, 15 epochs and one seed, measured on 5,000
-training images that are held out: the test set plays no part in the choice.
+The full method is trained from the authors' auxiliary, for 15 epochs with one seed. It
+is measured on 5,000 held-out training images, so the test set has no influence.
 """
 
 from experiments.studies import spec
