@@ -1,7 +1,7 @@
 """Training steps of a launch at their real shapes, without training.
 
 `steps` makes the stages that a launch would train, from the flags of its command and
-the data in their folder. Networks that earlier stages would leave have random weights.
+the data in the data folder. Networks of earlier stages have random weights.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ from flowkd_jax.jobs import job_run
 from flowkd_jax.jobs import settings
 from flowkd_jax.jobs import stages
 
-# Networks that come from another launch are not trained in this one.
+# Another launch trains these networks.
 _TAKEN = ("teacher", "auxiliary_labels", "auxiliary")
 _CONSTANT = re.compile(r"dense<[^>]*>")
 
 
 class Outcome(NamedTuple):
-  """Findings of steps that were taken.
+  """Result of training steps.
 
   Attributes:
     taken: Number of steps.
@@ -123,8 +123,8 @@ def gib(compiled: Any) -> float:
 def program_hash(text: str) -> str:
   """Hash of a program without its constants.
 
-  Programs that differ in these alone, such as rates and the ends of their phases, need
-  the same memory.
+  Programs that differ only in constants, such as rates and the ends of their phases,
+  need the same memory.
 
   Args:
     text: The program in StableHLO.
@@ -162,7 +162,7 @@ def _stages(
 
 
 class _SelectedError(Exception):
-  """The stages of a job are known; some jobs read the results of a run after it."""
+  """Raised when all stages are known. Ends jobs that read results after their run."""
 
 
 _LOAD = data.load
@@ -174,23 +174,23 @@ def _decoded(name: str, split: str, where: tuple[tuple[str, Any], ...]) -> data.
 
 
 def _load(name: str, split: str, *, progress: Any = None, **where: Any) -> data.Split:
-  """Loads a split that several launches may share; decoding takes its time."""
+  """Loads a split once for all launches that share it, because decoding is slow."""
   del progress
   return _decoded(name, split, tuple(sorted(where.items())))
 
 
 class _Rehearsal(stages.StageRunner):
-  """Runner for which every stage is expected to be done before, with random weights."""
+  """Runner that treats every stage as finished, with random weights."""
 
   writes = False
 
   def is_expected(self, name: str) -> bool:
-    """Returns whether other weights stand for the network of a stage: always."""
+    """Returns True: random weights replace the network of every stage."""
     return True
 
   @property
   def is_checking(self) -> bool:
-    """Tells that nothing may be computed or written."""
+    """Returns True: nothing may be computed or written."""
     return True
 
   def network(
@@ -216,7 +216,7 @@ def _step(
   )
   text = lowered.as_text()
   analysis = lowered.cost_analysis() or {}
-  # The steps of a client are a loop, which is counted once.
+  # The local steps of a client are a loop, and the analysis counts its body once.
   repeats = getattr(options, "local_steps", 1)
   cost = step_costs.StageCost(
     stage.name,
@@ -231,7 +231,7 @@ def _step(
 
 
 def _jitted(method: methods.Method, training: data.Batches) -> Any:
-  """The step that the training loop takes."""
+  """The step of the training loop."""
 
   def step(state, constants, resident, rows):
     prepared = lax.optimization_barrier(training.prepare(resident, rows))

@@ -1,7 +1,7 @@
-"""The studies of the methods beside the main one: small, paired, with their controls.
+"""The studies of the related methods: small, paired, with their controls.
 
-Sizes are what two cores can do; settings that were chosen were chosen on images that
-are neither trained on nor tested on, with a seed that no table has.
+The sizes suit two cores. All choices of settings used images that are in neither the
+training set nor the test set, and a seed that is in no table.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from experiments.studies.spec import Comparison
 from experiments.studies.spec import Run
 from experiments.studies.spec import Study
 
-# Only accuracy is compared, and that at the last epoch.
+# Only accuracy is compared, and only that of the last epoch.
 _PLAIN = ("--data_dir={data_dir}", "--measure=", "--measure_every=0")
 _SMALL = ("--image_size=16", "--crop_padding=2", "--test_split=test[:5000]", *_PLAIN)
 _CIFAR10 = ("--dataset=cifar10", *_SMALL)
@@ -20,7 +20,7 @@ _EPOCH = Column("time of an epoch, ×", "epoch_seconds", form="times")
 
 
 def _arms(baselines, **titles):
-  """Arms that all have the same baselines; a teacher is of another size."""
+  """Arms with the same baselines. A teacher has none, because its size differs."""
   return tuple(
     Arm(name, title, () if name == "teacher" else baselines)
     for name, title in titles.items()
@@ -157,7 +157,7 @@ _ONLINE = Study(
 
 
 def _federated(name, title, *flags, **rates):
-  """All arms on one split of the data, each at its rate."""
+  """All arms on one split of the data, each with its own rate."""
   measured = ("--dataset=mnist", "--data_dir={data_dir}", "--measure=")
   flags = (*measured, "--measure_every=4", "--test_split=test", *flags)
   flags = (*flags, f"--stages={','.join(rates)}")
@@ -203,7 +203,7 @@ _FEDERATED = Study(
 
 
 def _without(domain, *flags):
-  """A run that leaves a domain out, to test on."""
+  """A run that leaves one domain out of training and tests on it."""
   return Run(
     f"without_{domain}",
     f"tested on {domain}",
@@ -241,7 +241,7 @@ def _domain_columns(held_out):
 
 
 def domain_comparison(held_out: Sequence[str]) -> Comparison:
-  """ERM, KD and every filter, a column for each domain that is left out.
+  """ERM, KD and every filter, with a column for each left-out domain.
 
   Args:
     held_out: The domains.
@@ -281,7 +281,7 @@ def _sources(held_out, images):
 
 
 def _pacs(size, network, *, crop_padding):
-  """The same at any size of the images, and with networks for that size."""
+  """The PACS study at a given image size, with networks for that size."""
   return Study(
     f"PACS at {size} pixels, 500 images a domain, one domain left out",
     tuple(

@@ -18,8 +18,8 @@ their order, and stops before the time is over. It leaves a bundle in DIR for ea
 finished run (`bundles`), which `experiments.tables.update --bundles=DIR` adds to the
 results. It also leaves the state of the other runs (`saved_state`). A call with
 `--continue_from=DIR` resumes from it, on this machine or another. With a budget,
-`--processes` is the largest number of runs at a time: one more is started as long as
-all runs together get faster.
+`--processes` is the maximum number of runs at a time: another run is started only
+while the total speed still increases.
 
     python -m experiments.studies.run --study=papers --data_dir=D --workdir=W \
         --budget_minutes=8 --out=DIR [--continue_from=DIR] [--processes=4]
@@ -91,18 +91,18 @@ class Config:
     None,
     "Number of runs at the same time, each with its share of this machine's cores and"
     " of a GPU's memory. Without the flag: 1, and with --budget_minutes one for every "
-    "four cores, up to 4, as long as more of them are faster.",
+    "four cores, up to 4, while the total speed still increases.",
     least=1,
   )
   dry_run: bool = fields.setting(
     False,
-    "Print the commands that are left to do, and run none; for runs of the job distill "
-    "with an estimate of their time on the device at hand.",
+    "Print the commands of unfinished runs, and run none. For runs of the job distill, "
+    "the time on the device in use is estimated too.",
   )
 
   budget_minutes: float = fields.setting(
     0.0,
-    "Minutes after which all runs are stopped, their state saved; 0 for no limit.",
+    "Minutes after which all runs save their state and stop; 0 for no limit.",
     least=0,
   )
   out: str = fields.setting(
@@ -113,8 +113,7 @@ class Config:
   )
   continue_from: str = fields.setting(
     "",
-    "With --budget_minutes: folder that an earlier call has filled as its --out, from "
-    "which its runs go on.",
+    "With --budget_minutes: --out folder of an earlier call, whose runs are resumed.",
     place=places.FOLDER,
   )
 
@@ -123,7 +122,7 @@ def configure(**given: Any) -> Config:
   """Make a configuration from the given settings.
 
   Raises:
-    ValueError: If a study, a run or a number cannot be right.
+    ValueError: If a study or a run is unknown, or a number is out of its range.
   """
   config = fields.configured(Config, given)
   known = (*catalogue.STUDIES, *catalogue.QUEUES)
@@ -136,7 +135,7 @@ def configure(**given: Any) -> Config:
   for name in config.runs:
     limits.check_choice("--runs", name, names)
   for seed in config.seeds:
-    # 01 would have a folder of its own beside 1, for the same run.
+    # 01 and 1 are the same run, but would have two folders.
     if not (seed.isdecimal() and seed == str(int(seed))):
       raise ValueError(f"--seeds: expected numbers such as 0,1,2, got {seed!r}")
     limits.check_number("--seeds", int(seed), limits.Limits(least=0))
@@ -160,13 +159,13 @@ def configure(**given: Any) -> Config:
 def _check_budget(config: Config, given: Mapping[str, Any]) -> None:
   if config.out and "budget_minutes" in given and not config.budget_minutes:
     raise ValueError(
-      "--budget_minutes: expected above 0 with --out, got 0; leave both away to run "
+      "--budget_minutes: expected above 0 with --out, got 0; omit both flags to run "
       "without a limit"
     )
   if config.budget_minutes and not config.out:
     raise ValueError(
-      "--out: expected a folder for what the runs leave, as --budget_minutes is given, "
-      "got none"
+      "--out: expected a folder for bundles and state, because --budget_minutes is "
+      "given, got none"
     )
   for name in ("out", "continue_from"):
     if getattr(config, name) and not config.budget_minutes:
@@ -174,13 +173,14 @@ def _check_budget(config: Config, given: Mapping[str, Any]) -> None:
 
 
 def run(config: Config) -> None:
-  """Launches what is not finished.
+  """Launches all unfinished runs.
 
   Raises:
-    Interrupted: If it was asked to stop; every run has saved its state.
-    ValueError: If runs have failed, when all others are finished.
+    Interrupted: If a signal stopped it; every run has saved its state.
+    ValueError: If runs have failed. Raised when all others are finished.
   """
-  launches.memory_share(_processes(config))  # an impossible one is refused before
+  # Refuses an invalid share before any launch.
+  launches.memory_share(_processes(config))
   if config.budget_minutes:
     _run_queue(config)
     return
@@ -211,7 +211,7 @@ def run(config: Config) -> None:
 
 
 def _run_queue(config: Config) -> None:
-  """Runs or prints what is neither kept nor bundled."""
+  """Runs or prints all runs that are neither kept nor bundled."""
   call = budgeted.Call(
     config.study,
     Path(config.workdir).absolute(),
@@ -230,7 +230,7 @@ def _run_queue(config: Config) -> None:
 
 
 def _processes(config: Config) -> int:
-  """The most runs at the same time."""
+  """Maximum number of runs at the same time."""
   if config.processes is not None:
     return config.processes
   if not config.budget_minutes:
@@ -253,7 +253,7 @@ def kept_names(folder: Path) -> set[str]:
 
 
 def _print_commands(left: list[launches.Job]) -> None:
-  """Prints commands; before each that distils its time on the device at hand."""
+  """Prints commands, with the estimated time before each distillation."""
   total = 0.0
   for job in left:
     name, *flags = job.command[len(COMMAND) :]
@@ -291,14 +291,14 @@ def _launch(
           shown.say(f"failed: {each.job.folder}, see {each.job.log}")
       lines = {each.job.name: each.last_line for each in running}
       shown.update(total - len(left) - len(running), lines)
-  finally:  # whatever ended the loop, no launch is left alone
+  finally:  # no launch continues without a driver, for any end of the loop
     for job in launches.stop(running):
       shown.say(f"failed while it was stopped: {job.folder}, see {job.log}")
   return failed
 
 
 def jobs(config: Config) -> list[launches.Job]:
-  """All launches; of a study seed by seed, so that every row has a number early."""
+  """All launches, seed by seed within a study: every row has a number early."""
   root_of_all = Path(config.workdir).absolute()
   places = {
     name: getattr(config, name) for name in ("data_dir", "auxiliary_checkpoint")

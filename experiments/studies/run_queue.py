@@ -1,8 +1,9 @@
 """Runs of several studies in order, within a time limit, resumable on another machine.
 
-`run` starts runs that are not finished. Several run at a time as long as all runs
-together get faster. They are stopped before the time is over. A folder then holds a
-bundle for each finished run (`bundles`) and the state of the others (`saved_state`).
+`Queue.run` starts the unfinished runs. Another run is started at the same time only
+while the total speed still increases. All runs are stopped before the time is over. A
+folder then has a bundle for each finished run (`bundles`) and the state of the others
+(`saved_state`).
 """
 
 import dataclasses
@@ -24,29 +25,29 @@ from experiments.studies import step_costs
 from flowkd_jax import _files
 
 REPORT = "queue.json"
-GROUPS = ("finished", "failed", "left")  # lists of runs in it
+GROUPS = ("finished", "failed", "left")  # lists of runs in the report
 _POLL_SECONDS = 0.2
 _PERIOD = 60.0  # seconds over which the speed of all runs together is measured
-_FASTER = 1.1  # times as fast as before, for which one more run is started
-# Shares of the time: the least with which a run is started, and that for stopping and
-# packing.
+_FASTER = 1.1  # speed-up for which another run is started
+# Shares of the time limit. A run is started only if the first share is left. The second
+# share is for stopping and packing, in seconds at most the third number.
 _START_SHARE, _STOP_SHARE, _LONGEST_STOP = 0.1, 0.1, 40.0
-_PATIENCE = 0.6  # share of the latter after which a run is killed
+_PATIENCE = 0.6  # share of the time for stopping after which a run is killed
 
 
 class Pace:
-  """Number of runs at the same time, raised as long as all together get faster."""
+  """Number of runs at the same time, raised while the total speed increases."""
 
   def __init__(self, most: int):
-    """Starts with one of at most `most` runs."""
+    """Starts with one run of at most `most`."""
     self.number, self._most, self._best, self._settled = 1, most, 0.0, most == 1
 
   def measured(self, running: int, speed: float) -> None:
-    """Takes the speed of all runs together, in any unit.
+    """Updates the number by the measured speed of all runs together.
 
     Args:
-      running: Number of runs that were at work all the time.
-      speed: Work that was done per second.
+      running: Number of runs that were running all the time.
+      speed: Work per second, in any unit.
     """
     if self._settled or running < self.number or speed <= 0:
       return
@@ -60,22 +61,22 @@ class Pace:
 
 @dataclasses.dataclass
 class Queue:
-  """Runs at work within a limit of time.
+  """Runs within a time limit.
 
   Attributes:
     root: Work directory.
     out: Folder for bundles and state.
-    seconds: The time that there is.
-    processes: The most runs at the same time.
+    seconds: Time limit.
+    processes: Maximum number of runs at the same time.
     costs: Known costs of launches.
     about: Further entries of the report, such as the commit.
-    carried: Runs of the state of an earlier call, packed again unless finished.
+    carried: Runs in the state of an earlier call, packed again unless finished.
     blocked: Runs that cannot start, and the reason.
     say: Prints a line.
-    clock: Seconds that have passed, of any beginning.
+    clock: Returns the time in seconds, from any origin.
     sleep: Waits for seconds.
     start: Starts a launch.
-    stop: Stops launches within seconds; returns those that failed.
+    stop: Stops launches within seconds; returns launches that failed.
   """
 
   root: Path
@@ -115,7 +116,8 @@ class Queue:
       should_stop: Returns the name of a signal that came, or None.
 
     Raises:
-      ValueError: If bundles or state could not be written; the work directory has all.
+      ValueError: If bundles or state could not be written. The work directory still
+        has all runs.
     """
     self._rows = {row.name: row for row in wanted}
     self.waiting = [*wanted]
@@ -137,14 +139,14 @@ class Queue:
       )
 
   def total(self) -> str:
-    """A line with the number of rows and the time of those whose time is known."""
+    """A line with the number of rows and the total of the known times."""
     found = [self._left(row).seconds for row in self.waiting]
     known = [seconds for seconds in found if seconds is not None]
     time_left = estimates.in_words(sum(known)) if known else "time not known"
     unknown = f", {len(found) - len(known)} of them not known" if known else ""
     return (
-      f"{len(found)} runs to do, {time_left}{unknown}; of runs that were not timed an "
-      "estimate for an H100, one after another"
+      f"{len(found)} runs to do, {time_left}{unknown}; one after another, with "
+      "estimates for an H100 for runs that were not timed"
     )
 
   def _goes_on(self) -> bool:
@@ -161,7 +163,7 @@ class Queue:
     return self._left_seconds > self._stop_seconds + _START_SHARE * self.seconds
 
   def _next(self) -> queue_rows.Row | None:
-    """The first row whose networks to start from are there."""
+    """The first row whose required networks exist."""
     ready = (
       row
       for row in self.waiting
@@ -201,7 +203,7 @@ class Queue:
   def _written(self, write: Callable[[], Any]) -> Any:
     """Result of writing to the folder of bundles and state, None if it failed.
 
-    The other runs go on: what could not be written is in the work directory.
+    The other runs continue, because the work directory has all that was not written.
     """
     try:
       return write()
@@ -211,7 +213,7 @@ class Queue:
       return None
 
   def _measure(self) -> None:
-    """Measures the speed of all runs together, once in a while."""
+    """Measures the speed of all runs together, at most once a period."""
     now = self.clock()
     if now - self._measured_at < min(_PERIOD, self.seconds / 8):
       return
@@ -220,7 +222,7 @@ class Queue:
       for row in self._rows.values()
     )
     running = len(self.running)
-    if running == self._then:  # not while one was started or had ended
+    if running == self._then:  # no run started or ended in between
       speed = (done - self._done_then) / (now - self._measured_at)
       self._pace.measured(running, speed)
     self._measured_at, self._done_then, self._then = now, done, running
@@ -240,7 +242,7 @@ class Queue:
     return f"{stage} {len(found[stage])}{of} epochs, "
 
   def _halt(self) -> None:
-    """Has all runs save their state and end."""
+    """Stops all runs after they have saved their state."""
     stopped, self.running = self.running, {}
     if not stopped:
       return
@@ -256,7 +258,7 @@ class Queue:
         self.waiting.append(row)
 
   def _leave(self) -> None:
-    """Packs what a later call needs, and says what is left."""
+    """Packs the files that a later call needs, and prints the unfinished runs."""
     left_rows = [row for row in self._rows.values() if row in self.waiting]
     parts = self._written(lambda: self._pack(left_rows)) or []
     for row in left_rows:
@@ -270,7 +272,7 @@ class Queue:
     self._written(lambda: _files.write_text(self.out / REPORT, report))
 
   def _pack(self, left_rows: Sequence[queue_rows.Row]) -> list[Path]:
-    """Packs runs that have begun, networks that others need, and earlier state."""
+    """Packs begun runs, networks that other runs need, and earlier state."""
     needed = {name for row in left_rows for name in row.needs}
     packed = [row.name for row in (*left_rows, *self.failed) if row.has_begun]
     packed += sorted(name for name in needed if (self.root / name).exists())
@@ -300,13 +302,13 @@ class Queue:
 
   @property
   def _factor(self) -> float | None:
-    """Measured over estimated time of an epoch on this device."""
+    """Ratio of measured to estimated time of an epoch on this device."""
     return step_costs.factor_of(
       [(row.job.folder, self.costs.get(row.launch, ())) for row in self._rows.values()]
     )
 
   def _in_words(self, row: queue_rows.Row) -> str:
-    """The time that a row needs, and where the number comes from."""
+    """The time that a row needs, and the source of the number."""
     found = self._left(row)
     if found.seconds is None:
       return "time not known"

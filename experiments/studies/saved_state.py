@@ -1,10 +1,10 @@
-"""State of runs that are not finished, as files under 16 MB that go to another machine.
+"""State of unfinished runs, as files under 16 MB for another machine.
 
-    state.000, state.001   work directories of runs that are not finished, and the
-                           networks from which runs that are left start: one archive
-                           (tar, gzip), cut into parts
+    state.000, state.001   work directories of unfinished runs, and the networks that
+                           these runs start from: one archive (tar, gzip), cut into
+                           parts
 
-Of each stage it holds the newest checkpoint, optimizer state included.
+The archive has the newest checkpoint of each stage, including the optimizer state.
 """
 
 import gzip
@@ -48,7 +48,7 @@ def pack(out: Path, root: Path, runs: Iterable[str]) -> list[Path]:
   try:
     if runs := [*runs]:
       _write_parts(made, root, runs)
-    # The earlier state goes only when the new one is whole.
+    # The earlier state is removed only after the new one is complete.
     for old in parts(out):
       old.unlink()
     for part in parts(made):
@@ -59,10 +59,10 @@ def pack(out: Path, root: Path, runs: Iterable[str]) -> list[Path]:
 
 
 def unpack(source: Path, root: Path) -> list[str]:
-  """Unpacks what `pack` has left.
+  """Unpacks the state that `pack` wrote.
 
-  A run that the work directory has is replaced only if it has the same settings and
-  is further in the state.
+  If the work directory already has a run, the run is replaced only if the state has the
+  same settings and more progress.
 
   Args:
     source: Folder with the parts.
@@ -91,7 +91,7 @@ def unpack(source: Path, root: Path) -> list[str]:
     for run in runs:
       if _is_wanted(unpacked / run, root / run):
         shutil.rmtree(root / run, ignore_errors=True)
-        # A folder appears whole, or not at all.
+        # The rename makes the folder appear complete, or not at all.
         (root / run).parent.mkdir(parents=True, exist_ok=True)
         (unpacked / run).rename(root / run)
   finally:
@@ -149,12 +149,12 @@ def _read_parts(source: Path, found: list[Path], into: Path, root: Path) -> set[
         if file is not None:
           runs.add("/".join(PurePosixPath(member.name).parts[:3]))
           queue_files.write(into, member.name, file.read(), root)
-      # The checksum stands at the end, which an archive need not be read to.
+      # The checksum is at the end of the file, and tarfile may stop before it.
       while packed.read(2**20):
         pass
   except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
     if isinstance(error, OSError) and error.errno is not None:
-      raise  # of the file system, such as a full disk
+      raise  # an error of the file system, such as a full disk
     raise ValueError(
       f"{source}: expected a whole state, got one that is damaged or lacks its last "
       f"parts ({error}); copy {NAME}.* again"
@@ -172,7 +172,7 @@ def _newest(folder: Path) -> dict[Path, int]:
 
 
 def _packed_files(folder: Path) -> Iterator[Path]:
-  """Files of a work directory: of the checkpoints of a stage only the newest."""
+  """Files of a work directory, with only the newest checkpoint of each stage."""
   newest = _newest(folder)
   for path in sorted(folder.rglob("*")):
     if not path.is_file():
@@ -186,7 +186,7 @@ def _packed_files(folder: Path) -> Iterator[Path]:
 
 
 class _PartsWriter(io.RawIOBase):
-  """File that goes on in a new part wherever one is full."""
+  """File that is cut into parts: a new part begins when one is full."""
 
   def __init__(self, folder: Path):
     super().__init__()

@@ -1,9 +1,9 @@
-"""Description of a study: launches, and the table that is made of them.
+"""Description of a study: launches, and the table that shows them.
 
-A run is a launcher and its flags; a study repeats every run with several seeds. Where
-a flag depends on the machine it is a placeholder: `{data_dir}`,
-`{auxiliary_checkpoint}`, `{workdir}`, the folder of the study, or `{all_studies}`, the
-folder of all studies.
+A run is a launcher and its flags. A study repeats every run with several seeds. If a
+flag depends on the machine, its value is a placeholder: `{data_dir}`,
+`{auxiliary_checkpoint}`, `{workdir}` (the folder of the study) or `{all_studies}` (the
+folder of all studies).
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ class Run(NamedTuple):
     flags: Flags of the launch, besides `--workdir` and `--seed`.
     result: Name in `results.json` of the network that the row shows.
     job: The training job.
-    seeds: Number of the study's seeds with which it is run, all if None.
-    of: Another row, whose launch trains this network too; then nothing is started for
-      this one, and its folder is the other's.
+    seeds: Number of the study's seeds that the run uses, all if None.
+    of: Another row whose launch trains this network too, "" for none. If given, the row
+      has no launch of its own and uses the folder of the other row.
   """
 
   name: str
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
   @property
   def folder(self) -> str:
-    """The folder of the launch that trains it."""
+    """The folder of the launch that trains this network."""
     return self.of or self.name
 
 
@@ -46,8 +46,8 @@ class Arm(NamedTuple):
   Attributes:
     name: The network, by its name in `results.json`.
     title: Description for readers.
-    baselines: Networks of the same run that it is compared with, seed by seed; one
-      for each heading of the comparison, "" for none.
+    baselines: Networks of the same run as baselines of this one, seed by seed; one for
+      each heading of the comparison, "" for none.
   """
 
   name: str
@@ -62,7 +62,7 @@ class Column(NamedTuple):
     heading: Heading above the column.
     metric: Name of the metric among the results of a network. "epoch_seconds" is the
       time of the shortest epoch without measurements.
-    runs: Runs over which it is averaged, seed by seed; none means all that were run.
+    runs: Runs whose mean is shown, seed by seed; empty for all runs with results.
     form: "percent"; "number"; "times", as a multiple of the first baseline.
     paired: True to show the difference to the baselines too.
   """
@@ -75,7 +75,7 @@ class Column(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  """A table whose rows are trained by one launch: they share seed, data and teacher.
+  """A table whose rows come from one launch and share seed, data and teacher.
 
   Attributes:
     arms: Rows of the table.
@@ -121,13 +121,12 @@ class Study(NamedTuple):
     title: Title of the section.
     runs: Launches of the study. Without a comparison they are the rows of the table
       too.
-    published: Rows of others' numbers, `(title, {column: percent})`, shown as they
-      were published.
-    comparison: The table, where a launch trains several rows of it.
-    grid: The table, where its cells are runs of methods on pairs of networks.
-    baseline: The run that the other rows are compared with, seed by seed; "" for none.
+    published: Rows of published numbers of other authors, `(title, {column: percent})`.
+    comparison: The table, if one launch trains several of its rows.
+    grid: The table, if its cells are runs of methods on pairs of networks.
+    baseline: Run that is the baseline of the other rows, seed by seed; "" for none.
     compared: The column whose difference from the baseline is shown.
-    pictured: Runs whose information flow is drawn; none means all.
+    pictured: Runs whose information flow is drawn; empty for all.
     waits: Reason why a queue does not start its runs yet; "" for none.
   """
 
@@ -143,7 +142,7 @@ class Study(NamedTuple):
 
   @property
   def launches(self) -> tuple[Run, ...]:
-    """Runs that have a launch of their own."""
+    """Runs that have their own launch."""
     return tuple(run for run in self.runs if not run.of)
 
 
@@ -153,7 +152,7 @@ class Part(NamedTuple):
   Attributes:
     study: Name of the study.
     runs: Names of the launches, all by default.
-    seeds: Seeds of each, one after another; none means those of the driver.
+    seeds: Seeds of each launch, one after another; empty for the driver's seeds.
   """
 
   study: str

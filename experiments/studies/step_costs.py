@@ -1,11 +1,11 @@
-"""Time that runs are estimated to need: from their steps, and as measured so far.
+"""Estimated time of runs, from the sizes of their steps and from measured epochs.
 
-`experiments/results/papers/steps.json`, made by `experiments.studies.step_shapes`, has
-for each launch its stages with epochs, steps of an epoch, and of a step the operations
-and the convolutions and products in its program, before it is compiled. From these the
-time on an H100 is estimated by what was measured there: small networks are bound by the
-number of kernels, large ones by operations. It is an estimate, and the messages say so;
-where epochs were timed, these count.
+`experiments/results/papers/steps.json`, which `experiments.studies.step_shapes` writes,
+has the stages of each launch. A stage has its epochs, its steps per epoch, and the
+operations, convolutions and products of a step, from its program before compilation.
+The time on an H100 is estimated from these numbers and from measurements on an H100:
+the number of kernels limits small networks, operations limit large ones. Messages say
+that the time is an estimate. If epochs of a run were timed, the measured time is used.
 """
 
 import functools
@@ -41,7 +41,7 @@ class StageCost(NamedTuple):
     program: Hash of the program of a step without its constants.
     taken: Steps that were taken on CPU.
     finite: True if all numbers in these steps were finite, None if there was no step.
-    cpu_seconds: Seconds of the last of them on the processor at hand.
+    cpu_seconds: Seconds of the last of these steps on the processor in use.
   """
 
   stage: str
@@ -67,7 +67,7 @@ Costs = Mapping[str, Sequence[StageCost]]  # by STUDY/RUN
 
 
 class Left(NamedTuple):
-  """Time that a run still needs.
+  """Remaining time of a run.
 
   Attributes:
     seconds: Seconds, None if nothing is known.
@@ -101,7 +101,7 @@ def epochs(folder: Path) -> dict[str, dict[int, float]]:
   for line in lines:
     try:
       entry = json.loads(line)
-    except ValueError:  # cut short, as the run is writing it or was killed
+    except ValueError:  # incomplete line: the run is writing it or was killed
       continue
     if entry.get("epoch", -1) >= 0:
       seconds = found.setdefault(entry["stage"], {})
@@ -118,7 +118,7 @@ def done(folder: Path, costs: Sequence[StageCost]) -> float:
 
 
 def left(folder: Path, costs: Sequence[StageCost], factor: float = 1.0) -> Left:
-  """Seconds that a run still needs.
+  """Remaining seconds of a run.
 
   Args:
     folder: Work directory.
@@ -141,7 +141,7 @@ def left(folder: Path, costs: Sequence[StageCost], factor: float = 1.0) -> Left:
 
 
 def factor_of(runs: Sequence[tuple[Path, Sequence[StageCost]]]) -> float | None:
-  """Measured over estimated seconds of an epoch, the median; None if none was timed.
+  """Median ratio of measured to estimated seconds of an epoch; None without timings.
 
   Args:
     runs: Work directories and their stages.
@@ -157,6 +157,6 @@ def factor_of(runs: Sequence[tuple[Path, Sequence[StageCost]]]) -> float | None:
 
 
 def _typical(seconds: Mapping[int, float]) -> float | None:
-  """Median without the first epoch, which compiles; None if no other is timed."""
+  """Median without the first epoch, which compiles; None without further epochs."""
   later = [each for epoch, each in seconds.items() if epoch > 0 and each > 0]
   return statistics.median(later) if later else None

@@ -5,13 +5,13 @@ r"""A training step of every launch of a study, at its real shapes, without trai
         --studies=papers_similarity --runs=r56_r20
 
 The result has the epochs and steps of each stage, and the operations, convolutions and
-matrix products of a step, from the program before it is compiled. With `--compile` it
-has the memory that the compiled step needs (`memory_analysis`), beside the limits of an
-H100 and of a TPU chip. With `--steps=N` it says if metrics and parameters are finite
-after N steps on images of the data set, with random weights for teachers. On a CPU this
-takes minutes for each large network. Steps whose programs differ in constants alone,
-such as rates, are compiled and taken once. `--write` keeps the numbers as they come.
-`run_queue` estimates times from them, `experiments.tables.update` makes a table of
+matrix products of a step, from the program before compilation. With `--compile` it also
+has the memory of the compiled step (`memory_analysis`), with the limits of an H100 and
+of a TPU chip. With `--steps=N` it says if metrics and parameters are finite after N
+steps on images of the data set, with random weights for teachers. On a CPU this takes
+minutes for each large network. Steps whose programs differ only in constants, such as
+rates, are compiled and executed once. `--write` stores each number at once. `run_queue`
+estimates times from the stored numbers, `experiments.tables.update` makes a table of
 them, and a later call does not measure them again.
 """
 
@@ -43,10 +43,10 @@ class Config:
 
   studies: tuple[str, ...] = fields.setting(
     tuple(dict.fromkeys(part.study for part in papers.QUEUE)),
-    "Studies whose launches are looked at.",
+    "Studies whose launches are measured.",
   )
   runs: tuple[str, ...] = fields.setting(
-    (), "Launches, by name, of the studies in --studies. Without the flag: all."
+    (), "Names of launches of the studies in --studies. Without the flag: all."
   )
   data_dir: str = fields.setting(
     "data",
@@ -82,10 +82,11 @@ def configure(**given: Any) -> Config:
 
 
 def run(config: Config) -> None:
-  """Looks at one launch after another, and says what was found.
+  """Measures the steps of all launches and prints the findings.
 
   Raises:
-    ValueError: If a step is not finite or needs too much memory, when all are seen.
+    ValueError: If a step is not finite or needs too much memory. Raised after all
+      launches.
   """
   kept = {name: [*costs] for name, costs in step_costs.read().items()}
   wrong: list[str] = []
@@ -97,7 +98,7 @@ def run(config: Config) -> None:
       for step in rehearsal.steps(job.command[len(driver.COMMAND) :]):
         cost = _measured(config, step, before.get(step.cost.stage), kept)
         found[cost.stage] = cost
-        # Stages that are still to come keep their numbers.
+        # Numbers of later stages stay until they are measured.
         kept[launch_name] = [*(before | found).values()]
         problem = problem_of(cost)
         print(_line(launch_name, cost, problem), flush=True)
@@ -113,7 +114,7 @@ def run(config: Config) -> None:
 
 
 def problem_of(cost: step_costs.StageCost) -> str:
-  """Problem of a step, as far as it was measured; "" for none.
+  """Problem of a step by the numbers that were measured; "" for none.
 
   Args:
     cost: The step.
@@ -139,11 +140,11 @@ def _measured(
   before: step_costs.StageCost | None,
   kept: Mapping[str, Sequence[step_costs.StageCost]],
 ) -> step_costs.StageCost:
-  """The cost of a step with all that is measured of it, before or now."""
+  """The cost of a step with all its measured numbers, earlier and new."""
   cost = step.cost
   same = [each for found in kept.values() for each in found if _is_same(each, cost)]
   if before is not None and before.program:
-    before = None  # of another program, unless it is among `same`
+    before = None  # numbers of another program, unless it is in `same`
   known = max(same, key=lambda each: (each.taken, each.gib is not None), default=before)
   if known is not None:
     cost = cost._replace(**{name: getattr(known, name) for name in _MEASURED})
@@ -161,7 +162,7 @@ def _measured(
 def _is_same(one: step_costs.StageCost, other: step_costs.StageCost) -> bool:
   """True if the numbers of one step hold for the other.
 
-  A step that diverged may do so by its rate, which is a constant of the program.
+  The rate is a constant of the program, and a step may diverge because of its rate.
   """
   return bool(one.program) and one.program == other.program and one.finite is not False
 

@@ -52,7 +52,7 @@ def test_driver_takes_what_is_not_kept_and_bundles_it(fake, tmp_path, monkeypatc
 @pytest.mark.parametrize(
   ("options", "match"),
   [
-    ({"budget_minutes": 1.0}, "--out: expected a folder for what the runs leave"),
+    ({"budget_minutes": 1.0}, "--out: expected a folder for bundles and state"),
     ({"out": "o"}, "--out: expected with --budget_minutes, got it alone"),
     ({"budget_minutes": -1.0, "out": "o"}, "--budget_minutes: expected 0 or"),
   ],
