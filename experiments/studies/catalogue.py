@@ -160,7 +160,7 @@ STUDIES = {
     baseline="full",
   ),
   "parts": Study(
-    "What each part is worth: the full method, 20 epochs, with one thing changed",
+    "Contribution of each part: the full method, 20 epochs, with one change",
     (
       _full("full", "full method, corrected loss"),
       _full("last_tap", "last tap only", "--flow_weight_init=0"),
@@ -182,7 +182,7 @@ STUDIES = {
     pictured=("full", "last_tap", "no_schedule", "gamma_50", "gamma_90", "by_step"),
   ),
   "layers": Study(
-    "Straight from a ResNet-8: CNN1, 20 epochs, images as they are",
+    "Directly from a ResNet-8: CNN1, 20 epochs, without augmentation",
     (
       _SMALL_TEACHER,
       Run(
@@ -209,7 +209,7 @@ STUDIES = {
     pictured=("labels", "last_tap", "by_hand", "kappa", "auto"),
   ),
   "widths": Study(
-    "From a ResNet-8 by auxiliaries of other widths: CNN1, 20 epochs",
+    "From a ResNet-8 with auxiliaries of other widths: CNN1, 20 epochs",
     (
       _SMALL_TEACHER,
       _PAIRED_BY_HAND._replace(title="straight from the teacher, paired by hand"),

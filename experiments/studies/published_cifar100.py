@@ -8,12 +8,12 @@ Methods differ by as much. The letter of a row is its protocol in `PROTOCOLS`.
 PROTOCOLS = {
   "L": "last epoch, the training of RepDistiller",
   "B": "best test epoch, the same training",
-  "5": "mean of 5 runs, the same training, which epoch is not said",
+  "5": "mean of 5 runs of the same training, epoch not stated",
   "R": "the training of ReviewKD: batches of 128, Nesterov, rate 0.1, other teachers, "
   "best test epoch",
   "M": "480 or 960 epochs with a second, strongly augmented view, best test epoch",
-  "W": "half precision and a weight that falls to 0, the same training, which epoch is "
-  "not said",
+  "W": "the same training in half precision, with a weight that decreases to 0, epoch "
+  "not stated",
   "S": "the training of SimKD, whose projector is kept in the student",
 }
 

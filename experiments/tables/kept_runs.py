@@ -25,7 +25,7 @@ from flowkd_jax.jobs import job_run
 
 FILE = "runs.json"
 
-# Metrics that pictures draw, by the beginning of their names.
+# Prefixes of the names of metrics that pictures draw.
 _CURVES = ("qmi/", "cka/", "loss/", "test_accuracy", "validation_accuracy")
 _POSITION = ("stage", "epoch")
 # Values on a grid of recall, which no table shows.
@@ -165,13 +165,13 @@ def _final(value):
 
 
 def _portable(path: Path, root: Path) -> str:
-  """A path of a run within its study; of other paths the last part alone."""
+  """The path within the study, or only the last part of a path outside the study."""
   root = root.absolute()
   return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 def _most_common(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """The most common value of every setting that all of them have."""
+  """The most common value of every setting that all runs have."""
   settings = list(settings)
   shared = {}
   for name in settings[0] if settings else ():

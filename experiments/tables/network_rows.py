@@ -17,7 +17,7 @@ _DASH = "–"
 
 
 def table(study: spec.Study, found: paired_arms.Found) -> list[str]:
-  """The lines of two tables in Markdown: the main numbers, and below all others.
+  """The lines of two tables in Markdown: the main numbers, and all other numbers.
 
   Numbers are the mean and standard deviation over seeds. The first table fits beside
   the navigation of the site.
@@ -83,7 +83,7 @@ def numbers(
 
 
 def _gap(each, other, column, found):
-  """Distance of a row from another in a column."""
+  """Difference between two rows in a column."""
   return paired_arms.difference(
     numbers(each, column, found), numbers(other, column, found), 100
   )
@@ -106,9 +106,9 @@ def networks_of_row(
 
 
 def _accuracy(network):
-  """Accuracy, None after a transfer to an auxiliary: it trains no classifier.
+  """Accuracy, None after a transfer to an auxiliary, which trains no classifier.
 
-  Runs of version 0.1 recorded it nevertheless.
+  Runs of version 0.1 recorded an accuracy nevertheless.
   """
   transferred = network["name"] == "auxiliary" and network.get("teacher") is not None
   return None if transferred else network["accuracy"]
@@ -124,7 +124,7 @@ def _look_up(*keys):
 
 
 def _percent(values) -> str:
-  """Mean and, of several, standard deviation."""
+  """Mean, and for several values the standard deviation."""
   if None in values:
     return _DASH
   mean = f"{statistics.mean(values):.2f}"

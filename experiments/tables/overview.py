@@ -22,10 +22,10 @@ class System(NamedTuple):
     title: Name of the method.
     section: Anchor of its section on the page.
     measured: Data and metric of the number.
-    study: Study that the number is of.
-    name: Row or arm of the study that the method is.
+    study: Study of the number.
+    name: Row or arm of the method in the study.
     control: Row or arm of the control.
-    control_title: Name of the control for people.
+    control_title: Name of the control for readers.
     column: Heading of the number in the table of the study.
     published: Numbers of the paper or its authors' code.
   """
@@ -55,7 +55,7 @@ SYSTEMS = (
   ),
   System(
     "Information flow, own teacher",
-    "the-chain-of-the-paper-on-one-card",
+    "the-chain-of-the-paper-on-one-gpu",
     "the same, no weights of the authors",
     "paper_chain",
     "student",
@@ -117,7 +117,7 @@ SYSTEMS = (
     "kd_random",
     "rows kept by chance",
     "mean",
-    "the paper's tables were not at hand",
+    "the paper's tables were not available",
   ),
 )
 

@@ -64,11 +64,11 @@ def _spread(networks, metric) -> str:
 
 def _legend(grid: spec.Grid, made: int, total: int) -> str:
   text = (
-    "In bold ours: the test accuracy of the last epoch in percent, mean and standard "
-    "deviation over seeds; in brackets that of the best test epoch, which is chosen on "
-    "the test images."
+    "Bold numbers are ours: the test accuracy of the last epoch in percent, as mean "
+    "and standard deviation over seeds. The accuracy of the best test epoch, which is "
+    "chosen on the test images, is in brackets."
   )
   if grid.published:
     letters = "; ".join(f"{letter}: {what}" for letter, what in grid.protocols.items())
-    text = f"With a letter: published, by the protocol of the letter. {letters}. {text}"
-  return f"{text} Of {total} runs {made or 'none'} are made."
+    text = f"Numbers with a letter are published, with this protocol: {letters}. {text}"
+  return f"{text} {made or 'None'} of {total} runs {'is' if made == 1 else 'are'} made."

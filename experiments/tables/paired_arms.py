@@ -40,7 +40,7 @@ def networks(study: spec.Study, runs: kept_runs.KeptRuns) -> Found:
 
 
 def table(study: spec.Study, found: Found) -> list[str]:
-  """The lines of the table in Markdown, or of several that are not too wide."""
+  """The lines of the table in Markdown, split into several tables if it is too wide."""
   comparison = study.comparison
   if comparison is None:
     raise ValueError(f"study: expected one with a comparison, got {study.title!r}")
@@ -64,7 +64,7 @@ def table(study: spec.Study, found: Found) -> list[str]:
 
 
 def _parts(comparison: spec.Comparison) -> list[list[spec.Column]]:
-  """Columns of each table: one table if they fit, else differences in the first table.
+  """Columns of each table: one table if they fit, else the differences come first.
 
   A page of 1,280 pixels shows `_WIDEST` numbers beside the name of an arm.
   """
@@ -179,7 +179,7 @@ def accuracies(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def epoch_seconds(metrics: list[dict[str, Any]], stage: str) -> float | None:
-  """Shortest epoch of a stage, which other work on the machine disturbed least."""
+  """Shortest epoch of a stage, which other work on the machine slowed least."""
   times = [
     entry["seconds"]
     for entry in metrics
@@ -205,8 +205,8 @@ def launch_minutes(found: Found) -> float:
 def curves(study: spec.Study, runs: kept_runs.KeptRuns) -> "dict[str, report.Curves]":
   """Test accuracy of every arm after every epoch measured, by seed, for each run.
 
-  Arms are by title, runs too. A run of which less than three epochs were measured has
-  no curve.
+  Arms and runs are keyed by their titles. A run with less than three measured epochs
+  has no curve.
   """
   panels = {}
   for run in study.runs:

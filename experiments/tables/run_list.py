@@ -10,7 +10,7 @@ from experiments.tables import paired_arms
 from experiments.tables import study_pictures
 from flowkd_jax import report
 
-PAGE = "README.md"  # beside the runs of a study, where it is shown with the folder
+PAGE = "README.md"  # in the folder of a study, where websites show it
 
 # Placeholders for values that depend on the machine.
 _PLACES = {"data_dir": "DIR", "auxiliary_checkpoint": "FILE.npz", "seed": "SEED"}
@@ -38,7 +38,7 @@ def page(
   found: paired_arms.Found,
   pictures: Iterable[str] = (),
 ) -> str:
-  """Runs of a study in Markdown, with the command that made each.
+  """Runs of a study in Markdown, with the command of each run.
 
   Args:
     name: Name of the study.
@@ -49,11 +49,11 @@ def page(
   lines = [
     f"# Runs of the study `{name}`",
     "",
-    f"{study.title}. Made by `python -m experiments.tables.update`; the tables are on "
-    "[RESULTS](../../RESULTS.md#results). `runs.json` holds the settings, the final "
-    "numbers and the curves of each run. Minutes are those of training and its "
-    "measurements, without what was taken from earlier runs; commits with a + had "
-    "changes that were not committed.",
+    f"{study.title}. `python -m experiments.tables.update` writes this page. The "
+    "tables are on [RESULTS](../../RESULTS.md#results). `runs.json` has the settings, "
+    "the final numbers and the curves of each run. Minutes are the time of training "
+    "and its measurements, without networks from earlier runs. A + after a commit "
+    "means that there were uncommitted changes.",
     "",
   ]
   for file in pictures:

@@ -1,6 +1,6 @@
-"""Table of the training steps of a queue: sizes, memory, and steps taken on CPU.
+"""Table of the training steps of a queue: sizes, memory, and steps executed on CPU.
 
-The numbers are those that `experiments.studies.step_shapes --write` keeps.
+`experiments.studies.step_shapes --write` stores the numbers.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ _HEADINGS = (
   "largest, GFLOP",
   "compiled",
   "most memory, GiB",
-  "taken on CPU",
+  "executed on CPU",
   "all finite",
-  "slowest there, s",
+  "slowest on CPU, s",
   "all seeds on an H100, estimate",
 )
 _DASH = "–"
@@ -38,7 +38,7 @@ class _Named(NamedTuple):
 
 
 def table(parts: Sequence[spec.Part], costs: step_costs.Costs) -> str:
-  """The table in Markdown, a row for each study, and below it the gaps.
+  """The table in Markdown, with one row per study, and sentences on gaps below it.
 
   Args:
     parts: Parts of the queue.
@@ -98,7 +98,7 @@ def _stages(name: str, costs: step_costs.Costs) -> list[_Named]:
 
 
 def _different(stages: Sequence[_Named]) -> list[_Named]:
-  """Stages of different programs: the one of equal ones that has most numbers."""
+  """One stage for each program: of equal stages, the one with the most numbers."""
   found: dict[str, _Named] = {}
   for stage in stages:
     program = stage.cost.program or stage.name
@@ -113,7 +113,7 @@ def _known(cost: step_costs.StageCost) -> tuple[int, bool]:
 
 
 def _gaps(names: Sequence[str], costs: step_costs.Costs) -> str:
-  """Sentences on steps that need much memory, or were not compiled or taken."""
+  """Sentences on steps that need much memory, or were not compiled or executed."""
   steps = [step for name in names for step in _different(_stages(name, costs))]
   large = [step for step in steps if (step.cost.gib or 0) > TPU_GIB]
   wrong = [step for step in steps if step.cost.finite is False]
@@ -123,12 +123,11 @@ def _gaps(names: Sequence[str], costs: step_costs.Costs) -> str:
   without = [step for step in steps if step not in compiled]
   return " ".join(
     (
-      f"Of {len(steps)} different steps {len(compiled)} are compiled and {len(taken)} "
-      "taken.",
+      f"{len(steps)} different steps: {len(compiled)} compiled, {len(taken)} executed.",
       f"More than {TPU_GIB:g} GiB: {_listed(large, steps)}.",
       f"Not finite: {_listed(wrong, steps)}.",
-      f"Compiled and not taken: {_listed(only_compiled, steps)}.",
-      f"Neither compiled nor taken: {_listed(without, steps)}.",
+      f"Compiled but not executed: {_listed(only_compiled, steps)}.",
+      f"Not compiled: {_listed(without, steps)}.",
     )
   )
 

@@ -33,13 +33,13 @@ FILES = {
   "sizes.png": "Size and quality of the networks",
   "times.png": "Time of training by part",
 }
-# With fewer colours lines do not keep theirs, and light bands turn white.
+# With fewer colours, lines change their colour and light bands become white.
 _COLOURS = 256
 _PIXELS_PER_INCH = 120
 
 
 def save(study: spec.Study, runs: kept_runs.KeptRuns, folder: Path) -> list[str]:
-  """Draw all pictures for which there are numbers; return the names of the files.
+  """Draw all pictures with numbers; return the names of the files.
 
   Args:
     study: The study.
@@ -62,7 +62,7 @@ def save(study: spec.Study, runs: kept_runs.KeptRuns, folder: Path) -> list[str]
 
 
 def _shrink(path: Path) -> None:
-  """Stores a picture with 256 colours: half the bytes, the same to the eye."""
+  """Stores a picture with 256 colours: half the bytes, no visible difference."""
   with Image.open(path) as picture:
     small = picture.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
   small.save(path, optimize=True)
@@ -131,7 +131,7 @@ def _mean(logs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def _add_teacher(metrics, networks, entry, student, row) -> str:
   """The name of a teacher among the metrics; rows that share one share the name.
 
-  It is that of the row that the teacher is, if it is one.
+  If the teacher is itself a row, it has the name of this row.
   """
   for other in metrics:
     if _is_same_flow(entry, other):
@@ -148,7 +148,7 @@ def _add_teacher(metrics, networks, entry, student, row) -> str:
 
 
 def _row_of(study, runs, entry) -> spec.Run | None:
-  """The row that is the network of an entry, drawn or not."""
+  """The row whose network the entry describes, drawn or not."""
   for each in study.runs:
     if each.result == entry["stage"]:
       logs = [run.metrics for run in runs.get(each.folder, {}).values()]
@@ -159,7 +159,7 @@ def _row_of(study, runs, entry) -> spec.Run | None:
 
 
 def _is_same_flow(one, other) -> bool:
-  """True if two entries are of one network, seen through the rounding of launches."""
+  """True if two entries describe one network, up to the rounding of launches."""
   keys = [key for key in one if key.startswith("qmi/")]
   near = [math.isclose(one[key], other.get(key, 0), rel_tol=1e-3) for key in keys]
   return bool(near) and all(near)

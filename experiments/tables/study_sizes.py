@@ -23,7 +23,7 @@ _ROLE_OF_RESULT = {
   "student_labels": "student on labels",
   "student_kd": "KD",
 }
-# Arms whose names are not those of stages, by the first of each group.
+# Roles of arms whose names are not names of stages, by the first arm of each group.
 _ROLE_OF_ARM = {
   "alone_1": "student on labels",
   "shared_base/student_1": "control",
@@ -41,10 +41,10 @@ _Value = Callable[[Mapping[str, Any]], float | None]
 
 
 def method_row(study: spec.Study, found: paired_arms.Found) -> str | None:
-  """Row that is drawn bold: the method, not a control without a teacher.
+  """Row of the method, which is drawn bold, not a control without a teacher.
 
-  It is the row that all others are compared with, or the one named "student", or the
-  last, whichever is the first that learns from another network.
+  Candidates are the baseline of all other rows, the row "student" and the last row, in
+  this order. The first candidate that learns from another network is returned.
 
   Args:
     study: The study.
@@ -69,7 +69,7 @@ def row_styles(
 
   Args:
     study: The study.
-    others: Names of further networks; by their names they may have a role.
+    others: Names of further networks, whose names may give them a role.
     method: Name of the row that is the method.
   """
   roles = {
@@ -83,7 +83,7 @@ def row_styles(
 
 
 def arm_styles(study: spec.Study) -> dict[str, report.Style]:
-  """Style of each arm of a comparison, by its title and by that of its group.
+  """Style of each arm of a comparison, by the title of the arm and of its group.
 
   Args:
     study: The study; without a comparison there are none.
@@ -163,7 +163,7 @@ def _sized(title: str, networks: list[Mapping[str, Any]], value: _Value):
 
 
 def _teachers(study, found, value, shown: set[int]) -> list[report.Sized]:
-  """Networks that rows learn from and that are no row, as they were measured."""
+  """Measured teachers that are not rows themselves."""
   teachers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
   for run in study.runs:
     for seed, network in network_rows.networks_of_row(run, found).items():
@@ -174,7 +174,7 @@ def _teachers(study, found, value, shown: set[int]) -> list[report.Sized]:
   points = []
   for (name, _), networks in teachers.items():
     for point in _sized(f"{name} that the rows learn from", networks, value):
-      # Rows that share a teacher have measured it once each.
+      # Each row that shares a teacher has measured it.
       points.append(point._replace(values=sorted(set(point.values))))
   return points
 

@@ -5,13 +5,13 @@
     python -m experiments.tables.update                # use only the kept runs
 
 The runs of a study are kept in `experiments/results/STUDY/runs.json` (`kept_runs`).
-In the page, RESULTS.md, whatever stands between `<!-- table: STUDY -->` and
-`<!-- end -->` is replaced; `<!-- table: systems -->` has all methods, and
-`<!-- table: papers_steps -->` the sizes of steps that `step_shapes` keeps.
-Beside the runs of a study stand its pictures, as far as there are numbers for them
+In the page, RESULTS.md, the lines between `<!-- table: STUDY -->` and `<!-- end -->`
+are replaced. `<!-- table: systems -->` has all methods, and
+`<!-- table: papers_steps -->` has the sizes of steps that `step_shapes` stores. The
+folder of a study also has its pictures, if there are numbers for them
 (`study_pictures`): `flow.png`, information flow over the epochs; `curves.png`, accuracy
 of the arms of a comparison; `sizes.png`, quality against parameters; `times.png`, time
-by part. README.md shows them and lists every run with its command.
+by part. README.md shows the pictures and lists every run with its command.
 """
 
 import dataclasses
@@ -51,13 +51,12 @@ class Config:
 
   workdir: str = fields.setting(
     "",
-    "Work directory of experiments.studies.run, to take finished runs from.",
+    "Work directory of experiments.studies.run, whose finished runs are added.",
     place=places.FOLDER,
   )
   bundles: str = fields.setting(
     "",
-    "Folder that experiments.studies.run has filled as its --out, to take finished "
-    "runs from.",
+    "--out folder of experiments.studies.run, whose finished runs are added.",
     place=places.FOLDER,
   )
   kept: str = fields.setting(
@@ -113,7 +112,7 @@ def _with_new_settings(
 ) -> kept_runs.KeptRuns:
   """Update the settings of runs to the present settings of their launchers.
 
-  A setting that was added after a run had its present default in that run.
+  If a setting was added after a run, the run gets its present default.
   """
   complete = {}
   for each in study.launches:

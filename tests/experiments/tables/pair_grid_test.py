@@ -44,12 +44,12 @@ def test_published_numbers_and_ours_stand_side_by_side():
   assert "| teacher | 80.00 B |" in text
   assert "| KD | – |" in text
   assert "L: last epoch; B: best epoch." in text
-  assert "Of 4 runs 2 are made." in text
+  assert "2 of 4 runs are made." in text
 
 
 def test_a_grid_without_runs_says_so():
   text = "\n".join(pair_grid.table(STUDY, {run.name: {} for run in STUDY.runs}))
-  assert "Of 4 runs none are made." in text
+  assert "None of 4 runs are made." in text
   bare = STUDY._replace(grid=GRID._replace(published={}))
   assert "published" not in "\n".join(pair_grid.table(bare, _found()))
 

@@ -31,11 +31,11 @@ def test_equal_steps_count_once_and_gaps_are_named(parts):
   # Stages of 1 s and 25 s to compile and measure: two of a, three times two of b.
   row = "| small | 2 | 3 | 76 | 2 | 20.50 | 1 | yes | 1.5 | 3.5 min |"
   assert row in text
-  assert "Of 3 different steps 2 are compiled and 1 taken." in text
+  assert "3 different steps: 2 compiled, 1 executed." in text
   assert "More than 14 GiB: small/b (teacher)." in text
   assert "Not finite: none." in text
-  assert "Neither compiled nor taken: small/b (student)." in text
-  assert "Compiled and not taken: small/a." in text  # its other stage is that of b
+  assert "Not compiled: small/b (student)." in text
+  assert "Compiled but not executed: small/a." in text  # its other stage is that of b
 
 
 def test_a_study_without_numbers_has_dashes(parts):
