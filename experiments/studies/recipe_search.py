@@ -22,24 +22,24 @@ _POSTERIOR = f"{_NO_CROPS} --last_tap_from=posterior"
 # Name, title, learning rate, flags.
 _TRIED = (
   ("paper", "the paper's settings, corrected loss", "1e-3", ""),
-  ("average", "that, weights averaged", "1e-3", "--average=0.999"),
+  ("average", "the same, weights averaged", "1e-3", "--average=0.999"),
   ("decay_reset", "cosine decay, Adam reset", "1e-3", "--learning_rate_decay=cosine"),
   ("decay", "cosine decay, Adam not reset", "1e-3", _DECAY),
-  ("decay_3", "that, three times the rate", "3e-3", _DECAY),
-  ("steady", "that, weights of the taps add up to one", "3e-3", _STEADY),
-  ("no_crops", "that, no random crops", "3e-3", _NO_CROPS),
-  ("no_crops_10", "that, a higher rate", "1e-2", _NO_CROPS),
+  ("decay_3", "the same, three times the rate", "3e-3", _DECAY),
+  ("steady", "the same, weights of the taps add up to one", "3e-3", _STEADY),
+  ("no_crops", "the same, no random crops", "3e-3", _NO_CROPS),
+  ("no_crops_10", "the same, a higher rate", "1e-2", _NO_CROPS),
   ("posterior_3", "no crops, last tap from class probabilities", "3e-3", _POSTERIOR),
   (
     "posterior_no_flips",
-    "that, a higher rate, no flips",
+    "the same, a higher rate, no flips",
     "1e-2",
     f"{_POSTERIOR} --noflip",
   ),
   ("posterior", "recipe posterior: a sharper kernel", "1e-2", "--recipe=posterior"),
   (
     "posterior_all_taps",
-    "that kernel on all taps",
+    "the sharper kernel on all taps",
     "1e-2",
     "--recipe=posterior --kernels=von_mises_fisher,student_t",
   ),
@@ -57,12 +57,12 @@ _TRIED = (
   ),
   (
     "labelled_gamma_50",
-    "that, gamma 0.5",
+    "the same, gamma 0.5",
     "1e-2",
     "--recipe=labelled --flip --flow_weight_gamma=0.5",
   ),
   ("labelled", "recipe labelled: no flips", "1e-2", "--recipe=labelled"),
-  ("labelled_20", "that, twice the rate", "2e-2", "--recipe=labelled"),
+  ("labelled_20", "the same, twice the rate", "2e-2", "--recipe=labelled"),
 )
 
 
