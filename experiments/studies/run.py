@@ -274,7 +274,7 @@ def _launch(
   should_stop: Callable[[], str | None],
   shown: progress_lines.ProgressLines,
 ) -> list[launches.Job]:
-  """Runs launches, `processes` at the same time; returns those that failed."""
+  """Runs launches, `processes` at the same time; returns failed launches."""
   running: list[launches.Running] = []
   free = list(range(processes))
   failed = []

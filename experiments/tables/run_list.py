@@ -67,8 +67,8 @@ def page(
   lines.append(report.markdown_table(headings, rows, left=5))
   lines += ["", "## Commands", ""]
   lines.append(
-    f"All: `python -m experiments.studies.run --study={name} --workdir=W ...`; some "
-    "of them with `--runs=NAME --seeds=SEED`. By hand:"
+    f"All runs: `python -m experiments.studies.run --study={name} --workdir=W ...`. "
+    "Some runs: the same with `--runs=NAME --seeds=SEED`. One launch:"
   )
   for each in study.launches:
     lines += ["", f"**{each.name}**: {each.title}", "", f"    {_command(name, each)}"]
