@@ -4,7 +4,6 @@
 the data in the data folder. Networks of earlier stages have random weights.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +16,6 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -137,40 +135,19 @@ def _stages(
   job: Any, options: settings.Settings
 ) -> list[tuple[stages.Stage, data.Batches]]:
   """Stages that a job would train, each with its batches."""
-  found: list[tuple[stages.Stage, data.Batches]] = []
-
-  def select_only(options, select, order):
-    del order
-    with mock.patch.object(data, "load", _load):
-      shared = job_run.open_datasets(options, train.Progress())
-    runner = job_run.stage_runner(
-      options, shared, train.Progress(), runner_class=_Rehearsal
-    )
-    found.extend(
-      (stage, stage.training or shared.training)
-      for stage in select(runner)
-      if isinstance(stage, stages.Stage)
-    )
-    raise _SelectedError
-
-  with (
-    mock.patch.object(job_run, "run_stages", select_only),
-    contextlib.suppress(_SelectedError),
-  ):
-    job.run(options)
-  return found
-
-
-class _SelectedError(Exception):
-  """Raised when all stages are known. Ends jobs that read results after their run."""
-
-
-_LOAD = data.load
+  progress = train.Progress()
+  datasets = job_run.open_datasets(options, progress, load=_load)
+  runner = job_run.stage_runner(options, datasets, progress, runner_class=_Rehearsal)
+  return [
+    (stage, stage.training or datasets.training)
+    for stage in job.select(options, runner)
+    if isinstance(stage, stages.Stage)
+  ]
 
 
 @functools.lru_cache(maxsize=6)
 def _decoded(name: str, split: str, where: tuple[tuple[str, Any], ...]) -> data.Split:
-  return _LOAD(name, split, **dict(where))
+  return data.load(name, split, **dict(where))
 
 
 def _load(name: str, split: str, *, progress: Any = None, **where: Any) -> data.Split:

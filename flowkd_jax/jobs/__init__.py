@@ -1,8 +1,8 @@
 """Training jobs: settings, stages, and their execution in a work directory.
 
 A job is a module with a dataclass `Config` of settings, a function `configure(**given)`
-that checks settings, and a function `run(config)`. Jobs do not read the command line;
-`flowkd_jax.cli` starts them.
+that checks settings, a function `select(config, runner)` that returns the stages, and a
+function `run(config)`. Jobs do not read the command line; `flowkd_jax.cli` starts them.
 
     from flowkd_jax import jobs
     job = jobs.load("information_flow")

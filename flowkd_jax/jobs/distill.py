@@ -36,6 +36,7 @@ interrupted run, repeat the command.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from flowkd_jax import methods
@@ -61,19 +62,23 @@ __all__ = [
   "best_test_epoch",
   "configure",
   "run",
+  "select",
   "student_stage",
   "trained_teacher",
   "uses_logits",
 ]
 
 
+def select(
+  config: Config, runner: stages.StageRunner
+) -> Sequence[stages.Stage | stages.Imported]:
+  """Stages that the job runs with these settings, in order."""
+  return _Stages(config, runner).selected()
+
+
 def run(config: Config) -> None:
   """Run the job; all its files are in `config.workdir`."""
-  job_run.run_stages(
-    config,
-    lambda runner: _Stages(config, runner).selected(),
-    distill_settings.ORDER,
-  )
+  job_run.run_stages(config, select, distill_settings.ORDER)
 
 
 def best_test_epoch(metrics: report.MetricLog) -> Mapping[str, Any]:

@@ -36,6 +36,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -59,6 +60,7 @@ __all__ = [
   "Config",
   "configure",
   "run",
+  "select",
   "summarize",
 ]
 
@@ -280,13 +282,16 @@ def _parts(names, held_out):
   return train, validation, held_out
 
 
+def select(
+  config: Config, runner: stages.StageRunner
+) -> Sequence[stages.Stage | stages.Imported]:
+  """Stages that the job runs with these settings, in order."""
+  arms = _Arms(config, runner)
+  return [_STAGES[name](arms) for name in config.stages]
+
+
 def run(config: Config) -> None:
   """Run the job; all its files are in `config.workdir`."""
-
-  def select(runner):
-    arms = _Arms(config, runner)
-    return [_STAGES[name](arms) for name in config.stages]
-
   job_run.run_stages(config, select, STAGES)
 
 

@@ -29,6 +29,7 @@ each stage.
 
 import dataclasses
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ __all__ = [
   "configure",
   "describe",
   "run",
+  "select",
   "summarize",
 ]
 
@@ -213,9 +215,16 @@ def configure(**given: Any) -> Config:
   return config
 
 
+def select(
+  config: Config, runner: stages.StageRunner
+) -> Sequence[stages.Stage | stages.Imported]:
+  """Stages that the job runs with these settings, in order."""
+  return _Stages(config, runner).selected()
+
+
 def run(config: Config) -> None:
   """Run the job; all its files are in `config.workdir`."""
-  job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), ARMS)
+  job_run.run_stages(config, select, ARMS)
   if not train.is_first_process():
     return  # Only the first process writes the results.
   for result in report.read_results(config.workdir):

@@ -35,6 +35,7 @@ Use the data set digits only as a trial run: a rotated 6 is a 9.
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from flowkd_jax import methods
@@ -53,6 +54,7 @@ __all__ = [
   "Config",
   "configure",
   "run",
+  "select",
 ]
 
 STAGES = (
@@ -152,9 +154,16 @@ def configure(**given: Any) -> Config:
   return config
 
 
+def select(
+  config: Config, runner: stages.StageRunner
+) -> Sequence[stages.Stage | stages.Imported]:
+  """Stages that the job runs with these settings, in order."""
+  return _Stages(config, runner).selected()
+
+
 def run(config: Config) -> None:
   """Run the job; all its files are in `config.workdir`."""
-  job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), ORDER)
+  job_run.run_stages(config, select, ORDER)
 
 
 class _Stages:

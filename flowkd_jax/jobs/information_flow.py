@@ -29,6 +29,7 @@ each stage.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,19 +60,23 @@ __all__ = [
   "Config",
   "configure",
   "run",
+  "select",
   "student_stage",
   "trained_teacher",
   "uses_logits",
 ]
 
 
+def select(
+  config: Config, runner: stages.StageRunner
+) -> Sequence[stages.Stage | stages.Imported]:
+  """Stages that the job runs with these settings, in order."""
+  return _Stages(config, runner).selected()
+
+
 def run(config: Config) -> None:
   """Run the job; all its files are in `config.workdir`."""
-  job_run.run_stages(
-    config,
-    lambda runner: _Stages(config, runner).selected(),
-    flow_settings.ORDER,
-  )
+  job_run.run_stages(config, select, flow_settings.ORDER)
 
 
 def trained_teacher(

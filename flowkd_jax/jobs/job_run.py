@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import TypeVar
 
 import jax
 
@@ -57,6 +58,8 @@ RUN_ONLY = (
 )
 
 
+_SettingsT = TypeVar("_SettingsT", bound=Settings)
+
 CONFIG = "config.json"
 
 # Settings that may differ between the hosts of a run.
@@ -64,15 +67,17 @@ _OF_HOST = ("data_dir",)
 
 
 def run_stages(
-  settings: Settings,
-  select: Callable[[stages.StageRunner], Iterable[stages.Stage | stages.Imported]],
+  settings: _SettingsT,
+  select: Callable[
+    [_SettingsT, stages.StageRunner], Iterable[stages.Stage | stages.Imported]
+  ],
   order: Sequence[str],
 ) -> None:
   """Run the stages of a job and summarize their results in the work directory.
 
   Args:
     settings: All settings of the job.
-    select: Function from the stage runner to the stages to run.
+    select: Function from the settings and the stage runner to the stages to run.
     order: Names of all stages of the job, in the order of its table.
   """
   progress = train.Progress()
@@ -89,7 +94,7 @@ def run_stages(
       check_config(settings, workdir / CONFIG)
     datasets = open_datasets(settings, progress)
     runner = stage_runner(settings, datasets, progress, should_stop)
-    chosen = [*select(runner)]
+    chosen = [*select(settings, runner)]
     runner.check(chosen)
     # Up to here nothing is written, so that a refused run leaves no work directory.
     with train.lock_workdir(workdir, name="--workdir"):
@@ -184,14 +189,24 @@ def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> N
     progress.say(f"pictures: {pictures[0].parent} ({names})")
 
 
-def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datasets:
-  """Open the data sets of a job; settings are checked before images are decoded."""
+def open_datasets(
+  settings: Settings,
+  progress: train.Progress,
+  load: Callable[..., data.Split] = data.load,
+) -> stages.Datasets:
+  """Open the data sets of a job; settings are checked before images are decoded.
+
+  Args:
+    settings: The settings of the job.
+    progress: Display of the images that are decoded.
+    load: Function with the arguments of `data.load`, such as one that keeps splits.
+  """
   opened = sources.open_sources(settings)
   where = sources.where(settings)
   found = [*opened.values()]
   if sum(source.num_bytes for source in found) <= settings.memory_gib * 2**30:
     found = [
-      data.load(
+      load(
         settings.dataset,
         split,
         **where,
@@ -203,7 +218,7 @@ def open_datasets(settings: Settings, progress: train.Progress) -> stages.Datase
   begun = has_begun(Path(settings.workdir))
   mean, std = normalization.of_run(settings, training, progress, begun=begun)
   limit = min(settings.flow_examples, training.num_examples)
-  probe = data.load(settings.dataset, settings.train_split, **where, limit=limit)
+  probe = load(settings.dataset, settings.train_split, **where, limit=limit)
 
   def clean(source: data.Source) -> data.Batches:
     devices = jax.local_device_count()

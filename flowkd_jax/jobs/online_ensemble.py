@@ -25,6 +25,7 @@ rate on the labels than in the stage alone.
 import dataclasses
 import functools
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from flowkd_jax import methods
@@ -43,6 +44,7 @@ __all__ = [
   "alone",
   "configure",
   "run",
+  "select",
 ]
 
 STAGES = ("alone", "shared_base", "ensemble")
@@ -131,10 +133,17 @@ def alone(config: Config) -> tuple[str, ...]:
   return tuple(f"alone_{j + 1}" for j in range(config.num_students))
 
 
+def select(
+  config: Config, runner: stages.StageRunner
+) -> Sequence[stages.Stage | stages.Imported]:
+  """Stages that the job runs with these settings, in order."""
+  return _Stages(config, runner).selected()
+
+
 def run(config: Config) -> None:
   """Run the job; all its files are in `config.workdir`."""
   order = (*alone(config), *STAGES[1:])
-  job_run.run_stages(config, lambda runner: _Stages(config, runner).selected(), order)
+  job_run.run_stages(config, select, order)
 
 
 class _Stages:

@@ -18,6 +18,7 @@ To resume an interrupted run, repeat the command.
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from flowkd_jax import capture
@@ -36,6 +37,7 @@ __all__ = [
   "Config",
   "configure",
   "run",
+  "select",
 ]
 
 STAGES = ("teacher", "student_labels", "student_kd", "student", "student_unrelated")
@@ -144,13 +146,16 @@ def _layers(
   return layer_matching.given_layers(config.layer_map, *names)
 
 
+def select(
+  config: Config, runner: stages.StageRunner
+) -> Sequence[stages.Stage | stages.Imported]:
+  """Stages that the job runs with these settings, in order."""
+  arms = _Arms(config, runner)
+  return [_STAGES[name](arms) for name in config.stages]
+
+
 def run(config: Config) -> None:
   """Run the job; all its files are in `config.workdir`."""
-
-  def select(runner):
-    arms = _Arms(config, runner)
-    return [_STAGES[name](arms) for name in config.stages]
-
   job_run.run_stages(config, select, STAGES)
 
 
