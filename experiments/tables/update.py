@@ -56,7 +56,7 @@ class Config:
   )
   bundles: str = fields.setting(
     "",
-    "--out folder of experiments.studies.run, whose finished runs are added.",
+    "Folder that experiments.studies.run --out has filled. Finished runs are added.",
     place=places.FOLDER,
   )
   kept: str = fields.setting(
