@@ -305,7 +305,8 @@ class _Run:
       kept = None
       if checkpoints is not None and latest is not None:
         kept = f"step {latest} in {checkpoints.directory}"
-      when = f"{when} (epoch {step // self._per_epoch})"
+      # Counted from 1, as in the log.
+      when = f"{when} (epoch {step // self._per_epoch + 1} of {self.epochs})"
       message = _finite.describe(bad, when, kept)
       raise _finite.NonFiniteError(f"{self.options.title}: {message}")
 
