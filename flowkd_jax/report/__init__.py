@@ -17,9 +17,9 @@ _extra.require("report")
 from flowkd_jax.report._average import mean_metrics
 from flowkd_jax.report._canvas import NothingToDrawError
 from flowkd_jax.report._canvas import save_figure
-from flowkd_jax.report._colours import ROLES
-from flowkd_jax.report._colours import Style
-from flowkd_jax.report._colours import network_styles
+from flowkd_jax.report._colors import ROLES
+from flowkd_jax.report._colors import Style
+from flowkd_jax.report._colors import network_styles
 from flowkd_jax.report._comparison import Curves
 from flowkd_jax.report._comparison import comparison_picture
 from flowkd_jax.report._diagnostics import diagnostics_picture

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _texts
 from flowkd_jax.report._series import Series
 
@@ -97,7 +97,7 @@ def name_axes(
   subtitle: str = "",
   x: str = "",
   y: str = "",
-  colour: str = TEXT,
+  color: str = TEXT,
 ) -> None:
   """Title at the left, quiet subtitle at the right, quiet names of the axes.
 
@@ -109,7 +109,7 @@ def name_axes(
   if subtitle and _texts.text_points(f"{title}  {subtitle}", _texts.BOLD * 11) > width:
     lines = _texts.wrapped(subtitle, 9, width)
     title, subtitle = title + "\n" * len(lines), "\n".join(lines)
-  axes.set_title(title, loc="left", size=11, color=colour, weight="bold")
+  axes.set_title(title, loc="left", size=11, color=color, weight="bold")
   axes.set_title(subtitle, loc="right", size=9, color=QUIET)
   axes.set_xlabel(x, size=10, color=QUIET)
   axes.set_ylabel(y, size=10, color=QUIET)
@@ -132,7 +132,7 @@ def draw_line(
   axes: "Axes",
   line: Series,
   *,
-  style: _colours.Style,
+  style: _colors.Style,
   label: str = "",
   bold: bool = False,
 ) -> None:
@@ -142,7 +142,7 @@ def draw_line(
   axes.plot(
     line.x,
     line.y,
-    color=style.colour,
+    color=style.color,
     label=label,
     linewidth=2.4 if bold else 1.5,
     marker=mark,
@@ -151,14 +151,14 @@ def draw_line(
     zorder=3 if bold else 2,
   )
   if line.band is not None:
-    axes.fill_between(line.x, *line.band, color=style.colour, alpha=0.12, linewidth=0)
+    axes.fill_between(line.x, *line.band, color=style.color, alpha=0.12, linewidth=0)
 
 
 # Most marks on a line of many points; a line of no more has one at each.
 _MARKS = 20
 
 
-def mark_of_line(style: _colours.Style, *, points: int | None) -> str:
+def mark_of_line(style: _colors.Style, *, points: int | None) -> str:
   """Mark on a line of that many points, or in the legend if None.
 
   Plain styles have marks only where points are few; a mark that tells networks apart
@@ -179,9 +179,9 @@ def has_bands(figure: "Figure") -> bool:
   )
 
 
-def draw_level(axes: "Axes", value: float, *, colour: str) -> None:
+def draw_level(axes: "Axes", value: float, *, color: str) -> None:
   """A dashed horizontal line."""
-  axes.axhline(value, color=colour, linewidth=1.4, linestyle=(0, (5, 3)), zorder=2.5)
+  axes.axhline(value, color=color, linewidth=1.4, linestyle=(0, (5, 3)), zorder=2.5)
 
 
 def whole_epochs(axes: "Axes") -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowkd_jax.report import _average
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 from flowkd_jax.report import _series
 
@@ -23,7 +23,7 @@ def comparison_picture(
   panels: Mapping[str, Curves],
   *,
   x: str = "",
-  styles: Mapping[str, _colours.Style] | None = None,
+  styles: Mapping[str, _colors.Style] | None = None,
 ) -> "Figure":
   """Test accuracy of arms over the epochs, a panel for each run.
 
@@ -52,7 +52,7 @@ def comparison_picture(
     height=4.6,
   )
   arms = dict.fromkeys(arm for curves in panels.values() for arm in curves)
-  styles = styles or _colours.network_styles(arms)
+  styles = styles or _colors.network_styles(arms)
   for axes, (title, curves) in zip(grid.flat, panels.items(), strict=True):
     for arm, seeds in curves.items():
       epochs = sorted(set.intersection(*(set(seed) for seed in seeds)))
@@ -61,7 +61,7 @@ def comparison_picture(
         np.stack([values.min(axis=0), values.max(axis=0)]) if len(seeds) > 1 else None
       )
       line = _series.Series(np.array(epochs, float), values.mean(axis=0), band)
-      bold = styles[arm] == _colours.ROLES["student"]
+      bold = styles[arm] == _colors.ROLES["student"]
       _canvas.draw_line(axes, line, style=styles[arm], bold=bold)
     _canvas.whole_epochs(axes)
     _canvas.end_at(axes, 100)
@@ -69,7 +69,7 @@ def comparison_picture(
     _canvas.name_axes(
       axes, title=title, x=x or _canvas.EPOCHS, y="accuracy, %" if first else ""
     )
-  method = _colours.focus({arm: styles[arm] for arm in arms})
+  method = _colors.focus({arm: styles[arm] for arm in arms})
   entries = [
     _legends.Entry(
       f"{arm} (bold)" if arm == method else arm, styles[arm], bold=arm == method

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 from flowkd_jax.report import _series
 from flowkd_jax.report._read import MetricLog
@@ -27,7 +27,7 @@ def diagnostics_picture(
   metrics: MetricLog,
   results: Results = (),
   *,
-  styles: Mapping[str, _colours.Style] | None = None,
+  styles: Mapping[str, _colors.Style] | None = None,
 ) -> "Figure":
   """Gradient of each loss term, likeness and dead units of each tap, over the epochs.
 
@@ -55,7 +55,7 @@ def diagnostics_picture(
     if any(_series.endings(metrics, stage, prefix) for stage in stages)
   ]
   titles = _series.network_titles(metrics, results)
-  styles = styles or _colours.styles_of_run(metrics, results)
+  styles = styles or _colors.styles_of_run(metrics, results)
   figure, grid = _canvas.new_figure(
     len(rows),
     len(stages),
@@ -64,7 +64,7 @@ def diagnostics_picture(
     height=1.0 + 2.6 * len(rows),
     share_x=True,
   )
-  lines = _colours.term_styles(*_series.terms(metrics))
+  lines = _colors.term_styles(*_series.terms(metrics))
   for (row, column), axes in np.ndenumerate(grid):
     prefix, stage = rows[row], stages[column]
     _draw(axes, metrics, stage, prefix, lines)
@@ -73,7 +73,7 @@ def diagnostics_picture(
       title="" if row else titles[stage],
       x=_canvas.EPOCHS if row == len(rows) - 1 else "",
       y="" if column else _ROWS[prefix],
-      colour=styles[stage].colour,
+      color=styles[stage].color,
     )
   _legends.bands(figure)
   return figure
@@ -84,7 +84,7 @@ def _draw(
   metrics: MetricLog,
   stage: str,
   prefix: str,
-  styles: Mapping[str, _colours.Style],
+  styles: Mapping[str, _colors.Style],
 ) -> None:
   names = _series.endings(metrics, stage, prefix)
   for name in names:

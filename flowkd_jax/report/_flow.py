@@ -9,7 +9,7 @@ import numpy as np
 
 from flowkd_jax.report import _average
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 from flowkd_jax.report import _series
 from flowkd_jax.report._read import MetricLog
@@ -56,7 +56,7 @@ class _Flow(NamedTuple):
   taps: dict[str, list[str]]
   teachers: dict[str, str]
   focus: str
-  styles: Mapping[str, _colours.Style]
+  styles: Mapping[str, _colors.Style]
   titles: dict[str, str]
 
 
@@ -65,7 +65,7 @@ def flow_picture(
   results: Results = (),
   *,
   focus: str | None = None,
-  styles: Mapping[str, _colours.Style] | None = None,
+  styles: Mapping[str, _colors.Style] | None = None,
 ) -> "Figure":
   """Information of each tap about the labels over the epochs, in every network.
 
@@ -211,7 +211,7 @@ def _measured_flow(metrics: MetricLog, results: Results, focus: str | None) -> _
       f"focus: expected a network whose information flow was recorded, one of "
       f"{', '.join(taps)}, got {focus!r}"
     )
-  styles = _colours.styles_of_run(metrics, results)
+  styles = _colors.styles_of_run(metrics, results)
   logs: dict[str, list[Mapping[str, Any]]] = {stage: [] for stage in taps}
   for entry in metrics:
     if entry["stage"] in taps:
@@ -246,7 +246,7 @@ def _draw_panel(axes: "Axes", flow: _Flow, row: _Row, column: int) -> None:
     if tap in (_series.endings(flow.logs[student], student, "loss/") or [tap]):
       goals[teacher] = _series.last(line(teacher))
   for teacher, level in goals.items():
-    _canvas.draw_level(axes, level, colour=flow.styles[teacher].colour)
+    _canvas.draw_level(axes, level, color=flow.styles[teacher].color)
   _canvas.plain_scale(axes, most=None if row.has_goals else 1)
   _canvas.whole_epochs(axes)
 

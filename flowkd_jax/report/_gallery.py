@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import NamedTuple
 
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _sizes
 from flowkd_jax.report import _times
 from flowkd_jax.report._diagnostics import diagnostics_picture
@@ -20,7 +20,7 @@ from flowkd_jax.report._read import Results
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-Styles = Mapping[str, _colours.Style]
+Styles = Mapping[str, _colors.Style]
 
 
 class Picture(NamedTuple):

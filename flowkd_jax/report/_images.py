@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from flowkd_jax._numerics import label_rule
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 from flowkd_jax.report import _texts
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 _FRAMES = (
-  _legends.Entry("the class of the query", _colours.Style(_colours.RIGHT)),
-  _legends.Entry("another class", _colours.Style(_colours.WRONG), dashed=True),
+  _legends.Entry("the class of the query", _colors.Style(_colors.RIGHT)),
+  _legends.Entry("another class", _colors.Style(_colors.WRONG), dashed=True),
 )
 
 
@@ -79,12 +79,12 @@ def retrieval_picture(
   )
   for row, line in enumerate(grid):
     label = query_labels[row]
-    _draw_image(line[0], query_images[row], names[max(int(label), -1)], _colours.QUERY)
+    _draw_image(line[0], query_images[row], names[max(int(label), -1)], _colors.QUERY)
     shown = zip(line[1:], found_images[row], found_labels[row], strict=True)
     for axes, image, found_label in shown:
       right = found_label == label and label >= 0
-      colour = _colours.RIGHT if right else _colours.WRONG
-      _draw_image(axes, image, names[max(int(found_label), -1)], colour)
+      color = _colors.RIGHT if right else _colors.WRONG
+      _draw_image(axes, image, names[max(int(found_label), -1)], color)
       axes.spines[:].set_linestyle("-" if right else "--")
   _legends.below(figure, _FRAMES)
   return figure
@@ -96,9 +96,9 @@ def _lines_of_name(label: int, class_names: Sequence[str], room: float) -> str:
   return "\n".join(_texts.wrapped(name, 9, room))
 
 
-def _draw_image(axes: "Axes", image: np.ndarray, name: str, colour: str) -> None:
+def _draw_image(axes: "Axes", image: np.ndarray, name: str, color: str) -> None:
   axes.grid(visible=False)
   axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r")
   axes.set(xticks=[], yticks=[])
-  axes.set_title(name, size=9, color=colour, pad=3)
-  axes.spines[:].set(visible=True, color=colour, linewidth=2)
+  axes.set_title(name, size=9, color=color, pad=3)
+  axes.spines[:].set(visible=True, color=color, linewidth=2)

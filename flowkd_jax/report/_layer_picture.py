@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def layer_picture(
     for student, teacher in (layer_map or {}).items():
       _frame(axes, student_taps.index(student), teacher_taps.index(teacher))
   if layer_map:
-    chosen = _colours.Style(_colours.CHOSEN)
+    chosen = _colors.Style(_colors.CHOSEN)
     _legends.below(figure, [_legends.Entry("frame: pair of the layer map", chosen)])
   return figure
 
@@ -82,5 +82,5 @@ def _frame(axes: "Axes", row: int, column: int) -> None:
   from matplotlib.patches import Rectangle
 
   corner = column - 0.5, row - 0.5
-  frame = Rectangle(corner, 1, 1, fill=False, edgecolor=_colours.CHOSEN, linewidth=2)
+  frame = Rectangle(corner, 1, 1, fill=False, edgecolor=_colors.CHOSEN, linewidth=2)
   axes.add_patch(frame)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from flowkd_jax.report import _average
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _texts
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
   """
 
   label: str
-  style: _colours.Style
+  style: _colors.Style
   dashed: bool = False
   bold: bool = False
   line: bool = True
@@ -157,12 +157,12 @@ def _handle(entry: Entry) -> "Artist":
   from matplotlib.patches import Patch
 
   if entry.area:
-    return Patch(facecolor=entry.style.colour, edgecolor="none", label=entry.label)
+    return Patch(facecolor=entry.style.color, edgecolor="none", label=entry.label)
   mark = _canvas.mark_of_line(entry.style, points=None)
   return Line2D(
     [],
     [],
-    color=entry.style.colour,
+    color=entry.style.color,
     linestyle="none" if not entry.line else "--" if entry.dashed else "-",
     linewidth=3.2 if entry.bold else 2,
     marker=mark if entry.line else entry.style.mark,

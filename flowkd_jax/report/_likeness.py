@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 from flowkd_jax.report import _series
 from flowkd_jax.report._read import MetricLog
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "cka_pair/"
 _MOST_COLUMNS = 4
-_ALIKE = _colours.Style(_colours.CHOSEN)
+_ALIKE = _colors.Style(_colors.CHOSEN)
 _TITLE = "Teacher layer that each student layer resembles: linear CKA over the epochs"
 
 
@@ -166,7 +166,7 @@ def _draw(axes: "Axes", strip: _Strip, *, network: bool) -> Any:
   axes.plot(
     strip.epochs[known],
     nearest,
-    color=_ALIKE.colour,
+    color=_ALIKE.color,
     linestyle="none",
     marker=_ALIKE.mark,
     markersize=4 if len(strip.epochs) <= 30 else 2.5,

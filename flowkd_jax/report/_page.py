@@ -18,7 +18,7 @@ from typing import Any
 
 from flowkd_jax import _files
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _facts
 from flowkd_jax.report import _gallery
 from flowkd_jax.report._average import mean_metrics
@@ -199,7 +199,7 @@ def _drawn(runs: Mapping[str, tuple[MetricLog, Results]]) -> dict[str, dict[str,
   """Pictures in base 64 by title and run, for runs that have such a picture."""
   # Networks of one name have one colour in all runs.
   every = ([*itertools.chain(*parts)] for parts in zip(*runs.values(), strict=True))
-  styles = _colours.styles_of_run(*every)
+  styles = _colors.styles_of_run(*every)
   pictures = {}
   for _, title, draw in _gallery.PICTURES:
     drawn = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowkd_jax.report import _average
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 from flowkd_jax.report import _read
 from flowkd_jax.report import _series
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
-Styles = Mapping[str, _colours.Style]
+Styles = Mapping[str, _colors.Style]
 
 _DISTANCES = {"euclidean": "Euclidean distance", "cosine": "Cosine distance"}
 
@@ -47,7 +47,7 @@ def loss_picture(
       "from labels alone have none"
     )
   titles = _series.network_titles(metrics, results)
-  styles = styles or _colours.styles_of_run(metrics, results)
+  styles = styles or _colors.styles_of_run(metrics, results)
   figure, grid = _canvas.new_figure(
     2,
     len(stages),
@@ -57,7 +57,7 @@ def loss_picture(
     height_ratios=(3, 2),
     share_x=True,
   )
-  lines = _colours.term_styles(*_series.terms(metrics))
+  lines = _colors.term_styles(*_series.terms(metrics))
   for (row, column), axes in np.ndenumerate(grid):
     quantity, stage = ("loss", "weight")[row], stages[column]
     _draw_taps(axes, metrics, stage, quantity, lines)
@@ -66,7 +66,7 @@ def loss_picture(
       title="" if row else titles[stage],
       x=_canvas.EPOCHS if row else "",
       y="" if column else f"{quantity} of the tap",
-      colour=styles[stage].colour,
+      color=styles[stage].color,
     )
   _legends.bands(figure)
   return figure
@@ -126,7 +126,7 @@ def precision_recall_picture(
       "is measured when a network is trained"
     )
   titles = _series.network_titles((), results)
-  styles = styles or _colours.styles_of_run((), results)
+  styles = styles or _colors.styles_of_run((), results)
   figure, grid = _canvas.new_figure(
     1,
     len(measured),
@@ -175,7 +175,7 @@ def _draw_retrieval(
 def _bold(names: Iterable[str], styles: Styles) -> str | None:
   """The network whose line is bold among others: the student, if it is there."""
   names = [*names]
-  return _colours.focus({n: styles[n] for n in names}) if len(names) > 1 else None
+  return _colors.focus({n: styles[n] for n in names}) if len(names) > 1 else None
 
 
 def _recall_line(measured: Mapping[str, Any]) -> _series.Series:
@@ -225,7 +225,7 @@ def training_picture(
     height=5.0,
   )
   titles = _series.network_titles(metrics, results)
-  styles = styles or _colours.styles_of_run(metrics, results)
+  styles = styles or _colors.styles_of_run(metrics, results)
   drawn = [stage for stage in stages if any(stage in found for found in lines.values())]
   student = _bold(drawn, styles)
   for axes, (key, found) in zip(grid.flat, lines.items(), strict=True):

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _gallery
 from flowkd_jax.report._read import read_run
 
@@ -27,7 +27,7 @@ def save_pictures(workdir: str | os.PathLike[str]) -> list[Path]:
   """
   workdir = Path(workdir)
   metrics, results = read_run(workdir)
-  styles = _colours.styles_of_run(metrics, results)
+  styles = _colors.styles_of_run(metrics, results)
   folder = workdir / "pictures"
   folder.mkdir(exist_ok=True)
   written = []

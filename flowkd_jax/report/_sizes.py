@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 from flowkd_jax.report._read import Results
 
@@ -39,7 +39,7 @@ def size_picture(
   panels: Mapping[str, Sequence[Sized]],
   *,
   measure: str,
-  styles: Mapping[str, _colours.Style] | None = None,
+  styles: Mapping[str, _colors.Style] | None = None,
 ) -> "Figure":
   """Accuracy or retrieval of networks against their number of parameters.
 
@@ -70,7 +70,7 @@ def size_picture(
       "panels: expected networks of at least two sizes, got none or one size"
     )
   titles = dict.fromkeys(one.title for found in panels.values() for one in found)
-  styles = styles or _colours.network_styles(titles)
+  styles = styles or _colors.network_styles(titles)
   figure, grid = _canvas.new_figure(
     1,
     len(panels),
@@ -107,10 +107,10 @@ def sizes_of_run(results: Results) -> tuple[list[Sized], str]:
     )
     for one in results
   }
-  number = {
-    id(v): sum(x is not None for x in v.values()) for v in (accuracy, retrieval)
-  }
-  use_retrieval = number[id(retrieval)] >= max(1, number[id(accuracy)])
+  known = [
+    sum(value is not None for value in each.values()) for each in (accuracy, retrieval)
+  ]
+  use_retrieval = known[1] >= max(1, known[0])
   values = retrieval if use_retrieval else accuracy
   networks = [
     Sized(one.get("title") or one["name"], one["parameters"], [100 * value])
@@ -131,7 +131,7 @@ def _known(networks: Sequence[Sized]) -> list[Sized]:
 
 
 def _draw(
-  axes: "Axes", networks: Sequence[Sized], styles: Mapping[str, _colours.Style]
+  axes: "Axes", networks: Sequence[Sized], styles: Mapping[str, _colors.Style]
 ) -> None:
   axes.set_xscale("log")
   places = _side_by_side(networks)
@@ -146,7 +146,7 @@ def _draw(
       x,
       y,
       spread,
-      color=styles[title].colour,
+      color=styles[title].color,
       marker=styles[title].mark,
       markersize=6,
       linewidth=1,

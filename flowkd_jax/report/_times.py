@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 from flowkd_jax.report._read import Results
 
@@ -53,13 +53,13 @@ def time_picture(bars: Mapping[str, Times], *, note: str = "") -> "Figure":
   unit, seconds = next(
     (unit, size) for unit, size in _UNITS if longest >= 2 * size or size == 1
   )
-  parts = [part for part in _colours.PARTS if any(_of(t, part) for t in bars.values())]
+  parts = [part for part in _colors.PARTS if any(_of(t, part) for t in bars.values())]
   _draw(axes, bars, parts, seconds)
   _canvas.name_axes(axes, title=note, x=unit)
   _legends.below(
     figure,
     [
-      _legends.Entry(part, _colours.Style(_colours.PARTS[part]), area=True)
+      _legends.Entry(part, _colors.Style(_colors.PARTS[part]), area=True)
       for part in parts
     ],
   )
@@ -73,7 +73,7 @@ def _draw(
   left = np.zeros(len(bars))
   for part in parts:
     widths = np.array([_of(times, part) / seconds for times in bars.values()])
-    axes.barh(places, widths, left=left, height=0.7, color=_colours.PARTS[part])
+    axes.barh(places, widths, left=left, height=0.7, color=_colors.PARTS[part])
     left += widths
   for place, total in zip(places, left, strict=True):
     axes.annotate(
@@ -95,7 +95,7 @@ def _of(times: Times, part: str) -> float:
   """Seconds of a part; parts of a later version count as "other"."""
   if part != "other":
     return times.get(part, 0.0)
-  known = [name for name in _colours.PARTS if name != part]
+  known = [name for name in _colors.PARTS if name != part]
   return sum(seconds for name, seconds in times.items() if name not in known)
 
 

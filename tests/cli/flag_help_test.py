@@ -64,7 +64,7 @@ def test_lines_fit_the_terminal(width, capsys, monkeypatch):
   assert max(map(len, text.splitlines())) <= min(width, 100)
 
 
-def test_terminals_get_colours_and_pipes_none(capsys, monkeypatch):
+def test_terminals_get_colors_and_pipes_none(capsys, monkeypatch):
   assert "\x1b" not in _shown(capsys, "flowkd x", None, [_Config])
   monkeypatch.setenv("FORCE_COLOR", "1")
   monkeypatch.setenv("TERM", "xterm")

@@ -82,7 +82,7 @@ def test_augment_depends_on_the_example_and_not_on_the_batch():
 
 
 @pytest.mark.slow
-def test_augment_changes_windows_and_colours_row_by_row():
+def test_augment_changes_windows_and_colors_row_by_row():
   images, keys = images_and_keys(batch=32)
   options = {"flip": True, "padding": 1, "min_area": 0.5, "color_jitter": 0.3}
   whole = np.asarray(augment(images, keys, **options, grayscale=0.5))
@@ -96,7 +96,7 @@ def test_augment_changes_windows_and_colours_row_by_row():
 
 
 @pytest.mark.slow
-def test_augment_refuses_colours_of_images_without_three_channels():
+def test_augment_refuses_colors_of_images_without_three_channels():
   images, keys = images_and_keys(batch=2)
   options = {"flip": False, "padding": 0}
   for changes in ({"color_jitter": 0.1}, {"grayscale": 1.0}):
@@ -165,5 +165,5 @@ def test_augmentation_refuses_numbers_out_of_range(options, match):
 def test_records_have_later_options_only_if_they_do_something():
   plain = data.Augmentation(flip=True, padding=1)
   assert plain.recorded() == {"flip": True, "padding": 1}
-  coloured = data.Augmentation(grayscale=0.1)
-  assert coloured.recorded() == {"flip": False, "padding": 0, "grayscale": 0.1}
+  colored = data.Augmentation(grayscale=0.1)
+  assert colored.recorded() == {"flip": False, "padding": 0, "grayscale": 0.1}

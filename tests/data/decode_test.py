@@ -46,7 +46,7 @@ def test_decode_image_scales_sixteen_bits(form, channels):
     assert (pixels[..., -1] == 255).all()
 
 
-def test_decode_image_takes_the_colours_of_a_palette():
+def test_decode_image_takes_the_colors_of_a_palette():
   expected = rgb_of(PALETTE)
   np.testing.assert_array_equal(decode_image(encoded(PALETTE), 3), expected)
   gray = decode_image(encoded(PALETTE), 1)[..., 0]
@@ -68,16 +68,16 @@ def test_decode_image_drops_alpha_unless_it_is_declared():
   np.testing.assert_array_equal(decode_image(gray, 1)[..., 0], GRAY)
   np.testing.assert_array_equal(decode_image(gray, 2)[..., 1], ALPHA)
   np.testing.assert_array_equal(decode_image(gray, 3)[..., 1], GRAY)
-  colour = encoded(Image.fromarray(np.concatenate([RGB, ALPHA[..., None]], -1)))
-  np.testing.assert_array_equal(decode_image(colour, 3), RGB)
-  np.testing.assert_array_equal(decode_image(colour, 4)[..., 3], ALPHA)
+  color = encoded(Image.fromarray(np.concatenate([RGB, ALPHA[..., None]], -1)))
+  np.testing.assert_array_equal(decode_image(color, 3), RGB)
+  np.testing.assert_array_equal(decode_image(color, 4)[..., 3], ALPHA)
 
 
 @pytest.mark.parametrize(
   ("mode", "form", "tolerance"),
   [("CMYK", "TIFF", 0), ("CMYK", "JPEG", 3), ("YCbCr", "TIFF", 3), ("RGB", "GIF", 8)],
 )
-def test_decode_image_converts_colour_spaces(mode, form, tolerance):
+def test_decode_image_converts_color_spaces(mode, form, tolerance):
   pixels = decode_image(encoded(FLAT.convert(mode), form), 3).astype(int)
   np.testing.assert_allclose(pixels, rgb_of(FLAT), atol=tolerance)
 

@@ -159,12 +159,12 @@ def test_splits_of_a_data_set_are_domains(data_dir, tmp_path):
     _configure(tmp_path, **{**options, "held_out": "painting"})
 
 
-def test_training_images_have_the_colours_of_the_settings(data_dir, tmp_path):
+def test_training_images_have_the_colors_of_the_settings(data_dir, tmp_path):
   options = {"dataset": "domains", "data_dir": data_dir, "held_out": "sketch"}
   options |= {"train_split": "photo+cartoon", "crop_padding": 0}
   options |= {"validation_split": "sketch[:10]", "test_split": "sketch[10:]"}
-  colours = {"min_crop_area": 0.7, "color_jitter": 0.3, "grayscale": 0.1}
-  config = _configure(tmp_path / "a", **options, **colours)
+  colors = {"min_crop_area": 0.7, "color_jitter": 0.3, "grayscale": 0.1}
+  config = _configure(tmp_path / "a", **options, **colors)
   expected = {"flip": True, "min_area": 0.7, "color_jitter": 0.3, "grayscale": 0.1}
   assert config.augmentation == data.Augmentation(**expected)
   opened = job_run.open_datasets(config, train.Progress())

@@ -62,7 +62,7 @@ def test_data_and_networks_that_do_not_fit_are_refused(options, match, monkeypat
     _open(**options)
 
 
-def test_colours_of_grey_images_are_refused():
+def test_colors_of_grey_images_are_refused():
   config = domain_generalization.configure(workdir="W", color_jitter=0.3)
   match = r"--color_jitter, --grayscale: expected images with 3 channels .*, got 1 of"
   with pytest.raises(ValueError, match=match):

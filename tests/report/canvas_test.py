@@ -9,7 +9,7 @@ import pytest
 
 from flowkd_jax import report
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 
 
 def _lines(axes, *, dashed=False):
@@ -34,18 +34,18 @@ def test_twelve_networks_have_a_look_of_their_own(metrics):
   assert shown == {(line.get_color(), line.get_marker()) for line in lines}
 
 
-def test_networks_have_one_colour_in_all_pictures(metrics, results):
+def test_networks_have_one_color_in_all_pictures(metrics, results):
   figures = [
     report.flow_picture(metrics, results),
     report.training_picture(metrics, results),
     report.precision_recall_picture(results),
   ]
-  colours = [
+  colors = [
     set(_lines(figure.axes[panel]))
     for figure, panel in zip(figures, (0, -1, -1), strict=True)
   ]
-  assert colours[0] == colours[1] == colours[2]
-  assert len(colours[0]) == 5
+  assert colors[0] == colors[1] == colors[2]
+  assert len(colors[0]) == 5
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_plain_scale_begins_at_zero_unless_that_would_squeeze():
 
 
 def test_a_mark_that_tells_networks_apart_is_on_every_line():
-  plain, marked = _colours.Style("#000000"), _colours.Style("#000000", "s")
+  plain, marked = _colors.Style("#000000"), _colors.Style("#000000", "s")
   points = (None, 5, 500)
   assert [_canvas.mark_of_line(plain, points=n) for n in points] == [
     "None",

@@ -119,11 +119,11 @@ def test_flow_picture_shows_a_network_measured_once_as_a_goal_only(metrics, resu
 
 @pytest.mark.slow
 def test_flow_picture_draws_the_network_in_focus_bold(metrics, results):
-  for focus, colour in (("student", "#D55E00"), ("auxiliary", "#0072B2")):
+  for focus, color in (("student", "#D55E00"), ("auxiliary", "#0072B2")):
     figure = report.flow_picture(metrics, results, focus=focus)
     lines = [line for line in figure.axes[0].get_lines() if not line.is_dashed()]
     boldest = max(lines, key=lambda line: line.get_linewidth())
-    assert boldest.get_color() == colour
+    assert boldest.get_color() == color
   figure = report.flow_picture(metrics, results, focus="teacher")
   # Names that do not fit beside the title stand below it.
   titles = [title.strip() for title in _titles(figure)[:4]]

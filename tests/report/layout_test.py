@@ -16,7 +16,7 @@ from experiments.tables import study_sizes
 from experiments.tables import update
 from flowkd_jax import report
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _gallery
 from flowkd_jax.report._average import mean_metrics
 from flowkd_jax.report._average import mean_results
@@ -180,7 +180,7 @@ def _with_pairs_and_times(metrics, results):
 @pytest.mark.parametrize("picture", _gallery.PICTURES, ids=lambda picture: picture.file)
 def test_pictures_of_a_run_have_their_texts_in_place(picture, metrics, results):
   _with_pairs_and_times(metrics, results)
-  styles = _colours.styles_of_run(metrics, results)
+  styles = _colors.styles_of_run(metrics, results)
   assert faults(picture.draw(metrics, results, styles)) == []
 
 
@@ -195,7 +195,7 @@ def test_pictures_of_means_say_what_bands_are(picture, metrics, results):
   means = mean_metrics([metrics, other])
   runs = [results, results] if picture.file == "precision_recall" else []
   networks = mean_results(runs) or results
-  figure = picture.draw(means, networks, _colours.styles_of_run(means, networks))
+  figure = picture.draw(means, networks, _colors.styles_of_run(means, networks))
   said = " ".join(legend.get_title().get_text() for legend in figure.legends)
   assert ("Band: " in said) == _canvas.has_bands(figure)
   assert faults(figure) == []

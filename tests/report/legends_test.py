@@ -3,10 +3,10 @@
 import pytest
 
 from flowkd_jax.report import _canvas
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _legends
 
-_PLAIN, _MARKED = _colours.Style("#123456"), _colours.Style("#123456", "s")
+_PLAIN, _MARKED = _colors.Style("#123456"), _colors.Style("#123456", "s")
 
 
 def _legend(*entries, meaning=_legends.Meaning()):  # noqa: B008 (it cannot be changed)

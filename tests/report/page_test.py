@@ -111,7 +111,7 @@ def test_page_of_many_runs_draws_means(rate, pictures, tmp_path, monkeypatch):
   assert page.rows[-1][:2] == ["run 7", "7"]
 
 
-def test_networks_of_one_name_have_one_colour_in_all_runs(tmp_path, monkeypatch):
+def test_networks_of_one_name_have_one_color_in_all_runs(tmp_path, monkeypatch):
   seen = []
 
   def draw(metrics, results, styles):

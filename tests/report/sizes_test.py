@@ -24,7 +24,7 @@ def test_size_picture_draws_means_with_bars():
   teacher, one, other = (container[0] for container in axes.containers)
   np.testing.assert_allclose(one.get_ydata(), [50, 61])  # from small to large
   np.testing.assert_allclose(other.get_ydata(), [70])
-  assert teacher.get_color() == report.ROLES["teacher"].colour
+  assert teacher.get_color() == report.ROLES["teacher"].color
   # Side by side, as they are of one size, and in order.
   assert 900 < one.get_xdata()[1] < 1000 < other.get_xdata()[0] < 1100
   bars = axes.containers[1].lines[2][0].get_segments()

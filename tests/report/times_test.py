@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flowkd_jax import report
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 from flowkd_jax.report import _times
 
 
@@ -26,7 +26,7 @@ def test_time_picture_has_a_bar_for_each_run_and_a_part_for_each_cause():
   shown = [part.patches[0].get_facecolor()[:3] for part in axes.containers]
   expected = [handle.get_facecolor()[:3] for handle in legend.legend_handles]
   assert shown == expected
-  assert set(labels) <= set(_colours.PARTS)
+  assert set(labels) <= set(_colors.PARTS)
 
 
 def test_time_picture_without_times_is_refused():

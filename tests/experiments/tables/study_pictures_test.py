@@ -53,12 +53,12 @@ def test_picture_of_rows_shows_the_method_bold_and_not_a_control(fake):
   assert "the second (bold)" in _legend(figure)
 
 
-def _colours(figure):
+def _colors(figure):
   """Colour of each line of the first panel."""
   return [line.get_color() for line in figure.axes[0].get_lines()]
 
 
-def test_the_method_and_its_control_have_the_colours_of_their_roles(fake):
+def test_the_method_and_its_control_have_the_colors_of_their_roles(fake):
   control = spec.Run("control", "labels", result="student_labels")
   study = fake._replace(runs=(control, *fake.runs))
   runs = {"first": _flow(2.0), "second": _flow(2.0)}
@@ -70,15 +70,15 @@ def test_the_method_and_its_control_have_the_colours_of_their_roles(fake):
   ]
   network = {"name": "student_labels", "teacher": None}
   runs["control"] = {"1": kept_runs.KeptRun({}, [network], entries)}
-  labels, first, _, goal = _colours(study_pictures.flow_picture(study, runs))
-  assert labels == report.ROLES["student on labels"].colour
-  assert first == report.ROLES["student"].colour
-  assert goal == report.ROLES["auxiliary"].colour
+  labels, first, _, goal = _colors(study_pictures.flow_picture(study, runs))
+  assert labels == report.ROLES["student on labels"].color
+  assert first == report.ROLES["student"].color
+  assert goal == report.ROLES["auxiliary"].color
   one_less = fake._replace(runs=study.runs, pictured=("first", "second"))
-  assert _colours(study_pictures.flow_picture(one_less, runs))[0] == first
+  assert _colors(study_pictures.flow_picture(one_less, runs))[0] == first
 
 
-def test_a_teacher_that_is_a_row_has_its_colour_and_title(fake):
+def test_a_teacher_that_is_a_row_has_its_color_and_title(fake):
   title = "auxiliary of width 8, 5 epochs"
   row = spec.Run("wide", title, result="auxiliary", of="first")
   study = fake._replace(runs=(row, *fake.runs), pictured=("first",))
@@ -118,7 +118,7 @@ def test_times_are_means_over_seeds(fake):
 
 
 @pytest.mark.slow
-def test_pictures_that_there_are_numbers_for_are_saved_with_their_colours(
+def test_pictures_that_there_are_numbers_for_are_saved_with_their_colors(
   fake, tmp_path
 ):
   runs = {"first": _flow(2.0)}
@@ -129,6 +129,6 @@ def test_pictures_that_there_are_numbers_for_are_saved_with_their_colours(
   # Few colours make a small file, and each line keeps its own.
   pixels = np.array(Image.open(tmp_path / "flow.png").convert("RGB")).reshape(-1, 3)
   for role in ("student", "auxiliary"):
-    colour = report.ROLES[role].colour
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    color = report.ROLES[role].color
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     assert np.abs(pixels.astype(int) - wanted).max(1).min() <= 6

@@ -42,8 +42,8 @@ def test_rows_and_the_teachers_that_they_learn_from_are_drawn(fake):
   expected = {"the first": [60], "teacher that the rows learn from": [90]}
   assert _points(figure) == expected
   assert figure.axes[0].get_ylabel() == "accuracy, %"
-  colours = [container[0].get_color() for container in figure.axes[0].containers]
-  assert colours == [report.ROLES[role].colour for role in ("student", "teacher")]
+  colors = [container[0].get_color() for container in figure.axes[0].containers]
+  assert colors == [report.ROLES[role].color for role in ("student", "teacher")]
 
 
 def test_arms_of_several_sizes_are_one_series(fake):
@@ -79,7 +79,7 @@ def test_the_method_is_the_row_that_others_are_compared_with_if_it_learns(fake):
   assert study_sizes.method_row(fake, {"first": alone, "second": alone}) is None
 
 
-def test_arms_have_the_colours_of_their_roles():
+def test_arms_have_the_colors_of_their_roles():
   styles = study_sizes.arm_styles(catalogue.STUDIES["online_ensemble"])
   assert styles["student 2, 2/3: the method"] == report.ROLES["student"]
   assert styles["the method"] == report.ROLES["student"]

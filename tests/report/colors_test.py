@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowkd_jax import report
-from flowkd_jax.report import _colours
+from flowkd_jax.report import _colors
 
 # Machado et al., "A physiologically-based model for simulation of color vision
 # deficiency", 2009, severity 1; on linear RGB.
@@ -35,9 +35,9 @@ _TO_XYZ = [
 ]
 
 
-def _seen(colour, sight):
+def _seen(color, sight):
   """CIELAB of a colour as somebody sees it."""
-  values = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+  values = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
   linear = np.where(
     values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4
   )
@@ -51,32 +51,32 @@ def _distance(one, other):
   return min(np.linalg.norm(_seen(one, s) - _seen(other, s)) for s in _SIGHT)
 
 
-def test_styles_differ_to_colour_blind_people():
-  styles = [*_colours.ROLES.values(), *itertools.islice(_colours._free_styles(), 12)]
+def test_styles_differ_to_color_blind_people():
+  styles = [*_colors.ROLES.values(), *itertools.islice(_colors._free_styles(), 12)]
   assert len({*styles}) == len(styles)
   alike = [
     pair
     for pair in itertools.combinations(styles, 2)
-    if pair[0].mark == pair[1].mark and _distance(pair[0].colour, pair[1].colour) < 15
+    if pair[0].mark == pair[1].mark and _distance(pair[0].color, pair[1].color) < 15
   ]
   assert alike == []
 
 
-def test_parts_of_time_differ_to_colour_blind_people():
-  parts = [*_colours.PARTS.values()]
+def test_parts_of_time_differ_to_color_blind_people():
+  parts = [*_colors.PARTS.values()]
   neighbours = itertools.pairwise(parts)
   assert min(_distance(*pair) for pair in neighbours) > 10
-  assert not {*parts} & {style.colour for style in _colours.ROLES.values()}
+  assert not {*parts} & {style.color for style in _colors.ROLES.values()}
 
 
-def test_a_role_has_its_colour_whatever_else_is_drawn():
+def test_a_role_has_its_color_whatever_else_is_drawn():
   names = ["mine", "student", "other", "teacher", *(f"n{i}" for i in range(9))]
   many, few = report.network_styles(names), report.network_styles(["student"])
   assert many["student"] == few["student"] == report.ROLES["student"]
   assert many["teacher"] == report.ROLES["teacher"]
   assert len({*many.values()}) == len(many)
-  others = {many[name].colour for name in names if name not in ("student", "teacher")}
-  assert not others & {style.colour for style in report.ROLES.values()}
+  others = {many[name].color for name in names if name not in ("student", "teacher")}
+  assert not others & {style.color for style in report.ROLES.values()}
 
 
 def test_roles_may_be_given_and_only_one_network_has_each():
@@ -94,22 +94,22 @@ def test_roles_may_be_given_and_only_one_network_has_each():
 def test_networks_of_a_run_have_one_style_with_and_without_metrics(metrics, results):
   more = [*results, {"name": "mine"}, {"name": "its", "role": "control"}]
   entries = [{"stage": "early", "epoch": 0}, *metrics]
-  both = _colours.styles_of_run(entries, more)
-  without = _colours.styles_of_run([], more)
+  both = _colors.styles_of_run(entries, more)
+  without = _colors.styles_of_run([], more)
   assert {name: both[name] for name in without} == without
   assert both["its"] == report.ROLES["control"]
   assert "early" in both
 
 
 def test_the_student_is_in_focus():
-  assert _colours.focus(report.network_styles(["a", "student"])) == "student"
-  assert _colours.focus(report.network_styles(["a"])) is None
+  assert _colors.focus(report.network_styles(["a", "student"])) == "student"
+  assert _colors.focus(report.network_styles(["a"])) is None
 
 
-def test_tap_colours_are_darker_towards_the_output():
-  styles = _colours.term_styles("abcd", ["labels"])
-  shades = [_seen(styles[tap].colour, "usual")[0] for tap in "abcd"]
+def test_tap_colors_are_darker_towards_the_output():
+  styles = _colors.term_styles("abcd", ["labels"])
+  shades = [_seen(styles[tap].color, "usual")[0] for tap in "abcd"]
   assert shades == sorted(shades, reverse=True)
   assert len({*shades}) == 4
   assert styles["labels"].mark != "o"
-  assert [*_colours.term_styles(["only"])] == ["only"]
+  assert [*_colors.term_styles(["only"])] == ["only"]

@@ -3,7 +3,7 @@
 A colour means one role in every picture: no other network is ever drawn in the colour
 of the teacher, the auxiliary, the student, or a control. Networks without a role have
 the free colours in order. Any two styles differ to colour-blind people too, or have
-different marks; `tests/report/colours_test.py` computes it.
+different marks; `tests/report/colors_test.py` computes it.
 """
 
 import itertools
@@ -22,12 +22,12 @@ class Style(NamedTuple):
   """Look of a network in a picture.
 
   Attributes:
-    colour: Colour, as `#RRGGBB`.
+    color: Colour, as `#RRGGBB`.
     mark: Matplotlib's marker. Lines with a mark other than "o" show it at any number
       of points.
   """
 
-  colour: str
+  color: str
   mark: str = "o"
 
 
@@ -95,7 +95,7 @@ def network_styles(
 
   Example:
     >>> styles = network_styles(["teacher", "student", "mine"])
-    >>> styles["student"].colour, styles["mine"].colour
+    >>> styles["student"].color, styles["mine"].color
     ('#D55E00', '#CC79A7')
   """
   free = _free_styles()
@@ -118,9 +118,9 @@ def _style_of_role(name: str, roles: Mapping[str, str]) -> Style | None:
 
 
 def _free_styles() -> Iterator[Style]:
-  yield from (Style(colour) for colour in _FREE)
+  yield from (Style(color) for color in _FREE)
   for mark in itertools.cycle(_FURTHER_MARKS):
-    yield from (Style(colour, mark) for colour in _FREE)
+    yield from (Style(color, mark) for color in _FREE)
 
 
 def styles_of_run(metrics: MetricLog, results: Results) -> dict[str, Style]:
