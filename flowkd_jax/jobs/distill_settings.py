@@ -61,18 +61,21 @@ class Config(
     f"hold a tap role: {', '.join(methods.TAP_ROLES)}. A weight or numeric option may "
     "be a schedule, such as warmup(1,20), cosine(1,150,240) or "
     "critical_period(100,0.7).",
+    stages=("student",),
   )
   losses_file: str | None = fields.setting(
     None,
     "TOML file with the losses, instead of --losses: one table [[losses]] for each "
     "loss, with the keys loss, weight, options and taps.",
     place=places.FILE,
+    stages=("student",),
   )
   label_weight: float = fields.setting(
     1.0,
     "Weight of the cross-entropy with the labels in the stage student. RepDistiller "
     "uses 0.1 with --losses=kd:0.9, and 1 with its other losses.",
     least=0,
+    stages=("student",),
   )
   label_smoothing: float = fields.setting(
     0.0,
@@ -80,6 +83,7 @@ class Config(
     "over all classes.",
     least=0,
     most=1,
+    stages=STAGES,
   )
   learn_from: str = fields.setting(
     "teacher",
@@ -102,9 +106,11 @@ class Config(
   batch_size: int = fields.setting(
     64, "Rows (images) of a training step, over all devices.", least=1
   )
-  teacher_epochs: str = fields.setting(_STEPS, _EPOCHS.format("the stage teacher"))
+  teacher_epochs: str = fields.setting(
+    _STEPS, _EPOCHS.format("the stage teacher"), stages=("teacher",)
+  )
   student_epochs: str = fields.setting(
-    _STEPS, _EPOCHS.format("the stages student_labels and student")
+    _STEPS, _EPOCHS.format("the stages of students"), stages=ORDER[1:]
   )
 
   @property

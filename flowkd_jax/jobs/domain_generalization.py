@@ -115,11 +115,13 @@ class Config(
     "30@1e-3",
     "Epochs and learning rates of Adam, phase after phase, in the stage "
     "teacher: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("teacher",),
   )
   student_epochs: str = fields.setting(
     "30@1e-3",
     "Epochs and learning rates of Adam, phase after phase, in every stage of "
     "a student: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=STAGES[1:],
   )
   min_crop_area: float = fields.setting(
     1.0,
@@ -142,7 +144,7 @@ class Config(
     most=1,
   )
   temperature: float = fields.setting(
-    5.0, "Temperature of the softened logits.", above=0
+    5.0, "Temperature of the softened logits.", above=0, stages=STAGES[2:]
   )
   label_weight: float = fields.setting(
     0.5,
@@ -150,6 +152,7 @@ class Config(
     "weight 1 - label_weight.",
     least=0,
     most=1,
+    stages=STAGES[2:],
   )
   confidence: float = fields.setting(
     0.9,
@@ -157,16 +160,19 @@ class Config(
     "gradient.",
     least=0,
     most=1,
+    stages=("kd_confident",),
   )
   smallest: float = fields.setting(
     0.01,
     "Smallest absolute value of gradient entries that pass in the stage kd_small.",
     above=0,
+    stages=("kd_small",),
   )
   matched_filter: str = fields.setting(
     "saturated",
     "Filter whose share of passed gradients the stage kd_random matches.",
     choices=FILTERS,
+    stages=("kd_random",),
   )
 
   @property

@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 ARMS = ("fedavg", "fedprox", "fedgen", "fedgen_kl", "fedgen_untrained")
+_FEDGEN = ARMS[2:]
 TITLES = {
   "fedavg": "FedAvg",
   "fedprox": "FedProx",
@@ -105,19 +106,34 @@ class Config(settings.AdamSettings):
     32, "Number of images in an SGD step of a client.", least=1
   )
   fedavg_learning_rate: float = fields.setting(
-    0.3, "Learning rate of the clients' SGD in the arm fedavg.", above=0
+    0.3,
+    "Learning rate of the clients' SGD in the arm fedavg.",
+    above=0,
+    stages=("fedavg",),
   )
   fedprox_learning_rate: float = fields.setting(
-    0.3, "Learning rate of the clients' SGD in the arm fedprox.", above=0
+    0.3,
+    "Learning rate of the clients' SGD in the arm fedprox.",
+    above=0,
+    stages=("fedprox",),
   )
   fedgen_learning_rate: float = fields.setting(
-    0.2, "Learning rate of the clients' SGD in the arm fedgen.", above=0
+    0.2,
+    "Learning rate of the clients' SGD in the arm fedgen.",
+    above=0,
+    stages=("fedgen",),
   )
   fedgen_kl_learning_rate: float = fields.setting(
-    0.05, "Learning rate of the clients' SGD in the arm fedgen_kl.", above=0
+    0.05,
+    "Learning rate of the clients' SGD in the arm fedgen_kl.",
+    above=0,
+    stages=("fedgen_kl",),
   )
   fedgen_untrained_learning_rate: float = fields.setting(
-    0.2, "Learning rate of the clients' SGD in the arm fedgen_untrained.", above=0
+    0.2,
+    "Learning rate of the clients' SGD in the arm fedgen_untrained.",
+    above=0,
+    stages=("fedgen_untrained",),
   )
   round_decay: float = fields.setting(
     0.99,
@@ -126,25 +142,30 @@ class Config(settings.AdamSettings):
     most=1,
   )
   proximal_weight: float = fields.setting(
-    0.01, "Weight of the proximal term in the arm fedprox; mu in the paper.", least=0
+    0.01,
+    "Weight of the proximal term in the arm fedprox; mu in the paper.",
+    least=0,
+    stages=("fedprox",),
   )
   latent_weight: float = fields.setting(
     10.0,
     "Weight of generated latents in a client's loss; in the arm fedgen_kl also the "
     "weight of the KL term.",
     least=0,
+    stages=_FEDGEN,
   )
   latent_decay: float = fields.setting(
     0.98,
     "Factor by which the weight of generated latents changes per round.",
     above=0,
     most=1,
+    stages=_FEDGEN,
   )
   generator_steps: int = fields.setting(
-    50, "Number of updates of the generator in a round.", least=1
+    50, "Number of updates of the generator in a round.", least=1, stages=_FEDGEN[:2]
   )
   generator_learning_rate: float = fields.setting(
-    3e-4, "Learning rate of Adam for the generator.", above=0
+    3e-4, "Learning rate of Adam for the generator.", above=0, stages=_FEDGEN[:2]
   )
   target_accuracy: float = fields.setting(
     0.9,

@@ -1,6 +1,7 @@
 """Settings: dataclass fields with a help text and limits of their values."""
 
 import dataclasses
+import logging
 import os
 import typing
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ __all__ = [
 ]
 
 ConfigT = TypeVar("ConfigT")
+_LOG = logging.getLogger(__name__)
 
 # Names of version 0.1 and their new names. Version 0.2 accepts flags with the old
 # names, with a warning. Work directories of version 0.1 stay readable.
@@ -32,7 +34,12 @@ RENAMED = {
 
 
 def setting(
-  default: Any, help_text: str, *, required: bool = False, **kwargs: Any
+  default: Any,
+  help_text: str,
+  *,
+  required: bool = False,
+  stages: Sequence[str] = (),
+  **kwargs: Any,
 ) -> Any:
   """Dataclass field with the help text of its flag and the limits of its values.
 
@@ -43,11 +50,13 @@ def setting(
       default.
     required: True if `--help` marks the flag as required. The function `configure` of
       the job checks that it is given.
+    stages: Stages on which the setting has an effect; empty for all.
     **kwargs: Fields of `limits.Limits`.
   """
   metadata = {
     "help": help_text,
     "required": required,
+    "stages": tuple(stages),
     "limits": limits.Limits(**kwargs),
   }
   return dataclasses.field(default=default, metadata=metadata)
@@ -56,11 +65,13 @@ def setting(
 def configured(config_class: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
   """Make a configuration from layers of settings; later layers override earlier ones.
 
-  A path that begins with ~ is in the home directory, as in a shell.
+  A path that begins with ~ is in the home directory, as in a shell. A setting of the
+  user that has no effect on the stages to run is logged as a warning. It is not an
+  error, because a job may be repeated with fewer stages.
 
   Args:
     config_class: Dataclass whose fields are `setting`s.
-    *layers: Settings by name, such as a preset of a data set and the user's settings.
+    *layers: Settings by name, such as a preset of a data set. The last are the user's.
 
   Raises:
     ValueError: If a setting is outside its limits. The message names the flag.
@@ -75,7 +86,23 @@ def configured(config_class: type[ConfigT], *layers: Mapping[str, Any]) -> Confi
       values[field.name] = _in_home(value)
   config = config_class(**values)
   limits.check(config)
+  for name in layers[-1] if layers else ():
+    _warn_without_effect(config, name)
   return config
+
+
+def _warn_without_effect(config: Any, name: str) -> None:
+  """Logs a warning if no stage to run reads the setting."""
+  readers = type(config).__dataclass_fields__[name].metadata["stages"]
+  if not readers or {*readers} & {*config.stages}:
+    return
+  _LOG.warning(
+    "--%s has no effect with --stages=%s, as it is for the stage%s %s",
+    name,
+    ",".join(config.stages),
+    "" if len(readers) == 1 else "s",
+    ", ".join(readers),
+  )
 
 
 def _integers(name: str, words: Sequence[Any]) -> tuple[int, ...]:

@@ -39,8 +39,10 @@ TEACHERS = ("teacher", "auxiliary_labels", "auxiliary")
 RECORDED = "recorded"
 SOURCES = ("auxiliary", "teacher", RECORDED)
 BASELINES = ("student_kd", "student_hint", "student_pkt")
+# Stages of students that learn from a teacher.
+_TAUGHT = (*BASELINES, STAGES[-1])
 # All stages, in the order of the results table.
-ORDER = (*STAGES[:-1], *BASELINES, STAGES[-1])
+ORDER = (*STAGES[:-1], *_TAUGHT)
 LAST_TAP_FROM = ("tap", *methods.POSTERIORS)
 _EPOCHS = tuple(f"{stage}_epochs" for stage in STAGES)
 _check_kernel = kernels.as_kernel  # a field below has the name of the module
@@ -94,30 +96,38 @@ class Config(
     "50@1e-3,30@1e-4",
     "Epochs and learning rates of Adam, phase after phase, in the stage "
     "teacher: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("teacher",),
   )
   student_labels_epochs: str = fields.setting(
     "50@1e-3",
     "Epochs and learning rates of Adam, phase after phase, in the stage "
     "student_labels: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("student_labels",),
   )
   auxiliary_labels_epochs: str = fields.setting(
     "50@1e-3,30@1e-4",
     "Epochs and learning rates of Adam, phase after phase, in the stage "
     "auxiliary_labels: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("auxiliary_labels",),
   )
   auxiliary_epochs: str = fields.setting(
     "30@1e-3,10@1e-4",
     "Epochs and learning rates of Adam, phase after phase, in the stage "
     "auxiliary: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("auxiliary",),
   )
   student_epochs: str = fields.setting(
     "50@1e-3",
     "Epochs and learning rates of Adam, phase after phase, in the stages "
     "student, student_kd, student_hint and student_pkt: "
     "EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=_TAUGHT,
   )
   flow_weight_init: float = fields.setting(
-    100.0, "Loss weight of intermediate taps in the first epoch.", least=0
+    100.0,
+    "Loss weight of intermediate taps in the first epoch.",
+    least=0,
+    stages=("student",),
   )
   flow_weight_gamma: float = fields.setting(
     0.7,
@@ -125,13 +135,17 @@ class Config(
     "the paper.",
     above=0,
     most=1,
+    stages=("student",),
   )
   schedule_by_step: bool = fields.setting(
     False,
     "Update the loss weight of intermediate taps at every step instead of every epoch.",
+    stages=("student",),
   )
   normalize_flow_weights: bool = fields.setting(
-    False, "Divide the loss weights of the student's taps by their sum, at every step."
+    False,
+    "Divide the loss weights of the student's taps by their sum, at every step.",
+    stages=("student",),
   )
   matching: str = fields.setting(
     "probabilities",
@@ -139,24 +153,28 @@ class Config(
     "probabilities between the rows of a batch, as in the paper. quadratic: quadratic "
     "mutual information with the labels.",
     choices=methods.MATCHINGS,
+    stages=("auxiliary", "student"),
   )
   kernels: tuple[str, ...] = fields.setting(
     ("cosine", "student_t"),
     "Kernels of the conditional probabilities. The losses of several kernels are "
     f"summed. Kernels: {_KERNELS}.",
     check_word=_check_kernel,
+    stages=("auxiliary", "student"),
   )
   last_tap_kernels: tuple[str, ...] = fields.setting(
     (),
     "Kernels for the student's last tap. Without the flag: the value of --kernels. "
     f"Kernels: {_KERNELS}.",
     check_word=_check_kernel,
+    stages=("student",),
   )
   divergence: str = fields.setting(
     "jeffreys",
     "Divergence between conditional probabilities of student and teacher: "
     f"{', '.join(information.DIVERGENCES)}, or smoothed_kl:EPSILON.",
     check_word=information.as_divergence,
+    stages=("auxiliary", "student"),
   )
   learn_from: str = fields.setting(
     "auxiliary",
@@ -164,6 +182,7 @@ class Config(
     "the network of the stage teacher; recorded for outputs in the folder "
     "--teacher_cache, which a network of any framework can have written.",
     choices=SOURCES,
+    stages=("student",),
   )
   layer_map: str = fields.setting(
     "",
@@ -174,6 +193,7 @@ class Config(
     "taps with equal names; if names differ, one to one in order. auto, auto_debiased "
     "and kappa compare the student of the stage student_labels if the stage is "
     "finished, otherwise an untrained student.",
+    stages=("student",),
   )
   last_tap_from: str = fields.setting(
     "tap",
@@ -181,24 +201,31 @@ class Config(
     "teacher's class probabilities, labelled_posterior for the mean of class "
     "probabilities and one-hot labels.",
     choices=LAST_TAP_FROM,
+    stages=("student",),
   )
   teacher_pooling: str | None = fields.setting(
     None,
     "Pooling that reduces teacher taps with positions (tokens, feature maps) to one "
     "vector per image. Without the flag: no pooling.",
     choices=tuple(pooling.POOLINGS),
+    stages=_TAUGHT,
   )
   authors: bool = fields.setting(
     False,
     "Compute the loss exactly as the published code does, including the diagonal, the "
     "mean and the epsilons.",
+    stages=("auxiliary", "student"),
   )
   label_weight: float = fields.setting(
-    0.0, "Weight of the cross-entropy with the labels in the student's loss.", least=0
+    0.0,
+    "Weight of the cross-entropy with the labels in the student's loss.",
+    least=0,
+    stages=("student",),
   )
   reset_optimizer: bool = fields.setting(
     True,
     "Reset Adam's moments at every epoch of the student, as the authors' code does.",
+    stages=("student",),
   )
   average: float = fields.setting(
     0.0,
@@ -206,9 +233,13 @@ class Config(
     "0 for no average.",
     least=0,
     below=1,
+    stages=("student",),
   )
   kd_temperature: float = fields.setting(
-    2.0, "Temperature of the softened logits in the stage student_kd.", above=0
+    2.0,
+    "Temperature of the softened logits in the stage student_kd.",
+    above=0,
+    stages=("student_kd",),
   )
 
   @property

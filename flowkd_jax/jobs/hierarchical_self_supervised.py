@@ -67,6 +67,8 @@ STAGES = (
   "online",
 )
 TEACHERS = ("teacher", "teacher_frozen")
+# Stages of students that learn from a teacher.
+_TAUGHT = ("student_kd", "student_kd_rotations", "student")
 # All stages, in the order of the results table.
 ORDER = (STAGES[0], "teacher_labels", "teacher_frozen", *STAGES[1:])
 _EPOCHS = ("teacher_epochs", "branch_epochs", "student_epochs")
@@ -97,6 +99,7 @@ class Config(settings.TeacherSettings, settings.MicroBatchSettings):
     "teacher",
     "Stage whose network teaches the students.",
     choices=TEACHERS,
+    stages=_TAUGHT,
   )
   batch_size: int = fields.setting(
     64,
@@ -108,19 +111,24 @@ class Config(settings.TeacherSettings, settings.MicroBatchSettings):
     "150@0.05,30@5e-3,30@5e-4,30@5e-5",
     "Epochs and learning rates of SGD, phase after phase, in the stages "
     "teacher and teacher_labels: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("teacher", "teacher_labels"),
   )
   branch_epochs: str = fields.setting(
     "30@0.05,30@5e-3,30@5e-4,10@5e-5",
     "Epochs and learning rates of SGD, phase after phase, in the stage "
     "teacher_frozen: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("teacher_frozen",),
   )
   student_epochs: str = fields.setting(
     "150@0.05,30@5e-3,30@5e-4,30@5e-5",
     "Epochs and learning rates of SGD, phase after phase, in every stage of a"
     " student and in the stage online: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("student_labels", "student_joint_labels", *_TAUGHT, "online"),
   )
   weight_decay: float = fields.setting(5e-4, "Weight decay of SGD.", least=0)
-  temperature: float = fields.setting(3.0, "Temperature of all divergences.", above=0)
+  temperature: float = fields.setting(
+    3.0, "Temperature of all divergences.", above=0, stages=(*_TAUGHT, "online")
+  )
 
 
 # Differences from the authors' settings for CIFAR-100, by data set.

@@ -78,18 +78,26 @@ class Config(settings.MicroBatchSettings):
     "Weight of the cross-entropy with the labels in the stages shared_base and "
     "ensemble.",
     above=0,
+    stages=("shared_base", "ensemble"),
   )
   feature_weight: float = fields.setting(
     0.15,
     "Weight of the distance between the feature maps of each student and the widest "
     "student.",
     least=0,
+    stages=("ensemble",),
   )
   ensemble_weight: float = fields.setting(
-    0.15, "Weight of the divergence between each student and the ensemble.", least=0
+    0.15,
+    "Weight of the divergence between each student and the ensemble.",
+    least=0,
+    stages=("ensemble",),
   )
   temperature: float = fields.setting(
-    2.0, "Temperature of the divergence between each student and the ensemble.", above=0
+    2.0,
+    "Temperature of the divergence between each student and the ensemble.",
+    above=0,
+    stages=("ensemble",),
   )
 
 

@@ -64,6 +64,7 @@ class Config(
     "Teacher tap for each student tap, as pairs STUDENT_TAP:TEACHER_TAP,... A tap may "
     "also be a feature map such as f3. Empty: all taps, paired by name.",
     may_be_empty=True,
+    stages=("student", "student_unrelated"),
   )
   optimizer: str = fields.setting(
     "adam",
@@ -75,11 +76,13 @@ class Config(
     "30@1e-3",
     "Epochs and learning rates of the optimizer, phase after phase, in the stage "
     "teacher: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=("teacher",),
   )
   student_epochs: str = fields.setting(
     "30@1e-3",
     "Epochs and learning rates of the optimizer, phase after phase, in every stage of "
     "a student: EPOCHS@RATE,EPOCHS@RATE,...",
+    stages=STAGES[1:],
   )
   weight: float = fields.setting(
     _PAPER_WEIGHT / _PAPER_BATCH,
@@ -87,12 +90,19 @@ class Config(
     "3000 is for the mean over all pairs in a batch of 128 images; it corresponds to "
     "3000 / 128 here.",
     least=0,
+    stages=("student", "student_unrelated"),
   )
   kd_weight: float = fields.setting(
-    0.9, "Weight of the softened logits in the stage student_kd.", least=0
+    0.9,
+    "Weight of the softened logits in the stage student_kd.",
+    least=0,
+    stages=("student_kd",),
   )
   kd_temperature: float = fields.setting(
-    4.0, "Temperature of the softened logits in the stage student_kd.", above=0
+    4.0,
+    "Temperature of the softened logits in the stage student_kd.",
+    above=0,
+    stages=("student_kd",),
   )
 
 
