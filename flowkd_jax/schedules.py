@@ -44,9 +44,9 @@ def critical_period(
     A function from the step (0, 1, ...) to the weight.
 
   Raises:
-    TypeError: If an argument is not a number.
+    TypeError: If an argument is not a number, or `steps_per_epoch` is not whole.
     ValueError: If `initial_weight` is negative, `decay` is outside (0, 1], or
-      `steps_per_epoch` is not above 0.
+      `steps_per_epoch` is below 1.
 
   Example:
     >>> weight = critical_period(steps_per_epoch=10)
@@ -57,7 +57,7 @@ def critical_period(
   checks.check_number("decay", decay)
   if not isinstance(decay, jax.Array) and not 0 < decay <= 1:
     raise ValueError(f"decay: expected a factor in (0, 1], got {decay}")
-  checks.check_positive("steps_per_epoch", steps_per_epoch)
+  checks.check_count("steps_per_epoch", steps_per_epoch)
 
   def schedule(count):
     epochs = jnp.asarray(count, jnp.float32) / steps_per_epoch
@@ -94,7 +94,7 @@ def warmup(
     A function from the step (0, 1, ...) to the weight.
 
   Raises:
-    TypeError: If an argument is not a number.
+    TypeError: If an argument is not a number, or `steps_per_epoch` is not whole.
     ValueError: If `value` is negative, `epochs` is not above 0, or `steps_per_epoch` is
       below 1.
 
@@ -143,7 +143,7 @@ def cosine(
     A function from the step (0, 1, ...) to the weight.
 
   Raises:
-    TypeError: If an argument is not a number.
+    TypeError: If an argument is not a number, or `steps_per_epoch` is not whole.
     ValueError: If `value` or `start` is negative, `end` is not above `start`, or
       `steps_per_epoch` is below 1.
 

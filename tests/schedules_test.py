@@ -82,6 +82,12 @@ def test_warmup_and_cosine_refuse_impossible_values(schedule, arguments, match):
     getattr(schedules, schedule)(**arguments)
 
 
+@pytest.mark.parametrize("schedule", ["critical_period", "warmup", "cosine"])
+def test_schedules_take_only_whole_numbers_of_steps(schedule):
+  with pytest.raises(TypeError, match=r"steps_per_epoch: expected a whole .* 0\.5"):
+    getattr(schedules, schedule)(steps_per_epoch=0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.optimizer
 def test_reset_every_equals_a_new_optimizer_each_period():
