@@ -75,10 +75,16 @@ def run_stages(
 ) -> None:
   """Run the stages of a job and summarize their results in the work directory.
 
+  A stage that diverges ends the run if a later stage learns from it. Otherwise the
+  later stages are trained first.
+
   Args:
     settings: All settings of the job.
     select: Function from the settings and the stage runner to the stages to run.
     order: Names of all stages of the job, in the order of its table.
+
+  Raises:
+    NonFiniteError: If a stage diverged.
   """
   progress = train.Progress()
   workdir = train.check_folder(settings.workdir, name="--workdir")
@@ -106,12 +112,35 @@ def run_stages(
         normalization.keep(settings, datasets.mean, datasets.std)
       for line in log_lines.opening(settings, runner, chosen, resumed=resumed):
         progress.say(line)
-      for number, stage in enumerate(chosen, start=1):
-        progress.say(f"stage {number} of {len(chosen)}: {stage.name}")
-        for result in runner.run(stage):
-          progress.say(log_lines.last_figures(result, workdir))
+      diverged = _run_all(runner, chosen, progress)
       if train.is_first_process():
         conclude(workdir, order, progress)
+      if diverged:
+        raise train.NonFiniteError(log_lines.of_diverged(diverged, len(chosen)))
+
+
+def _run_all(
+  runner: stages.StageRunner,
+  chosen: Sequence[stages.Stage | stages.Imported],
+  progress: train.Progress,
+) -> list[str]:
+  """Runs the stages in order; returns the errors of those that diverged."""
+  errors = []
+  for number, stage in enumerate(chosen, start=1):
+    progress.say(f"stage {number} of {len(chosen)}: {stage.name}")
+    try:
+      results = runner.run(stage)
+    except train.NonFiniteError as error:
+      try:
+        runner.check(chosen[number:])
+      except ValueError:  # a later stage learns from this one
+        raise error from None
+      errors.append(str(error))
+      progress.say(f"diverged: {error}")
+      continue
+    for result in results:
+      progress.say(log_lines.last_figures(result, runner.workdir))
+  return errors
 
 
 def stage_runner(
@@ -179,10 +208,15 @@ def conclude(workdir: Path, order: Sequence[str], progress: train.Progress) -> N
     if stages.is_done(workdir, name)
     for result in stages.read_results(workdir, name)
   ]
-  stages.write_json(workdir / stages.RESULTS, {"networks": results})
-  _files.write_text(workdir / "results.md", report.network_markdown(results))
+  found = (stages.read_diverged(workdir, name) for name in order)
+  diverged = [each for each in found if each is not None]
+  content = {"networks": results} | ({"diverged": diverged} if diverged else {})
+  stages.write_json(workdir / stages.RESULTS, content)
+  missing = "".join(f"\nDiverged: {each['error']}.\n" for each in diverged)
+  _files.write_text(workdir / "results.md", report.network_markdown(results) + missing)
   pictures = report.save_pictures(workdir)
-  progress.print_table(report.network_table(results))
+  if results:
+    progress.print_table(report.network_table(results))
   progress.say(f"results: {workdir / stages.RESULTS}")
   if pictures:
     names = ", ".join(path.name for path in pictures)

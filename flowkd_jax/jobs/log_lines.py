@@ -18,6 +18,7 @@ from flowkd_jax.jobs.settings import Settings
 
 __all__ = [
   "last_figures",
+  "of_diverged",
   "opening",
 ]
 
@@ -72,6 +73,18 @@ def last_figures(result: Mapping[str, Any], workdir: Path) -> str:
   return (
     f"{result.get('title') or result['name']}: {', '.join(figures)}; kept in {folder}"
   )
+
+
+def of_diverged(errors: Sequence[str], number: int) -> str:
+  """Error message of a run whose other stages are finished.
+
+  Args:
+    errors: Error messages of the stages that diverged.
+    number: Number of stages of the run.
+  """
+  if number == 1:
+    return errors[0]
+  return f"{len(errors)} of {number} stages diverged: {'; '.join(errors)}"
 
 
 def _data(settings: Settings, datasets: stages.Datasets) -> str:

@@ -2,7 +2,8 @@
 
 While a stage runs, its checkpoints are in `WORKDIR/STAGE/`. When it is done, this
 folder holds each network that the method exports, and `results.json`. A finished stage
-is not repeated. Metrics of all stages go to `WORKDIR/metrics.jsonl` and
+is not repeated. If its numbers became NaN or infinite, the folder holds
+`diverged.json`. Metrics of all stages go to `WORKDIR/metrics.jsonl` and
 `WORKDIR/tensorboard/`.
 """
 
@@ -30,6 +31,7 @@ from flowkd_jax import train
 from flowkd_jax.jobs import environment
 
 __all__ = [
+  "DIVERGED",
   "EVALUATION_BATCH",
   "RESULTS",
   "CacheOptions",
@@ -38,11 +40,13 @@ __all__ = [
   "Stage",
   "StageRunner",
   "is_done",
+  "read_diverged",
   "read_results",
   "write_json",
 ]
 
 RESULTS = "results.json"
+DIVERGED = "diverged.json"
 EVALUATION_BATCH = 512  # images, or fewer if they are too large for the devices
 
 
@@ -246,10 +250,24 @@ class StageRunner:
     return [entry for entry in entries if entry["stage"] == name]
 
   def run(self, stage: Stage | Imported) -> list[dict[str, Any]]:
-    """Train and measure the networks unless the stage is finished; return results."""
+    """Train and measure the networks unless the stage is finished; return results.
+
+    Raises:
+      NonFiniteError: If the training diverged; `read_diverged` finds the record.
+    """
     folder = self.workdir / stage.name
     # The first process writes files that all processes read.
     train.wait_for_processes(f"before {stage.name}")
+    try:
+      return self._run(stage, folder)
+    except train.NonFiniteError as error:
+      # Without the advice, which names folders of this machine.
+      found, _, _ = str(error).partition("; ")
+      record = {"name": stage.name, "title": stage.title, "error": found}
+      write_json(folder / DIVERGED, record)
+      raise
+
+  def _run(self, stage: Stage | Imported, folder: Path) -> list[dict[str, Any]]:
     if self.is_done(stage.name):
       self.progress.say(f"{stage.title}: done before, in {folder}")
       return read_results(self.workdir, stage.name)
@@ -282,6 +300,7 @@ class StageRunner:
       results.append({**names, **values, **about})
     write_json(folder / RESULTS, results)
     if train.is_first_process():
+      (folder / DIVERGED).unlink(missing_ok=True)  # of an earlier attempt
       shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     self.progress.say(f"{stage.title}: {_in_words(spent)}")
     return results
@@ -424,6 +443,18 @@ def read_results(workdir: Path, name: str) -> list[dict[str, Any]]:
       f"{path}: expected the results of a stage, got {str(networks)[:60]!r}; {remedy}"
     )
   return networks
+
+
+def read_diverged(workdir: Path, name: str) -> dict[str, str] | None:
+  """Name, title and error of a stage that diverged; None if it did not.
+
+  Raises:
+    ValueError: If the file is damaged.
+  """
+  path = workdir / name / DIVERGED
+  if not path.exists():
+    return None
+  return _files.read_json(path, f"delete {path.parent} to train the stage again")
 
 
 def _in_words(times: Mapping[str, float]) -> str:

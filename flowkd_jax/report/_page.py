@@ -25,6 +25,7 @@ from flowkd_jax.report._average import mean_metrics
 from flowkd_jax.report._average import mean_results
 from flowkd_jax.report._read import MetricLog
 from flowkd_jax.report._read import Results
+from flowkd_jax.report._read import diverged
 from flowkd_jax.report._read import read_run
 from flowkd_jax.report._table import network_cells
 
@@ -64,6 +65,9 @@ def report_page(workdirs: Sequence[str | os.PathLike[str]]) -> str:
   runs = {name: read_run(path) for name, path in names.items()}
   configs = {name: _config(path) for name, path in names.items()}
   headings, networks, notes = _table(runs)
+  for name, path in names.items():
+    run = f"{name}: " if len(names) > 1 else ""
+    notes += [f"{run}{sentence}" for sentence in diverged(path)]
   settings_headings, settings = _settings(configs)
   fact_headings, facts = _facts.rows_of_runs(
     {

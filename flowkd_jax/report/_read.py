@@ -97,6 +97,13 @@ def read_run(path: str | os.PathLike[str]) -> tuple[MetricLog, Results]:
   return metrics, read_results(path) if finished else []
 
 
+def diverged(path: str | os.PathLike[str]) -> list[str]:
+  """Sentences about stages whose training diverged, by the results of a job so far."""
+  file = Path(path) / RESULTS_FILE
+  content = _files.read_json(file, "run the job again") if file.exists() else {}
+  return [f"Diverged: {stage['error']}." for stage in content.get("diverged", ())]
+
+
 def retrieval_curve(
   network: Mapping[str, Any], distance: str
 ) -> Mapping[str, Any] | None:

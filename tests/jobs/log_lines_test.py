@@ -81,3 +81,10 @@ def test_last_figures_are_those_that_were_measured():
   assert log_lines.last_figures(bare, workdir) == (
     "student/wide: 10 parameters; kept in /runs/a/student/wide"
   )
+
+
+def test_errors_of_stages_that_diverged_are_one_message():
+  assert log_lines.of_diverged(["KD: not finite"], 1) == "KD: not finite"
+  assert log_lines.of_diverged(["KD: not finite", "ERM: not finite"], 5) == (
+    "2 of 5 stages diverged: KD: not finite; ERM: not finite"
+  )
