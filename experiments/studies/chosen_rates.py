@@ -18,7 +18,8 @@ def chosen(
     metric: Name of the number among the results of a network.
 
   Returns:
-    Rates by arm; None if a run or an arm is missing.
+    Rates by arm; None if a run or an arm is missing. An arm that diverged in a run is
+    not missing, and never the best.
   """
   path = folder / "runs.json"
   kept = json.loads(path.read_text())["runs"] if path.exists() else {}
@@ -38,7 +39,7 @@ def _mean(seeds, arm, metric) -> float | None:
   found = [
     network.get(metric)
     for run in seeds.values()
-    for network in run["networks"]
+    for network in (*run["networks"], *run.get("diverged", ()))
     if network["name"] == arm
   ]
   if len(found) < len(seeds):

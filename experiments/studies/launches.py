@@ -1,5 +1,6 @@
 """Launches of a study: processes that share the cores and the accelerator."""
 
+import json
 import os
 import signal
 import subprocess
@@ -39,6 +40,13 @@ class Job(NamedTuple):
     return (self.folder / stages.RESULTS).exists()
 
   @property
+  def diverged(self) -> list[str]:
+    """Names of the stages that diverged, while the run finished the others."""
+    path = self.folder / stages.RESULTS
+    content = json.loads(path.read_text()) if self.is_done else {}
+    return [stage["name"] for stage in content.get("diverged", ())]
+
+  @property
   def log(self) -> Path:
     """File of the output of the run, beside its folder."""
     return self.folder.with_suffix(".log")
@@ -66,8 +74,10 @@ class Running(NamedTuple):
 
   @property
   def has_failed(self) -> bool:
-    """True if it ended without results."""
-    return bool(self.process.returncode) or not self.job.is_done
+    """True if it ended without results. A stage that diverged is a result."""
+    if not self.job.is_done:
+      return True
+    return bool(self.process.returncode) and not self.job.diverged
 
   @property
   def last_line(self) -> str:

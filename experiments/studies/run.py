@@ -289,6 +289,8 @@ def _launch(
         if each.has_failed:
           failed.append(each.job)
           shown.say(f"failed: {each.job.folder}, see {each.job.log}")
+        elif each.job.diverged:
+          shown.say(f"diverged: {each.job.folder}: {', '.join(each.job.diverged)}")
       lines = {each.job.name: each.last_line for each in running}
       shown.update(total - len(left) - len(running), lines)
   finally:  # no launch continues without a driver, for any end of the loop

@@ -197,7 +197,9 @@ class Queue:
 
   def _finish(self, row: queue_rows.Row) -> None:
     self.finished.append(row)
-    self.say(f"finished {row.name}")
+    diverged = row.job.diverged
+    without = f", except {', '.join(diverged)}, which diverged" if diverged else ""
+    self.say(f"finished {row.name}{without}")
     self._written(lambda: bundles.add(self.out, self.root, row.name))
 
   def _written(self, write: Callable[[], Any]) -> Any:

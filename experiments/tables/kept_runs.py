@@ -4,7 +4,7 @@
 
     settings       settings that most runs have
     environments   versions, machine and commit, each written once
-    runs           RUN -> SEED -> {settings, networks, curves}
+    runs           RUN -> SEED -> {settings, networks, curves, diverged}
 
 A run stores the settings in which it differs, the final numbers of its networks, and
 for each network the curves that pictures draw. Paths of the machine are left out. Each
@@ -15,6 +15,7 @@ import collections
 import json
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from flowkd_jax import _files
 from flowkd_jax import report
 from flowkd_jax.jobs import job_run
+from flowkd_jax.jobs import stages
 
 FILE = "runs.json"
 
@@ -41,11 +43,13 @@ class KeptRun(NamedTuple):
     settings: Settings of the launch, without folders of the machine.
     networks: Entries of `results.json`.
     metrics: Entries as `report.read_metrics` returns them, one a network and epoch.
+    diverged: Stages whose training diverged, with name, title and error.
   """
 
   settings: Mapping[str, Any]
   networks: list[dict[str, Any]]
   metrics: list[dict[str, Any]]
+  diverged: Sequence[Mapping[str, str]] = ()
 
 
 # Runs by name and seed.
@@ -72,7 +76,8 @@ def read(folder: Path) -> KeptRuns:
       for one in entry["networks"]
     ]
     settings = content["settings"] | entry["settings"]
-    return KeptRun(settings, networks, _entries(entry["curves"]))
+    diverged = entry.get("diverged", ())
+    return KeptRun(settings, networks, _entries(entry["curves"]), diverged)
 
   return {
     name: {seed: run(entry) for seed, entry in seeds.items()}
@@ -108,6 +113,8 @@ def write(folder: Path, runs: Mapping[str, Mapping[str, KeptRun]]) -> None:
       "networks": [numbered(network) for network in run.networks],
       "curves": _curves(run.metrics),
     }
+    if run.diverged:
+      entry["diverged"] = [*run.diverged]
     return json.dumps(entry, allow_nan=False, separators=(",", ":"))
 
   lines = {
@@ -137,11 +144,14 @@ def from_workdir(
     if settings.get(name):
       settings[name] = _portable(Path(settings[name]), root)
   networks = report.read_results(folder)
+  diverged = _files.read_json(folder / stages.RESULTS, "run it again").get(
+    "diverged", ()
+  )
   for network in networks:
     if "environment" in network:
       network["environment"]["command"] = ""
   kept = {name: value for name, value in settings.items() if name not in PLACES}
-  return KeptRun(kept, [_final(one) for one in networks], _drawn(metrics))
+  return KeptRun(kept, [_final(one) for one in networks], _drawn(metrics), diverged)
 
 
 def _drawn(metrics):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.studies import spec
+from experiments.tables import kept_runs
 from experiments.tables import paired_arms
 from experiments.tables import study_pictures
 from flowkd_jax import report
@@ -30,6 +31,17 @@ def summary(name: str, found: paired_arms.Found, time: str) -> list[str]:
     f"Made with {machines}; {versions}. {time} Command, commit, machine and time of "
     f"each run: [results/{name}](results/{name}/{PAGE}).",
   ]
+
+
+def diverged(runs: kept_runs.KeptRuns) -> list[str]:
+  """Lines below a table: arms whose training diverged, with run and seed."""
+  found = [
+    f"{name}, seed {seed}: {stage['error']}"
+    for name, seeds in runs.items()
+    for seed, run in sorted(seeds.items(), key=lambda pair: int(pair[0]))
+    for stage in run.diverged
+  ]
+  return ["", f"Diverged: {'; '.join(found)}."] if found else []
 
 
 def page(

@@ -95,7 +95,8 @@ def run(config: Config) -> None:
     if runs:
       kept_runs.write(kept / name, runs)
     found = paired_arms.networks(study, runs)
-    text = replace_block(text, f"table: {name}", table(name, study, found))
+    lines = [table(name, study, found), *run_list.diverged(runs)]
+    text = replace_block(text, f"table: {name}", "\n".join(lines))
     if runs:
       pictures = study_pictures.save(study, runs, kept / name)
       text_of_runs = run_list.page(name, study, found, pictures)

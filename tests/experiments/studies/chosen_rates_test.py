@@ -32,6 +32,15 @@ def test_the_best_rate_of_every_arm_is_chosen(tmp_path):
   assert _chosen(tmp_path) == {"a": 0.2, "b": 0.1}
 
 
+def test_an_arm_that_diverged_is_not_chosen(tmp_path):
+  _keep(tmp_path, {"set_0.1": [{"a": 0.5, "b": 0.9}], "set_0.2": [{"a": 0.8}]})
+  path = tmp_path / "runs.json"
+  content = json.loads(path.read_text())
+  content["runs"]["set_0.2"]["0"]["diverged"] = [{"name": "b", "error": "not finite"}]
+  path.write_text(json.dumps(content))
+  assert _chosen(tmp_path) == {"a": 0.2, "b": 0.1}
+
+
 def test_nothing_is_chosen_before_the_search_is_complete(tmp_path):
   assert _chosen(tmp_path) is None
   _keep(tmp_path, {"set_0.1": [{"a": 0.5, "b": 0.9}]})

@@ -48,6 +48,19 @@ def test_launch_gets_its_share_and_says_its_last_line(tmp_path, monkeypatch):
   assert empty.last_line == "starting"
 
 
+def test_a_launch_with_results_has_not_failed_if_a_stage_diverged(tmp_path):
+  (tmp_path / "first" / "1").mkdir(parents=True)
+  started = launches.start(_job(tmp_path, "import sys; sys.exit(1)"), 0, 1)
+  assert started.process.wait() == 1
+  results = started.job.folder / "results.json"
+  results.write_text('{"networks": []}')
+  assert started.job.diverged == []
+  assert started.has_failed
+  results.write_text('{"networks": [], "diverged": [{"name": "kd"}]}')
+  assert started.job.diverged == ["kd"]
+  assert not started.has_failed
+
+
 def test_stop_tells_who_failed_while_it_was_stopped(tmp_path):
   fail = "import signal, sys, time; print(1, flush=True); "
   fail += (

@@ -210,6 +210,25 @@ def test_a_failure_stops_only_what_starts_from_it(tmp_path):
   assert [row.name for row in queue.waiting] == ["study/b/0"]
 
 
+def test_a_row_in_which_a_stage_diverged_is_finished(tmp_path):
+  world = _World({"a/0": 5}, lambda running: 1)
+  train = _Process.train
+
+  def diverging(process, epochs):
+    train(process, epochs)
+    if process.returncode == 0:
+      content = '{"networks": [], "diverged": [{"name": "kd"}]}'
+      (process.job.folder / "results.json").write_text(content)
+      process.returncode = 1
+
+  rows, lines = _rows(tmp_path / "w", ["a"]), []
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(_Process, "train", diverging)
+    _queue(world, tmp_path / "w", tmp_path / "out", 100, lines=lines).run(rows)
+  assert "finished study/a/0, except kd, which diverged" in lines
+  assert bundles.names(tmp_path / "out") == {"study/a/0"}
+
+
 def test_a_row_without_its_data_is_left_with_the_reason(tmp_path):
   world, lines = _World({"a/0": 5, "b/0": 5}, lambda running: 1), []
   rows = _rows(tmp_path / "w", "ab")

@@ -39,6 +39,13 @@ def test_read_gives_what_write_was_given(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == [kept_runs.FILE]
 
 
+def test_stages_that_diverged_are_kept(tmp_path):
+  stage = {"name": "student", "title": "the student", "error": "loss not finite"}
+  runs = {"full": {"0": _run(0.7, "abc")._replace(diverged=[stage])}}
+  kept_runs.write(tmp_path, runs)
+  assert kept_runs.read(tmp_path) == runs
+
+
 def test_seeds_are_in_numerical_order_a_line_each(tmp_path):
   kept_runs.write(tmp_path, RUNS)
   text = (tmp_path / kept_runs.FILE).read_text()

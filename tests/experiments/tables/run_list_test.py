@@ -2,6 +2,7 @@
 
 from experiments.studies import catalogue
 from experiments.studies import run as study
+from experiments.tables import kept_runs
 from experiments.tables import run_list
 from experiments.tables import update
 from tests.experiments.conftest import configure
@@ -46,6 +47,21 @@ def test_summary_names_every_machine_once():
     "are short. "
   )
   assert line.endswith("[results/fake](results/fake/README.md).")
+
+
+def test_arms_that_diverged_are_named_below_the_table():
+  stage = {"name": "kd", "title": "KD", "error": "KD: loss not finite in step 3"}
+  runs = {
+    "first": {
+      "10": kept_runs.KeptRun({}, [], [], [stage]),
+      "9": kept_runs.KeptRun({}, [], []),
+    }
+  }
+  assert run_list.diverged(runs) == [
+    "",
+    "Diverged: first, seed 10: KD: loss not finite in step 3.",
+  ]
+  assert run_list.diverged({"first": {"9": kept_runs.KeptRun({}, [], [])}}) == []
 
 
 def test_summary_of_nothing_is_empty():
