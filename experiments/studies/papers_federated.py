@@ -13,7 +13,7 @@ from experiments.studies.spec import Comparison
 from experiments.studies.spec import Run
 from experiments.studies.spec import Study
 
-_GRID = (0.02, 0.05, 0.1, 0.2, 0.4)
+_GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 _ALPHAS = ("0.05", "0.1", "1")
 _FEDERATED_SETS = {
   "mnist": ("--dataset=mnist", "--image_size=28", "--train_split=train[:50%]"),
