@@ -6,6 +6,7 @@ difference over seeds with Student's 95 % interval.
 """
 
 import statistics
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -39,8 +40,30 @@ def networks(study: spec.Study, runs: kept_runs.KeptRuns) -> Found:
   }
 
 
-def table(study: spec.Study, found: Found) -> list[str]:
-  """The lines of the table in Markdown, split into several tables if it is too wide."""
+def diverged(runs: kept_runs.KeptRuns) -> set[tuple[str, str]]:
+  """Runs and arms that diverged with every seed."""
+  return {
+    (name, arm["name"])
+    for name, seeds in runs.items()
+    for arm in next(iter(seeds.values())).diverged
+    if all(arm["name"] in _names(run.diverged) for run in seeds.values())
+  }
+
+
+def _names(networks: Iterable[Mapping[str, Any]]) -> set[str]:
+  return {network["name"] for network in networks}
+
+
+def table(
+  study: spec.Study, found: Found, gone: Collection[tuple[str, str]] = ()
+) -> list[str]:
+  """The lines of the table in Markdown, split into several tables if it is too wide.
+
+  Args:
+    study: The study.
+    found: Networks of its runs.
+    gone: Runs and arms that `diverged`.
+  """
   comparison = study.comparison
   if comparison is None:
     raise ValueError(f"study: expected one with a comparison, got {study.title!r}")
@@ -54,7 +77,7 @@ def table(study: spec.Study, found: Found) -> list[str]:
       cells = [
         cell
         for column in columns
-        for cell in _cells(column, arm, found, len(comparison.baselines))
+        for cell in _cells(column, arm, found, len(comparison.baselines), gone)
       ]
       rows.append([arm.title, *([] if lines else [_seeds(arm, found)]), *cells])
     begin = ["The same runs"] if lines else [study.title, "seeds"]
@@ -95,8 +118,10 @@ def _seeds(arm, found):
   return str(low) if low == high else f"{low} to {high}"
 
 
-def _cells(column, arm, found, num_baselines) -> list[str]:
+def _cells(column, arm, found, num_baselines, gone) -> list[str]:
   values = numbers(column, arm.name, found)
+  if column.runs and all((run, arm.name) in gone for run in column.runs):
+    return ["diverged", *[""] * num_baselines * column.paired]
   if column.form == "times":
     return [_times(values, numbers(column, (*arm.baselines, "")[0], found))]
   form, factor = ("{:.2f}", 100) if column.form == "percent" else ("{:.3g}", 1)

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import re
 import tempfile
+from collections.abc import Collection
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def run(config: Config) -> None:
     if runs:
       kept_runs.write(kept / name, runs)
     found = paired_arms.networks(study, runs)
-    lines = [table(name, study, found), *run_list.diverged(runs)]
+    gone = paired_arms.diverged(runs)
+    lines = [table(name, study, found, gone), *run_list.diverged(runs)]
     text = replace_block(text, f"table: {name}", "\n".join(lines))
     if runs:
       pictures = study_pictures.save(study, runs, kept / name)
@@ -176,15 +178,27 @@ def replace_block(text: str, name: str, content: str) -> str:
   return re.sub(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
 
 
-def table(name: str, study: spec.Study, found: paired_arms.Found) -> str:
-  """Table of a study in Markdown, with its provenance below."""
+def table(
+  name: str,
+  study: spec.Study,
+  found: paired_arms.Found,
+  gone: Collection[tuple[str, str]] = (),
+) -> str:
+  """Table of a study in Markdown, with its provenance below.
+
+  Args:
+    name: Name of the study.
+    study: The study.
+    found: Networks of its runs.
+    gone: Runs and arms that diverged with every seed.
+  """
   if study.grid:
     time = "Minutes are those of the launch."
     lines = pair_grid.table(study, found)
   elif study.comparison:
     minutes = paired_arms.launch_minutes(found)
     time = f"A launch trained for {minutes:.1f} minutes, all arms together."
-    lines = paired_arms.table(study, found)
+    lines = paired_arms.table(study, found, gone)
   else:
     time = "Minutes are those of the stage itself."
     lines = network_rows.table(study, found)

@@ -84,7 +84,11 @@ def of_diverged(errors: Sequence[str], number: int) -> str:
   """
   if number == 1:
     return errors[0]
-  return f"{len(errors)} of {number} stages diverged: {'; '.join(errors)}"
+  found = "; ".join(error.partition("; ")[0] for error in errors)
+  return (
+    f"{len(errors)} of {number} stages diverged: {found}. Lower the learning rate or "
+    "the weights, or check the input of these steps"
+  )
 
 
 def _data(settings: Settings, datasets: stages.Datasets) -> str:

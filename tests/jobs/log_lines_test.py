@@ -85,6 +85,8 @@ def test_last_figures_are_those_that_were_measured():
 
 def test_errors_of_stages_that_diverged_are_one_message():
   assert log_lines.of_diverged(["KD: not finite"], 1) == "KD: not finite"
-  assert log_lines.of_diverged(["KD: not finite", "ERM: not finite"], 5) == (
-    "2 of 5 stages diverged: KD: not finite; ERM: not finite"
+  errors = ["KD: not finite in step 3; no checkpoint", "ERM: not finite in step 0; no"]
+  assert log_lines.of_diverged(errors, 5) == (
+    "2 of 5 stages diverged: KD: not finite in step 3; ERM: not finite in step 0. "
+    "Lower the learning rate or the weights, or check the input of these steps"
   )

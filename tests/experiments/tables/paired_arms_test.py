@@ -153,3 +153,25 @@ def test_accuracies_alone_are_kept_and_make_curves(study):
   assert paired_arms.curves(study, {"a": {"0": one, "1": one}}) == {
     "on a": {"the method": [line, line], "second of both": [line, line]}
   }
+
+
+def test_an_arm_that_diverged_with_every_seed_is_named_so(study):
+  of_labels = _network("labels", 0.5, 3, 1.0)
+  method = _network("method", 0.75, 4, 1.0)
+  gone = [{"name": "method", "title": "the method", "error": "loss not finite"}]
+  runs = {
+    "a": {"0": _kept(of_labels)._replace(diverged=gone)},
+    "b": {
+      "0": _kept(of_labels)._replace(diverged=gone),
+      "1": _kept(of_labels, method),
+    },
+  }
+  diverged = paired_arms.diverged(runs)
+  assert diverged == {("a", "method")}
+  found = paired_arms.networks(study, runs)
+  (row,) = [
+    line for line in paired_arms.table(study, found, diverged) if "the method" in line
+  ]
+  cells = [cell.strip() for cell in row.split("|")[1:-1]]
+  assert cells[2:4] == ["diverged", ""]
+  assert "diverged" not in cells[4:]
