@@ -452,9 +452,16 @@ def read_diverged(workdir: Path, name: str) -> dict[str, str] | None:
     ValueError: If the file is damaged.
   """
   path = workdir / name / DIVERGED
-  if not path.exists():
+  if is_done(workdir, name) or not path.exists():
     return None
-  return _files.read_json(path, f"delete {path.parent} to train the stage again")
+  remedy = "delete it, and run the job again"
+  record = _files.read_json(path, remedy)
+  if not isinstance(record, dict) or not {"name", "title", "error"} <= {*record}:
+    raise ValueError(
+      f"{path}: expected the record of a stage that diverged, got "
+      f"{str(record)[:60]!r}; {remedy}"
+    )
+  return record
 
 
 def _in_words(times: Mapping[str, float]) -> str:

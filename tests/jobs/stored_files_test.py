@@ -28,6 +28,23 @@ def test_read_results_names_the_file(text, tmp_path):
     stages.read_results(tmp_path, "teacher")
 
 
+@pytest.mark.parametrize("text", [*DAMAGED, "[1]", '{"error": "x"}'])
+def test_read_diverged_names_the_file(text, tmp_path):
+  path = tmp_path / "teacher" / stages.DIVERGED
+  path.parent.mkdir()
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r"teacher/diverged\.json.*; delete it, and run"):
+    stages.read_diverged(tmp_path, "teacher")
+
+
+def test_a_finished_stage_has_not_diverged(tmp_path):
+  record = {"name": "teacher", "title": "teacher", "error": "loss not finite"}
+  stages.write_json(tmp_path / "teacher" / stages.DIVERGED, record)
+  assert stages.read_diverged(tmp_path, "teacher") == record
+  stages.write_json(tmp_path / "teacher" / stages.RESULTS, [])
+  assert stages.read_diverged(tmp_path, "teacher") is None
+
+
 def test_read_results_notices_changed_numbers(tmp_path):
   results = [{"name": "teacher", "accuracy": 0.93}]
   path = tmp_path / "teacher" / stages.RESULTS
