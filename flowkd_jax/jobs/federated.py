@@ -245,7 +245,15 @@ def select(
 
 def run(config: Config) -> None:
   """Run the job; all its files are in `config.workdir`."""
-  job_run.run_stages(config, select, ARMS)
+  try:
+    job_run.run_stages(config, select, ARMS)
+  except train.NonFiniteError:  # the other arms are finished
+    _print_results(config)
+    raise
+  _print_results(config)
+
+
+def _print_results(config):
   if not train.is_first_process():
     return  # Only the first process writes the results.
   for result in report.read_results(config.workdir):
