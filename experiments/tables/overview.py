@@ -99,9 +99,9 @@ SYSTEMS = (
   ),
   System(
     "FedGen",
-    "federated-distillation-without-data-fedgen",
-    "MNIST at 14 pixels, alpha 0.1, accuracy",
-    "federated",
+    "fedgen",
+    "MNIST, alpha 0.1, the paper's size, accuracy",
+    "papers_fedgen_mnist",
     "fedgen",
     "fedavg",
     "FedAvg at its best rate",
